@@ -1,0 +1,1 @@
+"""Cachekeep: managed caches on your own machines, behind the ElastiCache API."""
