@@ -1,0 +1,57 @@
+# `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test engines run test lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
+
+PYTHON := .venv/bin/python
+SEEDS ?= 20000
+ARGS ?=
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: ## engines, Python environment, packages
+	@tools/setup run
+
+setup-test:
+	@tools/setup test
+
+engines: ## try again to install the engines that are missing
+	@tools/setup engines
+
+run: setup ## serve on 127.0.0.1:8379 in the foreground (ARGS="--auth open" …)
+	@exec .venv/bin/cachekeep up $(ARGS)
+
+test: setup-test ## the whole suite (ARGS="-k name" …)
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+lint: setup-test ## style
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: setup-test ## put the style right
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+types: setup-test ## mypy --strict
+	.venv/bin/mypy
+
+layers: setup-test ## imports point down only
+	.venv/bin/lint-imports
+
+bench: setup-test ## create time, throughput, listing, footprint; ratios against bare servers
+	$(PYTHON) -m benchmarks.bench $(ARGS)
+
+bench-failover bench-cluster bench-patterns: bench-%: setup-test
+	$(PYTHON) -m benchmarks.$* $(ARGS)
+
+sim: setup-test ## many seeds of the simulated world (SEEDS=20000)
+	$(PYTHON) -m cachekeep.sim --seeds $(SEEDS) $(ARGS)
+
+docs: setup-test ## write docs/reference again from the code
+	$(PYTHON) -m tools.reference $(ARGS)
+
+lock: ## choose the newest versions that pyproject.toml allows and pin them (needs uv)
+	@tools/lock
+
+clean: ## remove what set-up and the tools have made in this checkout
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
