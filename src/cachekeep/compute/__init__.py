@@ -1,0 +1,1 @@
+"""Hands: processes and orders to engines."""

@@ -1,0 +1,145 @@
+"""The doors to the world: ``Driver`` (processes) and ``Link`` (orders to an engine). Two of each exist: the real one and its simulated
+twin; ``tests/contract`` runs one suite over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from cachekeep.model import NodeView, Process, Secret
+
+Key = tuple[str, str]
+"""A process: (``Cache.uid``, node or front name)."""
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file in the process's own directory. Secret ones have mode 0600, and so does everything else unless it must not."""
+
+    text: str
+    secret: bool = True
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to start a process. ``{dir}`` in ``argv`` and in files stands for its own directory."""
+
+    key: Key
+    incarnation: int
+    argv: tuple[str, ...]
+    files: dict[str, File] = {}
+    env: dict[str, str] = {}
+    address: str
+    port: int
+    zone: str = ""
+    probe: Literal["resp", "memcached", "tcp"] = "tcp"
+    memory_bytes: int | None = None
+    """Limit for the whole process, by cgroup where the machine allows it."""
+    cpus: float | None = None
+    live_digest: str | None = None
+    boot_digest: str | None = None
+
+
+class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as the driver knows it, without asking the engine."""
+
+    process: Process | None
+    incarnation: int = 0
+    pid: int | None = None
+    live_digest: str | None = None
+    boot_digest: str | None = None
+    last_order: int = 0
+    limits: str = ""
+    """What limits are in force, in words: "memory 402 MiB, 2 CPUs by cgroup v1" or "none: no writable cgroup"."""
+    problem: str | None = None
+    """Why the last start failed or the process ended, with the last line of its log."""
+
+
+class Driver(Protocol):
+    """Starts, stops, looks after and erases processes. Every call is idempotent."""
+
+    async def start(self, spec: ProcessSpec) -> None:
+        """Have the process of ``spec.incarnation`` running and accepting connections.
+
+        Does nothing if it is; refuses (``OrderFailed``) to start beside a living process of another incarnation, or an incarnation
+        older than the last. Raises ``OrderFailed`` with the log's last words if it ends or stays silent.
+        """
+
+    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+        """Have the process confirmed gone: SIGTERM, then SIGKILL after ``grace_seconds`` (0: SIGKILL at once)."""
+
+    async def erase(self, key: Key) -> None:
+        """Stop, then remove the process's directory, cgroup and all."""
+
+    async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
+        """What is known of these processes; cheap enough for every pass."""
+
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+        """Replace files of a process atomically and remember the digest of what it now runs with."""
+
+    def admit(self, key: Key, order: int) -> bool:
+        """Remember ``order`` if it is not older than the last one admitted for this process; False if it is. Survives restarts."""
+
+    def on_death(self, callback: Callable[[Key], None]) -> None:
+        """Call back (in the event loop) when a process of ours ends, whoever started it."""
+
+    async def aclose(self) -> None:
+        """Let go of everything; processes go on."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A node to speak to."""
+
+    key: Key
+    address: str
+    port: int
+    engine: str
+    version: str
+    password: Secret
+
+
+class Link(Protocol):
+    """Speaks to engines: looks and gives orders. Each order raises ``OrderFailed`` when it was not confirmed as done."""
+
+    async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        """Ask the engine. ``answering`` is False if the deadline passed or the connection was refused; never raises."""
+
+    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+        """``Promote``."""
+
+    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
+        """``Follow``."""
+
+    async def hand_over(
+        self,
+        giver: Target,
+        taker: Target,
+        *,
+        order: int,
+        giver_addresses: tuple[str, ...],
+        taker_addresses: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> None:
+        """``HandOver``. On failure the giver leads on and its clients are served again."""
+
+    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
+        """``Bind``."""
+
+    async def drop_clients(self, target: Target) -> None:
+        """``DropClients``."""
+
+    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+        """Apply settings to the running process, all or none."""
+
+    async def discover(self, target: Target, payload: str) -> None:
+        """Store the discovery list in the node's own ``AmazonElastiCache:cluster`` key."""
+
+    def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
+        """Heartbeat: call ``wake`` when the node misses a deadline, or when role or state of its replication changes. Cheap when idle."""
+
+    def unwatch(self, key: Key) -> None:
+        """End the heartbeat and close connections to the node."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""

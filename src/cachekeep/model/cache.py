@@ -1,0 +1,202 @@
+"""A cache: what is wanted of it (written by API requests only) and what has been decided (written by the keeper only).
+
+One ``Cache`` is the unit of planning: a replication group with all its shards, or a stand-alone cache cluster (one Valkey or
+Redis node, or 1–60 Memcached nodes). Names follow ElastiCache: a *member* of a replication group is a cache cluster of its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+CacheKind = Literal["group", "cluster"]
+ClusterMode = Literal["disabled", "compatible", "enabled"]
+SlotRange = tuple[int, int]
+"""First and last slot, both included."""
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A password. Shows itself to nobody who prints it."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that the user asked for. ``name`` is ``demo-001``, ``demo-0002-003`` or, for Memcached, ``mc.0001``."""
+
+    name: str
+    zone: str
+
+
+class WantedShard(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard (node group): its members, the first being the first primary, and its slots where cluster mode is on."""
+
+    id: str
+    members: tuple[Member, ...]
+    slots: tuple[SlotRange, ...] = ()
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to be done once, in order of ``serial``: it is done when ``Decided.errands_done`` has reached the serial.
+
+    ``reboot`` names nodes; ``promote`` names the one node that shall become primary; ``test-failover`` names a shard;
+    ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received.
+    """
+
+    serial: int
+    kind: Literal["reboot", "promote", "test-failover", "promote-stale"]
+    nodes: tuple[str, ...] = ()
+    shard: str | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for. Only API requests write it."""
+
+    engine: str
+    version: str
+    node_type: str
+    port: int
+    shards: tuple[WantedShard, ...]
+    description: str = ""
+    cluster_mode: ClusterMode = "disabled"
+    automatic_failover: bool = False
+    multi_az: bool = False
+    cross_zone: bool = False
+    """Memcached: AZMode cross-az."""
+    parameter_group: str = ""
+    parameters: dict[str, str] = {}
+    """The values that the parameter group changes from its family's defaults: a copy, rewritten by whoever changes the group."""
+    subnet_group: str | None = None
+    security_group_ids: tuple[str, ...] = ()
+    maintenance_window: str = "sun:05:00-sun:06:00"
+    snapshot_window: str = "03:00-04:00"
+    snapshot_retention_days: int = 0
+    notification_topic_arn: str | None = None
+    auto_minor_version_upgrade: bool = True
+    errands: tuple[Errand, ...] = ()
+    deferred: frozenset[str] = frozenset()
+    """Fields whose change waits for the maintenance window (``ApplyImmediately=false``): ``node_type``, ``version``, ``shards``."""
+    deleted: bool = False
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that has been decided: where it lives and which process it shall be.
+
+    ``incarnation`` grows with every process that is started for the node, so "start it again" is a decision that is saved first, and
+    a process of an older incarnation is known for what it is.
+    """
+
+    name: str
+    shard: str
+    zone: str
+    address: str
+    port: int
+    engine: str
+    version: str
+    node_type: str
+    incarnation: int = 1
+    condemned: bool = False
+    """Must be confirmed stopped before anything else happens to its shard."""
+    leaving: bool = False
+    """On its way out: no endpoint, no role; then stopped and erased."""
+    announced: bool = False
+    """Has been reported available since its present incarnation was decided."""
+    created_at: dt.datetime | None = None
+
+    @property
+    def cluster_id(self) -> str:
+        """The CacheClusterId that this node belongs to in the API."""
+        return self.name.partition(".")[0]
+
+    @property
+    def node_id(self) -> str:
+        """The CacheNodeId: always ``0001`` but for Memcached."""
+        return self.name.partition(".")[2] or "0001"
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """Who leads a shard. ``in_sync`` holds the replicas that may be promoted without losing more than what was on the wire.
+
+    ``order`` is the number of the last order that could make a writer in this shard; it grows with each such order.
+    """
+
+    id: str
+    primary: str | None = None
+    order: int = 0
+    in_sync: frozenset[str] = frozenset()
+    slots: tuple[SlotRange, ...] = ()
+    primary_address: str | None = None
+    reader_address: str | None = None
+    moving_to: str | None = None
+    """A hand-over in progress: the node that shall lead next. Decided before the engines hear of it."""
+    recovering_from: str | None = None
+    """The primary that was lost: set at a failover, cleared when its replacement is in sync again."""
+    preferred: str | None = None
+    """Lead goes back to this node when it is in sync (a crash without automatic failover)."""
+
+
+class Front(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that answers at an endpoint and passes on: ``balancer`` (readers, HAProxy) or ``discovery`` (Memcached)."""
+
+    name: str
+    kind: Literal["balancer", "discovery"]
+    address: str
+    port: int
+    incarnation: int = 1
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What the keeper has decided. Only the keeper writes it; every effect follows from it."""
+
+    nodes: tuple[Node, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    fronts: tuple[Front, ...] = ()
+    configuration_address: str | None = None
+    discovery_version: int = 0
+    discovery_nodes: tuple[str, ...] = ()
+    errands_done: int = 0
+    available_at: dt.datetime | None = None
+    """When the cache was first available: before that it is ``creating``."""
+    refusal: str | None = None
+    """The last refusal that was told as an event, so that it is told once."""
+
+
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
+    """A replication group or a stand-alone cache cluster."""
+
+    uid: str
+    """Never reused; names are, after a delete."""
+    name: str
+    kind: CacheKind
+    region: str
+    created_at: dt.datetime
+    admin_password: Secret
+    """Of the ``cachekeep-admin`` user of every engine process, and of replication."""
+    wanted: Wanted
+    decided: Decided = Decided()
+    version: int = 0
+    """Grows by one with every save: the compare-and-swap."""
+
+    def node(self, name: str) -> Node | None:
+        """The decided node of that name."""
+        return next((n for n in self.decided.nodes if n.name == name), None)
+
+    def shard(self, id: str) -> Shard | None:
+        """The decided shard of that id."""
+        return next((s for s in self.decided.shards if s.id == id), None)
+
+    def wanted_names(self) -> tuple[str, ...]:
+        """Names of all members that are wanted, in order."""
+        return tuple(m.name for s in self.wanted.shards for m in s.members)
+
+    def cluster_ids(self) -> tuple[str, ...]:
+        """Every CacheClusterId that this cache owns: wanted or still there, in order, without repeats."""
+        names = [*self.wanted_names(), *(n.name for n in self.decided.nodes)]
+        return tuple(dict.fromkeys(n.partition(".")[0] for n in names))

@@ -1,0 +1,33 @@
+"""How a cache is, as its keeper last saw it: told to the API side, valid only while that keeper holds the lease."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """One node, for Describe calls and ``cachekeep status``."""
+
+    name: str
+    status: Literal["creating", "available", "rebooting", "modifying", "deleting", "failed"]
+    role: Literal["primary", "replica"] | None = None
+    in_sync: bool = False
+    lag_bytes: int | None = None
+    pid_known: bool = False
+    pending_reboot: bool = False
+    problem: str | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole cache. ``because`` is the planner's last sentence; ``refused`` means that it waits for the user."""
+
+    status: Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
+    because: str
+    settled: bool
+    """Nothing is on its way: a held Describe may answer."""
+    refused: bool = False
+    nodes: tuple[NodeCondition, ...] = ()
+    version: int = 0
+    """``Cache.version`` that it describes: a newer row makes it stale."""

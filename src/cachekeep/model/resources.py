@@ -1,0 +1,64 @@
+"""The smaller nouns: parameter groups, subnet groups, tags, events."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+SourceType = Literal[
+    "cache-cluster",
+    "cache-parameter-group",
+    "cache-security-group",
+    "cache-subnet-group",
+    "replication-group",
+    "serverless-cache",
+    "serverless-cache-snapshot",
+    "user",
+    "user-group",
+]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What DescribeEvents tells. ``at`` is filled by the store when it is None."""
+
+    source_type: SourceType
+    source: str
+    message: str
+    at: dt.datetime | None = None
+
+
+class ParameterGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A custom parameter group: only what differs from the family's defaults. The defaults' own groups are not stored."""
+
+    name: str
+    family: str
+    description: str
+    values: dict[str, str] = {}
+    version: int = 0
+
+
+class Subnet(msgspec.Struct, frozen=True, kw_only=True):
+    """A subnet and its zone."""
+
+    id: str
+    zone: str
+
+
+class SubnetGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A cache subnet group."""
+
+    name: str
+    description: str
+    vpc_id: str
+    subnets: tuple[Subnet, ...]
+    version: int = 0
+
+
+class Tags(msgspec.Struct, frozen=True, kw_only=True):
+    """The tags of one resource; ``name`` is its ARN."""
+
+    name: str
+    values: dict[str, str]
+    version: int = 0

@@ -1,0 +1,129 @@
+"""What the planner answers: decide, act, wait or forget; and the effects that hands carry out.
+
+Effects are idempotent and name what has been decided; carrying one out twice, or after it has become true by itself, is harmless.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cachekeep.model.cache import Decided
+from cachekeep.model.resources import Event
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Start the process of a node or front in its decided incarnation. Valkey and Redis start as a replica of nobody."""
+
+    name: str
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Stop the process and confirm that it is gone. ``grace_seconds`` 0 is SIGKILL at once: a fence."""
+
+    name: str
+    grace_seconds: float = 0.0
+
+
+class Erase(msgspec.Struct, frozen=True):
+    """Stop the process and remove all that it left on disk."""
+
+    name: str
+
+
+class Promote(msgspec.Struct, frozen=True):
+    """Make the node a primary and let it listen on ``addresses``. Refused by a node that has seen ``order`` or a later one."""
+
+    node: str
+    order: int
+    addresses: tuple[str, ...]
+
+
+class Follow(msgspec.Struct, frozen=True):
+    """Make the node a replica of ``primary``. Refused by a node that has seen a later order."""
+
+    node: str
+    primary: str
+    order: int
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Move the lead without losing a write: pause writes at ``giver``, wait until ``taker`` has them all, take the endpoint off the
+    giver, demote it, promote the taker, put the endpoint there, drop the giver's clients. Within ``timeout_seconds``, or all as it was."""
+
+    giver: str
+    taker: str
+    order: int
+    giver_addresses: tuple[str, ...]
+    taker_addresses: tuple[str, ...]
+    timeout_seconds: float
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """Let the node accept connections on exactly these addresses."""
+
+    node: str
+    addresses: tuple[str, ...]
+
+
+class DropClients(msgspec.Struct, frozen=True):
+    """Disconnect the node's ordinary clients, so that their pools connect anew."""
+
+    node: str
+
+
+class Configure(msgspec.Struct, frozen=True):
+    """Bring the settings that a running process can change to what they should be."""
+
+    node: str
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Tell a front which nodes to pass on to; ``version`` numbers a discovery list."""
+
+    front: str
+    targets: tuple[str, ...]
+    version: int = 0
+
+
+class Discover(msgspec.Struct, frozen=True):
+    """Write the discovery list into a Memcached node's own key."""
+
+    node: str
+    targets: tuple[str, ...]
+    version: int
+
+
+Effect = Start | Stop | Erase | Promote | Follow | HandOver | Bind | DropClients | Configure | Point | Discover
+
+
+class Decide(msgspec.Struct, frozen=True):
+    """Save ``decided``, tell ``events``, think again."""
+
+    decided: Decided
+    because: str
+    events: tuple[Event, ...] = ()
+
+
+class Act(msgspec.Struct, frozen=True):
+    """Carry out effects: stage after stage, those of one stage at the same time; then look again."""
+
+    stages: tuple[tuple[Effect, ...], ...]
+    because: str
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Nothing to do for ``seconds``, or until woken. ``refused``: a rule would rather stop here than guess, and a user should read why."""
+
+    seconds: float
+    because: str
+    refused: bool = False
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Nothing is left of the cache: drop its row."""
+
+    because: str
+    events: tuple[Event, ...] = ()
+
+
+Step = Decide | Act | Wait | Forget

@@ -1,0 +1,79 @@
+"""What was just seen. Never stored as truth; ``None`` is "not known", and not known is not down."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Process = Literal["absent", "running", "exited", "frozen"]
+"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed unable to work (stopped, or silent
+past every deadline)."""
+
+
+class ReplicaSeen(msgspec.Struct, frozen=True):
+    """A replica as its primary reports it (``INFO replication``)."""
+
+    address: str
+    port: int
+    online: bool
+    offset: int
+    lag_seconds: int
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. ``process`` comes from the driver, the rest from the engine itself."""
+
+    process: Process | None = None
+    incarnation: int | None = None
+    """Of the process that is there, or of the last one that was."""
+    answering: bool | None = None
+    loading: bool = False
+    role: Literal["primary", "replica"] | None = None
+    follows: str | None = None
+    """Address of the primary that a replica has been told to follow."""
+    link_up: bool | None = None
+    link_down_seconds: int | None = None
+    offset: int | None = None
+    """Replication offset: of what it wrote (primary) or received (replica)."""
+    has_history: bool | None = None
+    """Holds data of a replication history that it wrote or received in full; False: empty, never synchronised."""
+    replicas: tuple[ReplicaSeen, ...] = ()
+    bound: frozenset[str] | None = None
+    """Addresses on which it accepts connections."""
+    live_digest: str | None = None
+    """Of the settings that were last applied to the running process."""
+    boot_digest: str | None = None
+    """Of the settings that the process was started with and that only a restart changes."""
+    discovery_version: int | None = None
+    """Memcached: version in the node's own AmazonElastiCache:cluster key, 0 when it holds none."""
+    last_order: int | None = None
+    problem: str | None = None
+    """Why the last effect on it failed, in the driver's or engine's words."""
+
+
+class FrontView(msgspec.Struct, frozen=True, kw_only=True):
+    """A balancer or discovery process, and what it was last told to pass on to."""
+
+    process: Process | None = None
+    incarnation: int | None = None
+    targets: tuple[str, ...] | None = None
+    """Balancer: node names. Discovery: node names; ``version`` is the list's version."""
+    version: int | None = None
+    problem: str | None = None
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A cache as just seen."""
+
+    nodes: dict[str, NodeView] = {}
+    fronts: dict[str, FrontView] = {}
+    free_addresses: tuple[str, ...] = ()
+    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that another cache took meanwhile."""
+
+    def node(self, name: str) -> NodeView:
+        """The view of a node; all unknown if it was not looked at."""
+        return self.nodes.get(name, UNSEEN)
+
+
+UNSEEN = NodeView()
