@@ -16,13 +16,28 @@ import botocore
 from botocore.loaders import Loader
 
 SERVICES = ("elasticache", "cloudwatch", "kms", "iam", "sts", "sns", "ec2")
-ONLY: dict[str, frozenset[str]] = {
+ONLY = {
     "ec2": frozenset(
-        """
-        DescribeVpcs DescribeSubnets DescribeSecurityGroups DescribeAvailabilityZones DescribeRegions DescribeInstanceTypes
-        DescribeAccountAttributes DescribeNetworkInterfaces CreateSecurityGroup AuthorizeSecurityGroupIngress
-        RevokeSecurityGroupIngress DeleteSecurityGroup CreateVpc CreateSubnet DeleteSubnet DeleteVpc CreateTags DeleteTags
-        """.split()
+        (
+            "DescribeVpcs",
+            "DescribeSubnets",
+            "DescribeSecurityGroups",
+            "DescribeAvailabilityZones",
+            "DescribeRegions",
+            "DescribeInstanceTypes",
+            "DescribeAccountAttributes",
+            "DescribeNetworkInterfaces",
+            "CreateSecurityGroup",
+            "AuthorizeSecurityGroupIngress",
+            "RevokeSecurityGroupIngress",
+            "DeleteSecurityGroup",
+            "CreateVpc",
+            "CreateSubnet",
+            "DeleteSubnet",
+            "DeleteVpc",
+            "CreateTags",
+            "DeleteTags",
+        )
     )
 }
 PROSE = frozenset({"documentation", "documentationUrl", "deprecatedMessage"})
@@ -72,17 +87,13 @@ def vendor(service: str) -> dict[str, Any]:
     operations = {name: op for name, op in model["operations"].items() if kept is None or name in kept}
     if kept and kept - operations.keys():
         raise SystemExit(f"{service} has no {sorted(kept - operations.keys())}")
-    trimmed = without_prose(
-        {"metadata": model["metadata"], "operations": operations, "shapes": model["shapes"]}
-    )
+    trimmed = without_prose({"metadata": model["metadata"], "operations": operations, "shapes": model["shapes"]})
     trimmed["shapes"] = reachable(trimmed)
     text = json.dumps(trimmed, separators=(",", ":"), ensure_ascii=False).encode()
     path = TARGET / service / "service-2.json.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text, 9, mtime=0))
-    print(
-        f"{service:12} {len(operations):4} operations {len(trimmed['shapes']):5} shapes {path.stat().st_size:7} bytes"
-    )
+    print(f"{service:12} {len(operations):4} operations {len(trimmed['shapes']):5} shapes {path.stat().st_size:7} bytes")
     metadata = model["metadata"]
     return {
         "signing_name": metadata.get("signingName", metadata["endpointPrefix"]),

@@ -1,0 +1,1 @@
+"""Who is asking, and with what right: signatures, policies, users, certificates and keys."""

@@ -1,0 +1,283 @@
+"""The door: one HTTP request in, one HTTP response out. Route, verify, parse, validate, dispatch, serialise."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import re
+from collections.abc import Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Final, Literal
+
+from cachekeep.clock import Clock
+from cachekeep.errors import ApiError
+from cachekeep.security import sigv4
+from cachekeep.wire import faults, query
+from cachekeep.wire.codec import Codec, codec
+from cachekeep.wire.faults import Malformed
+from cachekeep.wire.http import HttpRequest, HttpResponse
+from cachekeep.wire.model import Operation, Protocol, ServiceEntry, catalogue
+from cachekeep.wire.validate import malformed
+
+BODY_BYTES_MAX: Final = 1 << 20
+
+_log = logging.getLogger(__name__)
+_SMITHY_PATH: Final = re.compile(r"/service/([A-Za-z0-9_.]{1,100})/operation/([A-Za-z0-9_]{1,100})/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking. ``access_key`` is empty for an unsigned request under ``auth="open"``."""
+
+    access_key: str
+    arn: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One verified, parsed and validated request. ``params`` has the model's names and Python values."""
+
+    service: str
+    operation: str
+    params: Mapping[str, Any]
+    principal: Principal
+    region: str
+    request_id: str
+    received_at: dt.datetime
+    source_ip: str | None
+
+
+Served = Mapping[str, Container[str]] | Callable[[str, str], bool]
+Dispatch = Callable[[Call], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where a request wants to go, as far as it could be made out."""
+
+    protocol: Protocol
+    entry: ServiceEntry | None = None
+    action: str | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    refusal: ApiError | None = None
+
+
+class Gateway:
+    """Speaks AWS on one side and ``dispatch`` on the other.
+
+    ``served`` says which operations exist: a mapping of service to operation names, or a predicate. ``credentials`` finds an access
+    key's secret. ``auth="open"`` takes every request as the account's root, signed or not. Any region may stand in a signature's
+    scope; ``region`` is the one that this endpoint is.
+    """
+
+    def __init__(
+        self,
+        *,
+        served: Served,
+        credentials: Callable[[str], sigv4.Secret | None],
+        clock: Clock,
+        auth: Literal["enforce", "open"],
+        region: str,
+        account: str,
+        dispatch: Dispatch,
+    ) -> None:
+        self._served = served
+        self._credentials = credentials
+        self._clock = clock
+        self._auth = auth
+        self._region = region
+        self._account = account
+        self._dispatch = dispatch
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Never raises (but for cancellation); what goes wrong becomes a fault of the request's protocol."""
+        request_id = self._clock.new_id()
+        route = _Route("query")
+        try:
+            claim, claim_error = _read_claim(request)
+            route = _route(request, claim)
+            return await self._answer(request, route, claim, claim_error, request_id)
+        except ApiError as error:
+            return _refuse(error, route, request_id)
+        except Exception:
+            _log.exception("request %s failed: %s %s", request_id, route.entry and route.entry.name, route.action)
+            text = f"An internal error occurred; the log has it under request id {request_id}."
+            return _refuse(ApiError("InternalFailure", text, status=500), route, request_id)
+
+    async def _answer(
+        self,
+        request: HttpRequest,
+        route: _Route,
+        claim: sigv4.Claim | None,
+        claim_error: ApiError | None,
+        request_id: str,
+    ) -> HttpResponse:
+        received_at = self._clock.now()
+        if len(request.body) > BODY_BYTES_MAX:
+            text = f"The request has {len(request.body)} bytes, more than {BODY_BYTES_MAX}."
+            raise ApiError("RequestEntityTooLarge", text, status=413)
+        principal = self._authenticate(request, claim, claim_error, received_at)
+        if route.refusal is not None:
+            raise route.refusal
+        if route.entry is None or route.action is None:
+            raise ApiError(
+                "MissingAction",
+                "This is the endpoint of the AWS API: send a signed POST with an Action, or an X-Amz-Target header. "
+                "Any AWS SDK does that when its endpoint URL is this address.",
+            )
+        service = codec(route.entry.name)
+        operation = self._operation(service, route)
+        try:
+            if route.protocol in ("query", "ec2"):
+                params = service.read_query(operation, list(route.pairs))
+            else:
+                params = service.read_rpc(operation, route.protocol, request.body)
+        except Malformed as error:
+            raise malformed(error, service.model.name, query=route.protocol in ("query", "ec2")) from None
+        service.validator.check(operation, params)
+        result = await self._dispatch(
+            Call(
+                service.model.name,
+                operation.name,
+                params,
+                principal,
+                self._region,
+                request_id,
+                received_at,
+                request.client,
+            )
+        )
+        headers, body = service.write(operation, route.protocol, result, request_id)
+        return HttpResponse(200, headers | {"x-amzn-requestid": request_id}, body)
+
+    def _authenticate(
+        self, request: HttpRequest, claim: sigv4.Claim | None, claim_error: ApiError | None, now: dt.datetime
+    ) -> Principal:
+        if self._auth == "open":
+            known = self._credentials(claim.access_key) if claim else None
+            arn = known.arn if known else f"arn:aws:iam::{self._account}:root"
+            return Principal(claim.access_key if claim else "", arn, known.account if known else self._account)
+        if claim_error is not None:
+            raise claim_error
+        secret = sigv4.verify(
+            claim,
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            request.body,
+            secret_of=self._credentials,
+            now=now,
+        )
+        return Principal(claim.access_key if claim else "", secret.arn, secret.account)
+
+    def _operation(self, service: Codec, route: _Route) -> Operation:
+        model, action = service.model, route.action or ""
+        try:
+            operation = model.operation(action)
+        except KeyError:
+            text = f"Could not find operation {action[:100]} for version {model.api_version}"
+            raise ApiError("InvalidAction", text) from None
+        if not self._is_served(model.name, operation.name):
+            text = f"{model.name}:{operation.name} is not supported by Cachekeep yet: nothing was changed."
+            raise ApiError("UnsupportedOperation", text)
+        return operation
+
+    def _is_served(self, service: str, operation: str) -> bool:
+        if callable(self._served):
+            return self._served(service, operation)
+        return operation in self._served.get(service, ())
+
+
+# ------------------------------------------------------------------ routing
+
+
+@cache
+def _by_signing_name() -> Mapping[str, ServiceEntry]:
+    return {entry.signing_name: entry for entry in catalogue().values()}
+
+
+@cache
+def _by_version() -> Mapping[str, ServiceEntry]:
+    """API versions tell services apart; a test holds them unique."""
+    return {entry.api_version: entry for entry in catalogue().values()}
+
+
+@cache
+def _by_target() -> Mapping[str, ServiceEntry]:
+    return {entry.target_prefix: entry for entry in catalogue().values() if entry.target_prefix}
+
+
+def _read_claim(request: HttpRequest) -> tuple[sigv4.Claim | None, ApiError | None]:
+    """The signature claim, or why there is none: a broken one must not keep the error from having its protocol's form."""
+    try:
+        return sigv4.read_claim(request.query, request.headers), None
+    except ApiError as error:
+        return None, error
+
+
+def _route(request: HttpRequest, claim: sigv4.Claim | None) -> _Route:
+    """Protocol, service and action. The signature's scope names the service first, then the target, the path or the version."""
+    target = request.headers.get("x-amz-target")
+    smithy = _SMITHY_PATH.fullmatch(request.path)
+    if smithy:
+        route = _Route("smithy-rpc-v2-cbor", _by_target().get(smithy[1]), smithy[2])
+    elif target is not None:
+        prefix, _, action = target.rpartition(".")
+        route = _Route("json", _by_target().get(prefix), action)
+    elif request.method in ("GET", "HEAD", "POST"):
+        route = _route_query(request)
+    else:
+        text = f"The method {request.method[:20]} is not used by this API: send a POST."
+        return _Route("query", refusal=ApiError("MethodNotAllowed", text, status=405))
+    if claim is not None:
+        route = _scoped(route, claim)
+    elif route.entry is None and route.action and not route.refusal:
+        named = target or (smithy and smithy[1]) or "no Version"
+        route = replace(route, refusal=_unknown_service(str(named)))
+    if route.entry and route.protocol == "query" and "ec2" in route.entry.protocols:
+        route = replace(route, protocol="ec2")
+    if route.entry and route.protocol not in route.entry.protocols and not route.refusal:
+        text = f"{route.entry.name} does not speak the protocol {route.protocol}"
+        route = replace(route, refusal=ApiError("InvalidAction", text))
+    return route
+
+
+def _route_query(request: HttpRequest) -> _Route:
+    if len(request.body) > BODY_BYTES_MAX:
+        return _Route("query")
+    try:
+        pairs = query.fields(request.query) if request.query else []
+        if request.body and request.method == "POST":
+            pairs += query.fields(request.body)
+    except Malformed as error:
+        text = f"The query string or form body is malformed: expected {error.expected}."
+        return _Route("query", refusal=ApiError("MalformedQueryString", text))
+    named = dict(pairs)
+    entry = _by_version().get(named.get("Version", ""))
+    return _Route("query", entry, named.get("Action") or None, tuple(pairs))
+
+
+def _scoped(route: _Route, claim: sigv4.Claim) -> _Route:
+    """The route with its service taken from the signature's scope; a target or version of another service is refused."""
+    scoped = _by_signing_name().get(claim.service)
+    if scoped is None:
+        return replace(route, entry=None, refusal=_unknown_service(claim.service))
+    if route.entry is not None and route.entry is not scoped:
+        text = f"Could not find operation {(route.action or '')[:100]} of {route.entry.name} in {scoped.name}"
+        return replace(route, entry=scoped, refusal=route.refusal or ApiError("InvalidAction", text))
+    return replace(route, entry=scoped)
+
+
+def _unknown_service(name: str) -> ApiError:
+    served = ", ".join(catalogue())
+    return ApiError("UnknownService", f"The service '{name[:100]}' is not part of Cachekeep, which serves {served}.")
+
+
+def _refuse(error: ApiError, route: _Route, request_id: str) -> HttpResponse:
+    model = codec(route.entry.name).model if route.entry else None
+    fault = faults.resolve(error, model)
+    status, headers, body = faults.write(fault, route.protocol, model, request_id)
+    return HttpResponse(status, headers | {"x-amzn-requestid": request_id}, body)
