@@ -125,19 +125,9 @@ def test_only_versions_with_a_build_are_listed() -> None:
 
 BUILDS = st.sampled_from(
     [
-        "valkey-7.2.6",
-        "valkey-8.0.1",
-        "valkey-8.1.4!",
-        "valkey-9.0.1",
-        "valkey-9.1.2!",
-        "redis-6.0.16",
-        "redis-6.2.5!",
-        "redis-7.0.15",
-        "redis-7.2.4",
-        "redis-8.0.2",
-        "memcached-1.4.34",
-        "memcached-1.6.18",
-        "memcached-1.6.40",
+        *("valkey-7.2.6", "valkey-8.0.1", "valkey-8.1.4!", "valkey-9.0.1", "valkey-9.1.2!"),
+        *("redis-6.0.16", "redis-6.2.5!", "redis-7.0.15", "redis-7.2.4", "redis-8.0.2"),
+        *("memcached-1.4.34", "memcached-1.6.18", "memcached-1.6.40"),
     ]
 )
 
