@@ -89,8 +89,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A node that has been decided: where it lives and which process it shall be.
 
-    ``incarnation`` grows with every process that is started for the node, so "start it again" is a decision that is saved first, and
-    a process of an older incarnation is known for what it is.
+    ``incarnation`` grows with every process that is started for the node, so "start it again" is a decision that is saved first,
+    and a process of an older incarnation is known for what it is.
     """
 
     name: str
@@ -106,6 +106,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """Must be confirmed stopped before anything else happens to its shard."""
     leaving: bool = False
     """On its way out: no endpoint, no role; then stopped and erased."""
+    due: Literal["", "reboot", "upgrade"] = ""
+    """A planned restart is due; the shard's other nodes and its lead are looked after first."""
     announced: bool = False
     """Has been reported available since its present incarnation was decided."""
     created_at: dt.datetime | None = None
@@ -140,6 +142,8 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """The primary that was lost: set at a failover, cleared when its replacement is in sync again."""
     preferred: str | None = None
     """Lead goes back to this node when it is in sync (a crash without automatic failover)."""
+    accept_stale: bool = False
+    """The user allows, once, to promote a node from outside the in-sync set."""
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +154,7 @@ class Front(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     port: int
     incarnation: int = 1
+    leaving: bool = False
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):

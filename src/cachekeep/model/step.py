@@ -47,8 +47,9 @@ class Follow(msgspec.Struct, frozen=True):
 
 
 class HandOver(msgspec.Struct, frozen=True):
-    """Move the lead without losing a write: pause writes at ``giver``, wait until ``taker`` has them all, take the endpoint off the
-    giver, demote it, promote the taker, put the endpoint there, drop the giver's clients. Within ``timeout_seconds``, or all as it was."""
+    """Move the lead without losing a write: pause writes at ``giver``, wait until ``taker`` has them all, take the endpoint off
+    the giver, demote it, promote the taker, put the endpoint there, drop the giver's clients. Within ``timeout_seconds``, or all
+    stays as it was."""
 
     giver: str
     taker: str
@@ -112,7 +113,7 @@ class Act(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do for ``seconds``, or until woken. ``refused``: a rule would rather stop here than guess, and a user should read why."""
+    """Nothing to do for ``seconds``, or until woken. ``refused``: a rule stops here rather than guess; users should read why."""
 
     seconds: float
     because: str

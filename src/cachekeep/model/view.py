@@ -7,8 +7,7 @@ from typing import Literal
 import msgspec
 
 Process = Literal["absent", "running", "exited", "frozen"]
-"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed unable to work (stopped, or silent
-past every deadline)."""
+"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer)."""
 
 
 class ReplicaSeen(msgspec.Struct, frozen=True):
@@ -28,6 +27,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int | None = None
     """Of the process that is there, or of the last one that was."""
     answering: bool | None = None
+    silent_seconds: float | None = None
+    """For how long it has left every look unanswered; None when it answered the last one."""
+    reachable: bool | None = None
+    """While it is silent: whether its host still takes connections for it. A busy engine is reachable, a cut-off host is not."""
     loading: bool = False
     role: Literal["primary", "replica"] | None = None
     follows: str | None = None
@@ -69,7 +72,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, NodeView] = {}
     fronts: dict[str, FrontView] = {}
     free_addresses: tuple[str, ...] = ()
-    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that another cache took meanwhile."""
+    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile."""
 
     def node(self, name: str) -> NodeView:
         """The view of a node; all unknown if it was not looked at."""

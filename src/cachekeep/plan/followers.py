@@ -1,0 +1,62 @@
+"""Replicas: whom they follow, and which of them are in sync."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Decide, Effect, Follow, Node, Shard, Step, Wait
+from cachekeep.plan.situation import Situation, names, with_shard
+
+
+def follow(s: Situation) -> Step | None:
+    """Every node that answers follows the primary that leads."""
+    if not s.replicated or s.clustered:
+        return None
+    effects: list[Effect] = []
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not s.leads(primary) or shard.moving_to:
+            continue
+        astray = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).follows != primary.address]
+        guarded = [n for n in astray if n.name in shard.in_sync and s.seen(n).has_history and s.seen(primary).has_history is False]
+        if guarded:
+            because = f"{primary.name} leads but is empty, while {names(guarded)} holds data: it is not told to follow, or it would be emptied"
+            return Wait(1.0, because, refused=True)
+        effects += [Follow(n.name, primary.name, shard.order) for n in astray]
+    if not effects:
+        return None
+    return Act((tuple(effects),), f"{' and '.join(e.node for e in effects if isinstance(e, Follow))} follows the primary")
+
+
+def track(s: Situation) -> Step | None:
+    """The in-sync set: replicas that the *primary* reports online and that say themselves that the link is up.
+
+    The replica's own word is not enough: before its first ACK reached the primary it receives nothing of what is written.
+    """
+    if not s.replicated or s.clustered:
+        return None
+    decided, joined, left = s.decided, [], []
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not s.leads(primary):
+            continue
+        now = frozenset(n.name for n in s.replicas(shard) if not n.leaving and _in_sync(s, shard, primary, n))
+        if now != shard.in_sync:
+            joined += sorted(now - shard.in_sync)
+            left += sorted(shard.in_sync - now)
+            decided = with_shard(decided, replace(shard, in_sync=now))
+    if not joined and not left:
+        return None
+    said = [f"{' and '.join(joined)} is in sync"] if joined else []
+    said += [f"{' and '.join(left)} is out of sync and may not be promoted"] if left else []
+    return Decide(decided, "; ".join(said))
+
+
+def _in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:
+    v = s.seen(node)
+    online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
+    if not s.runs(node) or node.condemned:
+        return False
+    if v.answering is not True:
+        return online and node.name in shard.in_sync  # silent to us, but its primary hears it
+    return online and v.link_up is True and v.follows == primary.address

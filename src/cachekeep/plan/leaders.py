@@ -1,0 +1,307 @@
+"""Who leads a shard: the first promotion, failover, planned moves.
+
+The invariant: a node is promoted only (a) when nobody in the shard holds any history, (b) out of the in-sync set when the primary is
+confirmed gone, (c) by a hand-over from a primary that is seen to lead, or (d) because the user accepted the loss. Each promotion has
+an order number of its own, saved before the engine hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Decide, Effect, Follow, HandOver, Node, Promote, Shard, Step, Wait
+from cachekeep.plan.endpoints import addresses
+from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
+
+
+def lead(s: Situation) -> Step | None:
+    """The first shard that needs something of its leadership."""
+    if not s.replicated or s.clustered:
+        return None
+    return _first(_lead(s, shard) for shard in s.decided.shards)
+
+
+def _first(steps: Iterable[Step | None]) -> Step | None:
+    """The first decision or act; a refusal or wait only if no other shard has something to do."""
+    waiting: Step | None = None
+    for step in steps:
+        if isinstance(step, Wait):
+            waiting = waiting or step
+        elif step is not None:
+            return step
+    return waiting
+
+
+def _lead(s: Situation, shard: Shard) -> Step | None:
+    primary = s.primary(shard)
+    if primary is None:
+        return _abdicated(s, shard)
+    if shard.moving_to is not None:
+        return _move(s, shard, primary)
+    if s.leads(primary):
+        return None
+    if primary.condemned and not s.gone(primary):
+        return None  # members.stop confirms it first
+    if s.gone(primary):
+        return _succeed(s, shard, primary)
+    return _hung(s, shard, primary) or _first_promotion(s, shard, primary)
+
+
+def _abdicated(s: Situation, shard: Shard) -> Step | None:
+    """The decided primary is no longer a node at all: the best of the others."""
+    members = s.members(shard.id, leaving=False)
+    if not members:
+        return None
+    best = _best(s, [n for n in members if n.name in shard.in_sync and s.alive(n)], None) or members[0]
+    decided = with_shard(s.decided, replace(shard, primary=best.name, order=shard.order + 1, in_sync=shard.in_sync - {best.name}))
+    return Decide(decided, f"shard {shard.id} has no primary: {best.name} shall lead")
+
+
+# -- the primary is there but does not lead yet
+
+
+def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    """A process starts as a replica of nobody; the decided primary is told to lead, unless somebody else holds more than it does."""
+    if not s.alive(primary):
+        return None
+    v = s.seen(primary)
+    others = [n for n in s.replicas(shard) if s.runs(n)]
+    if v.has_history is False:
+        unknown = [n for n in others if s.seen(n).answering is not True and n.announced]
+        if unknown:
+            return Wait(
+                s.policy.poll_seconds,
+                f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet",
+                refused=True,
+            )
+        holders = [n for n in others if s.alive(n) and s.seen(n).has_history]
+        if holders:
+            return _without_in_sync(s, shard, primary, holders)
+    elif any(s.leads(n) for n in others):
+        rival = next(n for n in others if s.leads(n))
+        effects = (Follow(rival.name, primary.name, shard.order),)
+        return Act(
+            (effects, (Promote(primary.name, shard.order, addresses(s, shard, primary)),)), f"{rival.name} leads but shall not"
+        )
+    return Act(
+        ((Promote(primary.name, shard.order, addresses(s, shard, primary)),), _follow(s, shard, primary)),
+        f"{primary.name} shall lead shard {shard.id} (order {shard.order})",
+    )
+
+
+def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
+    """All other nodes of the shard that answer follow the primary."""
+    return tuple(Follow(n.name, primary.name, shard.order) for n in s.replicas(shard) if s.alive(n))
+
+
+# -- the primary is gone or hung
+
+
+def _succeed(s: Situation, shard: Shard, lost: Node) -> Step | None:
+    """The primary is confirmed gone: the in-sync replica that has the most takes over; else whoever may."""
+    in_sync = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync]
+    best = _best(s, [n for n in in_sync if s.alive(n)], lost)
+    if best is not None:
+        return _appoint(s, shard, lost, best, f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead")
+    waiting = [n for n in in_sync if s.runs(n)]
+    if waiting:
+        return Wait(
+            s.policy.poll_seconds, f"{lost.name} is gone; {names(waiting)} is in sync but does not answer yet", refused=True
+        )
+    holders = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).has_history]
+    if holders:
+        return _without_in_sync(s, shard, lost, holders)
+    return None  # nobody holds anything: members.start brings the primary back, empty
+
+
+def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]) -> Step:
+    """Only nodes outside the in-sync set hold data: promoting one loses what it never received. The user decides, or the budget."""
+    best = _best(s, holders, lost) or holders[0]
+    behind = _behind(s, lost, best)
+    if shard.accept_stale:
+        return _appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
+    if behind is not None and behind <= s.policy.loss_budget_bytes:
+        return _appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
+    because = (
+        f"{lost.name} is gone and no in-sync replica is left; {best.name} holds older data. It is not promoted by itself: "
+        f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts what it never received"
+    )
+    if s.decided.refusal != because:
+        return Decide(replace(s.decided, refusal=because), because, (s.tell(because, group=True),))
+    return Wait(1.0, because, refused=True)
+
+
+def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
+    """How many bytes of the lost primary's stream the candidate lacks, if the last view of the primary says."""
+    had, has = s.seen(lost).offset, s.seen(candidate).offset
+    return max(0, had - has) if had is not None and has is not None else None
+
+
+def _appoint(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Step:
+    """A new primary, with a new order. The old one may come back only as a replica."""
+    decided = with_shard(
+        s.decided,
+        replace(
+            shard,
+            primary=best.name,
+            order=shard.order + 1,
+            in_sync=shard.in_sync - {best.name, lost.name},
+            recovering_from=lost.name,
+            accept_stale=False,
+            preferred=None if s.cache.wanted.automatic_failover or lost.leaving else lost.name,
+        ),
+    )
+    if shard.preferred == best.name:
+        decided = with_shard(decided, replace(_of(decided.shards, shard.id), preferred=None))
+    return Decide(replace(decided, refusal=None), because)
+
+
+def _of(shards: tuple[Shard, ...], id: str) -> Shard:
+    return next(x for x in shards if x.id == id)
+
+
+def _best(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
+    """Highest offset first; between equals one in another zone than the lost one comes last; then the name."""
+    if not candidates:
+        return None
+    zone = lost.zone if lost else None
+    return min(candidates, key=lambda n: (-(s.seen(n).offset or 0), n.zone != zone, n.name))
+
+
+def _hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    """The process is there but does not work: confirmed frozen, silent for too long, or cut off. It is fenced only if somebody can
+    take over: killing it would lose what it holds."""
+    v = s.seen(primary)
+    reason = _why_hung(s, shard, primary)
+    if reason is None:
+        if v.answering is not True:
+            return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
+        return None
+    if not s.cache.wanted.automatic_failover:
+        return Wait(
+            1.0, f"{primary.name} {reason}; automatic failover is off, so it is left alone. `promote` or `reboot` it to go on", True
+        )
+    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n)]
+    if not able:
+        return Wait(1.0, f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data", True)
+    decided = with_nodes(s.decided, [replace(primary, condemned=True)])
+    return Decide(decided, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
+
+
+def _why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
+    v = s.seen(primary)
+    if v.process == "frozen":
+        return "is frozen"
+    silent = v.silent_seconds
+    if silent is None:
+        return None
+    if v.reachable is False and silent >= s.policy.unreachable_seconds:
+        others = [n for n in s.replicas(shard) if n.name in shard.in_sync and s.alive(n)]
+        if others and all(s.seen(n).link_up is False for n in others):
+            return f"has been unreachable for {silent:.1f} s, for its replicas too"
+        return None  # its replicas still hear it: it is we who are cut off
+    if silent >= s.policy.silence_seconds:
+        return f"has not answered for {silent:.1f} s"
+    return None
+
+
+# -- planned moves
+
+
+def _move(s: Situation, shard: Shard, giver: Node) -> Step:
+    """A hand-over that has been decided: carried out, finished, or called off."""
+    taker = s.cache.node(shard.moving_to or "")
+    if taker is None or s.gone(taker) or taker.leaving:
+        return _call_off(s, shard, f"{shard.moving_to} is gone")
+    if s.gone(giver):
+        if taker.name in shard.in_sync and s.alive(taker):
+            return _appoint(s, replace(shard, moving_to=None), giver, taker, f"{giver.name} is gone: {taker.name} shall lead")
+        return _call_off(s, shard, f"{giver.name} is gone")
+    if not s.alive(giver) or not s.alive(taker):
+        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
+        if silent > s.policy.hand_over_seconds:
+            return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
+        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+    if s.leads(taker) or (s.seen(giver).role == "replica" and s.seen(giver).follows == taker.address):
+        led = replace(
+            shard,
+            primary=taker.name,
+            moving_to=None,
+            in_sync=shard.in_sync - {taker.name},
+            preferred=None if shard.preferred == taker.name else shard.preferred,
+        )
+        return Decide(with_shard(s.decided, led), f"{giver.name} has handed over to {taker.name}", _failover_told(s, giver, taker))
+    if taker.name not in shard.in_sync:
+        return _call_off(s, shard, f"{taker.name} is not in sync")
+    give = HandOver(
+        giver=giver.name,
+        taker=taker.name,
+        order=shard.order,
+        giver_addresses=(giver.address,),
+        taker_addresses=addresses(s, shard, taker, leading=True),
+        timeout_seconds=s.policy.hand_over_seconds,
+    )
+    rest = tuple(
+        Follow(n.name, taker.name, shard.order) for n in s.replicas(shard) if s.alive(n) and n.name not in (taker.name, giver.name)
+    )
+    return Act(((give,), rest), f"{giver.name} hands over to {taker.name} (order {shard.order})")
+
+
+def _call_off(s: Situation, shard: Shard, why: str) -> Step:
+    return Decide(
+        with_shard(s.decided, replace(shard, moving_to=None)),
+        f"the move to {shard.moving_to} is called off: {why}; nothing was lost",
+    )
+
+
+def _failover_told(s: Situation, giver: Node, taker: Node):  # type: ignore[no-untyped-def]
+    text = f"Failover from primary node {giver.name} to replica node {taker.name} completed"
+    return (s.tell(text, node=giver), s.tell(text, group=True))
+
+
+def move(s: Situation, shard: Shard, to: Node, because: str) -> Decide:
+    """Decide a hand-over: order first, engines later."""
+    return Decide(with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1)), because)
+
+
+def successor(s: Situation, shard: Shard) -> Node | None:
+    """Who would lead if the primary went now, by plan: in sync, alive, not itself about to restart."""
+    primary = s.primary(shard)
+    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and not n.due]
+    return _best(s, able, primary)
+
+
+def transfer(s: Situation) -> Step | None:
+    """A primary that leaves, or that stands in for the preferred one, hands over when somebody can take over."""
+    if not s.replicated or s.clustered:
+        return None
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or shard.moving_to or not s.leads(primary):
+            continue
+        if primary.leaving:
+            to = successor(s, shard)
+            if to is not None:
+                return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
+            staying = s.replicas(shard, leaving=False)
+            if staying:
+                return Wait(0.2, f"{primary.name} leaves when {names(staying)} is in sync")
+            decided = with_shard(s.decided, replace(shard, primary=None, in_sync=frozenset()))
+            return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
+        back = s.cache.node(shard.preferred) if shard.preferred else None
+        if back is not None and back.name in shard.in_sync and s.alive(back):
+            return move(s, shard, back, f"{back.name} is in sync again and leads as before")
+    return None
+
+
+def conclude(s: Situation) -> Step | None:
+    """A failover is told when the new primary is seen to lead."""
+    for shard in s.decided.shards:
+        lost, primary = s.cache.node(shard.recovering_from or ""), s.primary(shard)
+        if shard.recovering_from and primary is not None and s.leads(primary):
+            told = _failover_told(s, lost, primary) if lost else ()
+            decided = with_shard(s.decided, replace(shard, recovering_from=None))
+            return Decide(decided, f"{primary.name} leads in place of {shard.recovering_from}", told)
+    return None

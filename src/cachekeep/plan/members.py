@@ -1,0 +1,246 @@
+"""Which nodes there are: appointed, started, stopped, restarted, sent away, forgotten."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.model import (
+    Act,
+    Decide,
+    Effect,
+    Erase,
+    Event,
+    Forget,
+    Front,
+    Member,
+    Node,
+    Shard,
+    Start,
+    Step,
+    Stop,
+    Wait,
+    WantedShard,
+)
+from cachekeep.plan.situation import Situation, names, pairs, with_nodes
+
+BALANCER = "readers"
+DISCOVERY = "discovery"
+
+
+def delete(s: Situation) -> Step | None:
+    """A deleted cache loses every process and directory, then its row."""
+    if not s.cache.wanted.deleted:
+        return None
+    left: list[Effect] = [Erase(n.name) for n, v in pairs(s) if v.process != "absent"]
+    left += [Erase(f.name) for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
+    if left:
+        return Act((tuple(left),), f"{s.cache.name} is deleted: {len(left)} processes and their files go")
+    told: tuple[Event, ...] = tuple(
+        Event(source_type="cache-cluster", source=c, message="Cache cluster deleted") for c in s.cache.cluster_ids()
+    )
+    if s.cache.kind == "group":
+        told += (s.tell(f"Replication group {s.cache.name} deleted", group=True),)
+    return Forget(f"nothing is left of {s.cache.name}", told)
+
+
+def appoint(s: Situation) -> Step | None:
+    """Every wanted member gets a node, every shard a first primary, every endpoint an address."""
+    if s.decided.available_at is not None and not s.may_apply("shards"):
+        return None
+    wanted = s.cache.wanted
+    known = {n.name for n in s.decided.nodes}
+    missing = [(shard, m) for shard in wanted.shards for m in shard.members if m.name not in known]
+    free = list(s.view.free_addresses)
+    needs = _Needs(free)
+    nodes = [_node(s, shard, member, needs) for shard, member in missing]
+    shards = _shards(s, needs)
+    fronts, configuration = _fronts(s, shards, needs)
+    if needs.short:
+        return Wait(
+            2.0, f"{needs.short} more addresses are needed than the address pool has free: give it a larger --address-pool", True
+        )
+    decided = replace(
+        s.decided,
+        nodes=(*s.decided.nodes, *nodes),
+        shards=shards,
+        fronts=fronts,
+        configuration_address=configuration,
+    )
+    if decided == s.decided:
+        return None
+    told: list[Event] = []
+    if nodes and s.decided.available_at and not s.replicated:
+        told.append(s.tell("Increasing number of requested nodes"))
+    what = f"{names(nodes)} {'is' if len(nodes) == 1 else 'are'} appointed" if nodes else "the endpoints get their addresses"
+    return Decide(decided, what, tuple(told))
+
+
+class _Needs:
+    """Hands out free addresses and counts what is short."""
+
+    def __init__(self, free: list[str]) -> None:
+        self.free, self.short = free, 0
+
+    def take(self) -> str:
+        if self.free:
+            return self.free.pop(0)
+        self.short += 1
+        return ""
+
+
+def _node(s: Situation, shard: WantedShard, member: Member, needs: _Needs) -> Node:
+    like = next((n for n in s.decided.nodes if n.shard == shard.id), next(iter(s.decided.nodes), None))
+    wanted = s.cache.wanted
+    return Node(
+        name=member.name,
+        shard=shard.id,
+        zone=member.zone,
+        address=needs.take(),
+        port=wanted.port,
+        engine=wanted.engine if s.may_apply("version") or like is None else like.engine,
+        version=wanted.version if s.may_apply("version") or like is None else like.version,
+        node_type=wanted.node_type if s.may_apply("node_type") or like is None else like.node_type,
+        created_at=s.now,
+    )
+
+
+def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
+    """The decided shards, with those that are missing, and endpoint addresses where a group without cluster mode lacks them."""
+    found = {shard.id: shard for shard in s.decided.shards}
+    for wanted in s.cache.wanted.shards:
+        if wanted.id not in found:
+            first = wanted.members[0].name if s.replicated else None
+            found[wanted.id] = Shard(id=wanted.id, primary=first, order=1 if first else 0, slots=wanted.slots)
+        shard = found[wanted.id]
+        if s.cache.kind == "group" and not s.clustered and shard.primary_address is None:
+            found[wanted.id] = replace(shard, primary_address=needs.take(), reader_address=needs.take())
+    return tuple(found.values())
+
+
+def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tuple[Front, ...], str | None]:
+    """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer."""
+    fronts = {f.name: f for f in s.decided.fronts}
+    port = s.cache.wanted.port
+    configuration = s.decided.configuration_address
+    if not s.replicated:
+        configuration = configuration or needs.take()
+        fronts.setdefault(DISCOVERY, Front(name=DISCOVERY, kind="discovery", address=configuration, port=port))
+    elif s.cache.kind == "group" and not s.clustered:
+        reader = shards[0].reader_address or ""
+        many = len(s.cache.wanted.shards[0].members) > 2
+        has = fronts.get(BALANCER)
+        if many and has is None:
+            fronts[BALANCER] = Front(name=BALANCER, kind="balancer", address=reader, port=port)
+        elif has is not None and has.leaving == many:
+            fronts[BALANCER] = replace(has, leaving=not many)
+    return tuple(fronts.values()), configuration
+
+
+def stop(s: Situation) -> Step | None:
+    """What must not run is stopped, and confirmed stopped, before anything that rests on it."""
+    now: list[Effect] = [Stop(n.name) for n, v in pairs(s) if n.condemned and not s.gone(n)]
+    if now:
+        return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first")
+    stale: list[Effect] = [
+        Stop(n.name)
+        for n, v in pairs(s)
+        if v.process in ("running", "frozen") and v.incarnation is not None and v.incarnation != n.incarnation
+    ]
+    if stale:
+        return Act((tuple(stale),), f"an older process of {_effect_names(stale)} is still there")
+    return None
+
+
+def _effect_names(effects: list[Effect]) -> str:
+    return " and ".join(e.name for e in effects if isinstance(e, Stop | Start | Erase))
+
+
+def start(s: Situation) -> Step | None:
+    """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
+    dealt with by the leaders' rules before this one is asked."""
+    ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n)]
+    if ended:
+        return _again(s, ended)
+    fronts = [f for f in s.decided.fronts if not f.leaving]
+    dead = {
+        f.name
+        for f in fronts
+        if (v := s.view.fronts.get(f.name)) and v.process == "exited" and (v.incarnation or 0) >= f.incarnation
+    }
+    if dead:
+        again = tuple(replace(f, incarnation=f.incarnation + 1) if f.name in dead else f for f in s.decided.fronts)
+        return Decide(replace(s.decided, fronts=again), f"{' and '.join(sorted(dead))} ended and is started again")
+    effects: list[Effect] = [Start(n.name) for n in s.decided.nodes if not n.leaving and s.gone(n)]
+    taken = {a for _, v in pairs(s) for a in v.bound or ()}
+    effects += [
+        Start(f.name)
+        for f in fronts
+        if (v := s.view.fronts.get(f.name)) and v.process in ("absent", "exited") and f.address not in taken
+    ]
+    if effects:
+        return Act((tuple(effects),), f"{_effect_names(effects)} {'has' if len(effects) == 1 else 'have'} no process yet")
+    return None
+
+
+def _again(s: Situation, ended: list[Node]) -> Step:
+    """Decide a new incarnation for nodes whose process ended."""
+    fresh, told = [], []
+    for n in ended:
+        if n.due == "reboot":
+            told.append(s.tell(f"Cache node {n.node_id} shutdown", node=n))
+        if n.due == "upgrade":
+            n = replace(n, engine=s.cache.wanted.engine, version=s.cache.wanted.version)
+        if not n.due and n.announced:
+            told.append(s.tell(f"Recovering cache nodes {n.node_id}", node=n))
+        fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, announced=False))
+    lost = {n.name for n in ended}
+    shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+    empty = [x.primary for x in shards if x.primary in lost]
+    because = f"the process of {names(ended)} ended: it is started again"
+    if empty and s.replicated:
+        because += f"; nobody holds a copy of what {' and '.join(filter(None, empty))} held, so it comes back empty"
+    return Decide(with_nodes(replace(s.decided, shards=shards), fresh), because, tuple(told))
+
+
+def part(s: Situation) -> Step | None:
+    """Nodes that are no longer wanted leave: first the lead (leaders' rules), then their place in lists, then the process."""
+    if s.may_apply("shards"):
+        wanted = set(s.cache.wanted_names())
+        unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving]
+        if unwanted:
+            decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
+            return Decide(decided, f"{names(unwanted)} {'is' if len(unwanted) == 1 else 'are'} no longer wanted")
+    leading = {x.primary for x in s.decided.shards} | {x.moving_to for x in s.decided.shards}
+    listed = set(s.decided.discovery_nodes)
+    off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
+    if off:
+        return _leave(s, off)
+    return _retire_fronts(s)
+
+
+def _leave(s: Situation, off: list[Node]) -> Step:
+    lost = {n.name for n in off}
+    if any(x.in_sync & lost for x in s.decided.shards):
+        shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+        return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted: it leaves")
+    there = [n for n in off if s.seen(n).process != "absent"]
+    if there:
+        return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} leaves: process and files go")
+    decided = replace(s.decided, nodes=tuple(n for n in s.decided.nodes if n.name not in lost))
+    if s.replicated:
+        told = [s.tell("Cache cluster deleted", node=n) for n in off]
+    else:
+        told = [s.tell(f"Removed cache nodes {', '.join(n.node_id for n in off)}")]
+        told.append(s.tell(f"Finished modifying number of nodes from {len(s.decided.nodes)} to {len(decided.nodes)}"))
+    return Decide(decided, f"{names(off)} has left", tuple(told))
+
+
+def _retire_fronts(s: Situation) -> Step | None:
+    leaving = [f for f in s.decided.fronts if f.leaving]
+    if not leaving:
+        return None
+    there = [f for f in leaving if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
+    if there:
+        return Act((tuple(Erase(f.name) for f in there),), f"{there[0].name} is not needed any more")
+    kept = tuple(f for f in s.decided.fronts if not f.leaving)
+    return Decide(replace(s.decided, fronts=kept), f"{leaving[0].name} has left")

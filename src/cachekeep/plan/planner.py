@@ -1,0 +1,63 @@
+"""The rules in their order. The first that has something to say is the step."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+from cachekeep.model import Cache, Step, View, Wait
+from cachekeep.plan import announce, endpoints, followers, leaders, members, rollout
+from cachekeep.plan.situation import Policy, Situation, names
+
+Rule = Callable[[Situation], Step | None]
+
+RULES: tuple[Rule, ...] = (
+    members.delete,
+    members.stop,
+    leaders.lead,
+    members.appoint,
+    leaders.conclude,
+    members.start,
+    followers.follow,
+    followers.track,
+    endpoints.publish,
+    endpoints.balance,
+    endpoints.discovery,
+    announce.announce,
+    leaders.transfer,
+    members.part,
+    rollout.configure,
+    rollout.resize,
+    rollout.upgrade,
+    rollout.restart,
+    rollout.errand,
+)
+
+
+def plan(cache: Cache, view: View, now: dt.datetime, policy: Policy | None = None) -> Step:
+    """The next step for a cache. Pure: the same cache, view and moment give the same step.
+
+    A rule that can only wait does not keep the rules after it from being asked: a refused failover of one shard must not stop
+    another's. The first wait is answered when no rule decides or acts.
+    """
+    s = Situation(cache, view, now, policy or Policy())
+    waiting: Wait | None = None
+    for rule in RULES:
+        step = rule(s)
+        if isinstance(step, Wait):
+            waiting = waiting or step
+        elif step is not None:
+            return step
+    return waiting or _rest(s)
+
+
+def _rest(s: Situation) -> Wait:
+    coming = [n for n in s.decided.nodes if not n.announced]
+    if coming or s.decided.available_at is None:
+        return Wait(
+            s.policy.poll_seconds, f"{names(coming)} is not available yet" if coming else "the endpoints are not served yet"
+        )
+    silent = [n for n in s.decided.nodes if not s.alive(n)]
+    if silent:
+        return Wait(s.policy.poll_seconds * 10, f"{names(silent)} does not answer")
+    return Wait(s.policy.rest_seconds, f"{s.cache.name} is as it should be")

@@ -1,0 +1,153 @@
+"""Changes to running nodes: settings, node type, version, reboots and other errands. Replicas first, one at a time; then the lead
+moves; then the old primary."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.engines.config import live_digest
+from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Shard, Step, Stop, Wait
+from cachekeep.plan.leaders import move, successor
+from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
+
+
+def configure(s: Situation) -> Step | None:
+    """Settings that a running process can change are brought to what they should be."""
+    astray = [n for n in s.decided.nodes if s.alive(n) and (seen := s.seen(n).live_digest) and seen != live_digest(s.cache, n)]
+    if not astray:
+        return None
+    effects: tuple[Effect, ...] = tuple(Configure(n.name) for n in astray)
+    return Act((effects,), f"{names(astray)} gets changed settings")
+
+
+def resize(s: Situation) -> Step | None:
+    """A new node type is a matter of limits: decided for all nodes, then configured (Valkey, Redis) or rebooted into (Memcached)."""
+    if not s.may_apply("node_type"):
+        return None
+    wanted = s.cache.wanted.node_type
+    other = [n for n in s.decided.nodes if n.node_type != wanted and not n.leaving]
+    if not other:
+        return None
+    due = "" if s.replicated else "reboot"
+    decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])  # type: ignore[arg-type]
+    return Decide(
+        decided, f"the node type becomes {wanted}", (s.tell(f"Succeeded applying modification to cache node type to {wanted}."),)
+    )
+
+
+def upgrade(s: Situation) -> Step | None:
+    """Nodes of another engine or version than the wanted one are due for a restart into it."""
+    if not s.may_apply("version"):
+        return None
+    wanted = s.cache.wanted
+    old = [
+        n
+        for n in s.decided.nodes
+        if (n.engine, n.version) != (wanted.engine, wanted.version) and not n.leaving and n.due != "upgrade"
+    ]
+    if not old:
+        return None
+    decided = with_nodes(s.decided, [replace(n, due="upgrade") for n in old])
+    return Decide(decided, f"{names(old)} shall become {wanted.engine} {wanted.version}")
+
+
+def restart(s: Situation) -> Step | None:
+    """Nodes that are due for a restart: one per shard at a time, the primary last and after it has handed over."""
+    due = [n for n in s.decided.nodes if n.due and n.announced and not n.leaving]
+    if not due:
+        return None
+    if not s.replicated:
+        return _halt(s, [n for n in due if s.runs(n)])
+    now: list[Node] = []
+    waits: Step | None = None
+    for shard in s.decided.shards:
+        mine = [n for n in due if n.shard == shard.id]
+        if not mine or shard.moving_to:
+            continue
+        coming_back = [n for n in s.members(shard.id, leaving=False) if not n.announced]
+        if coming_back:
+            waits = waits or Wait(0.1, f"{names(mine)} restarts when {names(coming_back)} is back and in sync")
+            continue
+        replicas = [n for n in mine if n.name != shard.primary]
+        if replicas:
+            now.append(replicas[0])
+            continue
+        primary = mine[0]
+        to = _heir(s, shard)
+        if to is not None:
+            return move(s, shard, to, f"{primary.name} is about to restart: {to.name} shall lead first")
+        if s.replicas(shard, leaving=False):
+            waits = waits or Wait(0.2, f"{primary.name} restarts when a replica is in sync", refused=True)
+        else:
+            now.append(primary)
+    return _halt(s, now) if now else waits
+
+
+def _heir(s: Situation, shard: Shard) -> Node | None:
+    return successor(s, shard)
+
+
+def _halt(s: Situation, nodes: list[Node]) -> Step | None:
+    if not nodes:
+        return None
+    lost = {n.name for n in nodes}
+    shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+    if shards != s.decided.shards:
+        return Decide(replace(s.decided, shards=shards), f"{names(nodes)} restarts by plan and may not be promoted meanwhile")
+    stops: tuple[Effect, ...] = tuple(Stop(n.name, s.policy.stop_grace_seconds) for n in nodes)
+    return Act((stops,), f"{names(nodes)} restarts by plan ({nodes[0].due})")
+
+
+def errand(s: Situation) -> Step | None:
+    """The first errand that has not been done is begun; what it decided is then carried out by the other rules."""
+    todo = sorted((e for e in s.cache.wanted.errands if e.serial > s.decided.errands_done), key=lambda e: e.serial)
+    if not todo:
+        return None
+    first = todo[0]
+    if any(x.moving_to for x in s.decided.shards):
+        return Wait(s.policy.poll_seconds, "an errand waits for the move before it")
+    decided = replace(s.decided, errands_done=first.serial)
+    match first.kind:
+        case "reboot":
+            nodes = [n for n in s.decided.nodes if n.name in first.nodes and not n.leaving]
+            return Decide(with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes]), f"{names(nodes)} shall reboot")
+        case "promote":
+            return _promote(s, first)
+        case "test-failover":
+            return _test_failover(s, first)
+        case "promote-stale":
+            shard = s.cache.shard(first.shard or "")
+            if shard is None or s.decided.refusal is None:
+                return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
+            return Decide(
+                with_shard(decided, replace(shard, accept_stale=True)), "the user accepts the loss of what was never replicated"
+            )
+
+
+def _promote(s: Situation, errand: Errand) -> Step:
+    done = replace(s.decided, errands_done=errand.serial)
+    node = s.cache.node(errand.nodes[0])
+    shard = s.cache.shard(node.shard) if node else None
+    if node is None or shard is None or node.name == shard.primary:
+        return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")
+    if node.name not in shard.in_sync or not s.alive(node):
+        return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync")
+    return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
+
+
+def _test_failover(s: Situation, errand: Errand) -> Step:
+    shard = s.cache.shard(errand.shard or "")
+    primary = s.primary(shard) if shard else None
+    done = replace(s.decided, errands_done=errand.serial)
+    if shard is None or primary is None:
+        return Decide(done, f"node group {errand.shard} is gone: no failover to test")
+    to = successor(s, shard)
+    if to is None:
+        return Wait(0.2, f"the test failover of node group {shard.id} waits for a replica in sync")
+    step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
+    step = Decide(with_nodes(step.decided, [replace(primary, due="reboot")]), step.because)
+    return _with_errand(step, errand)
+
+
+def _with_errand(step: Decide, errand: Errand) -> Decide:
+    return Decide(replace(step.decided, errands_done=errand.serial), step.because, step.events)

@@ -1,0 +1,130 @@
+"""A cache, a view of it and a moment, with the questions that rules ask of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from cachekeep.model import Cache, Decided, Event, Node, NodeView, Shard, View
+from cachekeep.model.windows import in_window
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may set. Times in seconds."""
+
+    silence_seconds: float = 5.0
+    """A primary that its host still takes connections for (a long script, a slow disk) is given this long before it counts as hung."""
+    unreachable_seconds: float = 0.4
+    """A primary whose host takes no connections, and whose replicas have lost it too, is given this long."""
+    loss_budget_bytes: int = 0
+    """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+    hand_over_seconds: float = 1.0
+    """How long writes may be paused for a planned move before it is given up."""
+    stop_grace_seconds: float = 5.0
+    poll_seconds: float = 0.01
+    """First pause while something is under way; the keeper stretches repeated waits."""
+    rest_seconds: float = 30.0
+    """Pause when all is as it should be."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What every rule is given."""
+
+    cache: Cache
+    view: View
+    now: dt.datetime
+    policy: Policy
+
+    @property
+    def decided(self) -> Decided:
+        return self.cache.decided
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the engine knows primaries and replicas."""
+        return self.cache.wanted.engine != "memcached"
+
+    @property
+    def clustered(self) -> bool:
+        return self.cache.wanted.cluster_mode != "disabled"
+
+    def seen(self, node: Node) -> NodeView:
+        """The view of a node."""
+        return self.view.node(node.name)
+
+    def members(self, shard_id: str, *, leaving: bool = True) -> list[Node]:
+        """The decided nodes of a shard."""
+        return [n for n in self.decided.nodes if n.shard == shard_id and (leaving or not n.leaving)]
+
+    def runs(self, node: Node) -> bool:
+        """The process that was decided is there."""
+        v = self.seen(node)
+        return v.process in ("running", "frozen") and v.incarnation == node.incarnation
+
+    def gone(self, node: Node) -> bool:
+        """Confirmed: no process of this node's present incarnation is there."""
+        v = self.seen(node)
+        return v.process in ("absent", "exited")
+
+    def ended(self, node: Node) -> bool:
+        """Confirmed: the process of this incarnation was there and is no more."""
+        v = self.seen(node)
+        return v.process == "exited" and v.incarnation is not None and v.incarnation >= node.incarnation
+
+    def alive(self, node: Node) -> bool:
+        """Runs, answers, and is not to be stopped."""
+        v = self.seen(node)
+        return self.runs(node) and v.process == "running" and v.answering is True and not v.loading and not node.condemned
+
+    def leads(self, node: Node) -> bool:
+        """Is seen to be a primary."""
+        return self.alive(node) and self.seen(node).role == "primary"
+
+    def primary(self, shard: Shard) -> Node | None:
+        """The decided primary."""
+        return self.cache.node(shard.primary) if shard.primary else None
+
+    def replicas(self, shard: Shard, *, leaving: bool = True) -> list[Node]:
+        """All of a shard's nodes but its primary."""
+        return [n for n in self.members(shard.id, leaving=leaving) if n.name != shard.primary]
+
+    def may_apply(self, field: str) -> bool:
+        """Whether a change of this wanted field may be carried out now (ApplyImmediately, or inside the maintenance window)."""
+        wanted = self.cache.wanted
+        return field not in wanted.deferred or in_window(wanted.maintenance_window, self.now)
+
+    def tell(self, message: str, *, node: Node | None = None, group: bool = False) -> Event:
+        """An event of a member cluster, or of the replication group."""
+        if group or node is None:
+            kind = "replication-group" if self.cache.kind == "group" else "cache-cluster"
+            return Event(source_type=kind, source=self.cache.name, message=message)  # type: ignore[arg-type]
+        return Event(source_type="cache-cluster", source=node.cluster_id, message=message)
+
+
+def with_nodes(decided: Decided, changed: Iterable[Node]) -> Decided:
+    """``decided`` with these nodes in place of their namesakes."""
+    by_name = {n.name: n for n in changed}
+    return msgspec.structs.replace(decided, nodes=tuple(by_name.get(n.name, n) for n in decided.nodes))
+
+
+def with_shard(decided: Decided, shard: Shard) -> Decided:
+    """``decided`` with this shard in place of its namesake."""
+    return msgspec.structs.replace(decided, shards=tuple(shard if s.id == shard.id else s for s in decided.shards))
+
+
+def names(nodes: Iterable[Node]) -> str:
+    """``a, b and c``."""
+    found = [n.name for n in nodes]
+    return found[0] if len(found) == 1 else ", ".join(found[:-1]) + f" and {found[-1]}" if found else "nobody"
+
+
+def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
+    """Every decided node with its view."""
+    return ((n, s.seen(n)) for n in s.decided.nodes)
+
+
+__all__ = ["Policy", "Situation", "names", "pairs", "with_nodes", "with_shard"]

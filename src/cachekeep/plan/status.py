@@ -1,0 +1,93 @@
+"""Statuses are derived, never stored beside the facts: from what is wanted, decided and seen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cachekeep.engines.config import pending_reboot
+from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
+from cachekeep.plan.announce import ready
+from cachekeep.plan.situation import Situation
+
+Status = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
+
+
+def condition(s: Situation, step: Step) -> Condition:
+    """How the cache is. ``available`` is said only of what answered just now, with nothing on its way that a user asked for."""
+    status = _status(s)
+    return Condition(
+        status=status,
+        because=step.because,
+        settled=status == "available",
+        refused=isinstance(step, Wait) and step.refused,
+        nodes=tuple(_node(s, n) for n in s.decided.nodes),
+        version=s.cache.version,
+    )
+
+
+def _status(s: Situation) -> Status:
+    cache, decided = s.cache, s.decided
+    if cache.wanted.deleted:
+        return "deleting"
+    if decided.available_at is None:
+        return "creating"
+    if any(n.due == "reboot" for n in decided.nodes):
+        return "rebooting cache cluster nodes" if cache.kind == "cluster" else "modifying"
+    if _changing(s) or not all(_served(s, x.primary) for x in decided.shards):
+        return "modifying"
+    if not s.replicated and not any(s.alive(n) for n in decided.nodes):
+        return "modifying"
+    return "available"
+
+
+def _changing(s: Situation) -> bool:
+    """Something that a user asked for, and that need not wait for a window, is not done yet."""
+    decided, wanted = s.decided, s.cache.wanted
+    nodes = decided.nodes
+    if any(e.serial > decided.errands_done for e in wanted.errands) or any(x.moving_to for x in decided.shards):
+        return True
+    if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.name for n in nodes}:
+        return True
+    if s.may_apply("version") and any((n.engine, n.version) != (wanted.engine, wanted.version) for n in nodes):
+        return True
+    if s.may_apply("node_type") and any(n.node_type != wanted.node_type for n in nodes):
+        return True
+    return any(n.leaving or n.due or (n.incarnation == 1 and not n.announced) for n in nodes)
+
+
+def _served(s: Situation, primary: str | None) -> bool:
+    if not s.replicated:
+        return True
+    node = s.cache.node(primary) if primary else None
+    return node is not None and s.alive(node)
+
+
+def _node(s: Situation, node: Node) -> NodeCondition:
+    v = s.seen(node)
+    shard = s.cache.shard(node.shard)
+    role: Literal["primary", "replica"] | None = None
+    lag: int | None = None
+    if s.replicated and shard is not None:
+        role = "primary" if node.name == shard.primary else "replica"
+        head = s.view.node(shard.primary or "").offset
+        lag = max(0, head - v.offset) if role == "replica" and head is not None and v.offset is not None else None
+    return NodeCondition(
+        name=node.name,
+        status=_node_status(s, node),
+        role=role,
+        in_sync=shard is not None and node.name in shard.in_sync,
+        lag_bytes=lag,
+        pid_known=v.process == "running",
+        pending_reboot=v.boot_digest is not None and pending_reboot(s.cache, node, v.boot_digest),
+        problem=v.problem,
+    )
+
+
+def _node_status(s: Situation, node: Node) -> Literal["creating", "available", "rebooting", "modifying", "deleting", "failed"]:
+    if node.leaving or s.cache.wanted.deleted:
+        return "deleting"
+    if node.due == "reboot":
+        return "rebooting"
+    if not node.announced and node.incarnation == 1:
+        return "creating"
+    return "available" if ready(s, node) else "modifying"
