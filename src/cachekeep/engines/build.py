@@ -20,7 +20,8 @@ from pathlib import Path
 import msgspec
 
 from cachekeep.engines.aptsources import Source, source_text, sources_of, stanzas
-from cachekeep.engines.catalogue import Build, Numbers, numbers, probe
+from cachekeep.engines.catalogue import Build, Numbers, numbers
+from cachekeep.engines.installed import probe
 from cachekeep.errors import EngineMissing
 
 _HALF_MADE = ".making-"
