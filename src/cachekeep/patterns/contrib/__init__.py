@@ -1,0 +1,1 @@
+"""Adapters to web frameworks. Each module needs its framework; nothing here is imported by anything else."""

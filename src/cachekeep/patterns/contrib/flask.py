@@ -1,0 +1,90 @@
+"""Sessions for Flask.
+
+    app.session_interface = ServerSessions(SessionStore(client))
+
+The cookie follows Flask's own settings (SESSION_COOKIE_NAME, _SECURE, _HTTPONLY, _SAMESITE, _DOMAIN, _PATH), signed
+with SECRET_KEY and, for ids signed before a change of key, SECRET_KEY_FALLBACKS. The session is loaded at its first
+use and saved when the response is made. A `permanent` session's cookie lasts as long as the policy lets
+a session live at most; when it really ends is decided at the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface, SessionMixin
+
+from ..sessions import Session, SessionStore, Signer
+
+_LONGEST_SECONDS = 400 * 24 * 3600
+"""Browsers cut a cookie's Max-Age at 400 days (RFC 6265bis)."""
+
+
+class FlaskSession(Session, SessionMixin):
+    """`flask.session`: with `login`, `logout` and `rotate` beside the mapping."""
+
+    arrived_id: str | None = None
+    cookie_is_current = True
+    was_permanent = False
+    accessed: bool
+    new: bool
+    modified: bool
+
+
+class ServerSessions(SessionInterface):
+    """Keeps Flask's sessions in `store`. Without SECRET_KEY there is no session, as in Flask."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+
+    def open_session(self, app: Flask, request: Request) -> FlaskSession | None:
+        signer = self._signer(app)
+        if signer is None:
+            return None
+        session = FlaskSession()
+        for candidate in request.cookies.getlist(self.get_cookie_name(app)):
+            if (verified := signer.verify(candidate)) is not None:
+                session.arrived_id, session.cookie_is_current = verified
+                session.before_access = lambda: self._load(session)
+                break
+        return session
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        assert isinstance(session, FlaskSession)
+        if session.before_access is not None or not session.accessed:
+            return
+        response.vary.add("Cookie")
+        self.store.save(session)
+        where: dict[str, Any] = {
+            "domain": self.get_cookie_domain(app),
+            "path": self.get_cookie_path(app),
+            "secure": self.get_cookie_secure(app),
+            "httponly": self.get_cookie_httponly(app),
+            "samesite": self.get_cookie_samesite(app),
+            "partitioned": self.get_cookie_partitioned(app),
+        }
+        name = self.get_cookie_name(app)
+        unchanged = session.id == session.arrived_id and session.cookie_is_current and session.permanent == session.was_permanent
+        if session.ended:
+            response.delete_cookie(name, **where)
+        elif session.id is None or session.lost or unchanged:
+            return
+        else:
+            signer = self._signer(app)
+            assert signer is not None
+            longest = self.store.policy.max_age_seconds or _LONGEST_SECONDS
+            max_age = min(int(longest), _LONGEST_SECONDS) if session.permanent else None
+            response.set_cookie(name, signer.sign(session.id), max_age=max_age, **where)
+        if "Cache-Control" not in response.headers:
+            response.headers["Cache-Control"] = "no-store"
+
+    def _load(self, session: FlaskSession) -> None:
+        session.before_access = None
+        self.store.load(session.arrived_id, into=session)
+        session.was_permanent = session.permanent
+
+    def _signer(self, app: Flask) -> Signer | None:
+        if not app.secret_key:
+            return None
+        return Signer([app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())], self.get_cookie_name(app))
