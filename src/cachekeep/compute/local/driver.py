@@ -1,0 +1,452 @@
+"""The local driver: processes of this machine, detached, each known by a record on disk and held by a pidfd.
+
+The rule on which everything rests: a process becomes a server only after its record is on disk (``launch``). So after any crash the
+records name every server there is, and none is started twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import shutil
+import signal
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
+from cachekeep.compute.local import proc
+from cachekeep.compute.local.launch import Gated, launch
+from cachekeep.compute.local.ledger import Ledger, Record, place
+from cachekeep.compute.local.limits import Capacity, Limits
+from cachekeep.compute.local.probe import accepts, why_not_free
+from cachekeep.errors import OrderFailed, Unusable
+
+_log = logging.getLogger(__name__)
+_KILL_SECONDS = 10.0
+"""How long a killed process may take to vanish: one that frees much memory takes a while, one stuck in the kernel never does."""
+
+
+class _Held:
+    """A living process that we hold by its pidfd."""
+
+    def __init__(self, key: Key, pid: int, started_ticks: int, pidfd: int, *, log_offset: int, adopted: bool) -> None:
+        self.key = key
+        self.pid = pid
+        self.started_ticks = started_ticks
+        self.pidfd = pidfd
+        self.log_offset = log_offset
+        self.adopted = adopted
+        self.accepting = False
+        self.ended = False
+        """It is dead and its pidfd closed; what it forked may still be on its way out."""
+        self.unwanted = False
+        """Its end has been ordered: no failure, whatever its exit code says."""
+        self.gone = asyncio.Event()
+        """Set when it and what it forked are gone, and reaped where they were ours to reap."""
+
+    def is_in(self, seen: proc.Stat | None) -> bool:
+        """Whether what /proc shows under its number is this process, alive."""
+        return seen is not None and seen.started_ticks == self.started_ticks and proc.process_of(seen.state) != "exited"
+
+
+class LocalDriver:
+    """``compute.contract.Driver`` on this machine. Call ``open`` before anything else.
+
+    ``data_dir`` gets a directory ``nodes``. One driver at a time uses it; it is locked while open.
+    """
+
+    def __init__(self, data_dir: Path, clock: Clock, *, start_deadline_seconds: float = 10.0) -> None:
+        self._clock = clock
+        self._ledger = Ledger(data_dir.absolute() / "nodes")
+        self._limits = Limits()
+        self._start_deadline_seconds = start_deadline_seconds
+        self._held: dict[Key, _Held] = {}
+        self._unreadable: dict[Key, Path] = {}
+        self._callbacks: list[Callable[[Key], None]] = []
+        self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._stops_wanted: dict[Key, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock_fd: int | None = None
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Lock the directory and adopt every process on record that is still there.
+
+        Raises ``Unusable`` if another driver has the directory, or if it cannot be used.
+        """
+        proc.adopt_orphans()
+        try:
+            await asyncio.to_thread(self._ledger.root.mkdir, mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._ledger.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            await self._lock_directory(self._lock_fd)
+            self._unreadable = await asyncio.to_thread(self._ledger.load)
+        except OSError as error:
+            raise Unusable(f"{self._ledger.root} cannot be used: {error.strerror}.") from error
+        for key in self._ledger.known():
+            self._adopt(key)
+
+    async def _lock_directory(self, fd: int) -> None:
+        # A child between fork and exec holds our descriptors for an instant after we are killed: hence more than one try.
+        deadline = self._clock.monotonic() + 1.0
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if self._clock.monotonic() > deadline:
+                    os.close(fd)
+                    self._lock_fd = None
+                    raise Unusable(f"{self._ledger.root} is in use by another control plane.") from None
+            await asyncio.sleep(0.02)
+
+    def _adopt(self, key: Key) -> None:
+        record = self._ledger.get(key)
+        if record is None or not record.pid or record.boot_id != proc.boot_id():
+            return
+        pidfd = proc.open_pidfd(record.pid, record.started_ticks)
+        if pidfd is not None:
+            self._hold(_Held(key, record.pid, record.started_ticks, pidfd, log_offset=0, adopted=True))
+
+    def _unsure(self, key: Key) -> str | None:
+        """Why it is not known whether a process lives. Only a damaged disk or a foreign hand leaves a record that cannot be read."""
+        directory = self._unreadable.get(key)
+        if directory is None:
+            return None
+        if pids := proc.sessions_in(directory):
+            return f"The record in {directory} cannot be read, and process {pids[0]} works there: end it by hand."
+        del self._unreadable[key]
+        return None
+
+    async def aclose(self) -> None:
+        """Let go of everything; processes go on."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        for held in self._held.values():
+            if not held.ended:
+                loop.remove_reader(held.pidfd)
+                os.close(held.pidfd)
+        self._held.clear()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # Looking
+
+    async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
+        """What is known of these processes: from memory, and one read of /proc for each that lives."""
+        return {key: self._look(key) for key in keys}
+
+    def _look(self, key: Key) -> ProcessSeen:
+        record = self._ledger.get(key)
+        if (unsure := self._unsure(key)) is not None:
+            return ProcessSeen(process=None, problem=unsure)
+        if record is None:
+            return ProcessSeen(process="absent")
+        held = self._held.get(key)
+        seen = proc.stat(held.pid) if held else None
+        alive = held is not None and held.is_in(seen)
+        return ProcessSeen(
+            process="absent" if not record.incarnation else proc.process_of(seen.state) if alive and seen else "exited",
+            incarnation=record.incarnation,
+            pid=held.pid if held and alive else None,
+            live_digest=record.live_digest,
+            boot_digest=record.boot_digest,
+            last_order=record.last_order,
+            limits=record.limits,
+            problem=record.problem,
+        )
+
+    def capacity(self) -> Capacity:
+        """What this machine has to give to all processes together."""
+        return self._limits.capacity()
+
+    def log_path(self, key: Key) -> Path:
+        """Where the process writes its log."""
+        return self._ledger.directory(key) / "log"
+
+    def on_death(self, callback: Callable[[Key], None]) -> None:
+        """Call back in the event loop, once, when a process ends that was accepting connections or had been adopted.
+
+        One that ends before it accepts is told by ``start``.
+        """
+        self._callbacks.append(callback)
+
+    # Orders
+
+    async def start(self, spec: ProcessSpec) -> None:
+        """See ``Driver.start``. Goes on to its end even if the caller is cancelled, so that no process is half started."""
+        await self._carry(self._start(spec))
+
+    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+        """See ``Driver.stop``. Ends a start that is under way. Raises ``OrderFailed`` if the process cannot be killed."""
+        self._stops_wanted[key] = self._stops_wanted.get(key, 0) + 1
+        try:
+            await self._carry(self._stop(key, grace_seconds))
+        finally:
+            self._stops_wanted[key] -= 1
+            if not self._stops_wanted[key]:
+                del self._stops_wanted[key]
+
+    async def erase(self, key: Key) -> None:
+        """See ``Driver.erase``."""
+        await self.stop(key, grace_seconds=0)
+        await self._carry(self._erase(key))
+
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+        """See ``Driver.rewrite``. Raises ``OrderFailed`` if the process was never started or the disk is full."""
+        await self._carry(self._rewrite(key, files, live_digest))
+
+    def admit(self, key: Key, order: int) -> bool:
+        """See ``Driver.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
+        record = self._ledger.get(key)
+        if record is None:
+            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
+        if order < record.last_order:
+            return False
+        if order > record.last_order:
+            try:
+                self._ledger.change(key, last_order=order)
+            except OSError as error:
+                raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
+        return True
+
+    async def _carry(self, work: Coroutine[None, None, None]) -> None:
+        """Have the work done whether or not the caller waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever ordered it may have stopped waiting
+
+    def _lock(self, key: Key | tuple[str, int]) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+    # Starting
+
+    async def _start(self, spec: ProcessSpec) -> None:
+        key, name = spec.key, spec.key[1]
+        async with self._lock(key):
+            if (unsure := self._unsure(key)) is not None:
+                raise OrderFailed(unsure)
+            record = self._ledger.get(key) or Record()
+            held = self._held.get(key)
+            if held is not None and not held.is_in(proc.stat(held.pid)):
+                await held.gone.wait()  # dead, and the event loop has not come round to it yet, or its children are dying
+                held = None
+            if held is not None:
+                if record.incarnation != spec.incarnation:
+                    raise OrderFailed(
+                        f"{name}: incarnation {record.incarnation} is alive (pid {held.pid}); it must be confirmed stopped before "
+                        f"incarnation {spec.incarnation} starts."
+                    )
+                if held.accepting:
+                    return
+                # Adopted, or left silent by an earlier call: not ours to kill. If it ends under our eyes, start anew.
+                await self._await_accepting(spec, held)
+                if held.accepting:
+                    return
+                if not held.gone.is_set():
+                    raise OrderFailed(f"{name}: pid {held.pid} is there but does not accept connections at {_endpoint(spec)}.")
+            if spec.incarnation < record.incarnation:
+                raise OrderFailed(f"{name}: incarnation {spec.incarnation} is older than the last, {record.incarnation}.")
+            # Two that want the same endpoint go one after the other: the second must not take the first's answer for its own.
+            async with self._lock((spec.address, spec.port)):
+                await self._start_anew(spec)
+
+    async def _start_anew(self, spec: ProcessSpec) -> None:
+        key, name = spec.key, spec.key[1]
+        try:
+            gated, log_offset = await asyncio.to_thread(self._launch, spec)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise OrderFailed(f"{name}: not started: {error.strerror or error}{where}.") from error
+        record = self._ledger.get(key)
+        assert record is not None
+        pidfd = proc.open_pidfd(record.pid, record.started_ticks)
+        assert pidfd is not None, "a child of ours is not reaped by anybody else"
+        held = _Held(key, record.pid, record.started_ticks, pidfd, log_offset=log_offset, adopted=False)
+        self._hold(held)
+        gated.release()
+        await self._await_accepting(spec, held)
+        if held.accepting:
+            return
+        ended_by_itself = held.gone.is_set()
+        if not ended_by_itself:
+            await self._end(held, grace_seconds=0)
+        if ended_by_itself:
+            why = (self._ledger.get(key) or record).problem or "ended"
+        elif key in self._stops_wanted:
+            why = "stopped while it was starting"
+        else:
+            said = await asyncio.to_thread(self._ledger.last_words, key, since=log_offset)
+            why = f"accepted no connections at {_endpoint(spec)} within {self._start_deadline_seconds:g} s: {said or 'no output'}"
+            self._remember(key, problem=why)
+        raise OrderFailed(f"{name}: {why}")
+
+    def _launch(self, spec: ProcessSpec) -> tuple[Gated, int]:
+        """Files, child, limits, record: in this order, in a thread. Raises ``OSError``, and then there is no child."""
+        key = spec.key
+        if shutil.which(spec.argv[0]) is None:
+            raise FileNotFoundError(2, "no such program", spec.argv[0])
+        if (taken := why_not_free(spec.address, spec.port)) is not None:
+            raise OSError(0, taken)
+        directory = self._ledger.make_directory(key)
+        files = self._ledger.write_files(key, spec.files)
+        argv = tuple(place(word, directory) for word in spec.argv)
+        log_fd = self._ledger.open_log(key)
+        try:
+            log_offset = os.fstat(log_fd).st_size
+            gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd)
+        finally:
+            os.close(log_fd)
+        groups: tuple[str, ...] = ()
+        try:
+            seen = proc.stat(gated.pid)
+            assert seen is not None
+            limits, groups = self._limits.confine(key, gated.pid, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
+            self._ledger.change(
+                key,
+                incarnation=spec.incarnation,
+                pid=gated.pid,
+                started_ticks=seen.started_ticks,
+                boot_id=proc.boot_id(),
+                argv=argv,
+                address=spec.address,
+                port=spec.port,
+                zone=spec.zone,
+                files=files,
+                live_digest=spec.live_digest,
+                boot_digest=spec.boot_digest,
+                limits=limits,
+                cgroups=groups,
+                problem=None,
+            )
+        except BaseException:
+            gated.abandon()
+            self._limits.release(groups)
+            raise
+        return gated, log_offset
+
+    async def _await_accepting(self, spec: ProcessSpec, held: _Held) -> None:
+        """Wait until it accepts connections, ends, is to be stopped, or the deadline passes; ``held`` tells which."""
+        deadline = self._clock.monotonic() + self._start_deadline_seconds
+        pause_seconds = 0.001
+        while not held.gone.is_set() and spec.key not in self._stops_wanted:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return
+            if await accepts(spec.address, spec.port, spec.probe, deadline_seconds=min(left, 0.5)):
+                held.accepting = not held.gone.is_set()
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 1.1, 0.02)
+
+    # Holding and ending
+
+    def _hold(self, held: _Held) -> None:
+        self._held[held.key] = held
+        asyncio.get_running_loop().add_reader(held.pidfd, self._ended, held)
+
+    def _ended(self, held: _Held) -> None:
+        """It has ended: learn how, kill what it left behind, reap, remember, tell."""
+        asyncio.get_running_loop().remove_reader(held.pidfd)
+        how = proc.ending(held.pidfd)
+        proc.kill_group(held.pidfd, held.pid, held.started_ticks)
+        os.close(held.pidfd)
+        held.ended = True
+        self._remember(held.key, pid=0, problem=None if held.unwanted else self._post_mortem(held, how))
+        if proc.reap_group(held.pid, block=False):
+            self._told(held)
+        else:
+            reaping = asyncio.get_running_loop().run_in_executor(None, functools.partial(proc.reap_group, held.pid, block=True))
+            reaping.add_done_callback(lambda _: self._told(held))
+
+    def _told(self, held: _Held) -> None:
+        if self._held.get(held.key) is held:
+            del self._held[held.key]
+        held.gone.set()
+        if not (held.accepting or held.adopted):
+            return
+        for callback in self._callbacks:
+            try:
+                callback(held.key)
+            except Exception:
+                _log.exception("A listener for the end of %s failed.", held.key[1])
+
+    def _post_mortem(self, held: _Held, how: proc.Ending) -> str:
+        record = self._ledger.get(held.key) or Record()
+        cause = "was killed for want of memory" if self._limits.out_of_memory(record.cgroups) else str(how)
+        said = self._ledger.last_words(held.key, since=held.log_offset, lines=1 if held.accepting or held.adopted else 3)
+        return f"{cause}: {said}" if said else cause
+
+    def _remember(self, key: Key, *, problem: str | None, pid: int | None = None) -> None:
+        """Note how things went. Best effort: the truth is in /proc, and a full disk must not keep us from telling."""
+        if self._ledger.get(key) is None:
+            return
+        changes: dict[str, object] = {"problem": problem} if pid is None else {"problem": problem, "pid": pid}
+        try:
+            self._ledger.change(key, **changes)
+        except OSError as error:
+            _log.warning("The record of %s could not be brought up to date: %s.", key[1], error.strerror)
+
+    async def _stop(self, key: Key, grace_seconds: float) -> None:
+        async with self._lock(key):
+            if (unsure := self._unsure(key)) is not None:
+                raise OrderFailed(unsure)
+            held = self._held.get(key)
+            if held is not None:
+                await self._end(held, grace_seconds=grace_seconds)
+
+    async def _end(self, held: _Held, *, grace_seconds: float) -> None:
+        held.unwanted = True
+        if grace_seconds > 0 and not held.ended:
+            proc.send_signal(held.pidfd, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(held.gone.wait(), grace_seconds)
+        if not held.gone.is_set():
+            if not held.ended:
+                proc.kill_group(held.pidfd, held.pid, held.started_ticks)
+            try:
+                await asyncio.wait_for(held.gone.wait(), _KILL_SECONDS)
+            except TimeoutError:
+                raise OrderFailed(f"{held.key[1]}: pid {held.pid} is still there {_KILL_SECONDS:g} s after SIGKILL.") from None
+
+    async def _erase(self, key: Key) -> None:
+        async with self._lock(key):
+            if key in self._held:
+                raise OrderFailed(f"{key[1]}: was started again while it was being erased.")
+            record = self._ledger.get(key) or Record()
+            try:
+                await asyncio.to_thread(self._limits.release, record.cgroups)
+                await asyncio.to_thread(self._ledger.forget, key)
+            except OSError as error:
+                raise OrderFailed(f"{key[1]}: not erased: {error.strerror} ({error.filename}).") from error
+
+    async def _rewrite(self, key: Key, files: Mapping[str, File], live_digest: str | None) -> None:
+        async with self._lock(key):
+            if self._ledger.get(key) is None:
+                raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite.")
+            try:
+                names = await asyncio.to_thread(self._ledger.write_files, key, files)
+                self._ledger.change(key, files=names, live_digest=live_digest)
+            except OSError as error:
+                raise OrderFailed(f"{key[1]}: its files were not rewritten: {error.strerror} ({error.filename}).") from error
+
+
+def _endpoint(spec: ProcessSpec) -> str:
+    return f"{spec.address}:{spec.port}"

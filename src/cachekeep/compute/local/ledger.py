@@ -1,0 +1,207 @@
+"""What the driver remembers on disk: one directory for each process, with one record in it.
+
+``nodes/<uid>/<name>/process.json`` is replaced atomically at every change. It is not synced: it has to survive the death of the
+control plane, and after a power cut there are no processes left to be known by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cachekeep.compute.contract import File, Key
+from cachekeep.errors import OrderFailed
+
+_RECORD = "process.json"
+_LOG = "log"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_GONE = ".gone-"
+_LOG_KEPT_BYTES = 4 << 20
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as it was started. ``pid`` 0: none was, or it is confirmed gone."""
+
+    incarnation: int = 0
+    pid: int = 0
+    started_ticks: int = 0
+    boot_id: str = ""
+    argv: tuple[str, ...] = ()
+    address: str = ""
+    port: int = 0
+    zone: str = ""
+    files: tuple[str, ...] = ()
+    live_digest: str | None = None
+    boot_digest: str | None = None
+    last_order: int = 0
+    limits: str = ""
+    cgroups: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def place(text: str, directory: Path) -> str:
+    """Put the process's own directory where ``{dir}`` stands."""
+    return text.replace("{dir}", str(directory))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Have ``path`` hold ``content`` in full, mode 0600, or as it was. Raises ``OSError``."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        os.replace(draft, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+class Ledger:
+    """The records of all processes, in memory and on disk; safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._records: dict[Key, Record] = {}
+        self._lock = threading.Lock()
+
+    def load(self) -> dict[Key, Path]:
+        """Read every record, finish erasures that were cut short. Returns the directories whose record cannot be read."""
+        unreadable: dict[Key, Path] = {}
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self.root.glob(f"*/{_GONE}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for path in self.root.glob(f"*/*/{_RECORD}"):
+            key = (path.parent.parent.name, path.parent.name)
+            try:
+                self._records[key] = msgspec.json.decode(path.read_bytes(), type=Record)
+            except msgspec.DecodeError:
+                unreadable[key] = path.parent
+        return unreadable
+
+    def get(self, key: Key) -> Record | None:
+        """The record of a process, if it was ever started."""
+        return self._records.get(key)
+
+    def known(self) -> list[Key]:
+        """All processes on record."""
+        return list(self._records)
+
+    def change(self, key: Key, **changes: Any) -> Record:
+        """Change fields of a record (made if there is none), on disk first. Raises ``OSError`` and changes nothing."""
+        with self._lock:
+            record = msgspec.structs.replace(self._records.get(key) or Record(), **changes)
+            write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record))
+            self._records[key] = record
+            return record
+
+    def directory(self, key: Key) -> Path:
+        """The directory of a process. Raises ``OrderFailed`` for a name that could lead anywhere else."""
+        uid, name = key
+        if not _SAFE_NAME.fullmatch(uid) or not _SAFE_NAME.fullmatch(name):
+            raise OrderFailed(f"{uid}/{name}: not a name that a directory can have.")
+        return self.root / uid / name
+
+    def make_directory(self, key: Key) -> Path:
+        """Have the directory of a process, for nobody else's eyes. Raises ``OSError``."""
+        directory = self.directory(key)
+        for attempt in range(3):
+            try:
+                for path in (directory.parent, directory):
+                    path.mkdir(mode=0o700, exist_ok=True)
+                break
+            except FileNotFoundError:  # a sibling's erasure took the parent away in between
+                if attempt == 2:
+                    raise
+        return directory
+
+    def write_files(self, key: Key, files: Mapping[str, File]) -> tuple[str, ...]:
+        """Write files into the directory of a process, each atomically. Returns the names of all its files. Raises ``OSError``."""
+        directory = self.directory(key)
+        for name, file in files.items():
+            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _LOG):
+                raise OrderFailed(f"{name}: not a name that a process's own file can have.")
+            write_atomically(directory / name, place(file.text, directory).encode())
+        record = self.get(key) or Record()
+        return tuple(dict.fromkeys([*record.files, *files]))
+
+    def open_log(self, key: Key) -> int:
+        """A descriptor to append to the log. A log that has grown long is put aside first, and the one before it goes."""
+        path = self.directory(key) / _LOG
+        try:
+            if path.stat().st_size > _LOG_KEPT_BYTES:
+                os.replace(path, path.with_name("log.1"))
+        except FileNotFoundError:
+            pass
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def last_words(self, key: Key, *, since: int = 0, lines: int = 3) -> str:
+        """The last lines of the log after byte ``since``, on one line, without what stands in the process's secret files.
+
+        Servers quote the line of their configuration that they refuse, and that line may hold a password.
+        """
+        directory = self.directory(key)
+        try:
+            with open(directory / _LOG, "rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(since, end - 8192))
+                said = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+        except FileNotFoundError:
+            return ""
+        said = [line for line in said if line][-lines:]
+        for name in (self.get(key) or Record()).files:
+            try:
+                secrets = (directory / name).read_text(errors="replace").splitlines()
+            except FileNotFoundError:
+                continue
+            for secret in (text.strip() for text in secrets):
+                if len(secret) >= 8:
+                    said = [line.replace(secret, f"{secret.split()[0][:16]} …") for line in said]
+        return " | ".join(said)
+
+    def forget(self, key: Key) -> None:
+        """Remove the directory of a process and its record. Raises ``OSError``."""
+        directory = self.directory(key)
+        gone = directory.with_name(_GONE + directory.name)
+        with self._lock:
+            # Renamed first: whatever happens from here on, nobody takes half a directory for a process's own.
+            try:
+                shutil.rmtree(gone, ignore_errors=True)
+                os.rename(directory, gone)
+            except FileNotFoundError:
+                pass
+            self._records.pop(key, None)
+        _remove_tree(gone)
+        try:
+            directory.parent.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a tree, even while the last of its writers is being killed."""
+    for _ in range(5):
+        try:
+            shutil.rmtree(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+    shutil.rmtree(path)
