@@ -10,41 +10,54 @@ from pathlib import Path
 import pytest
 
 CONFTEST = Path(__file__).parent.parent / "conftest.py"
+SKIPS = """
+import pytest
+
+def test_in_a_test():
+    pytest.skip("needs valkey-server")
+
+@pytest.fixture
+def engine():
+    pytest.skip("needs root")
+
+def test_in_a_fixture(engine): pass
+
+@pytest.mark.skipif(True, reason="needs root")
+def test_by_a_mark(): pass
+
+def test_for_another_reason():
+    pytest.skip("only on other platforms")
+"""
+MODULE_SKIPS = "import pytest\npytest.skip('needs nft', allow_module_level=True)\n"
 
 
 def run(directory: Path, body: str, no_skip: str) -> subprocess.CompletedProcess[str]:
     (directory / "conftest.py").write_text(CONFTEST.read_text())
-    (directory / "test_it.py").write_text("import pytest\n" + body)
+    (directory / "test_it.py").write_text(body)
     (directory / "pytest.ini").write_text("[pytest]\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "CACHEKEEP_TEST"))}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"],
         cwd=directory,
-        env=environment | {"CACHEKEEP_TEST_NO_SKIP": no_skip},
+        env=environment | {"CACHEKEEP_TEST_NO_SKIP": no_skip, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-SKIPS = {
-    "in a test": "def test_one():\n    pytest.skip('needs valkey-server')\n",
-    "in a fixture": "@pytest.fixture\ndef engine():\n    pytest.skip('needs root')\ndef test_one(engine): pass\n",
-    "by a mark": "@pytest.mark.skipif(True, reason='needs root')\ndef test_one(): pass\n",
-    "of a module": "pytest.skip('needs nft', allow_module_level=True)\n",
-}
+def test_a_skip_for_want_of_something_fails_where_nothing_may_be_missing(tmp_path: Path) -> None:
+    done = run(tmp_path, SKIPS, "1")
+    assert "1 failed, 1 skipped, 2 errors" in done.stdout, done.stdout
+    assert done.returncode == 1
+    assert "CACHEKEEP_TEST_NO_SKIP is set): needs valkey-server" in done.stdout
 
 
-@pytest.mark.parametrize("body", SKIPS.values(), ids=SKIPS.keys())
-def test_a_skip_for_want_of_something_fails_only_where_nothing_may_be_missing(tmp_path: Path, body: str) -> None:
-    strict = run(tmp_path, body, "1")
-    assert strict.returncode == 1, strict.stdout
-    assert "needs" in strict.stdout
-    relaxed = run(tmp_path, body + "\ndef test_two(): pass\n", "")
-    assert relaxed.returncode in (0, 5), relaxed.stdout  # 5: a module that skipped itself has no tests
+@pytest.mark.parametrize(("no_skip", "code"), [("1", 1), ("", 5)])
+def test_nor_may_a_whole_module(tmp_path: Path, no_skip: str, code: int) -> None:
+    assert run(tmp_path, MODULE_SKIPS, no_skip).returncode == code
 
 
-def test_a_skip_for_another_reason_stays_a_skip(tmp_path: Path) -> None:
-    done = run(tmp_path, "def test_one():\n    pytest.skip('only on other platforms')\n", "1")
-    assert done.returncode == 0, done.stdout
-    assert "1 skipped" in done.stdout
+def test_elsewhere_a_skip_is_a_skip(tmp_path: Path) -> None:
+    done = run(tmp_path, SKIPS, "")
+    assert (done.returncode, "4 skipped" in done.stdout) == (0, True), done.stdout

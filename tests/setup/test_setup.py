@@ -327,7 +327,7 @@ def test_the_second_run_does_nothing_until_the_lock_changes(
 
 def test_an_interrupted_installation_is_done_again(setup_script: ModuleType, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout(setup_script, world.home, monkeypatch)
-    world.play("uv", f"mkdir -p .venv/bin; ln -sf {sys.executable} .venv/bin/python; kill -INT $PPID; sleep 10")
+    world.play("uv", f"mkdir -p .venv/bin; ln -sf {sys.executable} .venv/bin/python; kill -INT $PPID; exec sleep 10")
     (world.home / "tools").mkdir()
     (world.home / "tools" / "setup.py").write_text((ROOT / "tools" / "setup.py").read_text())
     (world.home / "src").symlink_to(ROOT / "src")

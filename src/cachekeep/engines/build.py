@@ -21,10 +21,11 @@ import msgspec
 
 from cachekeep.engines.aptsources import Source, source_text, sources_of, stanzas
 from cachekeep.engines.catalogue import Build, Numbers, numbers
-from cachekeep.engines.installed import probe
+from cachekeep.engines.installed import probe, with_tools
 from cachekeep.errors import EngineMissing
 
 _HALF_MADE = ".making-"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -141,7 +142,7 @@ def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Bui
         final = builds_dir / f"{engine}-{version}"
         if final.exists():
             progress(Progress("ready", f"{engine} {version} is installed already", 100))
-            return probe(final / Path(recipe.programs[0]).name)
+            return with_tools(probe(final / Path(recipe.programs[0]).name))
         source = _fetch_source(apt, engine, own_version, work, progress)
         _compile(recipe, source, progress)
         kept = _keep(recipe, source, work / "kept")
@@ -151,7 +152,7 @@ def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Bui
         os.sync()
         kept.rename(final)
         progress(Progress("ready", f"{engine} {version} is installed in {final}", 100))
-        return msgspec.structs.replace(built, server=str(final / Path(built.server).name))
+        return with_tools(msgspec.structs.replace(built, server=str(final / Path(built.server).name)))
 
 
 @contextlib.contextmanager
@@ -286,7 +287,7 @@ def _run(command: Sequence[str], directory: Path, stage: str, progress: Tell, *,
     assert process.stdout is not None
     try:
         for raw in process.stdout:
-            line = raw.decode(errors="replace").rstrip()
+            line = _COLOUR.sub("", raw.decode(errors="replace")).strip()
             if line:
                 last = [*last[-11:], line]
                 progress(Progress(stage, line))

@@ -53,7 +53,7 @@ def discover(search_dirs: Iterable[Path] = (), state_dir: Path | None = None) ->
             broken[path] = str(error)
     if cache_file is not None and seen != known:
         _write_cache(cache_file, seen)
-    builds = sorted((_with_tools(held.build) for held in seen.values()), key=lambda b: (b.engine, b.numbers, b.tls))
+    builds = sorted((with_tools(held.build) for held in seen.values()), key=lambda b: (b.engine, b.numbers, b.tls))
     return Catalogue(tuple(builds), broken)
 
 
@@ -143,7 +143,7 @@ def _wheel_directories() -> list[Path]:
     return found
 
 
-def _with_tools(build: Build) -> Build:
+def with_tools(build: Build) -> Build:
     """The command-line tools: the build's own if it brought them, else any of the same kin on PATH."""
     if build.engine == "memcached":
         return build
