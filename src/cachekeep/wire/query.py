@@ -40,12 +40,16 @@ def tree(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """``A.B.1=x`` as nested dictionaries. A name that is both a value and a prefix keeps its value under the empty name."""
     root: dict[str, Any] = {}
     for name, value in pairs:
+        if not name:
+            continue
         if "." not in name:
             node, last = root, name
         else:
             *parents, last = name.split(".", DEPTH_MAX + 1)
             if len(parents) > DEPTH_MAX:
                 raise Malformed(f"names of at most {DEPTH_MAX} levels").inside(name[:80])
+            if not (last and all(parents)):
+                continue  # ``A..1``: no parameter has such a name, and the empty name is taken
             node = root
             for parent in parents:
                 below = node.get(parent)
