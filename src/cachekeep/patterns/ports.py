@@ -1,0 +1,306 @@
+"""The two ways to wait: blocking threads, or an event loop.
+
+Everything in this library that talks to a server is written once, as `async def`. A `Port` supplies the few verbs that wait. Under
+`Threads` every verb blocks and returns, so a coroutine never suspends and `run` drives it to its end in one step; under `Loop` the
+same coroutine is awaited in the ordinary way. (The same trick as in edgedb-python; decision 0010.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine whose waits all block (`Threads`), without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        value: T = finished.value
+        return value
+    coroutine.close()
+    raise RuntimeError("a loader or client given to the blocking API wants an event loop; use the Async class")
+
+
+class Latch(Protocol):
+    """Opens once; whoever waits goes on."""
+
+    def open(self) -> None: ...
+    async def passed(self, timeout_seconds: float | None = None) -> bool: ...
+
+
+class Turnstile(Protocol):
+    """At most so many inside at once."""
+
+    async def enter(self, timeout_seconds: float) -> bool: ...
+    def leave(self) -> None: ...
+
+
+class Port(Protocol):
+    blocking: bool
+
+    async def sleep(self, seconds: float) -> None: ...
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The user's own function, plain or (under `Loop`) async."""
+
+    def latch(self) -> Latch: ...
+    def turnstile(self, places: int) -> Turnstile: ...
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """In the background; its errors are its own business."""
+
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """To the end, even if the caller is cancelled meanwhile: others may be waiting for it."""
+        ...
+
+    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+        """Call `beat` again and again until it answers False or the returned function is called."""
+
+
+# --------------------------------------------------------------------------- threads
+
+
+class _ThreadLatch:
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def passed(self, timeout_seconds: float | None = None) -> bool:
+        return self._event.wait(timeout_seconds)
+
+
+class _ThreadTurnstile:
+    def __init__(self, places: int) -> None:
+        self._places = threading.Semaphore(places)
+
+    async def enter(self, timeout_seconds: float) -> bool:
+        return self._places.acquire(timeout=timeout_seconds)
+
+    def leave(self) -> None:
+        self._places.release()
+
+
+class _Pulse:
+    """One thread that beats for every lease held in this process; idle when none is. Survives a fork by starting anew."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._beats: dict[object, tuple[float, float, Callable[[], Coroutine[Any, Any, bool]]]] = {}
+        self._busy = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def add(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+        if os.getpid() != self._pid:  # a pre-forking server: the thread stayed in the parent
+            self._reset()
+        ticket = object()
+        self._beats[ticket] = (time.monotonic() + seconds, seconds, beat)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="cachekeep-pulse", daemon=True)
+                    self._thread.start()
+        if not self._busy.is_set():
+            self._busy.set()
+        return lambda: self._beats.pop(ticket, None) and None
+
+    def _run(self) -> None:
+        while True:
+            self._busy.wait()
+            shortest = 1.0
+            for ticket, (due, seconds, beat) in list(self._beats.items()):
+                shortest = min(shortest, seconds)
+                if time.monotonic() < due:
+                    continue
+                goes_on = True  # an error is no answer: the next beat may get through
+                with contextlib.suppress(Exception):
+                    goes_on = run(beat())
+                if not goes_on:
+                    self._beats.pop(ticket, None)
+                elif ticket in self._beats:
+                    self._beats[ticket] = (time.monotonic() + seconds, seconds, beat)
+            time.sleep(shortest / 4)
+            if not self._beats:
+                self._busy.clear()
+                if self._beats:  # somebody came between the look and the clear
+                    self._busy.set()
+
+
+class Threads:
+    """Blocking: every verb returns only when it is done."""
+
+    blocking = True
+    _pulse = _Pulse()
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - never runs on an event loop
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        result = function(*args)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(f"{function!r} is async; use AsyncCache for async loaders")
+        return result
+
+    def latch(self) -> Latch:
+        return _ThreadLatch()
+
+    def turnstile(self, places: int) -> Turnstile:
+        return _ThreadTurnstile(places)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        def body() -> None:
+            with contextlib.suppress(Exception):
+                run(work())
+
+        threading.Thread(target=body, name="cachekeep-refresh", daemon=True).start()
+
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        return await work
+
+    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+        return self._pulse.add(seconds, beat)
+
+
+# --------------------------------------------------------------------------- event loop
+
+
+class _LoopLatch:
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def passed(self, timeout_seconds: float | None = None) -> bool:
+        if timeout_seconds is None:
+            return await self._event.wait()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._event.wait()
+        except TimeoutError:
+            return False
+
+
+class _LoopTurnstile:
+    def __init__(self, places: int) -> None:
+        self._places = asyncio.Semaphore(places)
+
+    async def enter(self, timeout_seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._places.acquire()
+        except TimeoutError:
+            return False
+
+    def leave(self) -> None:
+        self._places.release()
+
+
+class Loop:
+    """One event loop. Background work is held here, so that it is not collected half done."""
+
+    blocking = False
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    def latch(self) -> Latch:
+        return _LoopLatch()
+
+    def turnstile(self, places: int) -> Turnstile:
+        return _LoopTurnstile(places)
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: nobody may be left to await it
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._keep(work())
+
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.shield(self._keep(work))
+
+    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        stopped = False
+        handle: asyncio.TimerHandle
+
+        async def turn() -> None:
+            nonlocal handle
+            goes_on = True  # an error is no answer: the next beat may get through
+            with contextlib.suppress(Exception):
+                goes_on = await beat()
+            if goes_on and not stopped:
+                handle = loop.call_later(seconds, fire)
+
+        def fire() -> None:
+            self._keep(turn())
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+            handle.cancel()
+
+        handle = loop.call_later(seconds, fire)
+        return stop
+
+
+@contextmanager
+def blocking_context(enter: Coroutine[Any, Any, T], leave: Callable[[T, bool], Awaitable[Any]]) -> Iterator[T]:
+    """A `with` block out of two coroutines; `leave` learns whether the block succeeded."""
+    value = run(enter)
+    try:
+        yield value
+    except BaseException:
+        run(_as_coroutine(leave(value, False)))
+        raise
+    run(_as_coroutine(leave(value, True)))
+
+
+@asynccontextmanager
+async def loop_context(enter: Coroutine[Any, Any, T], leave: Callable[[T, bool], Awaitable[Any]]) -> AsyncIterator[T]:
+    """An `async with` block out of two coroutines."""
+    value = await enter
+    try:
+        yield value
+    except BaseException:
+        await leave(value, False)
+        raise
+    await leave(value, True)
+
+
+async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -1,0 +1,34 @@
+"""The door between the patterns and a cache server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Store(Protocol):
+    """``down`` are the errors that mean "could not be asked" (they open the breaker); ``refused`` those that mean "asked, and no"."""
+
+    down: tuple[type[BaseException], ...]
+    refused: tuple[type[BaseException], ...]
+
+    async def read(self, key: str) -> bytes | None: ...
+
+    async def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The first key is read before or together with the others: an entry must not be older than the tags it is judged by."""
+        ...
+
+    async def swap(self, key: str, expected: bytes | None, new: bytes | None, ttl_seconds: float) -> bool:
+        """Put ``new`` in place if what is there begins with ``expected`` (None: nothing there). ``new=None`` deletes."""
+        ...
+
+    async def relabel(self, key: str, expected: bytes, header: bytes, ttl_seconds: float) -> bool:
+        """Exchange the header alone; value and expiry stay as they are."""
+        ...
+
+    async def swap_many(self, swaps: Sequence[tuple[str, bytes | None, bytes | None, float]]) -> list[bool]: ...
+
+    async def drop(self, keys: Sequence[str]) -> None:
+        """Delete each key, unless a barrier stands there: that is tainted and stays."""
+        ...
