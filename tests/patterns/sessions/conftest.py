@@ -1,0 +1,138 @@
+"""Real engines on private loopback addresses, one fresh database per test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+import valkey.asyncio
+
+from cachekeep.patterns.sessions import AsyncSessionStore, Policy, Retry, SessionStore
+
+ENGINES = [name for name in ("valkey-server", "redis-server") if shutil.which(name)]
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(valkey.exceptions.ValkeyError, OSError):
+            if value := condition():
+                return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen in {seconds} s")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    # Cluster mode's bus is at port + 10000, so stay below 55535.
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 50000:
+            return port
+        for port in range(20000 + os.getpid() % 9000, 32000):
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+
+@dataclass
+class Engine:
+    process: subprocess.Popen[bytes]
+    address: str
+    port: int
+
+    def client(self, **options: Any) -> valkey.Valkey:
+        return valkey.Valkey(self.address, self.port, socket_timeout=5, **options)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
+    started: list[Engine] = []
+
+    def start(program: str, *options: str, address: str = "127.0.0.1", port: int | None = None) -> Engine:
+        directory: Path = tmp_path_factory.mktemp("engine")
+        port = port or free_port()
+        base = ["--port", str(port), "--dir", str(directory), "--save", "", "--daemonize", "no"]
+        if "--bind" not in options:
+            base += ["--bind", address]
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen([program, *base, *options], stdout=log, stderr=log)
+        engine = Engine(process, address, port)
+        started.append(engine)
+        wait_for(lambda: engine.client().ping(), f"start of {program}")
+        return engine
+
+    yield start
+    for engine in started:
+        if engine.process.poll() is None:
+            engine.kill()
+
+
+@pytest.fixture(scope="session", params=ENGINES or [pytest.param("none", marks=pytest.mark.skip("needs an engine"))])
+def engine(request: pytest.FixtureRequest, start_engine: Callable[..., Engine]) -> Engine:
+    return start_engine(request.param)
+
+
+@pytest.fixture
+def server(engine: Engine) -> Engine:
+    engine.client().flushall()
+    return engine
+
+
+@pytest.fixture
+def client(server: Engine) -> Iterator[valkey.Valkey]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: valkey.Valkey) -> SessionStore:
+    return SessionStore(client)
+
+
+@pytest.fixture
+async def async_store(server: Engine) -> Any:
+    async with valkey.asyncio.Valkey(host=server.address, port=server.port, socket_timeout=5) as client:
+        yield AsyncSessionStore(client)
+
+
+@pytest.fixture(scope="session", params=ENGINES or [pytest.param("none", marks=pytest.mark.skip("needs an engine"))])
+def cluster(request: pytest.FixtureRequest, start_engine: Callable[..., Engine]) -> list[Engine]:
+    """Three primaries, no replicas."""
+    nodes = [start_engine(request.param, "--cluster-enabled", "yes") for _ in range(3)]
+    for at, node in enumerate(nodes):
+        last = 16383 if at == 2 else (at + 1) * 5461 - 1
+        node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", at * 5461, last)
+    for node in nodes[1:]:
+        nodes[0].client().execute_command("CLUSTER", "MEET", node.address, node.port)
+    for node in nodes:
+        wait_for(lambda node=node: node.client().cluster("info")["cluster_state"] == "ok", "the cluster's forming")
+        wait_for(lambda node=node: len(node.client().cluster("nodes")) == 3, "the nodes' acquaintance")
+    return nodes
+
+
+@pytest.fixture
+def eager() -> Callable[..., SessionStore]:
+    """A store with its own policy over a client."""
+
+    def make(client: Any, **policy: Any) -> SessionStore:
+        return SessionStore(client, Policy(**policy), Retry(deadline_seconds=10))
+
+    return make
