@@ -1,0 +1,219 @@
+"""From ElastiCache's parameters to the settings of a real server, and which of them a running one can change.
+
+Nothing is passed on blindly: a table says which engine version knows a name, and what stays behind has a reason in
+``Settings.left_out``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import msgspec
+
+from cachekeep.engines.node_types import NodeType, node_type
+from cachekeep.engines.parameters import defaults, family_of, node_type_value, parameters
+from cachekeep.model import Cache, Node
+
+_MIB = 1024 * 1024
+
+_Version = tuple[int, int]
+
+# ElastiCache's name is the server's name; these engines know it from these versions on (Redis, Valkey; None: not at all).
+_ALWAYS: tuple[_Version, _Version] = ((0, 0), (0, 0))
+_EVERYWHERE = (
+    "active-defrag-cycle-max active-defrag-cycle-min active-defrag-ignore-bytes active-defrag-threshold-lower "
+    "active-defrag-threshold-upper activerehashing client-query-buffer-limit cluster-require-full-coverage databases "
+    "hash-max-ziplist-entries hash-max-ziplist-value hll-sparse-max-bytes lazyfree-lazy-eviction lazyfree-lazy-expire "
+    "lazyfree-lazy-server-del lfu-decay-time lfu-log-factor list-compress-depth list-max-ziplist-size lua-time-limit "
+    "maxclients maxmemory-policy maxmemory-samples min-slaves-max-lag min-slaves-to-write notify-keyspace-events "
+    "proto-max-bulk-len repl-backlog-size repl-backlog-ttl repl-timeout set-max-intset-entries "
+    "slowlog-log-slower-than slowlog-max-len tcp-keepalive timeout zset-max-ziplist-entries zset-max-ziplist-value"
+)
+_KNOWN_SINCE: dict[str, tuple[_Version | None, _Version | None]] = {
+    **dict.fromkeys(_EVERYWHERE.split(), _ALWAYS),
+    "active-defrag-max-scan-fields": ((5, 0), (0, 0)),
+    "min-replicas-max-lag": ((5, 0), (0, 0)),
+    "min-replicas-to-write": ((5, 0), (0, 0)),
+    "replica-ignore-maxmemory": ((5, 0), (0, 0)),
+    "stream-node-max-bytes": ((5, 0), (0, 0)),
+    "stream-node-max-entries": ((5, 0), (0, 0)),
+    "active-expire-effort": ((6, 0), (0, 0)),
+    "acllog-max-len": ((6, 0), (0, 0)),
+    "cluster-allow-reads-when-down": ((6, 0), (0, 0)),
+    "lazyfree-lazy-user-del": ((6, 0), (0, 0)),
+    "tracking-table-max-keys": ((6, 0), (0, 0)),
+    "acl-pubsub-default": ((6, 2), (0, 0)),
+    "cluster-allow-pubsubshard-when-down": ((7, 0), (0, 0)),
+    "hash-max-listpack-entries": ((7, 0), (0, 0)),
+    "hash-max-listpack-value": ((7, 0), (0, 0)),
+    "latency-tracking": ((7, 0), (0, 0)),
+    "zset-max-listpack-entries": ((7, 0), (0, 0)),
+    "zset-max-listpack-value": ((7, 0), (0, 0)),
+    "extended-redis-compatibility": (None, (8, 0)),
+    "commandlog-large-reply-max-len": (None, (8, 1)),
+    "commandlog-large-request-max-len": (None, (8, 1)),
+    "commandlog-reply-larger-than": (None, (8, 1)),
+    "commandlog-request-larger-than": (None, (8, 1)),
+    "cluster-databases": (None, (9, 0)),
+}
+_LEFT_OUT: dict[str, str] = {
+    "activedefrag": "needs a server built with the engine's own jemalloc; distributions build with the system's",
+    "appendonly": "ElastiCache runs without an append-only file",
+    "appendfsync": "ElastiCache runs without an append-only file",
+    "close-on-replica-write": "only ElastiCache's own engine can do this; others answer READONLY and stay connected",
+    "close-on-slave-write": "only ElastiCache's own engine can do this; others answer READONLY and stay connected",
+    "rename-commands": "a renamed command breaks replication on the engines that there are",
+    "search-default-timeout-ms": "needs the search module",
+    "search-enable-partial-results": "needs the search module",
+    "search-fanout-target-mode": "needs the search module",
+    "list-max-ziplist-entries": "gone from engines since 3.2",
+    "list-max-ziplist-value": "gone from engines since 3.2",
+    "lua-replicate-commands": "gone from engines since 7.0, where scripts always replicate their effects",
+    "replica-allow-chaining": "decides who may be followed, which Cachekeep does itself",
+    "slave-allow-chaining": "decides who may be followed, which Cachekeep does itself",
+    "replica-lazy-flush": "is set by Cachekeep itself",
+}
+# The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's life.
+_BOOT = {"activerehashing", "databases", "cluster-databases", "maxclients", "acl-pubsub-default"}
+_CLUSTER_ONLY = {"cluster-databases"}
+_OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's server shall run with. Memcached's names are ElastiCache's; ``launch`` turns them into arguments."""
+
+    live: dict[str, str]
+    """What a running server can change (``CONFIG SET``)."""
+    boot: dict[str, str]
+    """What only a restart changes."""
+    left_out: dict[str, str]
+    """Parameter → why it does not reach the server."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the node's process may use of the machine."""
+
+    memory_bytes: int
+    cpus: float
+
+
+def settings(cache: Cache, node: Node) -> Settings:
+    """The settings of ``node`` in ``cache``. Raises KeyError for a node type that is not in the table."""
+    machine = _machine(node)
+    values = _values(cache, node, machine)
+    if node.engine == "memcached":
+        return Settings(live={}, boot=values, left_out={})
+    live: dict[str, str] = {"maxmemory": str(maxmemory(values, machine)), **_buffer_limits(values)} | _OUR_OWN_LIVE
+    boot: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for name, value in values.items():
+        if name in _MAPPED or name.startswith("client-output-buffer-limit-"):
+            continue
+        if name in _CLUSTER_ONLY and cache.wanted.cluster_mode != "enabled":
+            left_out[name] = "only with cluster mode"
+        elif (reason := _unknown(name, node)) is not None:
+            left_out[name] = reason
+        else:
+            (boot if name in _BOOT else live)[name] = value
+    if cache.wanted.cluster_mode == "enabled":
+        boot["cluster-enabled"] = "yes"
+        if _version(node) >= (7, 0):
+            live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
+    return Settings(live=live, boot=boot, left_out=left_out)
+
+
+_MAPPED = {"maxmemory", "reserved-memory", "reserved-memory-percent", "cluster-enabled", "cluster-preferred-endpoint-type"}
+
+
+def maxmemory(values: dict[str, str], machine: NodeType) -> int:
+    """Bytes that the server may fill with data: the node type's, less what is reserved [AWS: Managing reserved memory].
+
+    ``reserved-memory`` (bytes) wins where it is not 0, as the percentage always has a default.
+    """
+    reserved = int(values.get("reserved-memory", "0"))
+    if reserved:
+        return max(machine.maxmemory - reserved, 1)  # 0 would mean "no limit"
+    percent = int(values.get("reserved-memory-percent", "0"))
+    return max(machine.maxmemory * (100 - percent) // 100, 1)
+
+
+def limits(node: Node) -> Limits:
+    """What the process may use: its data, and room for replication buffers, fragmentation and what a fork copies.
+
+    ElastiCache's machines have a fifth to a half more memory than ``maxmemory``; a quarter here, and 64 MiB for the program itself.
+    """
+    machine = _machine(node)
+    data = (machine.cache_mb or 0) * _MIB if node.engine == "memcached" else machine.maxmemory
+    return Limits(data + data // 4 + 64 * _MIB, float(machine.vcpu))
+
+
+def live_digest(cache: Cache, node: Node) -> str:
+    """Of the settings that a running server can change: equal digests, nothing to configure."""
+    return _digest(settings(cache, node).live)
+
+
+def boot_digest(cache: Cache, node: Node) -> str:
+    """Of the settings that only a restart changes."""
+    return _digest(settings(cache, node).boot)
+
+
+def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
+    """Whether the process runs with boot settings other than those it should have (``ParameterApplyStatus: pending-reboot``)."""
+    return boot_digest(cache, node) != boot_digest_seen
+
+
+def _digest(values: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _machine(node: Node) -> NodeType:
+    machine = node_type(node.node_type)
+    if machine is None:
+        raise KeyError(f"{node.node_type} is not a node type")
+    return machine
+
+
+def _values(cache: Cache, node: Node, machine: NodeType) -> dict[str, str]:
+    """Every parameter of the node's own family: default, node type's value, or the group's.
+
+    Right after an engine upgrade the group may still be of the old family: names that the new one lacks are not for this server.
+    """
+    family = family_of(node.engine, node.version)
+    known = parameters(family)
+    by_type = {name: value for name in known if (value := node_type_value(name, machine)) is not None}
+    chosen = {name: value for name, value in cache.wanted.parameters.items() if name in known}
+    if "reserved-memory-percent" in chosen:
+        chosen["reserved-memory"] = "0"
+    return defaults(family) | by_type | chosen
+
+
+def _unknown(name: str, node: Node) -> str | None:
+    """Why the server does not know the parameter; None if it does."""
+    if name in _LEFT_OUT:
+        return _LEFT_OUT[name]
+    redis, valkey = _KNOWN_SINCE.get(name, (None, None))
+    since = redis if node.engine == "redis" else valkey
+    if since is None:
+        return f"{node.engine} has no such setting"
+    return None if _version(node) >= since else f"{node.engine} knows it from {since[0]}.{since[1]} on"
+
+
+def _version(node: Node) -> _Version:
+    """Redis 7.1 exists at AWS only and is served by 7.0: nothing in the tables starts at 7.1."""
+    major, minor = (*node.version.split("."), "0")[:2]
+    return int(major), int(minor)
+
+
+def _buffer_limits(values: dict[str, str]) -> dict[str, str]:
+    """ElastiCache splits ``client-output-buffer-limit`` into nine names: put them together again."""
+    classes = []
+    for name in ("normal", "replica", "pubsub"):
+        parts = [_buffer_limit(values, name, kind) for kind in ("hard-limit", "soft-limit", "soft-seconds")]
+        classes.append(f"{name} {' '.join(parts)}")
+    return {"client-output-buffer-limit": " ".join(classes)}
+
+
+def _buffer_limit(values: dict[str, str], client: str, kind: str) -> str:
+    names = [f"client-output-buffer-limit-{c}-{kind}" for c in ((client, "slave") if client == "replica" else (client,))]
+    return next((values[n] for n in names if n in values), "0")

@@ -1,0 +1,253 @@
+"""How a node's server is started: arguments, files, and who may do what on it.
+
+A Valkey or Redis server starts as a replica of nobody: of a port at its own address where nothing listens. So a fresh or restarted
+process takes no writes and feeds no replica until it has been ordered to lead (pitfall: the old primary comes back and overwrites
+the new one). ``{dir}`` stands for the process's own directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from cachekeep.engines.catalogue import Build
+from cachekeep.engines.config import Settings, boot_digest, limits, live_digest, settings
+from cachekeep.model import Cache, Node
+
+ADMIN = "cachekeep-admin"
+NOBODY_PORT = 1
+"""A replica told to follow its own address at this port follows nobody."""
+SLOTS = 16384
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver needs to start a node's process, but for where and as whom."""
+
+    argv: tuple[str, ...]
+    files: dict[str, tuple[str, bool]]
+    """Name → (text, whether it is secret)."""
+    env: dict[str, str] = {}
+    probe: Literal["resp", "memcached"]
+    memory_bytes: int
+    cpus: float
+    live_digest: str
+    boot_digest: str
+
+
+def launch(
+    build: Build,
+    cache: Cache,
+    node: Node,
+    *,
+    users: Sequence[str] = (),
+    run_as: str | None = None,
+    open_files: int | None = None,
+) -> Launch:
+    """The launch of ``node`` by ``build``.
+
+    ``users``: ACL lines (``default on nopass …``) in place of the default user that ElastiCache gives a cache without AUTH or RBAC.
+    ``run_as``: the account to which Memcached changes, which must be given where it is started by root.
+    ``open_files``: the limit that the process will run under; Memcached does not start if it allows more connections than that.
+    """
+    wanted = settings(cache, node)
+    limit = limits(node)
+    if node.engine == "memcached":
+        argv, files = _memcached_argv(build, node, wanted, run_as, open_files), {}
+    else:
+        argv = (build.server, "{dir}/server.conf")
+        files = {"server.conf": (server_conf(build, cache, node, wanted, users), True)}
+        if cache.wanted.cluster_mode == "enabled":
+            files["nodes.conf"] = (nodes_conf(cache, node), False)
+    return Launch(
+        argv=argv,
+        files=files,
+        probe="memcached" if node.engine == "memcached" else "resp",
+        memory_bytes=limit.memory_bytes,
+        cpus=limit.cpus,
+        live_digest=live_digest(cache, node),
+        boot_digest=boot_digest(cache, node),
+    )
+
+
+# --- Valkey and Redis
+
+
+def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users: Sequence[str] = ()) -> str:
+    """The server's configuration file. It holds the admin password (for replication) and has to stay secret."""
+    password = cache.admin_password.value
+    clustered = cache.wanted.cluster_mode == "enabled"
+    lines: list[tuple[str, ...]] = [
+        ("bind", node.address),
+        ("bind-source-addr", node.address),
+        ("port", str(node.port)),
+        ("protected-mode", "no"),  # never on other addresses than those given, and ACLs decide
+        ("dir", "{dir}"),
+        ("daemonize", "no"),
+        ("logfile", ""),
+        ("always-show-logo", "no"),
+        ("set-proc-title", "yes"),
+        ("save", ""),
+        ("appendonly", "no"),
+        ("rdbcompression", "yes"),
+        ("user", *admin_user(password).split()),
+        *(("user", *line.split()) for line in (users or (default_user(build.engine, build.numbers),))),
+        ("masteruser", ADMIN),
+        ("masterauth", password),
+        ("replica-announce-ip", node.address),
+        ("replica-announce-port", str(node.port)),
+        ("replica-read-only", "yes"),
+        ("replica-serve-stale-data", "yes"),
+        ("repl-diskless-sync", "yes"),
+        ("repl-diskless-sync-delay", "0"),
+        # Straight into memory when there is nothing to lose; else by way of a file, so that old data are not held beside new ones.
+        ("repl-diskless-load", "on-empty-db"),
+    ]
+    if build.numbers >= (7, 0):
+        lines += [("enable-debug-command", "no"), ("enable-module-command", "no"), ("enable-protected-configs", "no")]
+    if clustered:
+        lines += [
+            ("cluster-config-file", "nodes.conf"),
+            ("cluster-announce-ip", node.address),
+            ("cluster-node-timeout", "15000"),
+            ("cluster-replica-validity-factor", "0"),
+            ("cluster-migration-barrier", "1"),
+            ("cluster-allow-replica-migration", "no"),
+        ]
+    else:
+        lines.append(("replicaof", node.address, str(NOBODY_PORT)))
+    lines += [(name, value) for name, value in sorted({**wanted.boot, **wanted.live}.items())]
+    return "".join(f"{' '.join((name, *map(_quoted, values)))}\n" for name, *values in map(_split_limits, lines))
+
+
+def _split_limits(line: tuple[str, ...]) -> tuple[str, ...]:
+    """``CONFIG SET`` takes all output buffer limits as one value, the file as words."""
+    return (line[0], *line[1].split()) if line[0] == "client-output-buffer-limit" else line
+
+
+def _quoted(value: str) -> str:
+    if value and all(c.isalnum() or c in "-_./:{}~&*+@|#=%" for c in value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def admin_user(password: str) -> str:
+    """The ACL line of the user by which Cachekeep gives orders and nodes replicate: only the password's hash is in it."""
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    return f"{ADMIN} on #{digest} ~* &* +@all"
+
+
+# [AWS: Supported and restricted commands]; below, what would let a client undo our orders though AWS does not name it.
+_RESTRICTED = "bgrewriteaof bgsave config debug migrate psync replicaof save shutdown slaveof sync"
+_RESTRICTED_ACL = "setuser load save deluser"
+_RESTRICTED_CLUSTER = (
+    "addslots addslotsrange bumpepoch delslots delslotsrange failover flushslots forget links meet setslot "
+    "replicate reset saveconfig set-config-epoch migrateslots cancelslotmigrations syncslots"
+)
+_OURS = "failover module replconf"
+_SINCE: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {  # command → (Valkey, Redis), where not everywhere
+    "cluster|migrateslots": ((9, 0), None),
+    "cluster|cancelslotmigrations": ((9, 0), None),
+    "cluster|syncslots": ((9, 0), None),
+}
+_OPEN_ACL = "cat genpass getuser list users whoami log"
+_OPEN_CLUSTER = "countkeysinslot getkeysinslot info keyslot myid nodes replicas slaves slots count-failure-reports"
+
+
+def default_user(engine: str, numbers: tuple[int, ...]) -> str:
+    """The ACL line of ``default``: what ElastiCache gives a client of a cache without AUTH or RBAC, and not what it withholds.
+
+    Before Redis 7 rules cannot withhold a subcommand, only give it: there, ``ACL`` and ``CLUSTER`` are withheld whole and their
+    harmless subcommands given back.
+    """
+    if engine == "redis" and numbers < (7, 0):
+        rules = [f"-{c}" for c in f"{_RESTRICTED} {_OURS}".split()]
+        rules += ["-acl", *(f"+acl|{c}" for c in _OPEN_ACL.split()), "-cluster", *(f"+cluster|{c}" for c in _OPEN_CLUSTER.split())]
+        return f"default on nopass ~* &* +@all {' '.join(rules)}"
+    names = [*_RESTRICTED.split(), *_OURS.split()]
+    names += [f"acl|{c}" for c in _RESTRICTED_ACL.split()] + [f"cluster|{c}" for c in _RESTRICTED_CLUSTER.split()]
+    known = [name for name in names if _knows(engine, numbers, name)]
+    return f"default on nopass ~* &* +@all {' '.join(f'-{name}' for name in known)}"
+
+
+def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
+    if command not in _SINCE:
+        return True
+    valkey, redis = _SINCE[command]
+    since = valkey if engine == "valkey" else redis
+    return since is not None and numbers >= since
+
+
+# --- cluster mode
+
+
+def cluster_node_id(cache: Cache, node: Node) -> str:
+    """The 40 hex digits by which a node is known in its cluster, the same for as long as cache and node live."""
+    return hashlib.sha1(f"{cache.uid}/{node.name}".encode(), usedforsecurity=False).hexdigest()
+
+
+def nodes_conf(cache: Cache, node: Node) -> str:
+    """The cluster as it has been decided, as the file that ``node`` reads at its first start: no CLUSTER MEET, no waiting for gossip.
+
+    The engine writes the file from then on. Shard ids are left to the engine (pre-seeded ones make some Valkey versions drop roles).
+    """
+    shards = {shard.id: (index, shard) for index, shard in enumerate(cache.decided.shards, start=1)}
+    lines = []
+    for n in cache.decided.nodes:
+        index, shard = shards[n.shard]
+        primary = next((p for p in cache.decided.nodes if p.name == shard.primary), None)
+        leads = primary is None or n.name == primary.name
+        flags = ("myself," if n.name == node.name else "") + ("master" if leads else "slave")
+        follows = "-" if leads or primary is None else cluster_node_id(cache, primary)
+        slots = [str(a) if a == b else f"{a}-{b}" for a, b in shard.slots] if leads else []
+        where = f"{n.address}:{n.port}@{n.port + 10000}"
+        lines.append(" ".join([cluster_node_id(cache, n), where, flags, follows, "0", "0", str(index), "connected", *slots]))
+    return "\n".join([*lines, f"vars currentEpoch {len(shards)} lastVoteEpoch 0", ""])
+
+
+# --- Memcached
+
+
+def _memcached_argv(build: Build, node: Node, wanted: Settings, run_as: str | None, open_files: int | None) -> tuple[str, ...]:
+    """Arguments of memcached(1) for ElastiCache's parameters [AWS: Memcached specific parameters]."""
+    v = wanted.boot
+    on = {name for name, value in v.items() if value == "1"}
+    item_mb = max(int(v["max_cache_memory"]) - int(v["memcached_connections_overhead"]), 8)
+    item_bytes, chunk_bytes = _item_sizes(v)
+    connections = int(v["max_simultaneous_connections"])
+    if open_files is not None:
+        connections = min(connections, max(open_files - 64, 16))  # its own sockets, pipes and log
+    argv = [build.server, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb), "-c", str(connections)]
+    argv += ["-t", v["num_threads"], "-b", v["backlog_queue_limit"], "-R", v["requests_per_event"], "-B", v["binding_protocol"]]
+    argv += ["-n", v["chunk_size"], "-f", v["chunk_size_growth_factor"], "-I", str(item_bytes)]
+    switches = {
+        "cas_disabled": "-C",
+        "error_on_memory_exhausted": "-M",
+        "disable_flush_all": "-F",
+        "maximize_core_file_limit": "-r",
+    }
+    argv += [flag for name, flag in switches.items() if name in on]
+    argv += ["-W"] if v.get("watch") == "disabled" else []
+    argv += ["-X"] if v.get("lru_crawler metadump") == "disabled" else []
+    argv += ["-u", run_as] if run_as else []
+    return (*argv, "-o", ",".join(_memcached_options(v, on, chunk_bytes)))
+
+
+def _item_sizes(v: dict[str, str]) -> tuple[int, int]:
+    """(largest item, largest slab chunk), bytes. Memcached starts only if the second divides the first, so the first is rounded up."""
+    item, chunk = int(v["max_item_size"]), int(v["slab_chunk_max"])
+    chunk = min(item, chunk)
+    return -(-item // chunk) * chunk, chunk
+
+
+def _memcached_options(v: dict[str, str], on: set[str], chunk_bytes: int) -> list[str]:
+    options = ["no_modern"] if "no_modern" in on else []
+    options += [
+        name if name in on else f"no_{name}" for name in ("lru_crawler", "lru_maintainer", "slab_reassign", "maxconns_fast")
+    ]
+    options += [f"slab_automove={v['slab_automove']}", f"hashpower={v['hashpower_init']}", f"hash_algorithm={v['hash_algorithm']}"]
+    options += [f"idle_timeout={v['idle_timeout']}", f"slab_chunk_max={chunk_bytes}"]  # its help says kB and means bytes
+    options += [f"{name}={v[name]}" for name in ("watcher_logbuf_size", "worker_logbuf_size")]
+    return [*options, "track_sizes"] if v.get("track_sizes") == "enabled" else options

@@ -1,0 +1,108 @@
+"""Reading what engines say about themselves. Pure: bytes in, nouns out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from cachekeep.engines.launch import NOBODY_PORT
+from cachekeep.model import NodeView, ReplicaSeen
+
+_REPLICA = re.compile(r"slave\d+")
+
+
+def info(text: bytes | str) -> dict[str, str]:
+    """The fields of an ``INFO`` reply, of whatever sections."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
+    pairs = (line.partition(":") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: value for name, colon, value in pairs if colon}
+
+
+def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
+    """What ``INFO replication``, ``persistence`` and ``keyspace`` together, and ``CONFIG GET bind``, say about a node."""
+    replica = fields.get("role") == "slave"
+    following = replica and _number(fields, "master_port") != NOBODY_PORT
+    history = _has_history(fields)
+    link_up = fields.get("master_link_status") == "up" if following else None
+    down = _number(fields, "master_link_down_since_seconds")
+    return NodeView(
+        answering=True,
+        loading=fields.get("loading") == "1" or fields.get("async_loading") == "1",
+        role="replica" if replica else "primary",
+        follows=fields.get("master_host") if following else None,
+        link_up=link_up,
+        link_down_seconds=down if link_up is False and down is not None and down >= 0 else None,
+        offset=_offset(fields, replica, history),
+        has_history=history,
+        replicas=() if replica else tuple(_replicas(fields)),
+        bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
+    )
+
+
+def _has_history(fields: Mapping[str, str]) -> bool:
+    """Whether the process holds a replication history, that it wrote or received in full.
+
+    A process that started as a replica of nobody has no backlog, no keys and has never changed its replication id. Each engine makes
+    a backlog when a full synchronisation is complete (and drops it when one begins), when its first replica arrives, and when a
+    primary is demoted; being promoted sets ``second_repl_offset``. Keys can come only from these or from a file at the start.
+    """
+    return (
+        fields.get("repl_backlog_active") == "1"
+        or (_number(fields, "second_repl_offset") or -1) > -1
+        or (_number(fields, "master_repl_offset") or 0) > 0
+        or any(re.fullmatch(r"db\d+", name) for name in fields)
+    )
+
+
+def _offset(fields: Mapping[str, str], replica: bool, history: bool) -> int | None:
+    """A replica that has received nothing says 1 or -1."""
+    if not history:
+        return 0
+    offset = _number(fields, "slave_repl_offset" if replica else "master_repl_offset")
+    return None if offset is None else max(offset, 0)
+
+
+def _replicas(fields: Mapping[str, str]) -> list[ReplicaSeen]:
+    seen = []
+    for name, value in fields.items():
+        if _REPLICA.fullmatch(name):
+            parts = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+            seen.append(
+                ReplicaSeen(
+                    address=parts.get("ip", ""),
+                    port=int(parts.get("port", "0")),
+                    online=parts.get("state") == "online",
+                    offset=int(parts.get("offset", "0")),
+                    lag_seconds=int(parts.get("lag", "-1")),
+                )
+            )
+    return seen
+
+
+def _number(fields: Mapping[str, str], name: str) -> int | None:
+    try:
+        return int(fields[name])
+    except (KeyError, ValueError):
+        return None
+
+
+_PULSE = re.compile(
+    rb"^(?:role|master_host|master_port|master_link_status):[^\r]*|^slave\d+:ip=[^,]*,port=\d+,state=\w+", re.MULTILINE
+)
+
+
+def pulse(replication: bytes) -> tuple[bytes, ...]:
+    """Of an ``INFO replication`` reply, only what a change of state changes: role, who is followed, links, states of replicas."""
+    return tuple(_PULSE.findall(replication))
+
+
+def memcached_stats(text: bytes) -> dict[str, str]:
+    """The fields of a ``stats …`` reply of Memcached."""
+    lines = (line.split(" ", 2) for line in text.decode(errors="replace").split("\r\n") if line.startswith("STAT "))
+    return {parts[1]: parts[2] if len(parts) > 2 else "" for parts in lines}
+
+
+def discovery_version(payload: bytes) -> int:
+    """The version in an ``AmazonElastiCache:cluster`` payload, 0 if it is none."""
+    first = payload.split(b"\n", 1)[0].strip()
+    return int(first) if first.isdigit() else 0
