@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 import cbor2
 
@@ -85,7 +85,7 @@ def header_safe(text: str) -> str:
 
 def xml_text(text: str) -> str:
     """``text`` escaped, with what XML 1.0 cannot carry replaced (section 2.2)."""
-    return escape(text.translate(XML_UNSAFE), {"\r": "&#13;"})
+    return escape(text.translate(XML_UNSAFE), quote=False).replace("\r", "&#13;")
 
 
 XML_UNSAFE = {code: 0xFFFD for code in range(32) if code not in (9, 10, 13)}

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 Protocol = Literal["query", "ec2", "json", "smithy-rpc-v2-cbor"]
-SCALARS: Final = frozenset({"string", "integer", "long", "float", "double", "boolean", "timestamp", "blob"})
 
 
 @dataclass(frozen=True, slots=True)

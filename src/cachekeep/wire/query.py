@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl
 
 from cachekeep.wire import scalars
 from cachekeep.wire.faults import Malformed, xml_text
-from cachekeep.wire.model import SCALARS, Member, Operation, ServiceModel, Shape
+from cachekeep.wire.model import Member, Operation, ServiceModel, Shape
 
 Node = str | dict[str, Any]
 Reader = Callable[[Node], Any]
-Writer = Callable[[Callable[[str], None], Any], None]
+Writer = Callable[[Any], str]
 
 FIELDS_MAX: Final = 20_000
 DEPTH_MAX: Final = 32
@@ -226,18 +226,9 @@ _REQUEST_ID: Final = "{request id}"
 _SPECIAL: Final = re.compile("[&<>\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def _text(value: Any) -> str:
-    text = str(value)
-    return xml_text(text) if _SPECIAL.search(text) else text
-
-
 _TO_TEXT: Final[Mapping[str, Callable[[Any], str]]] = {
-    "string": _text,
-    "integer": lambda value: str(int(value)),
-    "long": lambda value: str(int(value)),
     "float": scalars.float_text,
     "double": scalars.float_text,
-    "boolean": lambda value: "true" if value else "false",
     "timestamp": scalars.iso8601,
     "blob": lambda value: base64.b64encode(value).decode(),
 }
@@ -255,16 +246,14 @@ class XmlWriter:
 
     def write(self, operation: Operation, result: Mapping[str, Any], request_id: str) -> bytes:
         """The whole document. Raises TypeError when ``result`` has a name that the output shape does not have."""
-        head, write, tail = self._answers.get(operation.name) or self._frame(operation)
-        pieces = [head.replace(_REQUEST_ID, request_id)]
-        if write is not None:
-            write(pieces.append, result)
-        elif result:
+        head, content, tail = self._answers.get(operation.name) or self._frame(operation)
+        if content is None and result:
             raise TypeError(f"{operation.name} has no output, got {sorted(result)}")
-        pieces.append(tail.replace(_REQUEST_ID, request_id))
-        return "".join(pieces).encode()
+        head, tail = head.replace(_REQUEST_ID, request_id), tail.replace(_REQUEST_ID, request_id)
+        return f"{head}{content(result) if content else ''}{tail}".encode()
 
     def _frame(self, operation: Operation) -> tuple[str, Writer | None, str]:
+        """What stands before, in, and after the output; the id's place is in the first or the last."""
         root = f"{operation.name}Response"
         head, tail = f'<{root} xmlns="{self._namespace}">', f"</{root}>"
         content = self._members(operation.output) if operation.output is not None else None
@@ -284,61 +273,64 @@ class XmlWriter:
         at = (name, shape.name)
         writer = self._writers.get(at)
         if writer is None:
-            self._writers[at] = lambda emit, value: self._writers[at](emit, value)
+            self._writers[at] = lambda value: self._writers[at](value)  # for shapes that contain themselves
             writer = self._writers[at] = self._build(name, shape)
         return writer
 
     def _build(self, name: str, shape: Shape) -> Writer:
         begin, end = f"<{name}>", f"</{name}>"
-        if shape.type in SCALARS:
-            text = _TO_TEXT[shape.type]
-            return lambda emit, value: emit(f"{begin}{text(value)}{end}")
-        if shape.type == "structure":
-            content = self._members(shape)
-        elif shape.type == "list":
-            content = self._repeat(self._element(shape.item.wire_name or "member", shape.item.shape))
-        else:
-            content = self._entries(shape)
-
-        def element(emit: Callable[[str], None], value: Any) -> None:
-            emit(begin)
-            content(emit, value)
-            emit(end)
-
-        return element
+        match shape.type:
+            case "string":
+                special = _SPECIAL.search
+                return lambda value: f"{begin}{xml_text(value) if special(value) else value}{end}"
+            case "boolean":
+                true, false = f"{begin}true{end}", f"{begin}false{end}"
+                return lambda value: true if value else false
+            case "integer" | "long":
+                return lambda value: f"{begin}{int(value)}{end}"
+            case "structure":
+                content = self._members(shape)
+            case "list":
+                content = self._items(shape)
+            case "map":
+                content = self._entries(shape)
+            case other:
+                content = _TO_TEXT[other]
+        return lambda value: f"{begin}{content(value)}{end}"
 
     def _members(self, shape: Shape) -> Writer:
-        writers: dict[str, Writer] = {}
-        writers.update((name, self._element(member.wire_name or name, member.shape)) for name, member in shape.members.items())
+        """The writer of what is inside a structure. Texts, which are most of every answer, are written on the spot."""
+        known: dict[str, tuple[str, str, Writer | None]] = {}
+        for name, member in shape.members.items():
+            tag, target = member.wire_name or name, member.shape
+            if target.type == "string":
+                known[name] = (f"<{tag}>", f"</{tag}>", None)
+            else:
+                known[name] = ("", "", self._element(tag, target))
+        names, special = known.keys(), _SPECIAL.search
 
-        def members(emit: Callable[[str], None], value: Mapping[str, Any]) -> None:
+        def members(value: Mapping[str, Any]) -> str:
+            if not value.keys() <= names:  # a mistake of ours, never dropped silently
+                raise TypeError(f"{shape.name} has no member {', '.join(sorted(value.keys() - names))}")
+            pieces = []
             for name, below in value.items():
                 if below is not None:
-                    try:
-                        write = writers[name]
-                    except KeyError:
-                        raise TypeError(f"{shape.name} has no member {name}") from None
-                    write(emit, below)
+                    begin, end, write = known[name]
+                    if write is not None:
+                        pieces.append(write(below))
+                    elif special(below):
+                        pieces.append(f"{begin}{xml_text(below)}{end}")
+                    else:
+                        pieces.append(f"{begin}{below}{end}")
+            return "".join(pieces)
 
         return members
 
-    @staticmethod
-    def _repeat(item: Writer) -> Writer:
-        def items(emit: Callable[[str], None], value: Iterable[Any]) -> None:
-            for below in value:
-                item(emit, below)
-
-        return items
+    def _items(self, shape: Shape) -> Writer:
+        item = self._element(shape.item.wire_name or "member", shape.item.shape)
+        return lambda value: "".join([item(below) for below in value])
 
     def _entries(self, shape: Shape) -> Writer:
         key = self._element(shape.key.wire_name or "key", shape.key.shape)
-        value_of = self._element(shape.value.wire_name or "value", shape.value.shape)
-
-        def entries(emit: Callable[[str], None], value: Mapping[Any, Any]) -> None:
-            for name, below in value.items():
-                emit("<entry>")
-                key(emit, name)
-                value_of(emit, below)
-                emit("</entry>")
-
-        return entries
+        below_of = self._element(shape.value.wire_name or "value", shape.value.shape)
+        return lambda value: "".join([f"<entry>{key(name)}{below_of(below)}</entry>" for name, below in value.items()])

@@ -6,7 +6,6 @@ Checkers are built once per shape; a shape without constraints anywhere below it
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,7 +147,7 @@ class Validator:
             if allowed and value not in allowed:
                 problems.append(Problem(path, "enum", value, enum, hidden))
             well_sized = len(problems) == before and len(value) <= _PATTERN_LENGTH_MAX
-            if pattern and well_sized and not compile_pattern(pattern).fullmatch(value):
+            if pattern and well_sized and not matches(pattern, value):
                 problems.append(Problem(path, "pattern", value, pattern, hidden))
 
         return string
@@ -190,26 +189,32 @@ def _ranged(shape: Shape) -> Checker | None:
 # ------------------------------------------------------------------ Java's patterns in Python
 
 
+# A character outside ASCII stands in the text as its category: one private-use character for each of the 30.
+_CATEGORIES: Final = (
+    *("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),
+    *("Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"),
+)
+_STAND_INS: Final = {category: chr(0xE000 + index) for index, category in enumerate(_CATEGORIES)}
+_JAVA_CLASS: Final = re.compile(r"\\p\{(\w+)\}")
+
+
+def matches(pattern: str, value: str) -> bool:
+    """Whether all of ``value`` is of a model's pattern: Java's dialect, where ``\\w`` and ``\\d`` are ASCII."""
+    if not value.isascii() and _JAVA_CLASS.search(pattern):
+        value = "".join(char if char.isascii() else _STAND_INS[unicodedata.category(char)] for char in value)
+    return _compiled(pattern).fullmatch(value) is not None
+
+
 @cache
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A model's pattern, matched against whole values. Java's ``\\p{L}`` classes are spelled out, ``\\w`` and ``\\d`` are ASCII."""
+def _compiled(pattern: str) -> re.Pattern[str]:
     text = pattern.replace(r"\u10000-\u10FFFF", "\U00010000-\U0010ffff")
-    text = re.sub(r"\\p\{(\w+)\}", lambda found: category_ranges(found[1]), text)
-    return re.compile(text, re.ASCII)
+    return re.compile(_JAVA_CLASS.sub(lambda found: _members_of(found[1]), text), re.ASCII)
 
 
-@cache
-def category_ranges(category: str) -> str:
-    """The characters of a Unicode category (``L``, ``Zs`` …) as the inside of a bracket expression."""
-    pieces, start = [], None
-    for code in range(sys.maxunicode + 2):
-        inside = code <= sys.maxunicode and unicodedata.category(chr(code)).startswith(category)
-        if inside and start is None:
-            start = code
-        elif not inside and start is not None:
-            pieces.append(f"\\U{start:08x}-\\U{code - 1:08x}")
-            start = None
-    return "".join(pieces)
+def _members_of(category: str) -> str:
+    """The inside of a bracket expression for ``L``, ``Zs`` …: its ASCII characters and its stand-ins."""
+    plain = [chr(code) for code in range(128) if unicodedata.category(chr(code)).startswith(category)]
+    return re.escape("".join(plain)) + "".join(stand_in for name, stand_in in _STAND_INS.items() if name.startswith(category))
 
 
 # ------------------------------------------------------------------ the services' words
