@@ -1,0 +1,20 @@
+"""Memory: what is wanted and what has been decided, kept in SQLite, in PostgreSQL, or (simulation) nowhere."""
+
+from cachekeep.store.contract import AddressTaken, AlreadyThere, Cursor, Lease, Resource, Store, StoreFailed, Transaction
+from cachekeep.store.lock import DataDirLock
+from cachekeep.store.memory import MemoryStore
+from cachekeep.store.sql import SqlStore
+
+__all__ = [
+    "AddressTaken",
+    "AlreadyThere",
+    "Cursor",
+    "DataDirLock",
+    "Lease",
+    "MemoryStore",
+    "Resource",
+    "SqlStore",
+    "Store",
+    "StoreFailed",
+    "Transaction",
+]

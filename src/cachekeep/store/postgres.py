@@ -1,0 +1,170 @@
+"""PostgreSQL through asyncpg: several control planes may share one database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from cachekeep.clock import Clock
+from cachekeep.errors import Conflict, Unusable
+from cachekeep.store.contract import StoreFailed
+from cachekeep.store.database import Touched, finish
+from cachekeep.store.migrate import migrate
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "cachekeep"
+SERIAL_LOCK = 0x63616368656B6565
+"""Advisory lock of API transactions: they read, check and write across rows, as they may on SQLite. Keepers never take it."""
+SILENCE_SECONDS = 10
+"""A control plane that freezes inside a transaction loses it after this long, and with it what it had locked."""
+
+
+class _Connection:
+    def __init__(self, connection: AsyncConnection, shown: str) -> None:
+        self._connection = connection
+        self._shown = shown
+
+    async def execute(
+        self, statement: sa.Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> sa.CursorResult[Any]:
+        with _plain_errors(self._shown):
+            return await self._connection.execute(statement, parameters)
+
+
+class Postgres:
+    """``Database`` over a server. READ COMMITTED with row locks; leases live by the server's clock, so hosts need not agree on time."""
+
+    def __init__(self, url: sa.URL, clock: Clock) -> None:
+        self.shown = url.render_as_string(hide_password=True)
+        self._url = url.set(drivername="postgresql+asyncpg")
+        self._clock = clock
+        self._me = uuid.uuid4().hex
+        self._engine: AsyncEngine | None = None
+        self._ear: asyncio.Task[None] | None = None
+        self._callback: Callable[[str | None], None] = lambda _: None
+
+    async def open(self) -> None:
+        settings = {"application_name": "cachekeep", "idle_in_transaction_session_timeout": f"{SILENCE_SECONDS}s", "jit": "off"}
+        try:
+            engine = create_async_engine(
+                self._url, pool_size=5, max_overflow=15, connect_args={"server_settings": settings, "timeout": 10}
+            )
+        except ImportError as error:
+            raise Unusable("PostgreSQL needs the asyncpg package: install cachekeep[postgres]") from error
+        try:
+            with _plain_errors(self.shown):
+                async with engine.begin() as connection:
+                    await connection.execute(_SERIAL)
+                    await connection.run_sync(migrate, f"database {self.shown}")
+        except (StoreFailed, Conflict, Unusable) as error:
+            await engine.dispose()
+            raise Unusable(str(error)) from error
+        self._engine = engine
+        heard = asyncio.Event()
+        self._ear = asyncio.create_task(self._listen(heard), name="store-listen")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(heard.wait(), 5)
+
+    async def aclose(self) -> None:
+        if self._ear is not None:
+            self._ear.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._ear
+            self._ear = None
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self, **options: Any) -> AsyncIterator[AsyncConnection]:
+        if self._engine is None:
+            raise StoreFailed(f"database {self.shown} is not open")
+        with _plain_errors(self.shown):
+            connection = await self._engine.connect()
+        try:
+            if options:
+                await connection.execution_options(**options)
+            yield connection
+        finally:
+            with _plain_errors(self.shown):
+                await finish(asyncio.ensure_future(connection.close()))
+
+    @asynccontextmanager
+    async def writing(self, touched: Touched, *, serial: bool = False, durable: bool = True) -> AsyncIterator[_Connection]:
+        async with self._connection() as connection:
+            session = _Connection(connection, self.shown)
+            if serial:
+                await session.execute(_SERIAL)
+            yield session
+            if touched.uids:
+                await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": [f"{self._me} {uid}" for uid in touched.uids]})
+            with _plain_errors(self.shown):
+                await finish(asyncio.ensure_future(self._commit(connection, touched)))
+
+    @staticmethod
+    async def _commit(connection: AsyncConnection, touched: Touched) -> None:
+        await connection.commit()
+        touched.committed = True
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[_Connection]:
+        async with self._connection(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection:
+            yield _Connection(connection, self.shown)
+
+    def now(self) -> sa.ColumnElement[int]:
+        return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
+
+    def on_wake(self, callback: Callable[[str | None], None]) -> None:
+        self._callback = callback
+
+    async def _listen(self, heard: asyncio.Event) -> None:
+        pause_seconds = 0.1
+        while True:
+            try:
+                async with self._connection() as connection:
+                    raw: Any = (await connection.get_raw_connection()).driver_connection
+                    broken = asyncio.Event()
+                    raw.add_termination_listener(lambda _, broken=broken: broken.set())
+                    await raw.add_listener(CHANNEL, self._heard)
+                    if heard.is_set():
+                        self._callback(None)
+                    heard.set()
+                    pause_seconds = 0.1
+                    await broken.wait()
+            except Exception as error:  # Whatever it is, listening is not worth dying for: keepers look by themselves, only later.
+                log.warning("wakes of other control planes are not heard for now: %s", error)
+            await self._clock.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, 10.0)
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+        sender, _, uid = payload.partition(" ")
+        if sender != self._me:
+            self._callback(uid)
+
+
+_SERIAL = sa.select(sa.func.pg_advisory_xact_lock(SERIAL_LOCK))
+_NOTIFY = sa.text("SELECT count(pg_notify(:channel, payload)::text) FROM unnest(CAST(:payloads AS text[])) AS payload")
+
+
+@contextmanager
+def _plain_errors(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
+            raise Conflict(f"database {shown}: {error.orig}") from error
+        raise StoreFailed(
+            f"database {shown}: {error.orig}. Nothing of this change was kept, unless the connection broke while committing it."
+        ) from error
+    except (OSError, TimeoutError) as error:
+        raise StoreFailed(f"database {shown} does not answer: {error or 'nothing in time'}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreFailed(f"database {shown}: {error}") from error

@@ -1,0 +1,66 @@
+"""A database, the stores opened on it, and time that passes when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+
+from cachekeep.store import MemoryStore, SqlStore, Store
+
+
+class HandClock:
+    """Stands still unless told to go on."""
+
+    def __init__(self) -> None:
+        self.at = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
+        self._ids = 0
+
+    def now(self) -> dt.datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"id-{self._ids}"
+
+    def new_secret(self) -> str:
+        return "secret"
+
+    def chance(self) -> float:
+        return random.random()
+
+
+class World:
+    """A database and the stores opened on it."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self.kind = kind
+        self.url = url
+        self.clock = HandClock()
+        self._stores: list[Store] = []
+
+    async def store(self) -> Store:
+        """Another store on the same database, as another process would open it."""
+        if self.kind == "memory":
+            self._stores = self._stores or [MemoryStore(self.clock)]
+            return self._stores[0]
+        store = SqlStore(self.url, self.clock)
+        await store.open()
+        self._stores.append(store)
+        return store
+
+    async def pass_seconds(self, seconds: float) -> None:
+        """Let time pass for leases: PostgreSQL's own clock cannot be turned by hand."""
+        self.clock.at += dt.timedelta(seconds=seconds)
+        if self.kind == "postgres":
+            await asyncio.sleep(seconds)
+
+    async def aclose(self) -> None:
+        for store in self._stores:
+            await store.aclose()

@@ -1,0 +1,566 @@
+"""What every store keeps to: memory, SQLite, PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+import pytest
+from tests.contract.stores import World
+
+from cachekeep.errors import Conflict, LeaseLost
+from cachekeep.model import (
+    Cache,
+    CacheKind,
+    Condition,
+    Decided,
+    Errand,
+    Event,
+    Member,
+    Node,
+    ParameterGroup,
+    Secret,
+    Shard,
+    SubnetGroup,
+    Tags,
+    Wanted,
+    WantedShard,
+)
+from cachekeep.store import AddressTaken, AlreadyThere, Lease, Store
+
+BORN = dt.datetime(2026, 1, 1, 12, 0, 0, 123457, tzinfo=dt.UTC)
+replace = msgspec.structs.replace
+
+
+def cache(name: str, *, kind: CacheKind = "group", members: Iterable[str] | None = None) -> Cache:
+    names = members if members is not None else ([f"{name}-001", f"{name}-002"] if kind == "group" else [name])
+    return Cache(
+        uid=f"uid-{kind}-{name}",
+        name=name,
+        kind=kind,
+        region="us-east-1",
+        created_at=BORN,
+        admin_password=Secret("hush"),
+        wanted=Wanted(
+            engine="valkey",
+            version="8.0",
+            node_type="cache.t3.micro",
+            port=6379,
+            shards=(WantedShard(id="0001", members=tuple(Member(name=n, zone="us-east-1a") for n in names), slots=((0, 16383),)),),
+            errands=(Errand(serial=1, kind="reboot", nodes=("a", "b")),),
+            deferred=frozenset({"version", "node_type"}),
+            parameters={"maxmemory-policy": "allkeys-lru"},
+        ),
+    )
+
+
+def decided(*nodes: tuple[str, str], **changes: object) -> Decided:
+    made = tuple(
+        Node(
+            name=name,
+            shard="0001",
+            zone="us-east-1a",
+            address=address,
+            port=6379,
+            engine="valkey",
+            version="8.0.1",
+            node_type="cache.t3.micro",
+            created_at=BORN,
+        )
+        for name, address in nodes
+    )
+    return replace(Decided(nodes=made, shards=(Shard(id="0001", in_sync=frozenset({"x", "y"})),)), **changes)
+
+
+async def insert(store: Store, *caches: Cache) -> None:
+    async with store.transaction() as t:
+        for one in caches:
+            await t.insert(one)
+
+
+async def claim(store: Store, holder: str, uid: str) -> Lease:
+    (lease,) = await store.claim(holder, ttl_seconds=60, uids=[uid])
+    return lease
+
+
+def event(message: str, at: dt.datetime | None = None, source: str = "demo") -> Event:
+    return Event(source_type="replication-group", source=source, message=message, at=at)
+
+
+async def wanted_version(store: Store, name: str) -> str:
+    async with store.reading() as t:
+        found = await t.cache(name, "group")
+    assert found is not None
+    return found.wanted.version
+
+
+# ---------------------------------------------------------------------------------------------------- caches
+
+
+async def test_a_cache_comes_back_as_it_was_written(world: World) -> None:
+    store = await world.store()
+    one = cache("demo")
+    await insert(store, one)
+    lease = await claim(store, "k", one.uid)
+    full = replace(
+        one, version=1, decided=decided(("demo-001", "127.77.0.1"), configuration_address="127.77.0.9", available_at=BORN)
+    )
+    saved = await store.save_decided(full, lease, addresses=["127.77.0.1", "127.77.0.9"])
+    assert saved == replace(full, version=2)
+    again = await world.store()
+    assert await again.load(one.uid) == saved
+    async with again.reading() as t:
+        assert await t.cache("demo", "group") == saved
+        assert await t.cache("demo", "cluster") is None
+        assert await t.cache_of("demo-002") == saved
+        assert await t.cache_of("demo-003") is None
+    assert await again.addresses() == {"127.77.0.1", "127.77.0.9"}
+
+
+async def test_names_are_taken_once_per_kind_and_cluster_ids_once_at_all(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"), cache("demo", kind="cluster"))
+    for again, kind, name in (
+        (replace(cache("demo"), uid="other"), "group", "demo"),
+        (replace(cache("demo", kind="cluster"), uid="other"), "cluster", "demo"),
+        (cache("fresh", members=["fresh-001", "demo-002"]), "member", "demo-002"),
+        (cache("demo-001", kind="cluster"), "member", "demo-001"),
+    ):
+        async with store.transaction() as t:
+            with pytest.raises(AlreadyThere) as refused:
+                await t.insert(again)
+        assert (refused.value.kind, refused.value.name) == (kind, name)
+    async with store.reading() as t:
+        # The transactions above were committed: a refused insert leaves nothing to commit.
+        assert [(c.kind, c.name) for c in await t.caches()] == [("cluster", "demo"), ("group", "demo")]
+
+
+async def test_a_cluster_becomes_a_group_and_keeps_its_uid(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("solo", kind="cluster"), cache("taken"))
+    async with store.transaction() as t:
+        solo = await t.cache("solo", "cluster")
+        assert solo is not None
+        with pytest.raises(AlreadyThere):
+            await t.save_wanted(replace(solo, kind="group", name="taken"))
+        shards = (replace(solo.wanted.shards[0], members=tuple(Member(name=n, zone="a") for n in ("solo", "big-002"))),)
+        grown = await t.save_wanted(replace(solo, kind="group", name="big", wanted=replace(solo.wanted, shards=shards)))
+    async with store.reading() as t:
+        assert await t.cache("solo", "cluster") is None
+        assert await t.cache("big", "group") == grown
+        assert (await t.cache_of("solo")) == (await t.cache_of("big-002")) == grown
+    assert (grown.uid, grown.version) == (solo.uid, 2)
+    await insert(store, replace(cache("solo", kind="cluster", members=["elsewhere"]), uid="new"))  # the old name is free again
+
+
+async def test_a_member_id_is_free_again_once_neither_wanted_nor_there(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    one = await store.load("uid-group-demo")
+    assert one is not None
+    one = await store.save_decided(replace(one, decided=decided(("demo-001", "a"), ("demo-002", "b"))), lease, addresses=["a", "b"])
+    async with store.transaction() as t:
+        shard = replace(one.wanted.shards[0], members=one.wanted.shards[0].members[:1])
+        one = await t.save_wanted(replace(one, wanted=replace(one.wanted, shards=(shard,))))
+    async with store.reading() as t:
+        assert await t.cache_of("demo-002") == one, "its node is still there"
+    await store.save_decided(replace(one, decided=decided(("demo-001", "a"))), lease, addresses=["a"])
+    async with store.reading() as t:
+        assert await t.cache_of("demo-002") is None
+    assert await store.addresses() == {"a"}
+
+
+async def test_pages_are_cut_by_code_point(world: World) -> None:
+    store = await world.store()
+    names = ["B", "a", "a-1", "a0", "a_", "b", "é"]
+    await insert(store, *(cache(n, kind="cluster") for n in reversed(names)), cache("a"))
+    async with store.reading() as t:
+        pages, after = [], ""
+        while page := await t.caches(kind="cluster", after=after, limit=3):
+            pages.append([c.name for c in page])
+            after = page[-1].name
+        assert pages == [["B", "a", "a-1"], ["a0", "a_", "b"], ["é"]]
+        ids, after = [], ""
+        while rows := await t.members(after=after, limit=2):
+            ids += rows
+            after = rows[-1][0]
+        assert [i for i, _ in ids] == sorted([*names, "a-001", "a-002"])
+        assert dict(ids)["a-001"] == "uid-group-a"
+
+
+# ---------------------------------------------------------------------------------------------------- nothing lost
+
+
+async def test_no_increment_is_lost(world: World) -> None:
+    stores = [await world.store() for _ in range(4)]
+    await insert(stores[0], cache("demo"))
+
+    async def increments(store: Store) -> None:
+        for _ in range(20):
+            async with store.transaction() as t:
+                found = await t.cache("demo", "group")
+                assert found is not None
+                await asyncio.sleep(0)
+                await t.save_wanted(replace(found, wanted=replace(found.wanted, port=found.wanted.port + 1)))
+
+    await asyncio.gather(*(increments(store) for store in stores))
+    found = await stores[0].load("uid-group-demo")
+    assert found is not None
+    assert (found.wanted.port, found.version) == (6379 + 80, 81)
+
+
+async def test_transactions_are_serial_across_rows(world: World) -> None:
+    """Each looks whether it may, then writes a row of its own: only one of them may."""
+    stores = [await world.store() for _ in range(4)]
+
+    async def first(store: Store, name: str) -> None:
+        async with store.transaction() as t:
+            if not await t.list(Tags):
+                await asyncio.sleep(0.01)
+                await t.put(Tags(name=name, values={}))
+
+    await asyncio.gather(*(first(store, f"arn-{i}") for i, store in enumerate(stores)))
+    async with stores[0].reading() as t:
+        assert len(await t.list(Tags)) == 1
+
+
+async def test_the_two_halves_do_not_overwrite_one_another(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    seen = await store.load("uid-group-demo")
+    assert seen is not None
+    async with store.transaction() as t:
+        await t.save_wanted(replace(seen, wanted=replace(seen.wanted, port=7000)))
+    with pytest.raises(Conflict):
+        await store.save_decided(replace(seen, decided=decided(("demo-001", "a"))), lease, addresses=["a"], events=[event("no")])
+    now = await store.load("uid-group-demo")
+    assert now is not None
+    # A keeper's copy of what is wanted is never written, nor is a request's copy of what has been decided.
+    await store.save_decided(replace(now, decided=decided(("demo-001", "a")), wanted=seen.wanted), lease, addresses=["a"])
+    async with store.transaction() as t:
+        with pytest.raises(Conflict):
+            await t.save_wanted(now)
+        latest = await t.cache("demo", "group")
+        assert latest is not None
+        await t.save_wanted(replace(latest, decided=Decided()))
+    final = await store.load("uid-group-demo")
+    assert final is not None
+    assert (final.wanted.port, final.decided, final.version) == (7000, decided(("demo-001", "a")), 4)
+    async with store.reading() as t:
+        assert await t.events(limit=10) == []
+
+
+async def test_an_exception_takes_everything_back(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    woken: list[str] = []
+    store.on_change(woken.append)
+    with pytest.raises(ZeroDivisionError):
+        async with store.transaction() as t:
+            found = await t.cache("demo", "group")
+            assert found is not None
+            await t.save_wanted(replace(found, wanted=replace(found.wanted, port=1)))
+            await t.insert(cache("second"))
+            await t.put(Tags(name="arn", values={}))
+            await t.tell(event("never"))
+            t.wake("somebody")
+            raise ZeroDivisionError
+    async with store.reading() as t:
+        assert [c.name for c in await t.caches()] == ["demo"]
+        assert (await t.caches())[0].wanted.port == 6379
+        assert await t.get(Tags, "arn") is None
+        assert await t.events(limit=10) == []
+    assert woken == []
+
+
+async def test_a_cancelled_transaction_is_taken_back_and_the_next_one_runs(world: World) -> None:
+    store = await world.store()
+    inside = asyncio.Event()
+
+    async def stuck() -> None:
+        async with store.transaction() as t:
+            await t.insert(cache("half"))
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stuck())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await insert(store, cache("whole"))
+    async with store.reading() as t:
+        assert [c.name for c in await t.caches()] == ["whole"]
+
+
+async def test_a_reader_sees_one_snapshot_and_cannot_write(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    async with store.reading() as t:
+        before = await t.cache("demo", "group")
+        assert before is not None
+        await insert(store, cache("later"))
+        assert [c.name for c in await t.caches()] == ["demo"]
+        for write in (t.insert(cache("x")), t.save_wanted(before), t.put(Tags(name="a", values={})), t.delete(Tags, "a"), t.tell()):
+            with pytest.raises(RuntimeError):
+                await write
+        with pytest.raises(RuntimeError):
+            t.wake("x")
+
+
+# ---------------------------------------------------------------------------------------------------- leases
+
+
+async def test_a_lease_has_one_holder_and_a_new_epoch_each_time(world: World) -> None:
+    one, two = await world.store(), await world.store()
+    await insert(one, cache("a"), cache("b"), cache("c"))
+    first = await one.claim("one", ttl_seconds=60, limit=2)
+    assert first == [Lease("uid-group-a", "one", 1), Lease("uid-group-b", "one", 1)]
+    assert await two.claim("two", ttl_seconds=60) == [Lease("uid-group-c", "two", 1)]
+    assert await two.claim("two", ttl_seconds=60) == await one.claim("one", ttl_seconds=60) == []
+    await one.release(first[0])
+    assert await two.claim("two", ttl_seconds=60, uids=["uid-group-b"]) == []
+    assert await two.claim("two", ttl_seconds=60, uids=["uid-group-a"]) == [Lease("uid-group-a", "two", 2)]
+    await one.release(first[0])  # late: it is no longer one's to give
+    assert await one.renew("one", ttl_seconds=60) == {"uid-group-b"}
+    assert await two.renew("two", ttl_seconds=60) == {"uid-group-a", "uid-group-c"}
+
+
+async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
+    one, two = await world.store(), await world.store()
+    await insert(one, cache("demo"))
+    old = await claim(one, "one", "uid-group-demo")
+    seen = await one.load("uid-group-demo")
+    assert seen is not None
+    await one.renew("one", ttl_seconds=0.01)
+    await world.pass_seconds(0.05)
+    new = await claim(two, "two", "uid-group-demo")
+    assert new.epoch == old.epoch + 1
+    assert await one.renew("one", ttl_seconds=60) == set()
+    late = replace(seen, decided=decided(("demo-001", "a")))
+    with pytest.raises(LeaseLost):
+        await one.save_decided(late, old, addresses=["a"])
+    with pytest.raises(LeaseLost):
+        await one.forget(seen, old)
+    with pytest.raises(LeaseLost):
+        await one.publish(seen.uid, Condition(status="available", because="b", settled=True, version=1), old)
+    with pytest.raises(LeaseLost):
+        await one.save_decided(late, replace(new, holder="one"), addresses=["a"])
+    assert await two.load("uid-group-demo") == seen
+    assert (await two.save_decided(late, new, addresses=["a"])).version == 2
+
+
+async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "one", "uid-group-demo")
+    await store.renew("one", ttl_seconds=0.01)
+    await world.pass_seconds(0.05)
+    assert await store.renew("one", ttl_seconds=60) == {"uid-group-demo"}
+    assert await store.claim("two", ttl_seconds=60) == []
+    seen = await store.load("uid-group-demo")
+    assert seen is not None
+    await store.save_decided(seen, lease, addresses=[])
+
+
+async def test_claims_at_the_same_time_never_share(world: World) -> None:
+    stores = [await world.store() for _ in range(3)]
+    await insert(stores[0], *(cache(f"c{i:02}") for i in range(30)))
+    claimed: list[Lease] = []
+
+    async def take(store: Store, holder: str) -> None:
+        for _ in range(10):
+            claimed.extend(await store.claim(holder, ttl_seconds=60, limit=4))
+
+    await asyncio.gather(*(take(store, f"h{i}") for i, store in enumerate(stores)))
+    assert sorted(lease.uid for lease in claimed) == [f"uid-group-c{i:02}" for i in range(30)]
+    assert {lease.epoch for lease in claimed} == {1}
+
+
+# ---------------------------------------------------------------------------------------------------- the keeper's half
+
+
+async def test_an_address_belongs_to_one_cache(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("a"), cache("b"))
+    leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
+    a, b = [cast(Cache, await store.load(f"uid-group-{n}")) for n in "ab"]
+    a = await store.save_decided(replace(a, decided=decided(("a-001", "x"))), leases[a.uid], addresses=["x"])
+    with pytest.raises(AddressTaken) as refused:
+        await store.save_decided(
+            replace(b, decided=decided(("b-001", "x"))), leases[b.uid], addresses=["w", "x"], events=[event("e")]
+        )
+    assert refused.value.address == "x"
+    assert await store.load(b.uid) == b
+    assert await store.addresses() == {"x"}
+    a = await store.save_decided(replace(a, decided=decided(("a-001", "y"))), leases[a.uid], addresses=["y"])
+    await store.save_decided(replace(b, decided=decided(("b-001", "x"))), leases[b.uid], addresses=["x"])
+    assert await store.addresses() == {"x", "y"}
+
+
+async def test_forget_leaves_nothing(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"), cache("other"))
+    leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
+    async with store.transaction() as t:
+        for arn in ("arn:demo", "arn:other"):
+            await t.put(Tags(name=arn, values={"a": "b"}))
+    one = cast(Cache, await store.load("uid-group-demo"))
+    saved = await store.save_decided(replace(one, decided=decided(("demo-001", "x"))), leases[one.uid], addresses=["x"])
+    with pytest.raises(Conflict):
+        await store.forget(one, leases[one.uid], arns=["arn:demo"])
+    await store.forget(saved, leases[one.uid], arns=["arn:demo"], events=[event("deleted")])
+    assert await store.load(one.uid) is None
+    assert await store.addresses() == set()
+    async with store.reading() as t:
+        assert await t.cache_of("demo-001") is None
+        assert [r.name for r in await t.list(Tags)] == ["arn:other"]
+        assert [e.message for _, e in await t.events(limit=10)] == ["deleted"]
+    with pytest.raises(LeaseLost):
+        await store.save_decided(saved, leases[one.uid], addresses=[])
+    assert await store.renew("k", ttl_seconds=60) == {"uid-group-other"}
+    await insert(store, replace(cache("demo"), uid="uid-second-life"))
+
+
+async def test_a_condition_counts_only_while_it_is_true(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "one", "uid-group-demo")
+    told = Condition(status="available", because="all is well", settled=True, version=1)
+
+    async def heard() -> Condition | None:
+        async with store.reading() as t:
+            found = await t.condition("uid-group-demo")
+            assert await t.conditions(["uid-group-demo", "nobody"]) == ({"uid-group-demo": found} if found else {})
+            return found
+
+    assert await heard() is None
+    await store.publish("uid-group-demo", told, lease)
+    assert await heard() == told
+    async with store.transaction() as t:
+        found = await t.cache("demo", "group")
+        assert found is not None
+        await t.save_wanted(found)
+    assert await heard() is None, "the row is newer"
+    told = replace(told, version=2)
+    await store.publish("uid-group-demo", told, lease)
+    assert await heard() == told
+    await store.renew("one", ttl_seconds=0.01)
+    await world.pass_seconds(0.05)
+    assert await heard() is None, "its keeper is silent"
+    await store.renew("one", ttl_seconds=60)
+    assert await heard() == told
+    await store.release(lease)
+    assert await heard() is None, "nobody keeps it"
+    again = await claim(store, "one", "uid-group-demo")
+    assert await heard() is None, "the new epoch has not spoken yet"
+    await store.publish("uid-group-demo", told, again)
+    assert await heard() == told
+
+
+# ---------------------------------------------------------------------------------------------------- wakes
+
+
+async def test_wakes_come_after_the_commit_and_only_then(world: World) -> None:
+    store = await world.store()
+    heard: list[tuple[str, str]] = []
+    await insert(store, cache("demo"))
+    inside = False
+
+    def listen(uid: str) -> None:
+        heard.append((uid, "inside" if inside else "after"))
+
+    def broken(uid: str) -> None:
+        raise ZeroDivisionError(uid)
+
+    store.on_change(broken)
+    end = store.on_change(listen)
+    async with store.transaction() as t:
+        inside = True
+        found = await t.cache("demo", "group")
+        assert found is not None
+        await t.save_wanted(found)
+        t.wake("friend")
+        await asyncio.sleep(0.01)
+        inside = False
+    assert heard == [("uid-group-demo", "after"), ("friend", "after")]
+    heard.clear()
+    lease = await claim(store, "k", "uid-group-demo")
+    await store.renew("k", ttl_seconds=60)
+    assert heard == []
+    told = Condition(status="available", because="b", settled=True, version=2)
+    await store.publish("uid-group-demo", told, lease)
+    await store.publish("uid-group-demo", told, lease)
+    assert len(heard) == 1, "the second time nothing was new"
+    await store.save_decided(cast(Cache, await store.load("uid-group-demo")), lease, addresses=[])
+    await store.forget(cast(Cache, await store.load("uid-group-demo")), lease)
+    assert [uid for uid, _ in heard] == ["uid-group-demo"] * 3
+    end()
+    end()
+    async with store.transaction() as t:
+        t.wake("friend")
+    assert len(heard) == 3
+
+
+# ---------------------------------------------------------------------------------------------------- resources, events
+
+
+async def test_resources_of_any_kind(world: World) -> None:
+    store = await world.store()
+    group = ParameterGroup(name="g", family="valkey8", description="d", values={"a": "1"})
+    async with store.transaction() as t:
+        one = await t.put(group)
+        assert one == replace(group, version=1)
+        assert await t.get(ParameterGroup, "g") == one
+        assert await t.get(SubnetGroup, "g") is None
+        with pytest.raises(Conflict):
+            await t.put(group)
+        two = await t.put(replace(one, values={"a": "2"}))
+        with pytest.raises(Conflict):
+            await t.put(replace(one, values={"a": "3"}))
+        with pytest.raises(Conflict):
+            await t.put(replace(one, name="nobody"))
+        for name in ("b", "h", "Z"):
+            await t.put(ParameterGroup(name=name, family="f", description=""))
+        await t.put(SubnetGroup(name="c", description="", vpc_id="v", subnets=()))
+    async with store.reading() as t:
+        assert await t.get(ParameterGroup, "g") == two == replace(two, version=2, values={"a": "2"})
+        assert [r.name for r in await t.list(ParameterGroup)] == ["Z", "b", "g", "h"]
+        assert [r.name for r in await t.list(ParameterGroup, after="b", limit=1)] == ["g"]
+    async with store.transaction() as t:
+        assert await t.delete(ParameterGroup, "g") is True
+        assert await t.delete(ParameterGroup, "g") is False
+        assert (await t.put(group)).version == 1
+
+
+async def test_events_by_time_source_and_page(world: World) -> None:
+    store = await world.store()
+    now = world.clock.at
+    hour = dt.timedelta(hours=1)
+    async with store.transaction() as t:
+        await t.tell(event("now"), event("also now", source="other"))
+        await t.tell(
+            event("long ago", now - 5 * hour), event("forgotten", now - dt.timedelta(days=15)), event("before", now - hour)
+        )
+    async with store.reading() as t:
+        everything = await t.events(limit=100)
+        assert [e.message for _, e in everything] == ["long ago", "before", "now", "also now"]
+        assert everything[2][1].at == now
+        paged, after = [], None
+        while page := await t.events(after=after, limit=1):
+            paged += page
+            after = page[-1][0]
+        assert paged == everything
+        assert [e.message for _, e in await t.events(start=now - hour, end=now, limit=9)] == ["before"]
+        assert [e.message for _, e in await t.events(source="other", limit=9)] == ["also now"]
+        assert [e.message for _, e in await t.events(source_type="cache-cluster", limit=9)] == []
+    world.clock.at += dt.timedelta(days=13, hours=23, minutes=30)
+    async with store.transaction() as t:
+        await t.tell(event("much later"))
+    async with store.reading() as t:
+        assert [e.message for _, e in await t.events(limit=100)] == ["now", "also now", "much later"]
