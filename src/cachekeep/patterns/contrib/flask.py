@@ -52,7 +52,8 @@ class ServerSessions(SessionInterface):
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         assert isinstance(session, FlaskSession)
-        if session.before_access is not None or not session.accessed:
+        # As in Django: a request that failed saves nothing.
+        if session.before_access is not None or not session.accessed or response.status_code >= 500:
             return
         response.vary.add("Cookie")
         self.store.save(session)

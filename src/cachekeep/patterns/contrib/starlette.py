@@ -3,8 +3,8 @@
     app.add_middleware(SessionMiddleware, store=AsyncSessionStore(client), keys=[SECRET])
 
 `request.session` is then a `Session`. It is saved when the response starts, so the client's next request sees it;
-what changes while the body streams, in a background task or in a websocket is saved at the end. If the
-application fails before it answers, nothing is saved.
+what changes while the body streams, in a background task or in a websocket is saved at the end. A request that
+fails (an exception, or a status of 500 and above) saves nothing.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ class SessionMiddleware:
             if not self._lazy:
                 await session.load()
         scope["session"] = session
-        headers_sent = False
+        headers_sent = failed = False
 
         async def send_with_session(message: Message) -> None:
-            nonlocal headers_sent
+            nonlocal headers_sent, failed
             if not headers_sent and message["type"] in _HEAD_MESSAGES:
+                failed = message.get("status", 200) >= 500
+            if not (headers_sent or failed) and message["type"] in _HEAD_MESSAGES:
                 await self._finish(session)
                 headers = list(message.get("headers", ()))
                 self._add_headers(headers, session, arrived_id, signed_by_newest)
@@ -99,7 +101,7 @@ class SessionMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_session)
-        if headers_sent:
+        if headers_sent and not failed:
             if session.needs_cookie:
                 await self._store.delete(arrived_id if session.new else None)
                 raise SessionHeadersSent("a session began or was rotated after the response's headers were sent")
