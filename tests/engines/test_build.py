@@ -160,6 +160,15 @@ def test_a_failure_says_why_and_leaves_nothing(distribution: Path, tmp_path: Pat
     assert visible(tmp_path / "builds") == []
 
 
+def test_a_suite_that_lists_what_it_does_not_hold_is_passed_over(distribution: Path, tmp_path: Path) -> None:
+    once = f"*source*) [ -e {tmp_path}/asked ] && touch valkey_9.1.2-1.dsc || {{ touch {tmp_path}/asked; exit 100; }};; esac"
+    apt = (distribution / "apt-get").read_text()
+    (distribution / "apt-get").write_text(apt[: apt.index("*source*")] + once + "\n")
+    told: list[Progress] = []
+    assert install("valkey@9.1", tmp_path / "builds", told.append).version == "9.1.2"
+    assert len([step for step in told if "looking for" in step.line]) == 2
+
+
 def test_a_build_that_came_out_without_tls_is_not_kept(distribution: Path, tmp_path: Path) -> None:
     (tmp_path / "server").write_text(SERVER.format(tls="Failed finding TLS support."))
     with pytest.raises(EngineMissing, match="TLS False"):

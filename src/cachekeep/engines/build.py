@@ -138,12 +138,19 @@ def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Bui
     with _alone(builds_dir), tempfile.TemporaryDirectory(dir=builds_dir, prefix=_HALF_MADE) as scratch:
         work = Path(scratch)
         _ensure_tools(recipe, progress)
-        apt, own_version, version = _find_source(engine, asked, work, progress)
-        final = builds_dir / f"{engine}-{version}"
-        if final.exists():
-            progress(Progress("ready", f"{engine} {version} is installed already", 100))
-            return with_tools(probe(final / Path(recipe.programs[0]).name))
-        source = _fetch_source(apt, engine, own_version, work, progress)
+        failure: EngineMissing | None = None
+        for apt, own_version, version in _sources(engine, asked, work, progress):
+            final = builds_dir / f"{engine}-{version}"
+            if final.exists():
+                progress(Progress("ready", f"{engine} {version} is installed already", 100))
+                return with_tools(probe(final / Path(recipe.programs[0]).name))
+            try:
+                source = _fetch_source(apt, engine, own_version, work, progress)
+                break
+            except EngineMissing as error:  # a mirror may list what it no longer holds; another suite may have it
+                failure = error
+        else:
+            raise failure or EngineMissing(f"no source package of {spec} could be fetched")
         _compile(recipe, source, progress)
         kept = _keep(recipe, source, work / "kept")
         built = probe(kept / Path(recipe.programs[0]).name)
@@ -188,8 +195,11 @@ def _ensure_tools(recipe: Recipe, progress: Tell) -> None:
         raise EngineMissing(f"building needs packages that are missing here: apt install {' '.join(packages)}")
 
 
-def _find_source(engine: str, asked: Numbers, work: Path, progress: Tell) -> tuple[list[str], str, str]:
-    """apt options under which the source package is known, its version, and upstream's version."""
+def _sources(engine: str, asked: Numbers, work: Path, progress: Tell) -> Iterator[tuple[list[str], str, str]]:
+    """Suite by suite: apt options under which a fitting source package is known, its version, and upstream's.
+
+    Raises EngineMissing, at the end, if there was none.
+    """
     release = _os_release()
     codename = release.get("VERSION_CODENAME", "")
     targets = subprocess.run(["apt-get", "indextargets"], capture_output=True, text=True, check=False).stdout
@@ -197,6 +207,7 @@ def _find_source(engine: str, asked: Numbers, work: Path, progress: Tell) -> tup
     if not mirrors:
         raise EngineMissing("apt knows of no mirror of this release on this machine, so there is no source package to build from")
     tried: list[str] = []
+    found = False
     for suite in suites(release.get("ID", ""), codename):
         for number, mirror in enumerate(mirrors):
             progress(Progress("look up", f"looking for {engine} {'.'.join(map(str, asked))} in {suite}"))
@@ -206,10 +217,14 @@ def _find_source(engine: str, asked: Numbers, work: Path, progress: Tell) -> tup
             shown = subprocess.run(["apt-cache", *options, "showsrc", engine], capture_output=True, text=True, check=False).stdout
             picked = pick_version(shown, engine, asked)
             if picked is not None:
-                return options, *picked
+                found = True
+                yield options, *picked
             tried += [f"{suite} has {upstream_version(r['version'])}" for r in stanzas(shown) if "version" in r]
     wanted = ".".join(map(str, asked))
-    raise EngineMissing(f"no source package of {engine} {wanted} on this machine's mirror ({'; '.join(tried) or 'none at all'})")
+    if not found:
+        raise EngineMissing(
+            f"no source package of {engine} {wanted} on this machine's mirror ({'; '.join(tried) or 'none at all'})"
+        )
 
 
 def _os_release() -> dict[str, str]:
@@ -239,6 +254,7 @@ def _private_apt(home: Path, mirror: Source, suite: str) -> list[str]:
 
 def _fetch_source(apt: Sequence[str], engine: str, own_version: str, work: Path, progress: Tell) -> Path:
     """The unpacked source, with the distribution's patches. apt has checked every file against the signed index."""
+    work = Path(tempfile.mkdtemp(dir=work))  # its own, so that what a failed fetch left is not taken for this one's
     source = work / "source"
     fetch = ["apt-get", *apt, "-q", "source", "--only-source", "--download-only", f"{engine}={own_version}"]
     _run(fetch, work, "fetch", progress)
