@@ -357,3 +357,27 @@ def test_unknown_parameters_are_passed_over(endpoint: Endpoint) -> None:
     body = form("elasticache", "DescribeEvents", Novelty="1", **{"A.B.C": "2"})
     assert endpoint.send(signed(body)).status == 200
     assert endpoint.calls[0].params == {}
+
+
+@pytest.mark.parametrize("text", ["a%00b", "%00"])
+def test_what_no_database_can_keep_is_refused(endpoint: Endpoint, text: str) -> None:
+    body = f"Action=CreateUser&Version=2015-02-02&UserId={text}".encode()
+    assert refusal(endpoint.send(signed(body)))[1:] == (
+        "InvalidParameterValue",
+        "The value of UserId is malformed: expected text without NUL characters.",
+    )
+    rpc = signed(rb'{"KeyId":"\ud800"}', service="kms", headers={"X-Amz-Target": "TrentService.DescribeKey"})
+    assert refusal(endpoint.send(rpc))[1] == "SerializationException"
+
+
+def test_a_version_of_another_service_than_the_signatures(endpoint: Endpoint) -> None:
+    body = form("iam", "CreateUser", UserName="u", UserId="u", Engine="valkey", AccessString="on")
+    assert refusal(endpoint.send(signed(body, service="elasticache")))[:2] == (400, "InvalidAction")
+    rpc = signed(b"{}", service="cloudwatch", headers={"X-Amz-Target": "TrentService.TagResource"})
+    assert refusal(endpoint.send(rpc))[:2] == (400, "UnknownOperationException")
+    assert not endpoint.calls
+
+
+def test_open_enumerations_and_mistaken_patterns_are_not_enforced(endpoint: Endpoint) -> None:
+    new_type = form("ec2", "DescribeInstanceTypes", **{"InstanceType.1": "z99.huge"})
+    assert endpoint.send(signed(new_type, service="ec2")).status == 200

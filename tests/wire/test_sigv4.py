@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import hmac
 from dataclasses import replace
 from email.utils import format_datetime
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.wire.conftest import ACCOUNT, KEY, ROOT, SECRET, form, presigned, signed, unsigned
 
 from cachekeep.errors import ApiError
-from cachekeep.security.sigv4 import Secret, read_claim, verify
+from cachekeep.security.sigv4 import Secret, canonical_request, read_claim, verify
 from cachekeep.wire.http import HttpRequest
 
 TEMPORARY = Credentials("ASIATEMPORARY", "temporary secret", "the/session+token=")
@@ -216,6 +217,25 @@ def test_the_date_header_will_do() -> None:
     request = signed(BODY, headers={"Date": format_datetime(dt.datetime.now(dt.UTC), usegmt=True)})
     assert "x-amz-date" not in request.headers
     check(request)
+
+
+def test_the_scopes_date_is_the_day_of_signing() -> None:
+    """A key derived for one day must not sign on another, however rightly."""
+    good = signed(BODY)
+    claim = read_claim(good.query, good.headers)
+    assert claim is not None
+    yesterday = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).strftime("%Y%m%d")
+    canonical = canonical_request(claim, "POST", "/", "", good.headers, hashlib.sha256(BODY).hexdigest())
+    key = f"AWS4{SECRET}".encode()
+    for part in (yesterday, "us-east-1", "elasticache", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    scope = f"{yesterday}/us-east-1/elasticache/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{claim.signed_at}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    authorization = good.headers["authorization"].replace(claim.signature, signature).replace(claim.scope, scope)
+    code, _, message = refused(with_header(good, "authorization", authorization))
+    assert code == "SignatureDoesNotMatch"
+    assert message.startswith("Date in Credential scope does not match")
 
 
 def test_secrets_have_no_text_form() -> None:
