@@ -378,6 +378,6 @@ def test_a_version_of_another_service_than_the_signatures(endpoint: Endpoint) ->
     assert not endpoint.calls
 
 
-def test_open_enumerations_and_mistaken_patterns_are_not_enforced(endpoint: Endpoint) -> None:
+def test_open_enumerations_are_left_to_the_operations(endpoint: Endpoint) -> None:
     new_type = form("ec2", "DescribeInstanceTypes", **{"InstanceType.1": "z99.huge"})
     assert endpoint.send(signed(new_type, service="ec2")).status == 200
