@@ -1,0 +1,82 @@
+"""What every handler is given beside its call and its transaction, and the few ways in which handlers refuse."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from cachekeep.clock import Clock
+from cachekeep.engines.catalogue import Catalogue
+from cachekeep.errors import ApiError
+
+Params = Mapping[str, Any]
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API side needs to know of this installation. Quotas are AWS's defaults (fact sheet §11); ``*_max`` are all inclusive."""
+
+    region: str
+    account: str
+    zones: tuple[str, ...]
+    address_pool: str
+    """CIDR of the addresses that nodes and endpoints get."""
+    capacity_memory_bytes: int
+    """What the machines have for caches: the sum of the node types' memory must stay below it unless ``overcommit``."""
+    overcommit: bool = False
+    hold_seconds: float = 8.0
+    """How long a Describe of one resource in transition is held open; 0 answers at once."""
+    nodes_max: int = 300
+    nodes_per_memcached_cluster_max: int = 60
+    nodes_per_shard_max: int = 6
+    parameter_groups_max: int = 300
+    subnet_groups_max: int = 300
+    subnets_per_group_max: int = 20
+    tags_max: int = 50
+    test_failovers_per_day_max: int | None = None
+    """AWS allows 15 shards in 24 hours; None sets no limit."""
+    event_days: int = 14
+    root_created_at: dt.datetime | None = None
+    """When the root key was made, for iam:GetUser."""
+
+    @property
+    def vpc_id(self) -> str:
+        return "vpc-" + digest(self.account, self.region)
+
+    @property
+    def security_group_id(self) -> str:
+        return "sg-" + digest(self.account, self.region, "default")
+
+    def subnet_id(self, zone: str) -> str:
+        return "subnet-" + digest(self.account, self.region, zone)
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The installation, as handlers see it."""
+
+    settings: ServiceSettings
+    catalogue: Catalogue
+    clock: Clock
+
+
+def digest(*parts: str) -> str:
+    """17 hexadecimal digits that stay the same for the same parts: the tail of an EC2-like id."""
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:17]
+
+
+def value_error(message: str) -> ApiError:
+    """A parameter has a value that cannot be."""
+    return ApiError("InvalidParameterValue", message)
+
+
+def combination_error(message: str) -> ApiError:
+    """Parameters do not go together, or not with the resource as it is."""
+    return ApiError("InvalidParameterCombination", message)
+
+
+def unsupported(what: str, *, plural: bool = False) -> ApiError:
+    """The honest refusal of what has no effect yet."""
+    return combination_error(f"{what} {'are' if plural else 'is'} not supported by this version of Cachekeep; nothing was changed.")

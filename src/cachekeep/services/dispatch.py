@@ -1,0 +1,101 @@
+"""From a call to its handler: hold, transaction, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from msgspec.structs import replace as with_fields
+
+from cachekeep.clock import Clock
+from cachekeep.engines.catalogue import Catalogue
+from cachekeep.errors import ApiError, Conflict
+from cachekeep.services import ec2, identity
+from cachekeep.services.context import Context, ServiceSettings
+from cachekeep.services.elasticache import (
+    absent,
+    clusters,
+    engines,
+    events,
+    groups,
+    parameter_groups,
+    replicas,
+    subnet_groups,
+    tags,
+)
+from cachekeep.services.hold import Waiting
+from cachekeep.services.operation import Operation
+from cachekeep.store.contract import Store
+from cachekeep.wire.gateway import Call
+
+OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
+    "ec2": ec2.OPERATIONS,
+    "elasticache": {
+        **absent.OPERATIONS,
+        **clusters.OPERATIONS,
+        **engines.OPERATIONS,
+        **events.OPERATIONS,
+        **groups.OPERATIONS,
+        **parameter_groups.OPERATIONS,
+        **replicas.OPERATIONS,
+        **subnet_groups.OPERATIONS,
+        **tags.OPERATIONS,
+    },
+    "iam": identity.IAM,
+    "sts": identity.STS,
+}
+"""Every operation that is answered, those that are always refused among them."""
+
+_ATTEMPTS: Final = 5
+
+
+class Services:
+    """The API's operations over a store. A request writes what is wanted and is over; keepers do the rest.
+
+    ``catalogue`` may be replaced (``use``) when an engine has been installed meanwhile.
+    """
+
+    def __init__(self, store: Store, catalogue: Catalogue, settings: ServiceSettings, clock: Clock) -> None:
+        self._store = store
+        self._context = Context(settings, catalogue, clock)
+        self._waiting = Waiting(store, clock)
+
+    def served(self) -> Mapping[str, frozenset[str]]:
+        """Service → operations, for the gateway."""
+        return {service: frozenset(operations) for service, operations in OPERATIONS.items()}
+
+    def use(self, catalogue: Catalogue) -> None:
+        """Work with other installed builds from now on."""
+        self._context = with_fields(self._context, catalogue=catalogue)
+
+    def close(self) -> None:
+        """Let held requests go and stop listening to the store."""
+        self._waiting.close()
+
+    async def dispatch(self, call: Call) -> Mapping[str, Any]:
+        """Answer a call. Raises ApiError; ``Conflict`` only after losing to other writers several times in a row."""
+        operation = OPERATIONS.get(call.service, {}).get(call.operation)
+        if operation is None:
+            raise ApiError("InvalidAction", f"{call.service}:{call.operation} is not supported by Cachekeep.")
+        if call.service == "elasticache":
+            call = _without_blanks(call)
+        if operation.held and (name := call.params.get(operation.held.parameter)):
+            await self._waiting.settle(operation.held.kind, name.lower(), self._context.settings.hold_seconds)
+        if operation.mode != "writes":
+            async with self._store.reading() as tx:
+                return await operation.handler(call, tx, self._context)
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self._store.transaction() as tx:
+                    return await operation.handler(call, tx, self._context)
+            except Conflict:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _without_blanks(call: Call) -> Call:
+    """Ansible sends ``EngineVersion=`` and Terraform empty lists where they mean "not set" (recorded from both)."""
+    given = {name: value for name, value in call.params.items() if value is not None and value != "" and value != []}
+    return replace(call, params=given)

@@ -1,0 +1,1 @@
+"""ElastiCache's operations. Each module ends with the table of those it serves."""

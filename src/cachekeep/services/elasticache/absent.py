@@ -1,0 +1,159 @@
+"""What cannot exist yet. Describes say so truthfully: empty lists, and not found for an id; nothing can be made or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cachekeep.errors import ApiError
+from cachekeep.services import names, paging
+from cachekeep.services.context import Context, unsupported, value_error
+from cachekeep.services.elasticache import find
+from cachekeep.services.operation import Handler, Operation, reads, refuses
+from cachekeep.services.paging import SERVERLESS, SNAPSHOTS, USUAL, PageRule
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+
+def _missing(code: str, what: str) -> Callable[[str], ApiError]:
+    return lambda name: ApiError(code, f"{what} {name} not found.")
+
+
+MISSING: Final[Mapping[str, Callable[[str], ApiError]]] = {
+    "snapshot": _missing("SnapshotNotFoundFault", "Snapshot"),
+    "securitygroup": _missing("CacheSecurityGroupNotFound", "Cache security group"),
+    "user": _missing("UserNotFound", "User"),
+    "usergroup": _missing("UserGroupNotFound", "User group"),
+    "serverlesscache": _missing("ServerlessCacheNotFoundFault", "Serverless cache"),
+    "serverlesscachesnapshot": _missing("ServerlessCacheSnapshotNotFoundFault", "Serverless cache snapshot"),
+    "reserved-instance": _missing("ReservedCacheNodeNotFound", "Reserved cache node"),
+    "offering": _missing("ReservedCacheNodesOfferingNotFound", "Reserved cache nodes offering"),
+    "globalreplicationgroup": _missing("GlobalReplicationGroupNotFoundFault", "Global replication group"),
+    "serviceupdate": _missing("ServiceUpdateNotFoundFault", "Service update"),
+}
+"""Kind of resource (as in its ARN) → the error for a name of it."""
+
+
+def _empty(result: str, rule: PageRule = USUAL, **ids: str) -> Handler:
+    """A Describe of nothing. ``ids``: parameter → kind of the resource that it would name."""
+
+    async def handler(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        """There is none: an empty list, or not found for an id."""
+        paging.start(call.params, rule)
+        for parameter, kind in ids.items():
+            if name := call.params.get(parameter):
+                raise MISSING[kind](name)
+        return {result: []}
+
+    return handler
+
+
+async def _snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """There is none: an empty list, or not found for an id."""
+    params = call.params
+    if params.get("SnapshotSource", "user") not in ("user", "system"):
+        raise value_error(f"Invalid value {params['SnapshotSource']} for SnapshotSource: valid values are user, system.")
+    if name := params.get("CacheClusterId"):
+        await find.cluster(tx, name)
+    return await _empty("Snapshots", SNAPSHOTS, SnapshotName="snapshot")(call, tx, context)
+
+
+async def _users(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The user `default`, as whom every client of every server connects; there is no other yet."""
+    default = {
+        "UserId": "default",
+        "UserName": "default",
+        "Status": "active",
+        "Engine": "redis",
+        "MinimumEngineVersion": "6.0",
+        "AccessString": "on ~* +@all",
+        "UserGroupIds": [],
+        "Authentication": {"Type": "no-password"},
+        "ARN": names.arn(context.settings, "user", "default"),
+    }
+    asked = call.params.get("UserId")
+    if asked not in (None, "default"):
+        raise MISSING["user"](asked)
+    shown = [default] if _matches(default, call) else []
+    return paging.page(shown, call.params, lambda user: "default", lambda user: user, "Users")
+
+
+def _matches(user: Mapping[str, Any], call: Call) -> bool:
+    """Whether a user passes the filters [DescribeUsers: user-id, user-name, engine, user-group-id …]."""
+    if call.params.get("Engine", user["Engine"]).lower() != user["Engine"]:
+        return False
+    fields = {"user-id": [user["UserId"]], "user-name": [user["UserName"]], "user-group-id": user["UserGroupIds"]}
+    for each in call.params.get("Filters", ()):
+        if each["Name"] not in fields:
+            raise ApiError("InvalidParameterCombination", f"Invalid filter {each['Name']}: valid ones are {', '.join(fields)}.")
+        if not set(each["Values"]) & set(fields[each["Name"]]):
+            return False
+    return True
+
+
+NO_CACHE_SECURITY_GROUPS: Final = "Use of cache security groups is not permitted in this API version for your account."
+"""AWS's own words to every account that has no EC2-Classic, which is every account."""
+_CACHE_SECURITY_GROUP_OPERATIONS: Final = (
+    "CreateCacheSecurityGroup",
+    "DescribeCacheSecurityGroups",
+    "DeleteCacheSecurityGroup",
+    "AuthorizeCacheSecurityGroupIngress",
+    "RevokeCacheSecurityGroupIngress",
+)
+
+
+def _refused(what: str, *operations: str, plural: bool = False) -> dict[str, Operation]:
+    error = unsupported(what, plural=plural)
+    return {name: refuses(error.code, error.message) for name in operations}
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "DescribeSnapshots": reads(_snapshots),
+    "DescribeUsers": reads(_users),
+    "DescribeUserGroups": reads(_empty("UserGroups", UserGroupId="usergroup")),
+    "DescribeServerlessCaches": reads(_empty("ServerlessCaches", SERVERLESS, ServerlessCacheName="serverlesscache")),
+    "DescribeServerlessCacheSnapshots": reads(
+        _empty(
+            "ServerlessCacheSnapshots",
+            SERVERLESS,
+            ServerlessCacheSnapshotName="serverlesscachesnapshot",
+            ServerlessCacheName="serverlesscache",
+        )
+    ),
+    "DescribeGlobalReplicationGroups": reads(_empty("GlobalReplicationGroups", GlobalReplicationGroupId="globalreplicationgroup")),
+    "DescribeReservedCacheNodes": reads(_empty("ReservedCacheNodes", ReservedCacheNodeId="reserved-instance")),
+    "DescribeReservedCacheNodesOfferings": reads(_empty("ReservedCacheNodesOfferings", ReservedCacheNodesOfferingId="offering")),
+    "DescribeServiceUpdates": reads(_empty("ServiceUpdates", ServiceUpdateName="serviceupdate")),
+    "DescribeUpdateActions": reads(_empty("UpdateActions", ServiceUpdateName="serviceupdate")),
+    **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
+    **_refused("Taking, copying and deleting snapshots", "CreateSnapshot", "CopySnapshot", "DeleteSnapshot", plural=True),
+    **_refused("Users with rights of their own", "CreateUser", "ModifyUser", "DeleteUser", plural=True),
+    **_refused("User groups", "CreateUserGroup", "ModifyUserGroup", "DeleteUserGroup", plural=True),
+    **_refused(
+        "Serverless caches",
+        "CreateServerlessCache",
+        "ModifyServerlessCache",
+        "DeleteServerlessCache",
+        "CreateServerlessCacheSnapshot",
+        "CopyServerlessCacheSnapshot",
+        "DeleteServerlessCacheSnapshot",
+        "ExportServerlessCacheSnapshot",
+        plural=True,
+    ),
+    **_refused(
+        "Global datastores",
+        "CreateGlobalReplicationGroup",
+        "ModifyGlobalReplicationGroup",
+        "DeleteGlobalReplicationGroup",
+        "DisassociateGlobalReplicationGroup",
+        "FailoverGlobalReplicationGroup",
+        "IncreaseNodeGroupsInGlobalReplicationGroup",
+        "DecreaseNodeGroupsInGlobalReplicationGroup",
+        "RebalanceSlotsInGlobalReplicationGroup",
+        plural=True,
+    ),
+    **_refused("Online migration", "PrepareMigration", "StartMigration", "CompleteMigration", "StopMigration", "TestMigration"),
+    **_refused("Reserving cache nodes", "PurchaseReservedCacheNodesOffering"),
+    **_refused("Applying service updates", "BatchApplyUpdateAction", "BatchStopUpdateAction"),
+    **_refused("Cluster mode", "ModifyReplicationGroupShardConfiguration"),
+}

@@ -1,0 +1,56 @@
+"""What can be had: engine versions with an installed build, and the node types to which a cache may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cachekeep.engines.node_types import allowed_modifications
+from cachekeep.services import paging
+from cachekeep.services.context import Context, combination_error
+from cachekeep.services.elasticache import find
+from cachekeep.services.operation import Operation, reads
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+
+async def describe_versions(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The versions that an installed build serves; the description names the build."""
+    params = call.params
+    engine = params.get("Engine")
+    found = context.catalogue.versions(
+        engine.lower() if engine else None,
+        params.get("EngineVersion"),
+        params.get("CacheParameterGroupFamily"),
+        params.get("DefaultOnly", False),
+    )
+    numbered = [(f"{index:04}", entry) for index, entry in enumerate(found)]
+    return paging.page(
+        numbered,
+        params,
+        lambda row: row[0],
+        lambda row: {
+            "Engine": row[1].offer.engine,
+            "EngineVersion": row[1].offer.version,
+            "CacheParameterGroupFamily": row[1].offer.family,
+            "CacheEngineDescription": row[1].description,
+            "CacheEngineVersionDescription": row[1].version_description,
+        },
+        "CacheEngineVersions",
+    )
+
+
+async def list_node_types(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Larger and smaller node types to which a cluster or group may change."""
+    cluster_id, group_id = call.params.get("CacheClusterId"), call.params.get("ReplicationGroupId")
+    if bool(cluster_id) == bool(group_id):
+        raise combination_error("Give either CacheClusterId or ReplicationGroupId.")
+    cache = await find.cluster(tx, cluster_id) if cluster_id else await find.group(tx, group_id or "")
+    up, down = allowed_modifications(cache.wanted.engine, cache.wanted.node_type)
+    return {"ScaleUpModifications": list(up), "ScaleDownModifications": list(down)}
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "DescribeCacheEngineVersions": reads(describe_versions),
+    "ListAllowedNodeTypeModifications": reads(list_node_types),
+}

@@ -1,0 +1,79 @@
+"""Finding caches for a request, and refusing those that are not there or not in a state to be changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from cachekeep.errors import ApiError
+from cachekeep.model import Cache, CacheKind, Condition
+from cachekeep.services import render
+from cachekeep.store.contract import Transaction
+
+_BATCH: Final = 200
+KINDS: Final[tuple[CacheKind, ...]] = ("cluster", "group")
+
+
+def group_not_found(name: str) -> ApiError:
+    return ApiError("ReplicationGroupNotFoundFault", f"ReplicationGroup {name.lower()} not found.")
+
+
+def cluster_not_found(cluster_id: str) -> ApiError:
+    return ApiError("CacheClusterNotFound", f"CacheCluster {cluster_id.lower()} not found.")
+
+
+async def group(tx: Transaction, name: str) -> Cache:
+    """Raises ApiError ReplicationGroupNotFoundFault."""
+    cache = await tx.cache(name.lower(), "group")
+    if cache is None:
+        raise group_not_found(name)
+    return cache
+
+
+async def cluster(tx: Transaction, cluster_id: str) -> Cache:
+    """The cache that owns a CacheClusterId. Raises ApiError CacheClusterNotFound."""
+    cache = await tx.cache_of(cluster_id.lower())
+    if cache is None:
+        raise cluster_not_found(cluster_id)
+    return cache
+
+
+def group_state_error(name: str) -> ApiError:
+    """Terraform and Ansible look for "not in available state"."""
+    return ApiError("InvalidReplicationGroupState", f"Replication group {name} is not in available state.")
+
+
+def cluster_state_error(cluster_id: str) -> ApiError:
+    return ApiError("InvalidCacheClusterState", f"Cache cluster {cluster_id} is not in available state.")
+
+
+async def group_to_change(tx: Transaction, name: str) -> Cache:
+    """Raises ApiError ReplicationGroupNotFoundFault or InvalidReplicationGroupState."""
+    cache = await group(tx, name)
+    if render.group_status(cache, await tx.condition(cache.uid)) != "available":
+        raise group_state_error(cache.name)
+    return cache
+
+
+async def cluster_to_change(tx: Transaction, cluster_id: str) -> Cache:
+    """Raises ApiError CacheClusterNotFound or InvalidCacheClusterState."""
+    cache = await cluster(tx, cluster_id)
+    if render.cluster_status(cache, await tx.condition(cache.uid), cluster_id.lower()) != "available":
+        raise cluster_state_error(cluster_id.lower())
+    return cache
+
+
+async def every(tx: Transaction, chosen: Callable[[Cache], bool] = lambda cache: True) -> AsyncIterator[Cache]:
+    """All caches of both kinds for which ``chosen`` holds, read in batches."""
+    for kind in KINDS:
+        after = ""
+        while batch := await tx.caches(kind=kind, after=after, limit=_BATCH):
+            for cache in batch:
+                if chosen(cache):
+                    yield cache
+            after = batch[-1].name
+
+
+async def shown(tx: Transaction, cache: Cache) -> Condition | None:
+    """The condition to render a cache with."""
+    return await tx.condition(cache.uid)

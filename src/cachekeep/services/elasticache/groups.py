@@ -1,0 +1,327 @@
+"""Replication groups: create, describe, modify, delete, test a failover."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from cachekeep.engines.catalogue import numbers
+from cachekeep.engines.parameters import family_of
+from cachekeep.errors import ApiError
+from cachekeep.model import Cache, Event, Member, Secret, Wanted
+from cachekeep.services import names, paging, render
+from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.elasticache import find, shards, tags
+from cachekeep.services.elasticache import wanted as want
+from cachekeep.services.operation import Held, Operation, reads, writes
+from cachekeep.store.contract import AlreadyThere, Transaction
+from cachekeep.wire.gateway import Call
+
+# ------------------------------------------------------------------ create
+
+
+async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """One primary and up to five replicas, in the zones asked for; or a group around an existing stand-alone cluster."""
+    params = call.params
+    group_id = names.identifier(params["ReplicationGroupId"], "ReplicationGroupId", names.GROUP_ID_MAX)
+    want.refuse_unsupported(params)
+    given = tags.parse(params.get("Tags", ()), context)
+    if await tx.cache(group_id, "group"):
+        raise _already_exists(group_id)
+    if "PrimaryClusterId" in params:
+        cache = await _around(params, tx, context, group_id)
+    else:
+        if "CacheNodeType" not in params:
+            raise value_error("The parameter CacheNodeType must be provided and must not be blank.")
+        cache = await _new(params, tx, context, group_id)
+    await tags.replace_all(tx, names.arn(context.settings, "replicationgroup", group_id), given)
+    tx.wake(cache.uid)
+    return {"ReplicationGroup": render.group(cache, None, context)}
+
+
+def _already_exists(group_id: str) -> ApiError:
+    return ApiError("ReplicationGroupAlreadyExists", f"Replication group {group_id} already exists.")
+
+
+async def _new(params: Params, tx: Transaction, context: Context, group_id: str) -> Cache:
+    engine = params.get("Engine", "redis").lower()
+    if engine not in ("redis", "valkey"):
+        raise value_error(f"Invalid engine {engine}: a replication group runs redis or valkey.")
+    offer = want.choose_version(context, engine, params.get("EngineVersion"))
+    node_type = want.check_node_type(engine, params["CacheNodeType"])
+    found = shards.layouts(params, context.settings.nodes_per_shard_max)
+    group_name, values = await want.parameter_group(tx, params.get("CacheParameterGroupName"), offer.family)
+    _refuse_cluster_mode(params, len(found), values)
+    subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
+    allowed = await want.zones_of(tx, context, subnet_group)
+    wanted = Wanted(
+        engine=engine,
+        version=offer.version,
+        node_type=node_type,
+        port=names.port(params.get("Port"), want.DEFAULT_PORTS[engine]),
+        shards=await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed),
+        parameter_group=group_name,
+        parameters=values,
+        subnet_group=subnet_group,
+        **want.plain(params),
+        **want.windows(params),
+    )
+    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, node_type)
+    await want.check_room(tx, context, wanted)
+    cache = Cache(
+        uid=context.clock.new_id(),
+        name=group_id,
+        kind="group",
+        region=context.settings.region,
+        created_at=context.clock.now(),
+        admin_password=Secret(context.clock.new_secret()),
+        wanted=wanted,
+    )
+    try:
+        return await tx.insert(cache)
+    except AlreadyThere:
+        raise _already_exists(group_id) from None
+
+
+def _refuse_cluster_mode(params: Params, shard_count: int, values: Mapping[str, str]) -> None:
+    asked = {
+        f"ClusterMode={params.get('ClusterMode')}": params.get("ClusterMode", "disabled") != "disabled",
+        f"{shard_count} node groups": shard_count > 1,
+        "a parameter group with cluster-enabled": values.get("cluster-enabled") == "yes",
+        "Slots": any("Slots" in each for each in params.get("NodeGroupConfiguration", ())),
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise want.refuse_cluster_mode(what)
+
+
+_FROM_PRIMARY: Final = ("Engine", "EngineVersion", "CacheNodeType", "CacheParameterGroupName", "CacheSubnetGroupName", "Port")
+"""What a group takes over from the cluster that becomes its primary."""
+
+
+async def _around(params: Params, tx: Transaction, context: Context, group_id: str) -> Cache:
+    """The group that an existing cluster becomes: same row, same node, same data, new name and kind."""
+    primary_id = params["PrimaryClusterId"].lower()
+    cache = await find.cluster_to_change(tx, primary_id)
+    if cache.kind == "group":
+        raise ApiError("InvalidCacheClusterState", f"Cache cluster {primary_id} belongs to replication group {cache.name} already.")
+    if cache.wanted.engine == "memcached":
+        raise combination_error(f"Cache cluster {primary_id} runs memcached, which cannot be replicated.")
+    clashing = [name for name in _FROM_PRIMARY if name in params and not _agrees(name, params[name], cache.wanted, context)]
+    if clashing:
+        raise combination_error(f"{', '.join(clashing)} cannot differ from those of the primary cluster {primary_id}.")
+    found = shards.layouts(params, context.settings.nodes_per_shard_max)
+    _refuse_cluster_mode(params, len(found), cache.wanted.parameters)
+    allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
+    first = cache.wanted.shards[0].members[0]
+    built = await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed, first=first)
+    # The node goes on in the shard that it was decided in.
+    built = (replace(built[0], id=cache.wanted.shards[0].id),)
+    wanted = replace(cache.wanted, shards=built, **want.plain(params), **want.windows(params, cache.wanted))
+    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, wanted.node_type)
+    await want.check_room(tx, context, wanted, cache)
+    try:
+        return await tx.save_wanted(replace(cache, name=group_id, kind="group", wanted=wanted))
+    except AlreadyThere:
+        raise _already_exists(group_id) from None
+
+
+def _agrees(parameter: str, value: Any, wanted: Wanted, context: Context) -> bool:
+    if parameter == "EngineVersion":
+        return want.choose_version(context, wanted.engine, value).version == wanted.version
+    own = {
+        "Engine": wanted.engine,
+        "CacheNodeType": wanted.node_type,
+        "CacheParameterGroupName": wanted.parameter_group,
+        "CacheSubnetGroupName": wanted.subnet_group or render.DEFAULT_SUBNET_GROUP,
+        "Port": wanted.port,
+    }[parameter]
+    return bool((value.lower() if isinstance(value, str) else value) == own)
+
+
+# ------------------------------------------------------------------ describe
+
+
+async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """All groups in pages, or one by its id; the one is held for a moment while it is in transition."""
+    after, size = paging.start(call.params)
+    if name := call.params.get("ReplicationGroupId"):
+        found: Sequence[Cache] = [await find.group(tx, name)]
+        marker: Mapping[str, str] = {}
+    else:
+        rows = await tx.caches(kind="group", after=after or "", limit=size + 1)
+        found, marker = paging.finish(rows, size, lambda cache: cache.name)
+    conditions = await tx.conditions([cache.uid for cache in found])
+    shapes = [render.group(cache, conditions.get(cache.uid), context) for cache in found]
+    return {"ReplicationGroups": shapes, **marker}
+
+
+# ------------------------------------------------------------------ modify
+
+
+async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Node type, engine version, parameter group, failover settings, windows, description; or another primary."""
+    params = call.params
+    cache = await find.group(tx, params["ReplicationGroupId"])
+    asked = params.keys() - {"ReplicationGroupId", "ApplyImmediately", "NodeGroupId"}
+    immediately = params.get("ApplyImmediately", False)
+    if not asked and not (immediately and cache.wanted.deferred):
+        raise combination_error("No modifications were requested")
+    want.refuse_unsupported(params)
+    cache = await find.group_to_change(tx, cache.name)
+    before = cache.wanted
+    if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
+        raise want.refuse_cluster_mode(f"ClusterMode={params['ClusterMode']}")
+    changes = want.plain(params) | want.windows(params, before)
+    if "CacheNodeType" in params:
+        changes["node_type"] = change_node_type(before, params["CacheNodeType"])
+    changes |= await change_engine(params, tx, context, before, immediately=immediately)
+    if "PrimaryClusterId" in params:
+        changes |= _promote(cache, params["PrimaryClusterId"].lower())
+    wanted = want.revise(cache, changes, immediately=immediately)
+    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, wanted.node_type)
+    await want.check_room(tx, context, wanted, cache)
+    events = []
+    if wanted.automatic_failover != before.automatic_failover:
+        turned = "on" if wanted.automatic_failover else "off"
+        events.append(told(cache, f"Automatic failover has been turned {turned} for replication group {cache.name}"))
+    cache = await want.save(tx, cache, wanted, *events)
+    return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
+
+
+def told(cache: Cache, message: str) -> Event:
+    """An event of the group."""
+    return Event(source_type="replication-group", source=cache.name, message=message)
+
+
+def change_node_type(before: Wanted, name: str) -> str:
+    """Raises ApiError InvalidParameterValue or InvalidParameterCombination."""
+    return want.check_node_type(before.engine, name)
+
+
+async def change_engine(params: Params, tx: Transaction, context: Context, before: Wanted, *, immediately: bool) -> dict[str, Any]:
+    """Engine, version and parameter group after a request [fact sheet §7: upward only; Redis becomes Valkey, never back].
+
+    Raises ApiError InvalidParameterValue, InvalidParameterCombination or CacheParameterGroupNotFound.
+    """
+    engine = params.get("Engine", before.engine).lower()
+    old_family = family = family_of(before.engine, before.version)
+    changes: dict[str, Any] = {}
+    if engine != before.engine and (before.engine, engine) != ("redis", "valkey"):
+        raise combination_error(f"The engine cannot be changed from {before.engine} to {engine}.")
+    if engine != before.engine or "EngineVersion" in params:
+        offer = want.choose_version(context, engine, params.get("EngineVersion"))
+        if engine == before.engine and numbers(offer.version) < numbers(before.version):
+            raise combination_error(f"The engine version cannot be changed from {before.version} down to {offer.version}.")
+        family, changes = offer.family, {"engine": engine, "version": offer.version}
+    name = params.get("CacheParameterGroupName")
+    if name is None and family == old_family:
+        return changes
+    if name is None and not before.parameter_group.startswith("default."):
+        raise combination_error(
+            f"The parameter group {before.parameter_group} does not fit {engine} {changes['version']}: "
+            f"name one of family {family} in CacheParameterGroupName."
+        )
+    group_name, values = await want.parameter_group(tx, name, family)
+    if values and family != old_family and not immediately:
+        raise unsupported("A custom parameter group of another family together with ApplyImmediately=false")
+    if values.get("cluster-enabled", "no") != before.parameters.get("cluster-enabled", "no"):
+        raise want.refuse_cluster_mode("a parameter group with another cluster-enabled")
+    return changes | {"parameter_group": group_name, "parameters": values}
+
+
+def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
+    """The errand that makes another node primary [fact sheet §3: with Multi-AZ and automatic failover off]."""
+    shard = next((s for s in cache.wanted.shards if any(m.name == cluster_id for m in s.members)), None)
+    if shard is None:
+        raise value_error(f"Cache cluster {cluster_id} is not a member of replication group {cache.name}.")
+    if cache.wanted.automatic_failover or cache.wanted.multi_az:
+        raise combination_error(
+            f"Replication group {cache.name} has automatic failover or Multi-AZ enabled; disable both before promoting a replica by hand."
+        )
+    if want.primary_of(cache, shard) == cluster_id:
+        return {}
+    return {"errands": want.with_errand(cache, "promote", nodes=(cluster_id,), shard=shard.id)}
+
+
+# ------------------------------------------------------------------ delete
+
+
+async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """All nodes go and their data with them; `RetainPrimaryCluster` keeps the primary as a cluster of its own."""
+    want.refuse_unsupported(call.params)
+    cache = await find.group(tx, call.params["ReplicationGroupId"])
+    if cache.wanted.deleted:
+        raise find.group_state_error(cache.name)
+    if call.params.get("RetainPrimaryCluster"):
+        return await _retain_primary(tx, context, cache)
+    cache = await want.save(tx, cache, replace(cache.wanted, deleted=True))
+    await tags.forget(tx, context, cache)
+    return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
+
+
+async def _retain_primary(tx: Transaction, context: Context, cache: Cache) -> Mapping[str, Any]:
+    cache = await find.group_to_change(tx, cache.name)
+    if len(cache.wanted.shards) != 1:
+        raise combination_error("RetainPrimaryCluster can only be used with a replication group that has one node group.")
+    primary = want.primary_of(cache, cache.wanted.shards[0])
+    if primary is None or await tx.cache(primary, "cluster"):
+        raise ApiError("InvalidReplicationGroupState", f"Replication group {cache.name} has no primary that can be retained now.")
+    members: tuple[Member, ...] = tuple(m for m in cache.wanted.shards[0].members if m.name == primary)
+    wanted = replace(
+        cache.wanted,
+        shards=want.with_members(cache.wanted, cache.wanted.shards[0].id, members),
+        automatic_failover=False,
+        multi_az=False,
+        description="",
+    )
+    shape = render.group(cache, None, context) | {"Status": "deleting"}
+    await tags.drop(tx, names.arn(context.settings, "replicationgroup", cache.name))
+    saved = await tx.save_wanted(replace(cache, name=primary, kind="cluster", wanted=wanted))
+    tx.wake(saved.uid)
+    return {"ReplicationGroup": shape}
+
+
+# ------------------------------------------------------------------ test failover
+
+_TEST_TOLD: Final = "Test Failover API called for node group "
+
+
+async def test_failover(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The primary of a shard is stopped as if it had failed, and a replica takes over."""
+    cache = await find.group(tx, call.params["ReplicationGroupId"])
+    shard_id = call.params["NodeGroupId"].zfill(4)
+    if shard_id not in {s.id for s in cache.wanted.shards}:
+        raise ApiError("NodeGroupNotFoundFault", f"Node group {call.params['NodeGroupId']} of {cache.name} not found.")
+    cache = await find.group_to_change(tx, cache.name)
+    if not cache.wanted.automatic_failover:
+        raise combination_error(f"Automatic failover must be enabled for replication group {cache.name} to test it.")
+    await _check_test_quota(tx, context)
+    errands = want.with_errand(cache, "test-failover", shard=shard_id)
+    cache = await want.save(tx, cache, replace(cache.wanted, errands=errands), told(cache, f"{_TEST_TOLD}{shard_id}"))
+    return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
+
+
+async def _check_test_quota(tx: Transaction, context: Context) -> None:
+    most = context.settings.test_failovers_per_day_max
+    if most is None:
+        return
+    since, after, count = context.clock.now() - dt.timedelta(days=1), None, 0
+    while rows := await tx.events(start=since, source_type="replication-group", after=after, limit=500):
+        count += sum(event.message.startswith(_TEST_TOLD) for _, event in rows)
+        after = rows[-1][0]
+    if count >= most:
+        message = f"Failover has been tested {count} times in the last 24 hours; {most} are allowed."
+        raise ApiError("APICallRateForCustomerExceeded", message)
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "CreateReplicationGroup": writes(create),
+    "DescribeReplicationGroups": reads(describe, Held("ReplicationGroupId", "group")),
+    "ModifyReplicationGroup": writes(modify),
+    "DeleteReplicationGroup": writes(delete),
+    "TestFailover": writes(test_failover),
+}

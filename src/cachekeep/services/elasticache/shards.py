@@ -1,0 +1,122 @@
+"""How many nodes a new group gets, where they go and what they are called; the same for one shard and for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cachekeep.model import Member, WantedShard
+from cachekeep.services import zones
+from cachekeep.services.context import Context, Params, combination_error, value_error
+from cachekeep.services.elasticache import wanted as want
+from cachekeep.store.contract import Transaction
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard as it was asked for. ``zones`` has one entry a node, the primary's first; empty: an even spread."""
+
+    id: str
+    nodes: int
+    zones: tuple[str, ...] = ()
+
+
+def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> list[Layout]:
+    """The shards that CreateReplicationGroup asks for [API reference: NumCacheClusters, NumNodeGroups, NodeGroupConfiguration].
+
+    Raises ApiError InvalidParameterValue or InvalidParameterCombination.
+    """
+    configurations: Sequence[Params] = params.get("NodeGroupConfiguration", ())
+    shards = params.get("NumNodeGroups", len(configurations) or 1)
+    if "NumCacheClusters" in params and (shards > 1 or configurations or "ReplicasPerNodeGroup" in params):
+        raise combination_error(
+            "NumCacheClusters cannot be used together with NumNodeGroups, ReplicasPerNodeGroup or NodeGroupConfiguration."
+        )
+    if shards < 1:
+        raise value_error("NumNodeGroups must be at least 1.")
+    if configurations and len(configurations) != shards:
+        raise combination_error(f"NodeGroupConfiguration has {len(configurations)} entries for {shards} node groups.")
+    nodes = params.get("NumCacheClusters", params.get("ReplicasPerNodeGroup", 0) + 1)
+    chosen: Sequence[str] = params.get("PreferredCacheClusterAZs", ())
+    if configurations:
+        if chosen:
+            raise combination_error("PreferredCacheClusterAZs cannot be used together with NodeGroupConfiguration.")
+        found = [_configured(index, each, nodes) for index, each in enumerate(configurations, 1)]
+    else:
+        if chosen and "NumCacheClusters" not in params and "ReplicasPerNodeGroup" not in params:
+            nodes = len(chosen)
+        found = [Layout(id=f"{index:04}", nodes=nodes, zones=tuple(chosen)) for index in range(1, shards + 1)]
+    for layout in found:
+        _check(layout, nodes_max)
+    if len({layout.id for layout in found}) < len(found):
+        raise value_error("Each NodeGroupId may be used once.")
+    return found
+
+
+def _configured(index: int, configuration: Params, nodes: int) -> Layout:
+    if "ReplicaCount" in configuration:
+        nodes = configuration["ReplicaCount"] + 1
+    replicas: Sequence[str] = configuration.get("ReplicaAvailabilityZones", ())
+    primary: str | None = configuration.get("PrimaryAvailabilityZone")
+    if replicas and "ReplicaCount" not in configuration and nodes == 1:
+        nodes = len(replicas) + 1
+    if replicas and primary is None:
+        raise combination_error("ReplicaAvailabilityZones needs PrimaryAvailabilityZone too.")
+    where = (primary, *replicas) if primary and (replicas or nodes == 1) else ()
+    return Layout(id=configuration.get("NodeGroupId", f"{index:04}").zfill(4), nodes=nodes, zones=tuple(z for z in where if z))
+
+
+def _check(layout: Layout, nodes_max: int) -> None:
+    if not 1 <= layout.nodes <= nodes_max:
+        raise value_error(
+            f"The number of cache clusters in a node group must be between 1 and {nodes_max}, and not {layout.nodes}."
+        )
+    if layout.zones and len(layout.zones) != layout.nodes:
+        raise combination_error(
+            f"{len(layout.zones)} availability zones are named for {layout.nodes} cache clusters; name one for each."
+        )
+
+
+async def build(
+    tx: Transaction,
+    context: Context,
+    group_id: str,
+    found: Iterable[Layout],
+    *,
+    clustered: bool,
+    allowed: Sequence[str],
+    first: Member | None = None,
+) -> tuple[WantedShard, ...]:
+    """The wanted shards, every member named and placed. ``first`` is a member that is there already: the first shard's primary."""
+    built: list[WantedShard] = []
+    for layout in found:
+        prefix = f"{group_id}-{layout.id}-" if clustered else f"{group_id}-"
+        here = [first] if first is not None and not built else []
+        where = layout.zones
+        zones.check(where, allowed)
+        if not where:
+            begin = zones.rotated(allowed, f"{group_id}-{layout.id}")
+            where = (*(m.zone for m in here), *zones.spread(layout.nodes - len(here), begin, (m.zone for m in here)))
+        elif here and where[0] != here[0].zone:
+            raise combination_error(f"{here[0].name} is in {here[0].zone}, and the first availability zone named is {where[0]}.")
+        new = await want.new_names(tx, prefix, 3, layout.nodes - len(here), (m.name for m in here))
+        members = [*here, *(Member(name=name, zone=zone) for name, zone in zip(new, where[len(here) :], strict=True))]
+        built.append(WantedShard(id=layout.id, members=tuple(members)))
+    return tuple(built)
+
+
+def check_failover(automatic: bool, multi_az: bool, shards: Iterable[WantedShard], node_type: str) -> None:
+    """The rules of AutomaticFailoverEnabled and MultiAZEnabled [fact sheet §3]. Raises ApiError InvalidParameterCombination."""
+    if multi_az and not automatic:
+        raise combination_error(
+            "Multi-AZ needs automatic failover: MultiAZEnabled cannot be true while AutomaticFailoverEnabled is false."
+        )
+    if automatic and node_type.startswith("cache.t1."):
+        raise combination_error(f"Automatic failover is not supported for the cache node type {node_type}.")
+    for shard in shards:
+        if automatic and len(shard.members) < 2:
+            raise combination_error(
+                "Automatic failover needs at least one replica: two cache clusters or more in every node group."
+            )
+        if multi_az and len({m.zone for m in shard.members}) < 2:
+            raise combination_error("Multi-AZ needs cache clusters in at least two availability zones.")

@@ -1,0 +1,134 @@
+"""Subnet groups: they say in which zones a cache's nodes may be placed.
+
+The endpoint's own subnets (ec2:DescribeSubnets) are one for each zone. Any other id of the right form stands for a zone too, always
+the same one, so that configurations written for another account keep their meaning: so many subnets, so many zones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from zlib import crc32
+
+from msgspec.structs import replace
+
+from cachekeep.errors import ApiError
+from cachekeep.model import Subnet, SubnetGroup
+from cachekeep.services import names, paging, render
+from cachekeep.services.context import Context, ServiceSettings, value_error
+from cachekeep.services.elasticache import find, tags
+from cachekeep.services.operation import Operation, reads, writes
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+
+def subnet(settings: ServiceSettings, subnet_id: str) -> Subnet:
+    """The subnet of that id. Raises ApiError InvalidSubnet."""
+    if not names.is_subnet_id(subnet_id):
+        raise ApiError("InvalidSubnet", f"{subnet_id} is not a valid subnet id: it begins with subnet-.")
+    own = {settings.subnet_id(zone): zone for zone in settings.zones}
+    return Subnet(id=subnet_id, zone=own.get(subnet_id) or settings.zones[crc32(subnet_id.encode()) % len(settings.zones)])
+
+
+def default_group(settings: ServiceSettings) -> SubnetGroup:
+    """The group that is always there: every subnet of the endpoint."""
+    return SubnetGroup(
+        name=render.DEFAULT_SUBNET_GROUP,
+        description="Default CacheSubnetGroup",
+        vpc_id=settings.vpc_id,
+        subnets=tuple(Subnet(id=settings.subnet_id(zone), zone=zone) for zone in settings.zones),
+    )
+
+
+def _subnets(settings: ServiceSettings, ids: Sequence[str]) -> tuple[Subnet, ...]:
+    """Raises ApiError InvalidSubnet, CacheSubnetQuotaExceededFault or InvalidParameterValue."""
+    if not ids:
+        raise value_error("SubnetIds must name at least one subnet.")
+    if len(set(ids)) > settings.subnets_per_group_max:
+        message = f"A cache subnet group can have at most {settings.subnets_per_group_max} subnets."
+        raise ApiError("CacheSubnetQuotaExceededFault", message)
+    return tuple(subnet(settings, each) for each in dict.fromkeys(ids))
+
+
+async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """A named set of subnets, and so of zones."""
+    params, settings = call.params, context.settings
+    name = names.identifier(params["CacheSubnetGroupName"], "CacheSubnetGroupName", names.NAME_MAX)
+    given = tags.parse(params.get("Tags", ()), context)
+    if name == render.DEFAULT_SUBNET_GROUP or await tx.get(SubnetGroup, name):
+        raise ApiError("CacheSubnetGroupAlreadyExists", f"Cache subnet group {name} already exists.")
+    if len(await tx.list(SubnetGroup)) >= settings.subnet_groups_max:
+        message = f"You have reached the quota of {settings.subnet_groups_max} cache subnet groups."
+        raise ApiError("CacheSubnetGroupQuotaExceeded", message)
+    group = SubnetGroup(
+        name=name,
+        description=params["CacheSubnetGroupDescription"],
+        vpc_id=settings.vpc_id,
+        subnets=_subnets(settings, params.get("SubnetIds", ())),
+    )
+    await tx.put(group)
+    await tags.replace_all(tx, names.arn(settings, "subnetgroup", name), given)
+    return {"CacheSubnetGroup": render.subnet_group(group, settings)}
+
+
+async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The default group and the others."""
+    settings = context.settings
+    if asked := call.params.get("CacheSubnetGroupName"):
+        found = [await _find(tx, settings, asked)]
+    else:
+        found = [default_group(settings), *await tx.list(SubnetGroup)]
+    return paging.page(found, call.params, lambda g: g.name, lambda g: render.subnet_group(g, settings), "CacheSubnetGroups")
+
+
+async def _find(tx: Transaction, settings: ServiceSettings, text: str) -> SubnetGroup:
+    """Raises ApiError CacheSubnetGroupNotFoundFault."""
+    name = text.lower()
+    found = default_group(settings) if name == render.DEFAULT_SUBNET_GROUP else await tx.get(SubnetGroup, name)
+    if found is None:
+        raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {name} does not exist.")
+    return found
+
+
+async def _find_custom(tx: Transaction, settings: ServiceSettings, text: str, verb: str) -> SubnetGroup:
+    if text.lower() == render.DEFAULT_SUBNET_GROUP:
+        raise value_error(f"The default cache subnet group cannot be {verb}.")
+    return await _find(tx, settings, text)
+
+
+async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Another description, or other subnets; a zone that nodes are in cannot be taken away."""
+    params, settings = call.params, context.settings
+    group = await _find_custom(tx, settings, params["CacheSubnetGroupName"], "modified")
+    if "CacheSubnetGroupDescription" in params:
+        group = replace(group, description=params["CacheSubnetGroupDescription"])
+    if "SubnetIds" in params:
+        group = replace(group, subnets=_subnets(settings, params["SubnetIds"]))
+        left = {each.zone for each in group.subnets}
+        async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):
+            placed = {m.name: m.zone for s in cache.wanted.shards for m in s.members}
+            placed |= {node.name: node.zone for node in cache.decided.nodes}
+            for name, zone in placed.items():
+                if zone not in left:
+                    raise ApiError("SubnetInUse", f"{name} is in {zone}, for which no subnet would be left.")
+    await tx.put(group)
+    return {"CacheSubnetGroup": render.subnet_group(group, settings)}
+
+
+async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """A group that no cache uses."""
+    settings = context.settings
+    group = await _find_custom(tx, settings, call.params["CacheSubnetGroupName"], "deleted")
+    async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):
+        raise ApiError("CacheSubnetGroupInUse", f"Cache subnet group {group.name} is used by {cache.name}.")
+    await tx.delete(SubnetGroup, group.name)
+    await tags.drop(tx, names.arn(settings, "subnetgroup", group.name))
+    return {}
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "CreateCacheSubnetGroup": writes(create),
+    "DescribeCacheSubnetGroups": reads(describe),
+    "ModifyCacheSubnetGroup": writes(modify),
+    "DeleteCacheSubnetGroup": writes(delete),
+}

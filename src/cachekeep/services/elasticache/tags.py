@@ -1,0 +1,136 @@
+"""Tags, of every kind of resource that exists. A member of a replication group has its group's tags, and its own over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from cachekeep.engines.parameters import default_groups
+from cachekeep.errors import ApiError
+from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags
+from cachekeep.services import names, render
+from cachekeep.services.context import Context, Params, value_error
+from cachekeep.services.elasticache import find
+from cachekeep.services.elasticache.absent import MISSING
+from cachekeep.services.operation import Operation, reads, writes
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+KEY_MAX: Final = 128
+VALUE_MAX: Final = 256
+
+
+# ------------------------------------------------------------------ for the other operations
+
+
+def parse(listed: Iterable[Params], context: Context) -> dict[str, str]:
+    """Tags of a request. Raises ApiError InvalidParameterValue or TagQuotaPerResourceExceeded."""
+    values: dict[str, str] = {}
+    for each in listed:
+        key, value = each.get("Key", ""), each.get("Value", "")
+        if not 1 <= len(key) <= KEY_MAX:
+            raise value_error(f"A tag's key must have 1 to {KEY_MAX} characters.")
+        if len(value) > VALUE_MAX:
+            raise value_error(f"The value of the tag {key} must have at most {VALUE_MAX} characters.")
+        if key.lower().startswith("aws:"):
+            raise value_error(f"The tag {key} cannot be set: keys that begin with aws: are reserved.")
+        if key in values:
+            raise value_error(f"The tag {key} is there twice.")
+        values[key] = value
+    _check_quota(values, context)
+    return values
+
+
+def _check_quota(values: Mapping[str, str], context: Context) -> None:
+    if len(values) > context.settings.tags_max:
+        raise ApiError("TagQuotaPerResourceExceeded", f"A resource can have at most {context.settings.tags_max} tags.")
+
+
+async def replace_all(tx: Transaction, arn: str, values: Mapping[str, str]) -> None:
+    """Give a new resource its tags, and nothing of what had its name before."""
+    await tx.delete(Tags, arn)
+    if values:
+        await tx.put(Tags(name=arn, values=dict(values)))
+
+
+async def drop(tx: Transaction, arn: str) -> None:
+    """Forget the tags of a resource that goes."""
+    await tx.delete(Tags, arn)
+
+
+async def forget(tx: Transaction, context: Context, cache: Cache) -> None:
+    """Drop the tags of a cache that is being deleted, and of its members."""
+    if cache.kind == "group":
+        await tx.delete(Tags, names.arn(context.settings, "replicationgroup", cache.name))
+    for cluster_id in cache.cluster_ids():
+        await tx.delete(Tags, names.arn(context.settings, "cluster", cluster_id))
+
+
+# ------------------------------------------------------------------ the operations
+
+
+async def add(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Adds tags or changes their values; other tags stay."""
+    arn, inherited = await _resource(call, tx, context)
+    own = await tx.get(Tags, arn) or Tags(name=arn, values={})
+    values = own.values | parse(call.params["Tags"], context)
+    _check_quota(inherited | values, context)
+    await tx.put(replace(own, values=values))
+    return render.tag_list(inherited | values)
+
+
+async def remove(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Removes tags by key."""
+    arn, inherited = await _resource(call, tx, context)
+    own = await tx.get(Tags, arn) or Tags(name=arn, values={})
+    unknown = [key for key in call.params["TagKeys"] if key not in own.values]
+    if unknown:
+        of_group = " of its own (its replication group has it)" if unknown[0] in inherited else ""
+        raise ApiError("TagNotFound", f"The resource {arn} has no tag {unknown[0]}{of_group}.")
+    values = {key: value for key, value in own.values.items() if key not in call.params["TagKeys"]}
+    await tx.put(replace(own, values=values))
+    return render.tag_list(inherited | values)
+
+
+async def list_tags(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """All tags of a resource, in any state that it may be in."""
+    arn, inherited = await _resource(call, tx, context)
+    own = await tx.get(Tags, arn)
+    return render.tag_list(inherited | (own.values if own else {}))
+
+
+async def _resource(call: Call, tx: Transaction, context: Context) -> tuple[str, dict[str, str]]:
+    """The ARN as it is stored, and the tags that come from a member's group.
+
+    Raises ApiError InvalidARN, or the resource kind's own not-found error.
+    """
+    kind, name = names.parse_arn(context.settings, call.params["ResourceName"])
+    arn = names.arn(context.settings, kind, name)
+    match kind:
+        case "replicationgroup":
+            await find.group(tx, name)
+        case "cluster":
+            cache = await find.cluster(tx, name)
+            if cache.kind == "group":
+                group = await tx.get(Tags, names.arn(context.settings, "replicationgroup", cache.name))
+                return arn, dict(group.values) if group else {}
+        case "parametergroup":
+            if name not in default_groups() and await tx.get(ParameterGroup, name) is None:
+                raise ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup {name} not found.")
+        case "subnetgroup":
+            if name != render.DEFAULT_SUBNET_GROUP and await tx.get(SubnetGroup, name) is None:
+                raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {name} does not exist.")
+        case "user" if name == "default":
+            pass
+        case _:
+            raise MISSING[kind](name)
+    return arn, {}
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "AddTagsToResource": writes(add),
+    "RemoveTagsFromResource": writes(remove),
+    "ListTagsForResource": reads(list_tags),
+}

@@ -1,0 +1,300 @@
+"""From a request's parameters to what is wanted: the rules that groups and clusters share, each in one table or one function.
+
+Nothing here writes; ``save`` at the end does, for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from cachekeep.engines.catalogue import Offer
+from cachekeep.engines.node_types import node_type, offered
+from cachekeep.engines.parameters import default_groups
+from cachekeep.errors import ApiError, EngineMissing
+from cachekeep.model import Cache, Errand, Event, Member, ParameterGroup, SubnetGroup, Wanted, WantedShard
+from cachekeep.services import names
+from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.elasticache import find
+from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
+from cachekeep.services.render import DEFAULT_SUBNET_GROUP, shown_version
+from cachekeep.store.contract import Transaction
+
+DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
+
+
+# ------------------------------------------------------------------ what has no effect yet
+
+
+def _given(value: Any) -> bool:
+    return True
+
+
+def _true(value: Any) -> bool:
+    return value is True
+
+
+def _other_than(*accepted: Any) -> Callable[[Any], bool]:
+    return lambda value: value not in accepted
+
+
+_NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "AuthToken": (_given, "An AUTH token"),
+    "AuthTokenUpdateStrategy": (_given, "An AUTH token"),
+    "AtRestEncryptionEnabled": (_true, "Encryption at rest"),
+    "DataTieringEnabled": (_true, "Data tiering"),
+    "Durability": (_other_than("default", "disabled"), "Durability"),
+    "FinalSnapshotIdentifier": (_given, "A final snapshot"),
+    "GlobalReplicationGroupId": (_given, "A global datastore"),
+    "IpDiscovery": (_other_than("ipv4"), "IPv6"),
+    "KmsKeyId": (_given, "Encryption at rest"),
+    "LogDeliveryConfigurations": (_given, "Log delivery"),
+    "NetworkType": (_other_than("ipv4"), "IPv6"),
+    "NotificationTopicArn": (_given, "A notification topic"),
+    "NotificationTopicStatus": (_other_than("inactive"), "A notification topic"),
+    "OutpostMode": (_given, "An Outpost"),
+    "PreferredOutpostArn": (_given, "An Outpost"),
+    "PreferredOutpostArns": (_given, "An Outpost"),
+    "RemoveUserGroups": (_true, "A user group"),
+    "ScaleConfig": (_given, "Scaling in steps (ScaleConfig)"),
+    "ServerlessCacheSnapshotName": (_given, "Restoring a snapshot"),
+    "SnapshotArns": (_given, "Restoring a snapshot"),
+    "SnapshotName": (_given, "Restoring a snapshot"),
+    "SnapshotRetentionLimit": (_other_than(0), "Taking snapshots"),
+    "SnapshottingClusterId": (_given, "Taking snapshots"),
+    "TransitEncryptionEnabled": (_true, "Encryption in transit"),
+    "TransitEncryptionMode": (_given, "Encryption in transit"),
+    "UserGroupIds": (_given, "A user group"),
+    "UserGroupIdsToAdd": (_given, "A user group"),
+    "UserGroupIdsToRemove": (_given, "A user group"),
+}
+"""Parameters without an effect yet: the values that ask for one are refused; those that say "off" are what Terraform always sends."""
+
+
+def refuse_unsupported(params: Params) -> None:
+    """Raises ApiError for a parameter that would have no effect."""
+    if params.get("CacheSecurityGroupNames"):
+        raise value_error(NO_CACHE_SECURITY_GROUPS)
+    for name, value in params.items():
+        if name in _NOT_YET and _NOT_YET[name][0](value):
+            raise unsupported(f"{_NOT_YET[name][1]} ({name})")
+
+
+def refuse_cluster_mode(what: str) -> ApiError:
+    """The one place that says that there is no cluster mode yet."""
+    return unsupported(f"Cluster mode ({what})")
+
+
+# ------------------------------------------------------------------ engine, version, node type, parameter group
+
+
+def choose_version(context: Context, engine: str, asked: str | None) -> Offer:
+    """The version that a request means: one that ElastiCache offers and an installed build serves. What is shown as a cache's
+    version may be asked for too. Raises ApiError for one that does not exist or that nothing installed serves."""
+    for entry in context.catalogue.versions(engine):
+        if asked == shown_version(context.catalogue, engine, entry.offer.version):
+            return entry.offer
+    try:
+        return context.catalogue.choose(engine, asked)[0]
+    except EngineMissing as error:
+        raise combination_error(f"{error} Nothing was changed.") from None
+
+
+def check_node_type(engine: str, name: str) -> str:
+    """Raises ApiError InvalidParameterValue for a node type that does not exist, or that rests on what we do not have."""
+    found = node_type(name)
+    if found is None:
+        raise value_error(
+            f"Invalid cache node type {name}. Valid ones for {engine} are, among others: cache.t3.micro, cache.m7g.large."
+        )
+    if found.tiered:
+        raise unsupported(f"Data tiering (node type {name})")
+    if name not in offered(engine):
+        raise combination_error(f"The cache node type {name} is not available for {engine}.")
+    return name
+
+
+async def parameter_values(tx: Transaction, name: str) -> tuple[str, dict[str, str]]:
+    """Family of a parameter group, and its values where they differ from the family's. Raises ApiError CacheParameterGroupNotFound."""
+    if family := default_groups().get(name):
+        return family, {"cluster-enabled": "yes"} if name.endswith(".cluster.on") else {}
+    found = await tx.get(ParameterGroup, name)
+    if found is None:
+        raise ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup {name} not found.")
+    return found.family, found.values
+
+
+async def parameter_group(tx: Transaction, name: str | None, family: str) -> tuple[str, dict[str, str]]:
+    """Name and values of the parameter group to use; the family's default one for None.
+
+    Raises ApiError CacheParameterGroupNotFound, or InvalidParameterCombination for a group of another family.
+    """
+    name = (name or f"default.{family}").lower()
+    found_family, values = await parameter_values(tx, name)
+    if found_family != family:
+        raise combination_error(f"Expected a parameter group of family {family} but found one of family {found_family}.")
+    return name, values
+
+
+async def zones_of(tx: Transaction, context: Context, subnet_group: str | None) -> tuple[str, ...]:
+    """The zones in which nodes may be placed. Raises ApiError CacheSubnetGroupNotFoundFault."""
+    if subnet_group in (None, DEFAULT_SUBNET_GROUP):
+        return context.settings.zones
+    found = await tx.get(SubnetGroup, subnet_group)
+    if found is None:
+        raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {subnet_group} does not exist.")
+    return tuple(zone for zone in context.settings.zones if any(s.zone == zone for s in found.subnets))
+
+
+# ------------------------------------------------------------------ plain fields
+
+_PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "AutoMinorVersionUpgrade": ("auto_minor_version_upgrade", bool),
+    "AutomaticFailoverEnabled": ("automatic_failover", bool),
+    "MultiAZEnabled": ("multi_az", bool),
+    "ReplicationGroupDescription": ("description", str),
+    "SecurityGroupIds": ("security_group_ids", names.security_group_ids),
+}
+
+
+def plain(params: Params) -> dict[str, Any]:
+    """The wanted fields that parameters set one to one. Raises ApiError InvalidParameterValue."""
+    return {field: read(params[name]) for name, (field, read) in _PLAIN.items() if name in params}
+
+
+def windows(params: Params, before: Wanted | None = None) -> dict[str, Any]:
+    """Both windows after a request. Raises ApiError InvalidParameterValue."""
+    asked = params.get("PreferredMaintenanceWindow"), params.get("SnapshotWindow")
+    if before is not None:
+        if asked == (None, None):
+            return {}
+        asked = asked[0] or before.maintenance_window, asked[1] or before.snapshot_window
+    maintenance, snapshot = names.windows(*asked)
+    return {"maintenance_window": maintenance, "snapshot_window": snapshot}
+
+
+# ------------------------------------------------------------------ room
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What all caches together want."""
+
+    nodes: int
+    memory_bytes: int
+
+
+async def taken(tx: Transaction, besides: str | None = None) -> Room:
+    """The room that caches take, but for the one with uid ``besides``."""
+    count = memory = 0
+    async for cache in find.every(tx, lambda cache: cache.uid != besides and not cache.wanted.deleted):
+        count += len(cache.wanted_names())
+        memory += _memory_bytes(cache.wanted)
+    return Room(count, memory)
+
+
+def _memory_bytes(wanted: Wanted) -> int:
+    """What the nodes may fill: data and reserved memory."""
+    found = node_type(wanted.node_type)
+    if found is None:
+        return 0
+    each = (found.cache_mb or 0) << 20 if wanted.engine == "memcached" else found.maxmemory
+    return _count(wanted) * each
+
+
+async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: Cache | None = None) -> None:
+    """Refuse what does not fit, if it is more than before.
+
+    Raises ApiError NodeQuotaForCustomerExceeded or InsufficientCacheClusterCapacity.
+    """
+    settings = context.settings
+    before = cache.wanted if cache else None
+    more_nodes = _count(wanted) > (_count(before) if before else 0)
+    more_memory = _memory_bytes(wanted) > (_memory_bytes(before) if before else 0)
+    if not (more_nodes or more_memory):
+        return
+    others = await taken(tx, cache.uid if cache else None)
+    if more_nodes and others.nodes + _count(wanted) > settings.nodes_max:
+        message = f"Customer node quota exceeded. You can have at most {settings.nodes_max} nodes in this region"
+        raise ApiError("NodeQuotaForCustomerExceeded", message)
+    needed, free = _memory_bytes(wanted), settings.capacity_memory_bytes - others.memory_bytes
+    if more_memory and not settings.overcommit and needed > free:
+        message = (
+            f"{_count(wanted)} nodes of type {wanted.node_type} need {needed >> 20} MiB; of the {settings.capacity_memory_bytes >> 20} "
+            f"MiB that this installation has for caches, {max(free, 0) >> 20} MiB are free. Nothing was changed."
+        )
+        raise ApiError("InsufficientCacheClusterCapacity", message)
+
+
+def _count(wanted: Wanted) -> int:
+    return sum(len(shard.members) for shard in wanted.shards)
+
+
+# ------------------------------------------------------------------ members
+
+
+async def new_names(tx: Transaction, prefix: str, digits: int, count: int, mine: Iterable[str] = ()) -> list[str]:
+    """``count`` member names with the lowest numbers that neither this cache nor any cluster has."""
+    chosen: list[str] = []
+    for name in names.numbered(prefix, digits, frozenset(mine)):
+        if len(chosen) == count:
+            break
+        if "." in name or await tx.cache_of(name) is None:
+            chosen.append(name)
+    return chosen
+
+
+def own_names(cache: Cache) -> set[str]:
+    """Names that a new member must not have: those that are wanted and those that are still there."""
+    return {*cache.wanted_names(), *(n.name for n in cache.decided.nodes)}
+
+
+def with_members(wanted: Wanted, shard_id: str, members: Iterable[Member]) -> tuple[WantedShard, ...]:
+    """The shards with one shard's members replaced."""
+    return tuple(replace(s, members=tuple(members)) if s.id == shard_id else s for s in wanted.shards)
+
+
+def primary_of(cache: Cache, shard: WantedShard) -> str | None:
+    """The decided primary of a shard, or the one that will be."""
+    decided = cache.shard(shard.id)
+    return (decided.primary if decided else None) or (shard.members[0].name if shard.members else None)
+
+
+# ------------------------------------------------------------------ changing and saving
+
+_DEFERRABLE: Final = {"node_type": "node_type", "version": "version", "engine": "version", "shards": "shards"}
+
+
+def revise(cache: Cache, changes: Mapping[str, Any], *, immediately: bool) -> Wanted:
+    """``cache.wanted`` with changes. Those that restart or move nodes wait for the maintenance window unless ``immediately``,
+    which also lets everything go that has been waiting [ModifyReplicationGroup, ApplyImmediately]."""
+    before = cache.wanted
+    wanted = replace(before, **changes)
+    changed = {_DEFERRABLE[f] for f in _DEFERRABLE if getattr(wanted, f) != getattr(before, f)}
+    return replace(wanted, deferred=frozenset() if immediately else before.deferred | changed)
+
+
+def with_errand(
+    cache: Cache,
+    kind: Literal["reboot", "promote", "test-failover"],
+    *,
+    nodes: tuple[str, ...] = (),
+    shard: str | None = None,
+) -> tuple[Errand, ...]:
+    """The errands that are left, and a new one. Serials are never used twice."""
+    done = cache.decided.errands_done
+    left = tuple(e for e in cache.wanted.errands if e.serial > done)
+    serial = max([done, *(e.serial for e in cache.wanted.errands)]) + 1
+    return (*left, Errand(serial=serial, kind=kind, nodes=nodes, shard=shard))
+
+
+async def save(tx: Transaction, cache: Cache, wanted: Wanted, *events: Event) -> Cache:
+    """Save what is wanted and wake its keeper; nothing happens when nothing has changed."""
+    if wanted == cache.wanted:
+        return cache
+    saved = await tx.save_wanted(replace(cache, wanted=wanted))
+    await tx.tell(*events)
+    tx.wake(cache.uid)
+    return saved

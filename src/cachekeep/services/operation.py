@@ -1,0 +1,56 @@
+"""What an operation is to the dispatcher: its handler, whether it writes, and whether its answer may be held for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from cachekeep.errors import ApiError
+from cachekeep.model import CacheKind
+from cachekeep.services.context import Context
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+Handler = Callable[[Call, Transaction, Context], Awaitable[Mapping[str, Any]]]
+Mode = Literal["reads", "writes", "refuses"]
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A Describe that waits while the one resource that ``parameter`` names is in transition."""
+
+    parameter: str
+    kind: CacheKind
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One operation of a service. ``summary`` is the first line of its handler's docstring, for the reference."""
+
+    handler: Handler
+    mode: Mode
+    summary: str
+    held: Held | None = None
+
+
+def reads(handler: Handler, held: Held | None = None) -> Operation:
+    """An operation that looks at what is stored and changes nothing."""
+    return Operation(handler, "reads", _summary(handler), held)
+
+
+def writes(handler: Handler) -> Operation:
+    """An operation that writes what is wanted, in one transaction."""
+    return Operation(handler, "writes", _summary(handler))
+
+
+def refuses(code: str, message: str) -> Operation:
+    """An operation that always answers with the same error."""
+
+    async def handler(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        raise ApiError(code, message)
+
+    return Operation(handler, "refuses", f"`{code}`: {message}")
+
+
+def _summary(handler: Handler) -> str:
+    return (handler.__doc__ or "").strip().partition("\n")[0]

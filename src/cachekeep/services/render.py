@@ -1,0 +1,321 @@
+"""Our nouns in AWS's shapes. Pure: a cache, its condition if a keeper stands by it, and the settings.
+
+Statuses are derived here and nowhere stored. Without a live condition of the very version that is shown, nothing is called
+``available``: it is ``creating``, ``deleting`` or ``modifying`` until somebody has looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
+from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
+from cachekeep.services.context import Context, ServiceSettings
+from cachekeep.services.names import arn
+
+REBOOTING: Final = "rebooting cache cluster nodes"
+"""The recorded answer of AWS, and the only text that Ansible's module knows."""
+DEFAULT_SUBNET_GROUP: Final = "default"
+
+Shape = dict[str, Any]
+
+
+# ------------------------------------------------------------------ statuses
+
+
+def current(cache: Cache, condition: Condition | None) -> Condition | None:
+    """The condition, if it describes the cache as it is stored now."""
+    return condition if condition is not None and condition.version == cache.version else None
+
+
+def settled(cache: Cache, condition: Condition | None) -> bool:
+    """Whether nothing is on its way: it is as it was asked for, or waits for the user."""
+    seen = current(cache, condition)
+    return seen is not None and (seen.settled or seen.refused)
+
+
+def cache_status(cache: Cache, condition: Condition | None) -> str:
+    """Of a stand-alone cluster, or of a group as a whole."""
+    if cache.wanted.deleted:
+        return "deleting"
+    if _to_reboot(cache):
+        return REBOOTING
+    if seen := current(cache, condition):
+        return seen.status
+    return "modifying" if cache.decided.available_at else "creating"
+
+
+def group_status(cache: Cache, condition: Condition | None) -> str:
+    """Of a replication group; the API has no word for its rebooting."""
+    status = cache_status(cache, condition)
+    return "modifying" if status == REBOOTING else status
+
+
+def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -> str:
+    """Of a stand-alone cluster or of one member of a group."""
+    if cache.kind == "cluster" or cache.wanted.deleted:
+        return cache_status(cache, condition)
+    node = cache.node(cluster_id)
+    if cluster_id not in cache.wanted_names() or (node and node.leaving):
+        return "deleting"
+    if cluster_id in _to_reboot(cache):
+        return REBOOTING
+    seen = current(cache, condition)
+    of_node = next((n.status for n in seen.nodes if n.name == cluster_id), None) if seen else None
+    if of_node is not None:
+        return {"rebooting": REBOOTING, "failed": "modifying"}.get(of_node, of_node)
+    return "modifying" if node and cache.decided.available_at else "creating"
+
+
+def _to_reboot(cache: Cache) -> frozenset[str]:
+    """Nodes whose reboot has been asked for and is not done."""
+    errands = (e for e in cache.wanted.errands if e.serial > cache.decided.errands_done)
+    return frozenset(node for e in errands if e.kind == "reboot" for node in e.nodes)
+
+
+# ------------------------------------------------------------------ replication groups
+
+
+def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
+    """A ReplicationGroup."""
+    wanted = cache.wanted
+    clustered = wanted.cluster_mode == "enabled"
+    status = group_status(cache, condition)
+    shape: Shape = {
+        "ReplicationGroupId": cache.name,
+        "Description": wanted.description,
+        "Status": status,
+        "PendingModifiedValues": _pending_group(cache),
+        "MemberClusters": list(cache.cluster_ids()),
+        "NodeGroups": [_node_group(cache, shard, status, clustered) for shard in _shards(cache)],
+        "AutomaticFailover": "enabled" if wanted.automatic_failover else "disabled",
+        "MultiAZ": "enabled" if wanted.multi_az else "disabled",
+        "SnapshotRetentionLimit": wanted.snapshot_retention_days,
+        "SnapshotWindow": wanted.snapshot_window,
+        "ClusterEnabled": clustered,
+        "ClusterMode": wanted.cluster_mode,
+        "CacheNodeType": _node_type(cache, cache.decided.nodes),
+        "AuthTokenEnabled": False,
+        "TransitEncryptionEnabled": False,
+        "AtRestEncryptionEnabled": False,
+        "StorageEncryptionType": "none",
+        "ARN": arn(context.settings, "replicationgroup", cache.name),
+        "UserGroupIds": [],
+        "LogDeliveryConfigurations": [],
+        "ReplicationGroupCreateTime": cache.created_at,
+        "DataTiering": "disabled",
+        "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
+        "NetworkType": "ipv4",
+        "IpDiscovery": "ipv4",
+        "Engine": _engine(cache, cache.decided.nodes)[0],
+    }
+    if clustered and cache.decided.configuration_address:
+        shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
+    return shape
+
+
+def _pending_group(cache: Cache) -> Shape:
+    done = cache.decided.errands_done
+    promoted = [e.nodes[0] for e in cache.wanted.errands if e.kind == "promote" and e.serial > done]
+    return {"PrimaryClusterId": promoted[-1]} if promoted else {}
+
+
+def _shards(cache: Cache) -> list[WantedShard]:
+    """The wanted shards, then those that are still there and no longer wanted."""
+    wanted = list(cache.wanted.shards)
+    known = {shard.id for shard in wanted}
+    return wanted + [WantedShard(id=s.id, members=(), slots=s.slots) for s in cache.decided.shards if s.id not in known]
+
+
+def _node_group(cache: Cache, wanted: WantedShard, status: str, clustered: bool) -> Shape:
+    shard = cache.shard(wanted.id)
+    shape: Shape = {
+        "NodeGroupId": wanted.id,
+        "Status": status if status in ("creating", "available", "deleting") else "modifying",
+        "NodeGroupMembers": _members(cache, wanted, shard, clustered),
+    }
+    if clustered:
+        slots = shard.slots if shard and shard.slots else wanted.slots
+        shape["Slots"] = ",".join(f"{first}-{last}" if first != last else str(first) for first, last in slots)
+    elif shard:
+        for name, address in (("PrimaryEndpoint", shard.primary_address), ("ReaderEndpoint", shard.reader_address)):
+            if address:
+                shape[name] = _endpoint(address, cache.wanted.port)
+    return shape
+
+
+def _members(cache: Cache, wanted: WantedShard, shard: Shard | None, clustered: bool) -> list[Shape]:
+    """The shard's nodes: the primary first, the others always in the same order."""
+    zones = {m.name: m.zone for m in wanted.members}
+    zones |= {n.name: n.zone for n in cache.decided.nodes if n.shard == wanted.id}
+    primary = shard.primary if shard else None
+    shapes = []
+    for name in sorted(zones, key=lambda name: name != primary):
+        node = cache.node(name)
+        shape: Shape = {"CacheClusterId": name, "CacheNodeId": "0001", "PreferredAvailabilityZone": zones[name]}
+        if node and not clustered:
+            shape["ReadEndpoint"] = _endpoint(node.address, node.port)
+            shape["CurrentRole"] = "primary" if name == primary else "replica"
+        shapes.append(shape)
+    return shapes
+
+
+# ------------------------------------------------------------------ cache clusters
+
+
+def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context: Context, *, nodes: bool = False) -> Shape:
+    """A CacheCluster: a stand-alone one, or one member of a group. ``nodes``: with its CacheNodes."""
+    wanted = cache.wanted
+    here = [n for n in cache.decided.nodes if n.cluster_id == cluster_id]
+    zones = {n.name: n.zone for n in here} or {
+        m.name: m.zone for s in wanted.shards for m in s.members if m.name.partition(".")[0] == cluster_id
+    }
+    engine, version = _engine(cache, here)
+    memcached = engine == "memcached"
+    reboot = _pending_reboot(condition, here)
+    shape: Shape = {
+        "CacheClusterId": cluster_id,
+        "CacheNodeType": _node_type(cache, here),
+        "Engine": engine,
+        "EngineVersion": shown_version(context.catalogue, engine, version),
+        "CacheClusterStatus": cluster_status(cache, condition, cluster_id),
+        "NumCacheNodes": len([n for n in here if not n.leaving]) or len(zones),
+        "PreferredAvailabilityZone": next(iter(zones.values())) if len(set(zones.values())) == 1 else "Multiple",
+        "CacheClusterCreateTime": _created_at(cache, here),
+        "PreferredMaintenanceWindow": wanted.maintenance_window,
+        "PendingModifiedValues": _pending_cluster(cache, here, context.catalogue),
+        "CacheSecurityGroups": [],
+        "CacheParameterGroup": {
+            "CacheParameterGroupName": wanted.parameter_group,
+            "ParameterApplyStatus": "pending-reboot" if reboot else "in-sync",
+            "CacheNodeIdsToReboot": reboot,
+        },
+        "CacheSubnetGroupName": wanted.subnet_group or DEFAULT_SUBNET_GROUP,
+        "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
+        "SecurityGroups": [{"SecurityGroupId": group_id, "Status": "active"} for group_id in wanted.security_group_ids],
+        "AuthTokenEnabled": False,
+        "TransitEncryptionEnabled": False,
+        "AtRestEncryptionEnabled": False,
+        "ARN": arn(context.settings, "cluster", cluster_id),
+        "ReplicationGroupLogDeliveryEnabled": False,
+        "LogDeliveryConfigurations": [],
+        "NetworkType": "ipv4",
+        "IpDiscovery": "ipv4",
+    }
+    if not memcached:
+        shape |= {"SnapshotRetentionLimit": wanted.snapshot_retention_days, "SnapshotWindow": wanted.snapshot_window}
+    if cache.kind == "group":
+        shape["ReplicationGroupId"] = cache.name
+    if memcached and cache.decided.configuration_address:
+        shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
+    if nodes:
+        shape["CacheNodes"] = [_cache_node(cache, condition, node, node.node_id in reboot) for node in here]
+    return shape
+
+
+def _pending_cluster(cache: Cache, here: list[Node], catalogue: Catalogue) -> Shape:
+    """What is wanted and not decided yet; nothing while it is created or deleted."""
+    wanted, shape = cache.wanted, Shape()
+    if not cache.decided.available_at or wanted.deleted or not here:
+        return shape
+    if any(node.node_type != wanted.node_type for node in here):
+        shape["CacheNodeType"] = wanted.node_type
+    if any((node.engine, node.version) != (wanted.engine, wanted.version) for node in here):
+        shape["EngineVersion"] = shown_version(catalogue, wanted.engine, wanted.version)
+    if wanted.engine == "memcached":
+        names, present = set(cache.wanted_names()), {n.name for n in here}
+        if names != present:
+            shape["NumCacheNodes"] = len(names)
+        if present - names:
+            shape["CacheNodeIdsToRemove"] = sorted(n.node_id for n in here if n.name not in names)
+    return shape
+
+
+def _cache_node(cache: Cache, condition: Condition | None, node: Node, reboot: bool) -> Shape:
+    return {
+        "CacheNodeId": node.node_id,
+        "CacheNodeStatus": _node_status(cache, condition, node),
+        "CacheNodeCreateTime": node.created_at or cache.created_at,
+        "Endpoint": _endpoint(node.address, node.port),
+        "ParameterGroupStatus": "pending-reboot" if reboot else "in-sync",
+        "CustomerAvailabilityZone": node.zone,
+    }
+
+
+def _node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
+    if cache.wanted.deleted or node.leaving:
+        return "deleting"
+    if node.name in _to_reboot(cache):
+        return "rebooting"
+    seen = current(cache, condition)
+    of_node = next((n.status for n in seen.nodes if n.name == node.name), None) if seen else None
+    return of_node or ("modifying" if cache.decided.available_at else "creating")
+
+
+def _pending_reboot(condition: Condition | None, here: list[Node]) -> list[str]:
+    names = {n.name for n in condition.nodes if n.pending_reboot} if condition else set()
+    return [node.node_id for node in here if node.name in names]
+
+
+def _created_at(cache: Cache, here: list[Node]) -> Any:
+    """A member that joined later is younger than its group."""
+    return min((n.created_at for n in here if n.created_at), default=cache.created_at)
+
+
+def _node_type(cache: Cache, nodes: Iterable[Node]) -> str:
+    """What runs; while a change is under way the old type, as long as any node has it."""
+    return next((n.node_type for n in nodes if n.node_type != cache.wanted.node_type), cache.wanted.node_type)
+
+
+def _engine(cache: Cache, nodes: Iterable[Node]) -> tuple[str, str]:
+    """Engine and version that run; while a change is under way the old ones, as long as any node has them."""
+    asked = (cache.wanted.engine, cache.wanted.version)
+    return next((have for n in nodes if (have := (n.engine, n.version)) != asked), asked)
+
+
+def shown_version(catalogue: Catalogue, engine: str, version: str) -> str:
+    """``EngineVersion`` as it is shown: that of the build which serves the version where it is of the same line (``8.0`` → ``8.0.1``),
+    else the version with three numbers (``7.1`` → ``7.1.0``, though a build serves it that calls itself 7.0). Decision record 0008."""
+    asked, build = numbers(version), catalogue.serving(offer_of(engine, version))
+    if build is not None and build.numbers[: len(asked)] == asked:
+        return build.version
+    return ".".join(str(part) for part in (*asked, 0, 0)[:3])
+
+
+def _endpoint(address: str, port: int) -> Shape:
+    return {"Address": address, "Port": port}
+
+
+# ------------------------------------------------------------------ the smaller ones
+
+
+def parameter_group(found: ParameterGroup, settings: ServiceSettings) -> Shape:
+    """A CacheParameterGroup."""
+    return {
+        "CacheParameterGroupName": found.name,
+        "CacheParameterGroupFamily": found.family,
+        "Description": found.description,
+        "IsGlobal": False,
+        "ARN": arn(settings, "parametergroup", found.name),
+    }
+
+
+def subnet_group(found: SubnetGroup, settings: ServiceSettings) -> Shape:
+    """A CacheSubnetGroup."""
+    return {
+        "CacheSubnetGroupName": found.name,
+        "CacheSubnetGroupDescription": found.description,
+        "VpcId": found.vpc_id,
+        "Subnets": [
+            {"SubnetIdentifier": s.id, "SubnetAvailabilityZone": {"Name": s.zone}, "SupportedNetworkTypes": ["ipv4"]}
+            for s in found.subnets
+        ],
+        "ARN": arn(settings, "subnetgroup", found.name),
+        "SupportedNetworkTypes": ["ipv4"],
+    }
+
+
+def tag_list(values: Mapping[str, str]) -> Shape:
+    """A TagListMessage."""
+    return {"TagList": [{"Key": key, "Value": value} for key, value in values.items()]}
