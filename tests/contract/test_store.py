@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
+import asyncpg
 import msgspec
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.ext.asyncio import create_async_engine
 from tests.contract.stores import World
 
 from cachekeep.errors import Conflict, LeaseLost
@@ -29,7 +34,9 @@ from cachekeep.model import (
     Wanted,
     WantedShard,
 )
-from cachekeep.store import AddressTaken, AlreadyThere, Lease, Store
+from cachekeep.store import AddressTaken, AlreadyThere, Lease, Store, StoreFailed
+from cachekeep.store.migrate import VERSION_TABLE
+from cachekeep.store.tables import metadata
 
 BORN = dt.datetime(2026, 1, 1, 12, 0, 0, 123457, tzinfo=dt.UTC)
 replace = msgspec.structs.replace
@@ -564,3 +571,77 @@ async def test_events_by_time_source_and_page(world: World) -> None:
         await t.tell(event("much later"))
     async with store.reading() as t:
         assert [e.message for _, e in await t.events(limit=100)] == ["now", "also now", "much later"]
+
+
+# ---------------------------------------------------------------------------------------------------- PostgreSQL only
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+only_postgres = pytest.mark.parametrize("world", ["postgres"], indirect=True)
+
+
+@only_postgres
+async def test_other_processes_hear_of_changes(world: World) -> None:
+    one, two = await world.store(), await world.store()
+    heard_by_one: list[str] = []
+    heard_by_two: list[str] = []
+    one.on_change(heard_by_one.append)
+    two.on_change(heard_by_two.append)
+    await insert(one, cache("demo"))
+    await until(lambda: heard_by_two == ["uid-group-demo"])
+    with pytest.raises(ZeroDivisionError):
+        async with one.transaction() as t:
+            t.wake("never")
+            raise ZeroDivisionError
+    async with one.transaction() as t:
+        t.wake("friend")
+    await until(lambda: heard_by_two == ["uid-group-demo", "friend"])
+    assert heard_by_one == ["uid-group-demo", "friend"], "once each"
+
+
+@only_postgres
+async def test_a_broken_connection_is_said_and_mended(world: World) -> None:
+    one, two = await world.store(), await world.store()
+    await insert(one, cache("demo"))
+    heard: list[str] = []
+    two.on_change(heard.append)
+    breaker = await asyncpg.connect(world.url)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cachekeep' AND datname = current_database()"
+    with pytest.raises(StoreFailed):
+        async with one.transaction() as t:
+            await breaker.fetch(cut)
+            await t.insert(cache("never"))
+    await breaker.close()
+    # What was missed while nobody listened is made up for: every cache may have changed.
+    await until(lambda: "uid-group-demo" in heard)
+
+    async def names() -> list[str]:
+        async with one.reading() as t:
+            return [c.name for c in await t.caches()]
+
+    for _ in range(10):  # each pooled connection that was cut is found out once
+        try:
+            assert await names() == ["demo"]
+            break
+        except StoreFailed:
+            continue
+    assert await names() == ["demo"]
+
+
+@only_postgres
+async def test_tables_in_postgresql_are_the_declared_ones(world: World) -> None:
+    await world.store()
+    engine = create_async_engine(world.url.replace("postgresql://", "postgresql+asyncpg://"))
+
+    def difference(connection: sa.Connection) -> object:
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(difference) == []
+    await engine.dispose()

@@ -466,8 +466,9 @@ def _database(url: str | Path, clock: Clock) -> Database:
         return Sqlite(Path(url), clock)
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise Unusable("the database URL cannot be read; it should look like postgresql://user:password@host/database") from error
+    except (sa.exc.ArgumentError, ValueError):
+        # Without the cause: it may quote the password.
+        raise Unusable("the database URL cannot be read; it should look like postgresql://user:password@host/database") from None
     match parsed.get_backend_name():
         case "sqlite" if parsed.database:
             return Sqlite(Path(parsed.database), clock)
