@@ -1,0 +1,181 @@
+"""A line to an engine: one connection, commands and heartbeats pipelined on it, replies in order (RESP2 or Memcached's ASCII)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+Reply = object
+"""bytes, str (a status), int, None, a list of these, or ReplyError."""
+Parse = Callable[[bytearray, int], "tuple[Reply, int] | None"]
+"""(buffer, position) → (reply, position behind it), or None while it is incomplete."""
+Answer = Callable[["list[Reply] | None"], None]
+"""Called once: with the replies, or with None when the line was lost before they came."""
+
+
+class ReplyError(Exception):
+    """An engine's error reply."""
+
+
+class LineLost(Exception):
+    """The connection was refused, closed or reset."""
+
+
+class Line(asyncio.Protocol):
+    """One connection. All its calls come from the event loop's thread."""
+
+    def __init__(self, parse: Parse, on_lost: Callable[[], None] | None = None) -> None:
+        self._parse = parse
+        self._on_lost = on_lost
+        self._buffer = bytearray()
+        self._pending: deque[tuple[int, Answer, float]] = deque()
+        self._replies: list[Reply] = []
+        self._transport: asyncio.Transport | None = None
+        self.open = False
+
+    # -- for callers
+
+    def send(self, payload: bytes, count: int, answer: Answer) -> None:
+        """Send ``count`` commands at once; ``answer`` gets their replies. On a line that is lost it gets None at once."""
+        if not self.open or self._transport is None:
+            answer(None)
+            return
+        self._pending.append((count, answer, time.monotonic()))
+        self._transport.write(payload)
+
+    async def ask(self, payload: bytes, count: int) -> list[Reply]:
+        """Send ``count`` commands at once and wait for all replies. Raises LineLost."""
+        waiting: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+
+        def answer(replies: list[Reply] | None) -> None:
+            if waiting.done():
+                return
+            if replies is None:
+                waiting.set_exception(LineLost("the connection was lost"))
+            else:
+                waiting.set_result(replies)
+
+        self.send(payload, count, answer)
+        return await waiting
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the oldest command has been waiting for its reply; 0 when none is."""
+        return time.monotonic() - self._pending[0][2] if self._pending else 0.0
+
+    def close(self) -> None:
+        """Close at once; whoever waits is told that the line was lost."""
+        if self._transport is not None:
+            self._transport.abort()
+        self.connection_lost(None)
+
+    # -- for asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        position, end = 0, len(self._buffer)
+        while position < end and self._pending:
+            found = self._parse(self._buffer, position)
+            if found is None:
+                break
+            reply, position = found
+            self._replies.append(reply)
+            if len(self._replies) == self._pending[0][0]:
+                replies, self._replies = self._replies, []
+                self._pending.popleft()[1](replies)
+        if position == end:
+            self._buffer.clear()
+        elif position:
+            del self._buffer[:position]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        pending, self._pending = self._pending, deque()
+        for _, answer, _ in pending:
+            answer(None)
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
+
+
+async def connect(address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None) -> Line:
+    """Open a line. Raises LineLost with the reason."""
+    line = Line(parse, on_lost)
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: line, address, port)
+    except OSError as error:
+        raise LineLost(error.strerror or str(error)) from error
+    return line
+
+
+# -- RESP2
+
+
+def resp(*commands: tuple[str, ...]) -> bytes:
+    """Commands as an engine reads them."""
+    out = bytearray()
+    for command in commands:
+        out += b"*%d\r\n" % len(command)
+        for word in command:
+            data = word.encode()
+            out += b"$%d\r\n%b\r\n" % (len(data), data)
+    return bytes(out)
+
+
+def parse_resp(buffer: bytearray, at: int) -> tuple[Reply, int] | None:
+    """``Parse`` for RESP2 [https://valkey.io/topics/protocol/]."""
+    end = buffer.find(b"\r\n", at)
+    if end < 0:
+        return None
+    kind, line, after = buffer[at], buffer[at + 1 : end], end + 2
+    if kind == 0x24:  # $ bulk
+        size = int(line)
+        if size < 0:
+            return None, after
+        return (bytes(buffer[after : after + size]), after + size + 2) if len(buffer) >= after + size + 2 else None
+    if kind == 0x2B:  # + status
+        return line.decode(), after
+    if kind == 0x2D:  # - error
+        return ReplyError(line.decode(errors="replace")), after
+    if kind == 0x3A:  # : integer
+        return int(line), after
+    if kind == 0x2A:  # * array
+        items: list[Reply] = []
+        for _ in range(int(line)):
+            found = parse_resp(buffer, after)
+            if found is None:
+                return None
+            item, after = found
+            items.append(item)
+        return items, after
+    return ReplyError(f"not RESP: {bytes(buffer[at : at + 40])!r}"), len(buffer)
+
+
+# -- Memcached
+
+
+def parse_memcached(buffer: bytearray, at: int) -> tuple[Reply, int] | None:
+    """``Parse`` for the ASCII protocol: a line; for ``get`` of one key the value or None; for ``stats`` all of its lines."""
+    end = buffer.find(b"\r\n", at)
+    if end < 0:
+        return None
+    line = bytes(buffer[at:end])
+    if line.startswith(b"VALUE "):
+        size = int(line.split()[3])
+        after = end + 2 + size + len(b"\r\nEND\r\n")
+        return (bytes(buffer[end + 2 : end + 2 + size]), after) if len(buffer) >= after else None
+    if line.startswith(b"STAT "):
+        last = buffer.find(b"END\r\n", at)
+        return None if last < 0 else (bytes(buffer[at:last]), last + 5)
+    if line == b"END":
+        return None, end + 2
+    if line.startswith((b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR")):
+        return ReplyError(line.decode(errors="replace")), end + 2
+    return line.decode(errors="replace"), end + 2

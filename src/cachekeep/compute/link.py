@@ -1,0 +1,346 @@
+"""The real ``Link``: looks and orders over one kept line per node, heartbeats on the same line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
+from cachekeep.compute.pulse import Pulse
+from cachekeep.engines.launch import ADMIN, NOBODY_PORT
+from cachekeep.engines.replies import discovery_version, info, node_view
+from cachekeep.errors import OrderFailed
+from cachekeep.model import NodeView
+
+_ORDER_SECONDS = 5.0
+"""Within this an order is confirmed, or it has failed."""
+_HOPELESS_SECONDS = 5.0
+"""A line that owes a reply for this long is given up and opened anew."""
+_DISCOVERY_KEY = "AmazonElastiCache:cluster"
+
+_LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"))
+_LOOK_PAYLOAD = resp(*_LOOK)
+_PROMOTE = ("REPLICAOF", "NO", "ONE")
+_DROP = (("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"))
+
+Command = tuple[str, ...]
+
+
+class EngineLink:
+    """``cachekeep.compute.contract.Link`` over real engines.
+
+    ``admit`` (``Driver.admit``) remembers order numbers; it is asked right before an order is sent, with no other order to that node
+    on its way.
+    """
+
+    def __init__(self, admit: Callable[[Key, int], bool], clock: Clock) -> None:
+        self._admit = admit
+        self._clock = clock
+        self._lines: dict[Key, tuple[str, int, Line]] = {}
+        self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._ordering: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._pulses: dict[Key, Pulse] = {}
+
+    # -- looking
+
+    async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                return await (_look_memcached if target.engine == "memcached" else _look_resp)(await self._line(target), target)
+        except (LineLost, ReplyError) as error:
+            return NodeView(answering=False, problem=str(error))
+        except TimeoutError:
+            self._give_up_if_hopeless(target.key)
+            return NodeView(answering=False, problem=f"no answer within {deadline_seconds:g} s")
+
+    # -- orders
+
+    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+        async with self._orders(target):
+            self._let_pass(order, target)
+            await self._lead(target, addresses)
+
+    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
+        async with self._orders(target):
+            self._let_pass(order, target)
+            await self._order(target, _replicaof(primary.address, primary.port))
+
+    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
+        async with self._orders(target):
+            await self._order(target, _bind(addresses))
+
+    async def drop_clients(self, target: Target) -> None:
+        async with self._orders(target):
+            await self._order(target, *_DROP)
+
+    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+        async with self._orders(target):
+            if not settings:
+                return
+            if _version(target) >= (7, 0):  # atomic since then
+                await self._order(target, ("CONFIG", "SET", *(word for pair in settings.items() for word in pair)))
+                return
+            before = [await self._order(target, ("CONFIG", "GET", name)) for name in settings]
+            done: list[Command] = []
+            for (name, value), (old,) in zip(settings.items(), before, strict=True):
+                try:
+                    await self._order(target, ("CONFIG", "SET", name, value))
+                except OrderFailed:
+                    for undo in reversed(done):
+                        await self._order(target, undo)
+                    raise
+                if isinstance(old, list) and len(old) == 2:
+                    done.append(("CONFIG", "SET", name, _text(old[1])))
+
+    async def discover(self, target: Target, payload: str) -> None:
+        data = payload.encode()
+        command = b"set %b 0 0 %d\r\n%b\r\n" % (_DISCOVERY_KEY.encode(), len(data), data)
+        async with self._orders(target):
+            with _failures(target):
+                async with asyncio.timeout(_ORDER_SECONDS):
+                    (reply,) = await (await self._line(target)).ask(command, 1)
+        if reply != "STORED":
+            raise OrderFailed(f"{target.key[1]} did not store the discovery list: {reply}")
+
+    async def hand_over(
+        self,
+        giver: Target,
+        taker: Target,
+        *,
+        order: int,
+        giver_addresses: tuple[str, ...],
+        taker_addresses: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> None:
+        async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
+            self._let_pass(order, giver, taker)
+            if await self._already_moved(giver, taker):
+                await self._order(giver, _bind(giver_addresses))
+                await self._lead(taker, taker_addresses)
+                await self._order(giver, _replicaof(taker.address, taker.port), *_DROP)
+                return
+            (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
+            held = tuple(_text(bound[1]).split()) if isinstance(bound, list) and len(bound) == 2 else giver_addresses
+            await self._move(giver, taker, giver_addresses, taker_addresses, timeout_seconds, held)
+            await self._order(giver, _replicaof(taker.address, taker.port), ("CLIENT", "UNPAUSE"))
+
+    async def _already_moved(self, giver: Target, taker: Target) -> bool:
+        """Whether only the rest of a hand-over is to be done. Raises OrderFailed where there is nothing to hand over."""
+        gives, takes = await asyncio.gather(self._replication(giver), self._replication(taker))
+        if gives["role"] == "slave" and takes["role"] == "master":
+            return True
+        if gives["role"] != "master":
+            raise OrderFailed(f"{giver.key[1]} does not lead, so it cannot hand over")
+        follows = (takes.get("master_host"), takes.get("master_port"), takes.get("master_link_status"))
+        if follows != (giver.address, str(giver.port), "up"):
+            raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]}, so it cannot take over: {follows}")
+        return False
+
+    async def _move(
+        self,
+        giver: Target,
+        taker: Target,
+        giver_addresses: tuple[str, ...],
+        taker_addresses: tuple[str, ...],
+        timeout_seconds: float,
+        held: tuple[str, ...],
+    ) -> None:
+        """Up to the point where the taker leads. Nothing acknowledged is lost, whoever stalls for how long.
+
+        The pause only keeps clients waiting instead of failing; what makes the move safe is that the giver follows *nobody* before
+        its final offset is read: from then on it takes no write, yet goes on feeding the taker what it had. Only when the taker has
+        that, it is promoted. Were the giver told to follow the taker at once, it might drop what the taker still lacks.
+        """
+        stepped_down = sent = False
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._order(giver, ("CLIENT", "PAUSE", str(int(timeout_seconds * 1000)), "WRITE"))
+                await self._caught_up(giver, taker)
+                stepped_down = True
+                await self._order(giver, _replicaof(giver.address, NOBODY_PORT), _bind(giver_addresses), *_DROP)
+                await self._caught_up(giver, taker)
+                sent = True
+                await self._lead(taker, taker_addresses)
+        except (OrderFailed, TimeoutError) as error:
+            reason = str(error) or f"{taker.key[1]} had not caught up within {timeout_seconds:g} s"
+            if sent:
+                raise OrderFailed(
+                    f"{giver.key[1]} has stepped down; it is not known whether {taker.key[1]} leads: {reason}"
+                ) from error
+            back = (_PROMOTE, _bind(held)) if stepped_down else ()
+            try:
+                await self._order(giver, *back, ("CLIENT", "UNPAUSE"))
+            except OrderFailed as second:
+                raise OrderFailed(f"{reason}; and {second}") from error
+            raise OrderFailed(f"{reason}; {giver.key[1]} leads on") from error
+
+    async def _caught_up(self, giver: Target, taker: Target) -> None:
+        """Wait until the taker has received all that the giver has written by now."""
+        goal = _offset(await self._replication(giver))
+        while True:
+            seen = await self._replication(taker)
+            if seen["role"] != "slave" or seen.get("master_host") != giver.address:
+                raise OrderFailed(f"{taker.key[1]} no longer follows {giver.key[1]}")
+            if _offset(seen) >= goal:
+                return
+            await self._clock.sleep(0.0005)
+
+    async def _lead(self, target: Target, addresses: tuple[str, ...]) -> None:
+        """Promote and bind in one round trip; then the engine must say that it leads."""
+        *_, role = await self._order(target, _PROMOTE, _bind(addresses), ("ROLE",))
+        if not isinstance(role, list) or role[0] != b"master":
+            raise OrderFailed(f"{target.key[1]} was told to lead and does not")
+
+    # -- heartbeats
+
+    def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
+        old = self._pulses.get(target.key)
+        if old is not None:
+            old.stop()
+        self._pulses[target.key] = Pulse(
+            target,
+            open_line=lambda: self._line(target),
+            hang_up=lambda: self._hang_up(target.key),
+            interval_seconds=interval_seconds,
+            deadline_seconds=deadline_seconds,
+            wake=wake,
+        )
+
+    def unwatch(self, key: Key) -> None:
+        pulse = self._pulses.pop(key, None)
+        if pulse is not None:
+            pulse.stop()
+        self._hang_up(key)
+
+    async def aclose(self) -> None:
+        for key in [*self._pulses, *self._lines]:
+            self.unwatch(key)
+
+    # -- lines
+
+    async def _line(self, target: Target) -> Line:
+        """The kept line to a node, opened if it is not. Raises LineLost, or ReplyError where the password is refused."""
+        kept = self._kept(target)
+        if kept is not None:
+            return kept
+        async with self._opening[target.key]:
+            kept = self._kept(target)
+            if kept is not None:
+                return kept
+            self._hang_up(target.key)
+            memcached = target.engine == "memcached"
+            line = await connect(
+                target.address, target.port, parse_memcached if memcached else parse_resp, lambda: self._lost(target.key)
+            )
+            self._lines[target.key] = (target.address, target.port, line)
+            if not memcached:
+                (reply,) = await line.ask(resp(("AUTH", ADMIN, target.password.value)), 1)
+                if isinstance(reply, ReplyError):
+                    self._hang_up(target.key)
+                    raise reply
+            return line
+
+    def _kept(self, target: Target) -> Line | None:
+        address, port, line = self._lines.get(target.key, ("", 0, None))
+        return line if line is not None and line.open and (address, port) == (target.address, target.port) else None
+
+    def _lost(self, key: Key) -> None:
+        if key in self._pulses:
+            self._pulses[key].lost()
+
+    def _hang_up(self, key: Key) -> None:
+        _, _, line = self._lines.pop(key, ("", 0, None))
+        if line is not None:
+            line.close()
+
+    def _give_up_if_hopeless(self, key: Key) -> None:
+        _, _, line = self._lines.get(key, ("", 0, None))
+        if line is not None and line.silent_seconds > _HOPELESS_SECONDS:
+            self._hang_up(key)
+
+    @contextlib.asynccontextmanager
+    async def _orders(self, *targets: Target) -> AsyncIterator[None]:
+        """One order at a time to each node."""
+        async with contextlib.AsyncExitStack() as stack:
+            for target in targets:
+                await stack.enter_async_context(self._ordering[target.key])
+            yield
+
+    def _let_pass(self, order: int, *targets: Target) -> None:
+        for target in targets:
+            if target.engine == "memcached":
+                raise OrderFailed(f"{target.key[1]}: Memcached has no replication")
+            if not self._admit(target.key, order):
+                raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
+
+    async def _order(self, target: Target, *commands: Command) -> list[Reply]:
+        """Send commands in one go; every reply must be good. Raises OrderFailed in the engine's words."""
+        if target.engine == "memcached":
+            raise OrderFailed(f"{target.key[1]}: Memcached cannot be told {commands[0][0]}")
+        with _failures(target):
+            async with asyncio.timeout(_ORDER_SECONDS):
+                replies = await (await self._line(target)).ask(resp(*commands), len(commands))
+            return _good(replies)
+
+    async def _replication(self, target: Target) -> dict[str, str]:
+        (reply,) = await self._order(target, ("INFO", "replication"))
+        assert isinstance(reply, bytes)
+        return info(reply)
+
+
+async def _look_resp(line: Line, target: Target) -> NodeView:
+    replication, persistence, keyspace, bound = _good(await line.ask(_LOOK_PAYLOAD, len(_LOOK)))
+    fields = info(b"".join(part for part in (replication, persistence, keyspace) if isinstance(part, bytes)))
+    return node_view(fields, _text(bound[1]) if isinstance(bound, list) and len(bound) == 2 else None)
+
+
+async def _look_memcached(line: Line, target: Target) -> NodeView:
+    _, payload = _good(await line.ask(b"version\r\nget %b\r\n" % _DISCOVERY_KEY.encode(), 2))
+    held = discovery_version(payload) if isinstance(payload, bytes) else 0
+    return NodeView(answering=True, discovery_version=held, bound=frozenset({target.address}))
+
+
+def _good(replies: list[Reply]) -> list[Reply]:
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+    return replies
+
+
+def _replicaof(address: str, port: int) -> Command:
+    return ("REPLICAOF", address, str(port))
+
+
+def _bind(addresses: tuple[str, ...]) -> Command:
+    return ("CONFIG", "SET", "bind", " ".join(addresses))
+
+
+def _offset(fields: Mapping[str, str]) -> int:
+    """A replica's own count of what it has; for a primary, and for one that has just stepped down, of what it wrote.
+
+    Both are the same number in the same history, and each role reports it by another name.
+    """
+    return max(int(fields.get("slave_repl_offset", fields["master_repl_offset"])), 0)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _version(target: Target) -> tuple[int, ...]:
+    return tuple(int(part) for part in target.version.split(".")[:2])
+
+
+@contextlib.contextmanager
+def _failures(target: Target) -> Iterator[None]:
+    """Whatever went wrong on the line, as an order that failed."""
+    try:
+        yield
+    except (LineLost, ReplyError) as error:
+        raise OrderFailed(f"{target.key[1]}: {error}") from error
+    except TimeoutError as error:
+        raise OrderFailed(f"{target.key[1]} did not answer within {_ORDER_SECONDS:g} s") from error

@@ -1,0 +1,124 @@
+"""A heartbeat: asks one engine at intervals and wakes somebody when the answer changes or stays away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
+from cachekeep.engines.replies import pulse
+
+_ASK_ENGINE = resp(("INFO", "replication"))
+_ASK_MEMCACHED = b"version\r\n"
+_HOPELESS_SECONDS = 5.0
+"""A line that owes an answer for this long, and for several deadlines, is opened anew: the machine at its end may be gone."""
+_HOPELESS_DEADLINES = 5
+_REOPEN_SECONDS = 0.1
+"""A line that is lost within this time of its opening waits for the next beat: an engine may be closing all that it accepts."""
+
+
+class Pulse:
+    """The heartbeat of one node. It has no task of its own but while it connects: timers and callbacks, for there are hundreds.
+
+    It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again; when role, followed
+    primary, link or the state of a replica is another than the last time. A broken line is opened anew at once; if that is refused,
+    it wakes.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        open_line: Callable[[], Awaitable[Line]],
+        hang_up: Callable[[], None],
+        interval_seconds: float,
+        deadline_seconds: float,
+        wake: Callable[[Key], None],
+    ) -> None:
+        self._key = target.key
+        self._question = _ASK_MEMCACHED if target.engine == "memcached" else _ASK_ENGINE
+        self._open_line = open_line
+        self._hang_up = hang_up
+        self._interval = interval_seconds
+        self._deadline = deadline_seconds
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._line: Line | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._asked_at: float | None = None
+        self._next_at = self._reopen_at = 0.0
+        self._seen: tuple[bytes, ...] | None = None
+        self._silent = False
+        self._stopped = False
+        # Hundreds of nodes are watched from the same moment: spread them over the interval.
+        self._timer = self._loop.call_later(hash(target.key) % 997 / 997 * interval_seconds, self._beat)
+
+    def stop(self) -> None:
+        """No beat and no wake after this."""
+        self._stopped = True
+        self._timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+
+    def lost(self) -> None:
+        """The line was lost, perhaps between two beats: ask again at once, over a new one, unless that is being lost too."""
+        now = time.monotonic()
+        if self._stopped or self._asked_at is not None:
+            return
+        if now >= self._reopen_at:
+            self._reopen_at = now + _REOPEN_SECONDS
+            self._ask(now)
+        else:
+            self._silent = True
+            self._wake(self._key)
+
+    def _beat(self) -> None:
+        now, asked_at = time.monotonic(), self._asked_at
+        if asked_at is None:
+            if now >= self._next_at:
+                self._next_at = now + self._interval
+                self._ask(now)
+            wait = min(self._next_at - now, self._deadline)
+        else:
+            waited = now - asked_at
+            if waited >= self._deadline:
+                self._silent = True
+            wait = self._interval if self._silent else self._deadline - waited
+            if self._silent:
+                self._wake(self._key)
+            if waited >= max(_HOPELESS_SECONDS, _HOPELESS_DEADLINES * self._deadline):
+                self._asked_at = None
+                self._hang_up()
+        self._timer = self._loop.call_later(wait, self._beat)
+
+    def _ask(self, now: float) -> None:
+        self._asked_at = now
+        if self._line is not None and self._line.open:
+            self._line.send(self._question, 1, self._answered)
+        elif self._opening is None or self._opening.done():
+            self._opening = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            self._line = await self._open_line()
+        except (LineLost, ReplyError):  # known now rather than at the deadline
+            self._silent, self._asked_at = True, None
+            self._wake(self._key)
+        else:
+            self._line.send(self._question, 1, self._answered)
+
+    def _answered(self, replies: list[Reply] | None) -> None:
+        if self._stopped:
+            return
+        self._asked_at = None
+        if replies is None:
+            self._line = None
+            return  # ``lost`` follows
+        reply = replies[0]
+        seen = pulse(reply) if isinstance(reply, bytes) else ()
+        news = self._silent or seen != self._seen
+        self._silent, self._seen = False, seen
+        if news:
+            self._wake(self._key)

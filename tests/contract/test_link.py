@@ -1,0 +1,276 @@
+"""What any ``Link`` must do: looking, orders, hand-over, heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cachekeep.compute.contract import Key, Target
+from cachekeep.errors import OrderFailed
+from cachekeep.model import NodeView
+from tests.contract.link_fixtures import World, world
+from tests.engines.servers import until
+
+__all__ = ["world"]
+DEADLINE = 10.0
+
+
+async def seen(world: World, target: Target) -> NodeView:
+    return await world.link.look(target, deadline_seconds=DEADLINE)
+
+
+async def pair(world: World, order: int = 1) -> tuple[Target, Target]:
+    """A primary and a replica that the primary reports online."""
+    first, second = await world.start(2)
+    await world.link.promote(first, order=order, addresses=(first.address,))
+    await world.link.follow(second, primary=first, order=order)
+    await until(lambda: online(world, first, second))
+    return first, second
+
+
+async def online(world: World, primary: Target, replica: Target) -> bool:
+    link_up = (await seen(world, replica)).link_up
+    return bool(link_up) and any(r.address == replica.address and r.online for r in (await seen(world, primary)).replicas)
+
+
+async def test_a_fresh_process_follows_nobody_takes_no_write_and_feeds_nobody(world: World) -> None:
+    first, second = await world.start(2)
+    view = await seen(world, first)
+    assert (view.answering, view.role, view.follows, view.has_history, view.offset) == (True, "replica", None, False, 0)
+    assert view.bound == {first.address}
+    assert not view.loading
+    with pytest.raises(Exception, match="read only"):
+        await world.write(first.address, "k", "v")
+    await world.link.follow(second, primary=first, order=1)
+    await until(lambda: _follows(world, second, first.address))
+    view = await seen(world, second)
+    assert view.link_up is False
+    assert view.has_history is False
+    assert (await seen(world, first)).replicas == ()
+
+
+async def _follows(world: World, target: Target, address: str) -> bool:
+    return (await seen(world, target)).follows == address
+
+
+async def test_promote_serves_at_the_addresses_and_is_idempotent(world: World) -> None:
+    (node,) = await world.start(1)
+    endpoint = world.new_address()
+    for _ in range(2):
+        await world.link.promote(node, order=3, addresses=(node.address, endpoint))
+        view = await seen(world, node)
+        assert (view.role, view.bound, view.has_history) == ("primary", {node.address, endpoint}, True)
+    await world.write(endpoint, "k", "v")
+    assert await world.read(node.address, "k") == "v"
+
+
+async def test_a_replica_gets_everything_and_shows_how_far_it_is(world: World) -> None:
+    first, second = await world.start(2)
+    await world.link.promote(first, order=1, addresses=(first.address,))
+    await world.write(first.address, "before", "1")
+    await world.link.follow(second, primary=first, order=1)
+    await until(lambda: online(world, first, second))
+    await world.write(first.address, "after", "2")
+
+    async def level() -> bool:
+        return (await seen(world, first)).offset == (await seen(world, second)).offset
+
+    await until(level)
+    view = await seen(world, second)
+    assert (view.role, view.follows, view.link_up, view.has_history) == ("replica", first.address, True, True)
+    assert [await world.read(second.address, k) for k in ("before", "after")] == ["1", "2"]
+    with pytest.raises(Exception, match="read only"):
+        await world.write(second.address, "k", "v")
+
+
+async def test_an_older_order_is_refused_and_changes_nothing(world: World) -> None:
+    first, second = await pair(world, order=5)
+    for late in (
+        world.link.promote(second, order=4, addresses=(second.address,)),
+        world.link.follow(first, primary=second, order=4),
+        world.link.hand_over(
+            first,
+            second,
+            order=4,
+            giver_addresses=(first.address,),
+            taker_addresses=(second.address,),
+            timeout_seconds=5,
+        ),
+    ):
+        with pytest.raises(OrderFailed, match="later order"):
+            await late
+    assert ((await seen(world, first)).role, (await seen(world, second)).role) == ("primary", "replica")
+
+
+async def test_a_restarted_primary_has_no_history_and_its_replica_keeps_its_data(world: World) -> None:
+    first, second = await pair(world)
+    await world.write(first.address, "k", "v")
+    await until(lambda: _reads(world, second, "k", "v"))
+    await world.restart(first)
+    view = await seen(world, first)
+    assert (view.role, view.has_history) == ("replica", False)
+
+    async def refused() -> bool:
+        return (await seen(world, second)).link_up is False
+
+    await until(refused)
+    view = await seen(world, second)
+    assert view.has_history is True
+    assert view.link_down_seconds is not None
+    assert await world.read(second.address, "k") == "v"
+
+
+async def _reads(world: World, target: Target, key: str, value: str) -> bool:
+    return await world.read(target.address, key) == value
+
+
+async def test_bind_moves_an_address_and_a_taken_one_is_refused_in_the_engines_words(world: World) -> None:
+    first, second = await world.start(2)
+    endpoint = world.new_address()
+    await world.link.bind(first, (first.address, endpoint))
+    with pytest.raises(OrderFailed, match=second.key[1]):
+        await world.link.bind(second, (second.address, endpoint))
+    assert (await seen(world, second)).bound == {second.address}
+    assert await world.read(second.address, "k") is None
+    await world.link.bind(first, (first.address,))
+    await world.link.bind(second, (second.address, endpoint))
+    assert (await seen(world, second)).bound == {second.address, endpoint}
+    assert await world.read(endpoint, "k") is None
+
+
+async def test_promote_with_a_taken_address_fails_and_the_node_still_serves_its_own(world: World) -> None:
+    first, second = await world.start(2)
+    with pytest.raises(OrderFailed):
+        await world.link.promote(second, order=1, addresses=(second.address, first.address))
+    await world.write(second.address, "k", "v")
+    assert await world.read(second.address, "k") == "v"
+
+
+async def test_configure_applies_all_or_nothing(world: World) -> None:
+    (node,) = await world.start(1)
+    await world.link.promote(node, order=1, addresses=(node.address,))
+    await world.link.configure(node, {"maxmemory": "1048576", "maxmemory-policy": "noeviction"})
+    with pytest.raises(Exception, match="maxmemory"):
+        await world.write(node.address, "k", "v" * 2_000_000)
+        await world.write(node.address, "k2", "v")
+    with pytest.raises(OrderFailed, match="no-such-setting|unsupported|Unknown|unknown"):
+        await world.link.configure(node, {"maxmemory": "536870912", "no-such-setting": "1"})
+    with pytest.raises(Exception, match="maxmemory"):
+        await world.write(node.address, "k2", "v")
+
+
+async def test_an_order_to_a_dead_node_fails(world: World) -> None:
+    (node,) = await world.start(1)
+    assert (await seen(world, node)).answering
+    await world.kill(node)
+    assert (await seen(world, node)).answering is False
+    with pytest.raises(OrderFailed, match=node.key[1]):
+        await world.link.promote(node, order=1, addresses=(node.address,))
+    await world.restart(node)
+    await world.link.promote(node, order=1, addresses=(node.address,))
+
+
+async def test_a_frozen_node_does_not_answer_and_does_again_when_thawed(world: World) -> None:
+    (node,) = await world.start(1)
+    assert (await seen(world, node)).answering
+    await world.freeze(node)
+    view = await world.link.look(node, deadline_seconds=0.1)
+    assert view.answering is False
+    assert view.role is None
+    await world.thaw(node)
+    assert (await seen(world, node)).answering
+
+
+# -- hand-over
+
+
+async def move(world: World, giver: Target, taker: Target, endpoint: str, order: int, timeout_seconds: float = 10.0) -> None:
+    await world.link.hand_over(
+        giver,
+        taker,
+        order=order,
+        giver_addresses=(giver.address,),
+        taker_addresses=(taker.address, endpoint),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+async def test_hand_over_moves_lead_and_endpoint_and_can_be_repeated(world: World) -> None:
+    first, second = await pair(world)
+    endpoint = world.new_address()
+    await world.link.bind(first, (first.address, endpoint))
+    await world.write(endpoint, "k", "v")
+    for _ in range(2):
+        await move(world, first, second, endpoint, order=2)
+        assert await world.read(endpoint, "k") == "v"
+        await world.write(endpoint, "k2", "v2")
+        gave, took = await seen(world, first), await seen(world, second)
+        assert (gave.role, gave.follows, gave.bound) == ("replica", second.address, {first.address})
+        assert (took.role, took.bound) == ("primary", {second.address, endpoint})
+    await until(lambda: _reads(world, first, "k2", "v2"))
+
+
+async def test_hand_over_to_a_frozen_taker_fails_and_the_giver_leads_on(world: World) -> None:
+    first, second = await pair(world)
+    endpoint = world.new_address()
+    await world.link.bind(first, (first.address, endpoint))
+    await world.freeze(second)
+    with pytest.raises(OrderFailed):
+        await move(world, first, second, endpoint, order=2, timeout_seconds=0.3)
+    await world.write(endpoint, "k", "v")
+    view = await seen(world, first)
+    assert (view.role, view.bound) == ("primary", {first.address, endpoint})
+    await world.thaw(second)
+    assert (await seen(world, second)).role == "replica"
+
+
+async def test_hand_over_to_a_node_that_follows_somebody_else_is_refused(world: World) -> None:
+    first, second, third = await world.start(3)
+    for node in (first, third):
+        await world.link.promote(node, order=1, addresses=(node.address,))
+    await world.link.follow(second, primary=third, order=1)
+    with pytest.raises(OrderFailed, match="does not follow"):
+        await move(world, first, second, world.new_address(), order=2)
+    await world.write(first.address, "k", "v")
+
+
+# -- heartbeats
+
+
+async def test_a_pulse_wakes_at_silence_again_and_again_and_when_it_ends(world: World) -> None:
+    (node,) = await world.start(1)
+    woken: asyncio.Queue[Key] = asyncio.Queue()
+    await world.freeze(node)
+    world.link.watch(node, interval_seconds=0.02, deadline_seconds=0.05, wake=woken.put_nowait)
+    for _ in range(3):
+        assert await asyncio.wait_for(woken.get(), DEADLINE) == node.key
+    await world.thaw(node)
+
+    async def quiet() -> bool:
+        while not woken.empty():
+            woken.get_nowait()
+        await asyncio.sleep(0.2)
+        return woken.empty()
+
+    await until(quiet)
+    await world.kill(node)
+    assert await asyncio.wait_for(woken.get(), DEADLINE) == node.key
+    world.link.unwatch(node.key)
+    await world.restart(node)
+    assert await quiet() or await quiet()
+
+
+async def test_a_pulse_wakes_when_a_replica_comes_online_and_when_it_is_lost(world: World) -> None:
+    first, second = await world.start(2)
+    await world.link.promote(first, order=1, addresses=(first.address,))
+    woken: asyncio.Queue[Key] = asyncio.Queue()
+    world.link.watch(first, interval_seconds=0.02, deadline_seconds=DEADLINE, wake=woken.put_nowait)
+    assert await asyncio.wait_for(woken.get(), DEADLINE) == first.key
+    await world.link.follow(second, primary=first, order=1)
+    while not await online(world, first, second):
+        assert await asyncio.wait_for(woken.get(), DEADLINE) == first.key
+    while not woken.empty():
+        woken.get_nowait()
+    await world.kill(second)
+    assert await asyncio.wait_for(woken.get(), DEADLINE) == first.key
