@@ -1,0 +1,1 @@
+"""Endpoints: which addresses there are, the readers' balancer, Memcached's auto discovery."""
