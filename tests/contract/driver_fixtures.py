@@ -1,0 +1,177 @@
+"""Worlds in which a driver is tried: each makes drivers over one lasting state and can hurt processes from outside.
+
+A simulated twin joins by adding itself to ``WORLDS``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import Driver, File, Key, ProcessSpec
+from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local.ledger import Record
+from cachekeep.compute.local.proc import process_of, stat
+
+PORT = 6379
+_numbers = itertools.count(1)
+
+
+def new_address() -> str:
+    """A loopback address that no other test process uses at this time."""
+    number, worker = next(_numbers), os.getpid()
+    return f"127.{90 + worker // 250 % 100}.{worker % 250}.{number % 250 + 1}"
+
+
+def redis_spec(
+    name: str = "a-001", *, incarnation: int = 1, address: str | None = None, lines: str = "", **changes: Any
+) -> ProcessSpec:
+    """A real redis-server in its plainest form."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server")
+    address = address or new_address()
+    config = f"bind {address}\nport {PORT}\ndir {{dir}}\nsave ''\nappendonly no\n{lines}\n"
+    given: dict[str, Any] = {
+        "key": ("uid-1", name),
+        "incarnation": incarnation,
+        "argv": ("redis-server", "{dir}/redis.conf"),
+        "files": {"redis.conf": File(config)},
+        "address": address,
+        "port": PORT,
+        "probe": "resp",
+    }
+    return ProcessSpec(**given | changes)
+
+
+def memcached_spec(name: str = "m.0001", **changes: Any) -> ProcessSpec:
+    """A real memcached."""
+    if shutil.which("memcached") is None:
+        pytest.skip("needs memcached")
+    address = new_address()
+    argv = ("memcached", "-l", address, "-p", str(PORT), "-u", "root", "-m", "16")
+    return ProcessSpec(
+        **{"key": ("uid-1", name), "incarnation": 1, "argv": argv, "address": address, "port": PORT, "probe": "memcached"} | changes
+    )
+
+
+async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait for a condition; fails when it has not come true."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+class World(Protocol):
+    """What the contract tests need beside the driver itself."""
+
+    async def driver(self) -> Driver:
+        """A driver over the lasting state; the one before it is closed first."""
+
+    def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
+        """A process that works, or one that ends at once."""
+
+    async def kill(self, key: Key) -> None:
+        """SIGKILL from outside; dead on return."""
+
+    async def freeze(self, key: Key) -> None:
+        """SIGSTOP from outside, in effect on return."""
+
+    async def accepts(self, spec: ProcessSpec) -> bool:
+        """Whether a client gets an answer."""
+
+    async def aclose(self) -> None:
+        """End everything."""
+
+
+class LocalWorld:
+    """The local driver over real redis-servers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._driver: LocalDriver | None = None
+
+    async def driver(self) -> LocalDriver:
+        if self._driver is not None:
+            await self._driver.aclose()
+        self._driver = LocalDriver(self.directory, SystemClock())
+        await self._driver.open()
+        return self._driver
+
+    def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
+        return redis_spec(name, incarnation=incarnation, address=address, lines="no-such-directive 1" if broken else "")
+
+    def record(self, key: Key) -> Record:
+        return read_record(self.directory, key)
+
+    async def kill(self, key: Key) -> None:
+        pid = self.record(key).pid
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not alive(pid))
+
+    async def freeze(self, key: Key) -> None:
+        pid = self.record(key).pid
+        os.kill(pid, signal.SIGSTOP)
+        await eventually(lambda: (seen := stat(pid)) is not None and seen.state == "T")
+
+    async def accepts(self, spec: ProcessSpec) -> bool:
+        return await asyncio.to_thread(ping, spec.address)
+
+    async def aclose(self) -> None:
+        driver = await self.driver()
+        for path in (self.directory / "nodes").glob("*/*/"):
+            await driver.erase((path.parent.name, path.name))
+        await driver.aclose()
+
+
+def read_record(directory: Path, key: Key) -> Record:
+    """The record of a process, as it is on disk."""
+    return msgspec.json.decode((directory / "nodes" / key[0] / key[1] / "process.json").read_bytes(), type=Record)
+
+
+def ping(address: str, port: int = PORT) -> bool:
+    """Whether a RESP server answers there."""
+    try:
+        with socket.create_connection((address, port), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16) == b"+PONG\r\n"
+    except OSError:
+        return False
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    seen = stat(pid)
+    return seen is not None and process_of(seen.state) != "exited"
+
+
+WORLDS = [pytest.param(LocalWorld, id="local")]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(name="world", params=WORLDS)
+async def world_fixture(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[World]:
+    made = request.param(tmp_path)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture(name="local")
+async def local_fixture(tmp_path: Path, anyio_backend: str) -> AsyncIterator[LocalWorld]:
+    made = LocalWorld(tmp_path)
+    yield made
+    await made.aclose()

@@ -1,0 +1,253 @@
+"""What every driver keeps to, the real one and its twin."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
+
+from cachekeep.compute.contract import Driver, File, Key, ProcessSeen
+from cachekeep.errors import OrderFailed
+
+
+async def seen(driver: Driver, key: Key) -> ProcessSeen:
+    return (await driver.look([key]))[key]
+
+
+async def test_a_started_process_accepts_connections(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    assert await world.accepts(spec)
+    found = await seen(driver, spec.key)
+    assert (found.process, found.incarnation, found.problem) == ("running", 1, None)
+
+
+async def test_starting_what_runs_does_nothing(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    before = await seen(driver, spec.key)
+    await driver.start(spec)
+    await asyncio.gather(*(driver.start(spec) for _ in range(5)))
+    assert await seen(driver, spec.key) == before
+
+
+async def test_several_orders_to_start_one_process_start_one(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    deaths: list[Key] = []
+    driver.on_death(deaths.append)
+    await asyncio.gather(*(driver.start(spec) for _ in range(5)))
+    assert await world.accepts(spec)
+    assert deaths == []
+
+
+async def test_processes_start_side_by_side(world: World) -> None:
+    driver = await world.driver()
+    specs = [world.spec(f"a-{n:03}") for n in range(8)]
+    await asyncio.gather(*(driver.start(spec) for spec in specs))
+    assert all([await world.accepts(spec) for spec in specs])
+    assert len({s.pid for s in (await driver.look(s.key for s in specs)).values()}) == 8
+
+
+async def test_no_start_beside_a_living_incarnation(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    with pytest.raises(OrderFailed, match="incarnation 1 is alive"):
+        await driver.start(world.spec(incarnation=2))
+    assert (await seen(driver, spec.key)).incarnation == 1
+
+
+async def test_no_start_of_an_older_incarnation(world: World) -> None:
+    driver = await world.driver()
+    newer = world.spec(incarnation=3)
+    await driver.start(newer)
+    await driver.stop(newer.key, grace_seconds=0)
+    with pytest.raises(OrderFailed, match="incarnation 2 is older than the last, 3"):
+        await driver.start(world.spec(incarnation=2))
+    await driver.start(newer)
+    assert (await seen(driver, newer.key)).process == "running"
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 5])
+async def test_stopped_means_gone(world: World, grace_seconds: float) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=grace_seconds)
+    found = await seen(driver, spec.key)
+    assert (found.process, found.pid, found.problem) == ("exited", None, None)
+    assert not await world.accepts(spec)
+
+
+async def test_stop_and_erase_are_for_everybody(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.stop(spec.key, grace_seconds=1)
+    await driver.erase(spec.key)
+    assert (await seen(driver, spec.key)).process == "absent"
+    await driver.start(spec)
+    for _ in range(2):
+        await driver.stop(spec.key, grace_seconds=0)
+    for _ in range(2):
+        await driver.erase(spec.key)
+    assert await seen(driver, spec.key) == ProcessSeen(process="absent")
+
+
+async def test_erase_stops_first_and_forgets_all(world: World) -> None:
+    driver, spec = await world.driver(), world.spec(incarnation=4)
+    await driver.start(spec)
+    assert driver.admit(spec.key, 7)
+    await driver.erase(spec.key)
+    assert not await world.accepts(spec)
+    await driver.start(world.spec(incarnation=1))
+    found = await seen(driver, spec.key)
+    assert (found.incarnation, found.last_order) == (1, 0)
+
+
+async def test_a_frozen_process_is_seen_and_can_be_stopped(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    await world.freeze(spec.key)
+    assert (await seen(driver, spec.key)).process == "frozen"
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await seen(driver, spec.key)).process == "exited"
+
+
+async def test_a_death_is_told_once_with_its_reason(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    deaths: list[Key] = []
+    driver.on_death(deaths.append)
+    await driver.start(spec)
+    await world.kill(spec.key)
+    await eventually(lambda: bool(deaths))
+    found = await seen(driver, spec.key)
+    assert found.process == "exited"
+    assert found.problem is not None
+    assert "SIGKILL" in found.problem
+    await driver.start(spec)
+    assert (await seen(driver, spec.key)).problem is None
+    assert deaths == [spec.key]
+
+
+async def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    deaths: list[Key] = []
+    driver.on_death(lambda key: 1 / 0)  # type: ignore[arg-type, return-value]
+    driver.on_death(deaths.append)
+    await driver.start(spec)
+    await world.kill(spec.key)
+    await eventually(lambda: deaths == [spec.key])
+
+
+async def test_a_process_that_ends_at_once_is_told_by_start_alone(world: World) -> None:
+    driver = await world.driver()
+    broken, sound = world.spec(broken=True), world.spec()
+    deaths: list[Key] = []
+    driver.on_death(deaths.append)
+    with pytest.raises(OrderFailed, match="exited with code"):
+        await driver.start(broken)
+    found = await seen(driver, broken.key)
+    assert found.process == "exited"
+    assert found.problem
+    await driver.start(sound)
+    assert await world.accepts(sound)
+    assert deaths == []
+
+
+async def test_orders_grow(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    assert [driver.admit(spec.key, order) for order in (3, 3, 2, 5, 4)] == [True, True, False, True, False]
+    assert (await seen(driver, spec.key)).last_order == 5
+
+
+async def test_nobody_unknown_takes_orders(world: World) -> None:
+    driver = await world.driver()
+    with pytest.raises(OrderFailed, match="never started"):
+        driver.admit(("uid-1", "nobody"), 1)
+    with pytest.raises(OrderFailed, match="never started"):
+        await driver.rewrite(("uid-1", "nobody"), {"x": File("y")}, live_digest="d")
+
+
+async def test_a_new_incarnation_keeps_the_last_order(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    assert driver.admit(spec.key, 9)
+    await driver.stop(spec.key, grace_seconds=0)
+    await driver.start(world.spec(incarnation=2))
+    assert not driver.admit(spec.key, 8)
+
+
+async def test_the_digest_follows_a_rewrite(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    await driver.rewrite(spec.key, spec.files, live_digest="second")
+    assert (await seen(driver, spec.key)).live_digest == "second"
+
+
+async def test_processes_outlive_the_driver_and_are_known_again(world: World) -> None:
+    driver, spec = await world.driver(), world.spec(incarnation=2)
+    await driver.start(spec)
+    assert driver.admit(spec.key, 6)
+    await driver.rewrite(spec.key, spec.files, live_digest="d")
+    before = await seen(driver, spec.key)
+    driver = await world.driver()
+    assert await seen(driver, spec.key) == before
+    assert not driver.admit(spec.key, 5)
+    await driver.start(spec)
+    assert (await seen(driver, spec.key)).pid == before.pid
+
+
+async def test_the_death_of_an_adopted_process_is_told_once(world: World) -> None:
+    spec = world.spec()
+    await (await world.driver()).start(spec)
+    driver = await world.driver()
+    deaths: list[Key] = []
+    driver.on_death(deaths.append)
+    await world.kill(spec.key)
+    await eventually(lambda: bool(deaths))
+    await driver.start(spec)
+    assert deaths == [spec.key]
+
+
+async def test_a_death_while_nobody_watched_is_seen_on_return(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    await driver.aclose()
+    await world.kill(spec.key)
+    driver = await world.driver()
+    assert (await seen(driver, spec.key)).process == "exited"
+    await driver.start(spec)
+    assert await world.accepts(spec)
+
+
+async def test_a_caller_that_gives_up_leaves_no_half_started_process(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    caller = asyncio.create_task(driver.start(spec))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await driver.start(spec)
+    assert await world.accepts(spec)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert not await world.accepts(spec)
+
+
+async def test_a_taken_endpoint_is_refused_in_words(world: World) -> None:
+    driver = await world.driver()
+    first = world.spec("a-001")
+    second = world.spec("b-001", address=first.address)
+    await driver.start(first)
+    with pytest.raises(OrderFailed, match="Address already in use"):
+        await driver.start(second)
+    assert (await seen(driver, first.key)).process == "running"
+    await driver.stop(first.key, grace_seconds=0)
+    await driver.start(second)
+    assert await world.accepts(second)
+
+
+async def test_of_two_that_want_one_endpoint_one_starts(world: World) -> None:
+    driver = await world.driver()
+    first = world.spec("a-001")
+    second = world.spec("b-001", address=first.address)
+    results = await asyncio.gather(driver.start(first), driver.start(second), return_exceptions=True)
+    assert sorted(type(result) for result in results if result is not None) == [OrderFailed]
