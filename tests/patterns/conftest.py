@@ -48,6 +48,6 @@ def memory(_shared_memcached: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
-def database() -> Iterator[Server]:
+def postgres_server() -> Iterator[Server]:
     with postgres() as server:
         yield server

@@ -185,12 +185,12 @@ def test_a_loader_frozen_beyond_its_lease_may_not_fill(server: Server, tmp_path:
 def test_expiry_again_loads_once(server: Server) -> None:
     cache = Cache(connect(url(server)), policy=Policy(fresh_seconds=0.25, jitter=0))
     load = Counted(0.02)
+    admin = valkey.Valkey(port=server.port)
     for expiry in range(1, 4):
         with ThreadPoolExecutor(20) as pool:
             got = list(pool.map(lambda _: cache.get("k", load), range(20)))
         assert load.runs == expiry
         assert got == [{"run": expiry}] * 20
-        admin = valkey.Valkey(port=server.port)
         wait_for(lambda: not admin.exists("k"), "the entry to expire")
 
 

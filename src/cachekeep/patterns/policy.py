@@ -46,20 +46,17 @@ class Policy:
 class Breaker:
     """Stops asking a cache that does not answer. Opens after ``failures`` in a row; one question is let through every ``rest_seconds``."""
 
-    __slots__ = ("_failed", "_open_until", "failures", "rest_seconds")
+    __slots__ = ("_failed", "_open_until", "closed", "failures", "rest_seconds")
 
     def __init__(self, failures: int = 3, rest_seconds: float = 1.0) -> None:
         self.failures = failures
         self.rest_seconds = rest_seconds
         self._failed = 0
         self._open_until = 0.0
-
-    @property
-    def closed(self) -> bool:
-        return self._failed < self.failures
+        self.closed = True  # everything is well; a plain attribute, for the hot path reads it
 
     def allows(self, now: float) -> bool:
-        if self._failed < self.failures:
+        if self.closed:
             return True
         if now < self._open_until:
             return False
@@ -67,8 +64,11 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        self._failed = 0
+        if self._failed:
+            self._failed = 0
+            self.closed = True
 
     def failed(self, now: float) -> None:
         self._failed += 1
+        self.closed = self._failed < self.failures
         self._open_until = now + self.rest_seconds

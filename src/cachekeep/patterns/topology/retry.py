@@ -25,7 +25,7 @@ def pause_seconds(failures: int, base_seconds: float, cap_seconds: float) -> flo
 
 
 class DeadlineRetry(Retry):
-    """Try again until ``deadline_seconds`` have passed since the first try. A try under way is not cut short: a call may last for the
+    """Try again until ``deadline_seconds`` have passed since the first failure. A try under way is not cut short: a call may last for the
     deadline and one socket timeout.
 
     A command whose reply was lost is sent again: INCR may count twice. ``deadline_seconds=0`` turns that off.
@@ -39,12 +39,13 @@ class DeadlineRetry(Retry):
         return self  # no state between calls; valkey-py copies it for every connection
 
     def call_with_retry(self, do: Callable[[], T], fail: Callable[[Exception], Any]) -> T:
-        until, failures = time.monotonic() + self.deadline_seconds, 0
+        until, failures = 0.0, 0
         while True:
             try:
                 return do()
             except self._supported_errors as error:
                 failures += 1
+                until = until or time.monotonic() + self.deadline_seconds
                 fail(error)
                 pause = pause_seconds(failures, self.base_seconds, self.cap_seconds)
                 if time.monotonic() + pause >= until:
@@ -63,12 +64,13 @@ class AsyncDeadlineRetry(AsyncRetry):
         return self
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], fail: Callable[[Any], Any]) -> T:
-        until, failures = time.monotonic() + self.deadline_seconds, 0
+        until, failures = 0.0, 0
         while True:
             try:
                 return await do()
             except self._supported_errors as error:
                 failures += 1
+                until = until or time.monotonic() + self.deadline_seconds
                 await fail(error)
                 pause = pause_seconds(failures, self.base_seconds, self.cap_seconds)
                 if time.monotonic() + pause >= until:

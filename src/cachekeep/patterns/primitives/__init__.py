@@ -1,0 +1,19 @@
+"""Small things people expect beside a cache: a lock, a rate limiter, a leaderboard, idempotency keys. Each in two faces, X and AsyncX."""
+
+from cachekeep.patterns.primitives.idempotency import AsyncIdempotency, Idempotency
+from cachekeep.patterns.primitives.leaderboard import AsyncLeaderboard, Leaderboard, Standing
+from cachekeep.patterns.primitives.lock import AsyncLock, Lock
+from cachekeep.patterns.primitives.rate import AsyncRateLimiter, Decision, RateLimiter
+
+__all__ = [
+    "AsyncIdempotency",
+    "AsyncLeaderboard",
+    "AsyncLock",
+    "AsyncRateLimiter",
+    "Decision",
+    "Idempotency",
+    "Leaderboard",
+    "Lock",
+    "RateLimiter",
+    "Standing",
+]

@@ -1,0 +1,292 @@
+"""Nobody gets an older value after a newer one was read through the same key: machines, threads and faults against a real engine.
+
+The database of these tests only counts up, so "older" is "smaller". Every get must answer a value at least as large as every value
+that any get, of any process or thread, had answered before this one began; and after `write` or `invalidate` returned, at least what
+the database held when they did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.patterns.servers import Server, engine, memcached, wait_for
+
+from cachekeep.patterns import Breaker, Cache, CacheDown, Policy, connect
+
+KEYS = st.sampled_from(["a", "b"])
+CACHES = st.integers(0, 2)
+
+
+class Database:
+    """Numbers that only grow; can be made slow (a load holds what it read until told) and can fail."""
+
+    def __init__(self) -> None:
+        self.rows = {"a": 0, "b": 0}
+        self.broken = False
+
+    def read(self, key: str) -> int:
+        if self.broken:
+            raise OSError("the database is away")
+        return self.rows[key]
+
+    def commit(self, key: str) -> int:
+        if self.broken:
+            raise ValueError("the database refuses")
+        self.rows[key] += 1
+        return self.rows[key]
+
+
+class Held:
+    """A load under way: it has read, and waits."""
+
+    def __init__(self) -> None:
+        self.read = threading.Event()
+        self.gate = threading.Event()
+
+
+class Patterns(RuleBasedStateMachine):
+    """Three caches with nothing in common but the engine, as three processes would be."""
+
+    server: Server
+    scheme = "valkey"
+
+    @initialize()
+    def begin(self) -> None:
+        self.database = Database()
+        if self.server.process is None:
+            self.server.start()
+        address = f"{self.scheme}://127.0.0.1:{self.server.port}"
+        options = {} if self.scheme == "memcached" else {"deadline_seconds": 0}
+        namespace = uuid.uuid4().hex  # not from `random`: Hypothesis seeds that alike for every example
+        self.caches = [
+            Cache(
+                connect(address, timeout_seconds=0.15, **options),
+                namespace=namespace,
+                policy=Policy(fresh_seconds=30, lease_seconds=0.5),
+                breaker=Breaker(failures=2, rest_seconds=0.01),
+            )
+            for _ in range(3)
+        ]
+        self.seen = {"a": 0, "b": 0}
+        self.pool = ThreadPoolExecutor(16)
+        self.held: list[tuple[str, int, Held, Future[int]]] = []
+        self.up = True
+
+    def teardown(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        if not self.up:
+            self.server.start() if self.server.process is None else self.server.thaw()
+        for _, _, held, _ in self.held:
+            held.gate.set()
+        self.pool.shutdown()
+
+    # -- readers
+
+    def check(self, key: str, floor: int, value: int) -> None:
+        assert value >= floor, f"{key}: {value} after {floor} was read"
+        self.seen[key] = max(self.seen[key], value)
+
+    @rule(key=KEYS, who=CACHES)
+    def get(self, key: str, who: int) -> None:
+        floor = self.seen[key]
+        try:
+            value = self.caches[who].get(key, lambda: self.database.read(key))
+        except OSError:
+            assert self.database.broken
+        else:
+            self.check(key, floor, value)
+
+    @precondition(lambda self: len(self.held) < 6)
+    @rule(key=KEYS, who=CACHES)
+    def begin_a_slow_get(self, key: str, who: int) -> None:
+        held = Held()
+
+        def load() -> int:
+            value = self.database.read(key)
+            held.read.set()
+            assert held.gate.wait(30)
+            return value
+
+        floor = self.seen[key]
+        future = self.pool.submit(self.caches[who].get, key, load)
+        until = time.monotonic() + 0.02
+        while not (held.read.is_set() or future.done()) and time.monotonic() < until:
+            held.read.wait(0.002)
+        self.held.append((key, floor, held, future))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def end_a_slow_get(self, data: st.DataObject) -> None:
+        # All of them: one may be waiting for another.
+        for _, _, held, _ in self.held:
+            held.gate.set()
+        for key, floor, _, future in self.held:
+            with contextlib.suppress(OSError):
+                self.check(key, floor, future.result(30))
+        self.held = []
+
+    # -- writers
+
+    @precondition(lambda self: self.up)
+    @rule(key=KEYS, who=CACHES)
+    def write_through(self, key: str, who: int) -> None:
+        try:
+            value = self.caches[who].write(key, lambda: self.database.commit(key), strict=True)
+        except (ValueError, CacheDown):
+            return
+        self.seen[key] = max(self.seen[key], value)
+
+    @precondition(lambda self: self.up)
+    @rule(key=KEYS, who=CACHES)
+    def commit_and_invalidate(self, key: str, who: int) -> None:
+        try:
+            value = self.database.commit(key)
+        except ValueError:
+            return
+        self.invalidate_until_done(key, who)
+        self.seen[key] = max(self.seen[key], value)
+
+    @precondition(lambda self: self.up)
+    @rule(key=KEYS, first=CACHES, second=CACHES, crossed=st.booleans())
+    def two_writers_at_once(self, key: str, first: int, second: int, crossed: bool) -> None:
+        if self.database.broken:
+            return
+        try:
+            with self.caches[first].writing(key, strict=True) as one:
+                with self.caches[second].writing(key, strict=True) as two:
+                    values = [self.database.commit(key), self.database.commit(key)]
+                    two.publish(key, values[crossed])
+                one.publish(key, values[not crossed])
+        except CacheDown:
+            return
+        self.seen[key] = max(self.seen[key], max(values))
+
+    def invalidate_until_done(self, key: str, who: int) -> None:
+        def done() -> bool:
+            try:
+                self.caches[who].invalidate(key)
+            except CacheDown:
+                return False
+            return True
+
+        wait_for(done, "the invalidation to get through")
+
+    # -- faults
+
+    @precondition(lambda self: self.up)
+    @rule()
+    def kill_the_cache(self) -> None:
+        self.server.kill()
+        self.up = False
+
+    @precondition(lambda self: self.up)
+    @rule()
+    def freeze_the_cache(self) -> None:
+        self.server.freeze()
+        self.up = False
+
+    @precondition(lambda self: not self.up)
+    @rule()
+    def the_cache_is_back(self) -> None:
+        if self.server.process is None:
+            self.server.start()
+        else:
+            self.server.thaw()
+        self.up = True
+
+    @rule()
+    def the_database_fails_or_is_back(self) -> None:
+        self.database.broken = not self.database.broken
+
+    @invariant()
+    def nobody_invents_values(self) -> None:
+        if hasattr(self, "seen"):
+            assert all(self.seen[key] <= self.database.rows[key] for key in self.seen)
+
+
+@pytest.fixture(params=["valkey", "memcached"])
+def hurt(request: pytest.FixtureRequest) -> Iterator[tuple[str, Server]]:
+    with (engine if request.param == "valkey" else memcached)() as server:
+        yield request.param, server
+
+
+def test_machine(hurt: tuple[str, Server]) -> None:
+    scheme, server = hurt
+    machine = type("Machine", (Patterns,), {"server": server, "scheme": scheme})
+    machine.TestCase.settings = settings(
+        max_examples=20,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    machine.TestCase("runTest").runTest()
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "memcached"])
+def test_a_crowd(scheme: str, request: pytest.FixtureRequest) -> None:
+    """Threads over four caches, reading and writing one key as fast as they can; every answer is checked against the clock of reads."""
+    server = request.getfixturevalue("server" if scheme == "valkey" else "memory")
+    caches = [Cache(connect(f"{scheme}://127.0.0.1:{server.port}"), policy=Policy(fresh_seconds=30)) for _ in range(4)]
+    database = Database()
+    committing, noting = threading.Lock(), threading.Lock()
+    newest = 0
+    wrong: list[str] = []
+    until = time.monotonic() + 3.0
+
+    def note(value: int) -> None:
+        nonlocal newest
+        with noting:
+            newest = max(newest, value)
+
+    def commit() -> int:
+        with committing:
+            return database.commit("a")
+
+    def load() -> int:
+        value = database.read("a")
+        time.sleep(random.random() * 0.003)  # old by the time it is handed over
+        return value
+
+    def reader(i: int) -> int:
+        reads = 0
+        while time.monotonic() < until:
+            floor = newest
+            value = caches[i % 4].get("a", load)
+            if value < floor:
+                wrong.append(f"{value} after {floor}")
+            note(value)
+            reads += 1
+        return reads
+
+    def writer(i: int) -> int:
+        writes = 0
+        while time.monotonic() < until:
+            if random.random() < 0.5:
+                value = caches[i % 4].write("a", commit, strict=True)
+            else:
+                value = commit()
+                caches[i % 4].invalidate("a")
+            note(value)
+            writes += 1
+            time.sleep(random.random() * 0.02)
+        return writes
+
+    with ThreadPoolExecutor(16) as pool:
+        reading = [pool.submit(reader, i) for i in range(12)]
+        writing = [pool.submit(writer, i) for i in range(4)]
+        reads = sum(one.result() for one in reading)
+        writes = sum(one.result() for one in writing)
+    assert not wrong, f"{len(wrong)} of {reads} reads: {wrong[:5]}"
+    assert reads > 100
+    assert writes > 20
