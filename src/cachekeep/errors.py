@@ -11,7 +11,7 @@ class ApiError(CachekeepError):
     """A request is refused. Becomes an AWS-shaped fault on the wire.
 
     ``code`` is the wire code (``CacheClusterNotFound``), or the name of the model's exception shape; the gateway takes the HTTP
-    status from the service model and falls back to ``status`` for codes common to all services (``InvalidAction``, ``Throttling``…).
+    status from the service model and falls back to ``status`` for codes common to all services (``InvalidAction``…).
     """
 
     def __init__(self, code: str, message: str, *, status: int = 400) -> None:

@@ -1,5 +1,6 @@
-"""The doors to the world: ``Driver`` (processes) and ``Link`` (orders to an engine). Two of each exist: the real one and its simulated
-twin; ``tests/contract`` runs one suite over both.
+"""The doors to the world: ``Driver`` (processes) and ``Link`` (orders to an engine).
+
+Two of each exist, the real one and its simulated twin; ``tests/contract`` runs one suite over both.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Link(Protocol):
         """Store the discovery list in the node's own ``AmazonElastiCache:cluster`` key."""
 
     def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
-        """Heartbeat: call ``wake`` when the node misses a deadline, or when role or state of its replication changes. Cheap when idle."""
+        """Heartbeat: ``wake`` when the node misses a deadline or the state of its replication changes. Cheap when idle."""
 
     def unwatch(self, key: Key) -> None:
         """End the heartbeat and close connections to the node."""

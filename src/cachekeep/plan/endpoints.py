@@ -25,7 +25,7 @@ def _reader(s: Situation, shard: Shard) -> str | None:
     where a balancer does it."""
     if any(f.name == BALANCER for f in s.decided.fronts):
         return None
-    replicas = [n.name for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n)]
+    replicas = [n.name for n in s.replicas(shard, leaving=False) if s.serving(shard, n)]
     return replicas[0] if replicas else shard.primary
 
 
@@ -65,7 +65,7 @@ def balance(s: Situation) -> Step | None:
     if seen is None or seen.process != "running" or seen.targets is None:
         return None
     shard = s.decided.shards[0]
-    targets = tuple(n.name for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n))
+    targets = tuple(n.name for n in s.replicas(shard, leaving=False) if s.serving(shard, n))
     primary = s.primary(shard)
     if not targets and primary is not None and s.leads(primary):
         targets = (primary.name,)

@@ -55,8 +55,8 @@ def track(s: Situation) -> Step | None:
 def _in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:
     v = s.seen(node)
     online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
-    if not s.runs(node) or node.condemned:
+    if not s.runs(node) or v.process != "running" or node.condemned:
         return False
-    if v.answering is not True:
-        return online and node.name in shard.in_sync  # silent to us, but its primary hears it
+    if v.answering is not True:  # silent to us, but its primary hears it
+        return online and node.name in shard.in_sync and (v.silent_seconds or 0) < s.policy.silence_seconds
     return online and v.link_up is True and v.follows == primary.address

@@ -122,7 +122,7 @@ def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]
     behind = _behind(s, lost, best)
     if shard.accept_stale:
         return _appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
-    if behind is not None and behind <= s.policy.loss_budget_bytes:
+    if behind is not None and s.policy.loss_budget_bytes and behind <= s.policy.loss_budget_bytes:
         return _appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
     because = (
         f"{lost.name} is gone and no in-sync replica is left; {best.name} holds older data. It is not promoted by itself: "
@@ -134,7 +134,8 @@ def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]
 
 
 def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
-    """How many bytes of the lost primary's stream the candidate lacks, if the last view of the primary says."""
+    """How many bytes of the lost primary's stream the candidate lacked when the primary was last seen: never the whole truth, so
+    even 0 is within a budget only where the user set one."""
     had, has = s.seen(lost).offset, s.seen(candidate).offset
     return max(0, had - has) if had is not None and has is not None else None
 
@@ -297,7 +298,9 @@ def transfer(s: Situation) -> Step | None:
 
 
 def conclude(s: Situation) -> Step | None:
-    """A failover is told when the new primary is seen to lead."""
+    """A failover is told when the new primary is seen to lead; a refusal is over when every shard has its leader."""
+    if s.decided.refusal and all((n := s.primary(x)) is not None and s.leads(n) for x in s.decided.shards):
+        return Decide(replace(s.decided, refusal=None), "every shard has a leader again")
     for shard in s.decided.shards:
         lost, primary = s.cache.node(shard.recovering_from or ""), s.primary(shard)
         if shard.recovering_from and primary is not None and s.leads(primary):

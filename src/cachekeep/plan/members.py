@@ -138,7 +138,9 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
 
 def stop(s: Situation) -> Step | None:
     """What must not run is stopped, and confirmed stopped, before anything that rests on it."""
-    now: list[Effect] = [Stop(n.name) for n, v in pairs(s) if n.condemned and not s.gone(n)]
+    now: list[Effect] = [
+        Stop(n.name, s.policy.stop_grace_seconds if n.due else 0.0) for n, v in pairs(s) if n.condemned and not s.gone(n)
+    ]
     if now:
         return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first")
     stale: list[Effect] = [
@@ -198,7 +200,7 @@ def _again(s: Situation, ended: list[Node]) -> Step:
     empty = [x.primary for x in shards if x.primary in lost]
     because = f"the process of {names(ended)} ended: it is started again"
     if empty and s.replicated:
-        because += f"; nobody holds a copy of what {' and '.join(filter(None, empty))} held, so it comes back empty"
+        because += f"; what only {' and '.join(filter(None, empty))} held is lost"
     return Decide(with_nodes(replace(s.decided, shards=shards), fresh), because, tuple(told))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Shard, Step, Stop, Wait
+from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Step, Wait
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
 
@@ -73,7 +73,7 @@ def restart(s: Situation) -> Step | None:
             now.append(replicas[0])
             continue
         primary = mine[0]
-        to = _heir(s, shard)
+        to = successor(s, shard)
         if to is not None:
             return move(s, shard, to, f"{primary.name} is about to restart: {to.name} shall lead first")
         if s.replicas(shard, leaving=False):
@@ -83,19 +83,14 @@ def restart(s: Situation) -> Step | None:
     return _halt(s, now) if now else waits
 
 
-def _heir(s: Situation, shard: Shard) -> Node | None:
-    return successor(s, shard)
-
-
 def _halt(s: Situation, nodes: list[Node]) -> Step | None:
+    """They may not be promoted any more, and are stopped: ``members.stop`` gives planned stops their grace."""
     if not nodes:
         return None
     lost = {n.name for n in nodes}
     shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
-    if shards != s.decided.shards:
-        return Decide(replace(s.decided, shards=shards), f"{names(nodes)} restarts by plan and may not be promoted meanwhile")
-    stops: tuple[Effect, ...] = tuple(Stop(n.name, s.policy.stop_grace_seconds) for n in nodes)
-    return Act((stops,), f"{names(nodes)} restarts by plan ({nodes[0].due})")
+    decided = with_nodes(replace(s.decided, shards=shards), [replace(n, condemned=True) for n in nodes])
+    return Decide(decided, f"{names(nodes)} restarts by plan ({nodes[0].due})")
 
 
 def errand(s: Situation) -> Step | None:
@@ -103,7 +98,8 @@ def errand(s: Situation) -> Step | None:
     todo = sorted((e for e in s.cache.wanted.errands if e.serial > s.decided.errands_done), key=lambda e: e.serial)
     if not todo:
         return None
-    first = todo[0]
+    consent = [e for e in todo if e.kind == "promote-stale"]
+    first = consent[-1] if consent else todo[0]  # errands before it wait for a leader that only this one can give
     if any(x.moving_to for x in s.decided.shards):
         return Wait(s.policy.poll_seconds, "an errand waits for the move before it")
     decided = replace(s.decided, errands_done=first.serial)
@@ -116,7 +112,7 @@ def errand(s: Situation) -> Step | None:
         case "test-failover":
             return _test_failover(s, first)
         case "promote-stale":
-            shard = s.cache.shard(first.shard or "")
+            shard = s.cache.shard(first.shard or s.decided.shards[0].id)
             if shard is None or s.decided.refusal is None:
                 return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
             return Decide(

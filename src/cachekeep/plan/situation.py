@@ -80,6 +80,10 @@ class Situation:
         v = self.seen(node)
         return self.runs(node) and v.process == "running" and v.answering is True and not v.loading and not node.condemned
 
+    def serving(self, shard: Shard, node: Node) -> bool:
+        """A replica that may be read from: in sync, its process there and not frozen. One slow answer does not end that."""
+        return node.name in shard.in_sync and self.runs(node) and self.seen(node).process == "running"
+
     def leads(self, node: Node) -> bool:
         """Is seen to be a primary."""
         return self.alive(node) and self.seen(node).role == "primary"

@@ -1,0 +1,219 @@
+"""The keeper: one task per cache that it holds the lease of.
+
+A pass looks, plans, and either saves a decision, carries out effects, or waits. Nothing is remembered between passes that safety
+rests on: a keeper that is killed anywhere is replaced by one that looks and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from msgspec.structs import replace
+
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import Driver, Key, Link
+from cachekeep.control.execute import Hands
+from cachekeep.control.observe import Observer, target
+from cachekeep.errors import CachekeepError, Conflict, LeaseLost
+from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Step, View, Wait
+from cachekeep.plan import Policy, condition, plan
+from cachekeep.plan.situation import Situation
+from cachekeep.store.contract import Lease, Store
+
+log = logging.getLogger("cachekeep.keeper")
+
+LEASE_SECONDS = 15.0
+SCAN_SECONDS = 5.0
+LONGEST_POLL_SECONDS = 0.5
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
+HEARTBEAT_SECONDS, CALM_HEARTBEAT_SECONDS = 0.25, 1.0
+HEARTBEAT_DEADLINE_SECONDS = 0.25
+
+
+class Keeper:
+    """Keeps every cache whose lease it can get."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        driver: Driver,
+        link: Link,
+        observer: Observer,
+        hands: Hands,
+        clock: Clock,
+        holder: str,
+        policy: Policy | None = None,
+    ) -> None:
+        self._store, self._driver, self._link, self._observer, self._hands = store, driver, link, observer, hands
+        self._clock, self._holder, self._policy = clock, holder, policy or Policy()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._news = asyncio.Event()
+        self._unclaimed: set[str] = set()
+
+    async def run(self) -> None:
+        """Claim, renew, keep; until cancelled. Then every lease is given back; processes go on."""
+        forget_change = self._store.on_change(self._changed)
+        self._driver.on_death(self._died)
+        renewal = asyncio.create_task(self._renew())
+        try:
+            while True:
+                await self._claim()
+                self._news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SCAN_SECONDS):
+                        await self._news.wait()
+        finally:
+            forget_change()
+            tasks = [renewal, *self._tasks.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- leases
+
+    async def _claim(self) -> None:
+        """Take every lease that is free, and keep its cache."""
+        try:
+            leases = await self._store.claim(self._holder, ttl_seconds=LEASE_SECONDS)
+        except CachekeepError as error:
+            log.warning("leases cannot be claimed: %s", error)
+            return
+        for lease in leases:
+            old = self._tasks.get(lease.uid)
+            if old is not None:
+                old.cancel()
+            self._wakes[lease.uid] = asyncio.Event()
+            self._tasks[lease.uid] = asyncio.create_task(self._keep(lease), name=f"keep {lease.uid}")
+
+    async def _renew(self) -> None:
+        while True:
+            await self._clock.sleep(LEASE_SECONDS / 3)
+            try:
+                held = await self._store.renew(self._holder, ttl_seconds=LEASE_SECONDS)
+            except CachekeepError as error:
+                log.warning("leases cannot be renewed: %s", error)
+                continue
+            for uid in [u for u in self._tasks if u not in held]:
+                self._tasks.pop(uid).cancel()
+
+    # -- wakes
+
+    def _changed(self, uid: str) -> None:
+        if uid in self._wakes:
+            self._wakes[uid].set()
+        else:
+            self._news.set()
+
+    def _died(self, key: Key) -> None:
+        self._changed(key[0])
+
+    def _beat(self, key: Key) -> None:
+        self._changed(key[0])
+
+    # -- one cache
+
+    async def _keep(self, lease: Lease) -> None:
+        """Pass after pass, until the cache is forgotten or the lease is lost."""
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                await self._passes(lease)
+                break
+            except LeaseLost as error:
+                log.info("%s", error)
+                break
+            except Conflict:
+                backoff = FIRST_BACKOFF_SECONDS
+            except CachekeepError as error:
+                log.warning("%s: %s; tried again in %.2f s", lease.uid, error, backoff)
+                await self._rest(lease.uid, backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            except Exception:
+                log.exception("%s: a pass failed in a way that nobody expected; tried again in %.2f s", lease.uid, backoff)
+                await self._clock.sleep(backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+        self._tasks.pop(lease.uid, None)
+        self._wakes.pop(lease.uid, None)
+
+    async def _passes(self, lease: Lease) -> None:
+        said, pause = "", 0.0
+        while True:
+            self._wakes[lease.uid].clear()
+            cache = await self._store.load(lease.uid)
+            if cache is None:
+                return
+            view = await self._observer.look(cache)
+            cache, step = await self._think(cache, view, lease)
+            if isinstance(step, Forget):
+                await self._forget(cache, step, lease)
+                return
+            self._watch(cache, view)
+            await self._publish(cache, view, step, lease, urgent=isinstance(step, Act))
+            if isinstance(step, Act):
+                self._narrate(cache, step)
+                await self._hands.carry(cache, step)
+                said = ""
+            elif isinstance(step, Wait):
+                if step.because != said:
+                    self._narrate(cache, step)
+                    said, pause = step.because, step.seconds
+                else:
+                    pause = min(pause * 1.5, max(LONGEST_POLL_SECONDS, step.seconds))
+                await self._rest(lease.uid, pause)
+
+    async def _think(self, cache: Cache, view: View, lease: Lease) -> tuple[Cache, Step]:
+        """Save decisions until there is something to do or to wait for: thinking again needs no new look."""
+        while True:
+            step = plan(cache, view, self._clock.now(), self._policy)
+            if not isinstance(step, Decide):
+                return cache, step
+            self._narrate(cache, step)
+            new = replace(cache, decided=step.decided)
+            cache = await self._store.save_decided(new, lease, events=step.events, addresses=addresses(step.decided))
+
+    async def _forget(self, cache: Cache, step: Forget, lease: Lease) -> None:
+        self._narrate(cache, step)
+        await self._store.forget(cache, lease, events=step.events)
+        for node in cache.decided.nodes:
+            self._link.unwatch((cache.uid, node.name))
+        self._observer.forget(cache)
+
+    async def _rest(self, uid: str, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wakes[uid].wait()
+
+    async def _publish(self, cache: Cache, view: View, step: Step, lease: Lease, *, urgent: bool) -> None:
+        """Tell the API side how the cache is; not before effects that clients wait for."""
+        told: Condition = condition(Situation(cache, view, self._clock.now(), self._policy), step)
+        if urgent and cache.decided.available_at is not None:
+            return
+        await self._store.publish(cache.uid, told, lease)
+
+    def _watch(self, cache: Cache, view: View) -> None:
+        """Heartbeats for what runs: quick where a failover may follow, calm elsewhere."""
+        quick = cache.wanted.automatic_failover
+        for node in cache.decided.nodes:
+            if view.node(node.name).process == "running" and not node.leaving:
+                self._link.watch(
+                    target(cache, node),
+                    interval_seconds=HEARTBEAT_SECONDS if quick else CALM_HEARTBEAT_SECONDS,
+                    deadline_seconds=HEARTBEAT_DEADLINE_SECONDS,
+                    wake=self._beat,
+                )
+            else:
+                self._link.unwatch((cache.uid, node.name))
+
+    def _narrate(self, cache: Cache, step: Step) -> None:
+        log.info("%s: %s: %s", cache.name, type(step).__name__.lower(), step.because)
+
+
+def addresses(decided: Decided) -> set[str]:
+    """Every address that these decisions use: no other cache may have one of them."""
+    found = {n.address for n in decided.nodes} | {f.address for f in decided.fronts}
+    found |= {a for x in decided.shards for a in (x.primary_address, x.reader_address) if a}
+    return found | ({decided.configuration_address} if decided.configuration_address else set())

@@ -1,0 +1,1 @@
+"""A seeded world: real keepers, planner and store logic over simulated processes, engines, networks and time."""

@@ -1,0 +1,392 @@
+"""One seeded run: create a group, let clients write, do harm, stop doing harm, and see that everything comes right again.
+
+First safety while the faults last, then liveness when they have stopped. The seed is in every failure line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from msgspec.structs import replace
+
+from cachekeep.compute.contract import Key, ProcessSpec
+from cachekeep.control import Hands, Keeper, Observer
+from cachekeep.engines.config import boot_digest, live_digest
+from cachekeep.errors import Conflict
+from cachekeep.model import Cache, Errand, Event, Member, Node, Secret, Wanted, WantedShard
+from cachekeep.plan import Policy
+from cachekeep.sim.timeless import SimClock, run
+from cachekeep.sim.world import SimDriver, SimFronts, SimLink, World
+from cachekeep.store.contract import Lease
+from cachekeep.store.memory import MemoryStore
+
+HARM_SECONDS, CALM_SECONDS, WRITE_SECONDS = 12.0, 60.0, 0.02
+UID, NAME = "u1", "demo"
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Scenario:
+    """What a seed does."""
+
+    seed: int
+    nodes: int = 3
+    engine: str = "valkey"
+    faults: bool = True
+    moves: bool = True
+    two_keepers: bool = True
+    flaky: float = 0.15
+    automatic_failover: bool = True
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    seed: int
+    acknowledged: int = 0
+    lost: int = 0
+    failovers: int = 0
+    log: list[str] = field(default_factory=list)
+
+
+class _Witness(MemoryStore):
+    """The store, with an eye on each decision."""
+
+    def __init__(self, clock: SimClock, check: Callable[[Cache, Cache], None]) -> None:
+        super().__init__(clock)
+        self._check = check
+
+    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+        before = await self.load(cache.uid)
+        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
+        if before is not None:
+            self._check(before, saved)
+        return saved
+
+
+class Run:
+    """One scenario in one world."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.random = random.Random(scenario.seed)
+        self.world = World(scenario.seed)
+        self.clock = SimClock(random.Random(scenario.seed + 1))
+        self.report = Report(scenario.seed)
+        self.store = _Witness(self.clock, self._check)
+        self.cache: Cache | None = None
+        self.acknowledged: list[int] = []
+        self.keepers: list[asyncio.Task[None]] = []
+        self.world.in_sync = self._in_sync
+        self.broken: str | None = None
+
+    # -- safety
+
+    def _check(self, before: Cache, after: Cache) -> None:
+        """A primary is replaced only by an in-sync node, a node that a hand-over caught up, or with the user's consent."""
+        self.cache = after
+        for shard in after.decided.shards:
+            old = before.shard(shard.id)
+            if old is None or old.primary in (None, shard.primary) or shard.primary is None:
+                continue
+            self.report.failovers += 1
+            if shard.order < old.order:
+                self._broken(f"order went back from {old.order} to {shard.order}")
+            if shard.primary not in old.in_sync and shard.primary != old.moving_to and not old.accept_stale:
+                self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
+
+    def _in_sync(self) -> set[Key]:
+        if self.cache is None:
+            return set()
+        names = {n for x in self.cache.decided.shards for n in (*x.in_sync, x.primary) if n}
+        return {(UID, n) for n in names}
+
+    def _broken(self, what: str) -> NoReturn:
+        """Remembered as well as raised: whoever hears it first may be a keeper, which survives anything."""
+        self.broken = self.broken or f"seed {self.scenario.seed} at {self.clock.monotonic():.3f} s: {what}"
+        raise Violation(self.broken)
+
+    def _one_writer(self) -> None:
+        """Never two writable primaries at one endpoint; never two processes of one node."""
+        bound: dict[str, str] = {}
+        for (_, name), engine in self.world.processes.items():
+            if engine.alive and engine.role == "primary":
+                for address in engine.bound - {engine.spec.address}:
+                    if address in bound:
+                        self._broken(f"{name} and {bound[address]} are both primaries at {address}")
+                    bound[address] = name
+
+    # -- clients
+
+    async def _write(self) -> None:
+        """Write at the primary endpoint for ever; remember what was acknowledged."""
+        id = 0
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            self._one_writer()
+            endpoint = self.cache.decided.shards[0].primary_address if self.cache and self.cache.decided.shards else None
+            id += 1
+            if endpoint and self.world.write(endpoint, id):
+                self.acknowledged.append(id)
+
+    # -- control planes
+
+    def _keeper(self, name: str) -> asyncio.Task[None]:
+        driver, link, fronts = SimDriver(self.world), SimLink(self.world, name), SimFronts(self.world)
+        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=self.clock, pool="127.77.0.0/16")
+        hands = Hands(driver=driver, link=link, fronts=fronts, specs=_spec, observer=observer)
+        keeper = Keeper(
+            store=self.store,
+            driver=driver,
+            link=link,
+            observer=observer,
+            hands=hands,
+            clock=self.clock,
+            holder=f"{name}-{self.clock.new_id()}",
+            policy=Policy(silence_seconds=2.0),
+        )
+
+        async def live() -> None:
+            try:
+                await keeper.run()
+            finally:
+                await link.aclose()
+
+        return asyncio.get_running_loop().create_task(live())
+
+    async def _restart_keeper(self, which: int) -> None:
+        """kill -9: no release, no goodbye. A new one comes up a moment later."""
+        self.keepers[which].cancel()
+        await asyncio.gather(self.keepers[which], return_exceptions=True)
+        await asyncio.sleep(self.random.random())
+        self.keepers[which] = self._keeper(f"keeper{which}")
+
+    # -- what users do
+
+    async def _change(self, change: Callable[[Wanted], Wanted]) -> None:
+        for _ in range(20):
+            with contextlib.suppress(Conflict):
+                async with self.store.transaction() as tx:
+                    cache = await tx.cache(NAME, "group")
+                    if cache is not None:
+                        await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
+                        tx.wake(UID)
+                return
+
+    async def _errand(self, kind: str) -> None:
+        def add(wanted: Wanted) -> Wanted:
+            serial = max((e.serial for e in wanted.errands), default=0) + 1
+            names = tuple(m.name for m in wanted.shards[0].members)
+            node = self.random.choice(names)
+            errand = Errand(serial=serial, kind=kind, nodes=(node,), shard="0001")  # type: ignore[arg-type]
+            return replace(wanted, errands=(*wanted.errands, errand))
+
+        await self._change(add)
+
+    async def _resize(self) -> None:
+        def other(wanted: Wanted) -> Wanted:
+            members = wanted.shards[0].members
+            if len(members) > 2 and self.random.random() < 0.5:
+                gone = self.random.choice(members)
+                members = tuple(m for m in members if m is not gone)
+            elif len(members) < 5:
+                used = {m.name for m in members}
+                name = next(f"{NAME}-{i:03}" for i in range(1, 10) if f"{NAME}-{i:03}" not in used)
+                members = (*members, Member(name=name, zone="a"))
+            return replace(wanted, shards=(replace(wanted.shards[0], members=members),))
+
+        await self._change(other)
+
+    # -- the run
+
+    async def main(self) -> Report:
+        """Create, harm, calm, judge."""
+        await self.store.open()
+        await self._create()
+        self.keepers = [self._keeper("keeper0")]
+        if self.scenario.two_keepers:
+            self.keepers.append(self._keeper("keeper1"))
+        await self._until(self._healthy, "creation")
+        writer = asyncio.get_running_loop().create_task(self._write())
+        try:
+            await self._harm(writer)
+            await self._calm(writer)
+        finally:
+            for task in (writer, *self.keepers, *self.world.tasks):
+                task.cancel()
+            await asyncio.gather(writer, *self.keepers, return_exceptions=True)
+        return self._judge()
+
+    async def _create(self) -> None:
+        zones = "abc"
+        members = tuple(Member(name=f"{NAME}-{i + 1:03}", zone=zones[i % 3]) for i in range(self.scenario.nodes))
+        cache = Cache(
+            uid=UID,
+            name=NAME,
+            kind="group",
+            region="us-east-1",
+            created_at=self.clock.now(),
+            admin_password=Secret("x"),
+            wanted=Wanted(
+                engine=self.scenario.engine,
+                version="8.0.1",
+                node_type="cache.t3.micro",
+                port=6379,
+                shards=(WantedShard(id="0001", members=members),),
+                automatic_failover=self.scenario.automatic_failover,
+                parameter_group="default.valkey8",
+            ),
+        )
+        async with self.store.transaction() as tx:
+            await tx.insert(cache)
+            tx.wake(UID)
+
+    async def _harm(self, writer: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + HARM_SECONDS
+        self.world.flaky = self.scenario.flaky if self.scenario.faults else 0.0
+        while loop.time() < end:
+            await asyncio.sleep(self.random.random() * 2)
+            if writer.done():
+                writer.result()
+            await self._one_harm()
+
+    async def _one_harm(self) -> None:
+        names = [n.name for n in self.cache.decided.nodes] if self.cache else []
+        if not names:
+            return
+        key = (UID, self.random.choice(names))
+        faults: list[Callable[[], object]] = []
+        if self.scenario.faults:
+            faults += [
+                lambda: self.world.kill(key),
+                lambda: self.world.kill((UID, self._primary() or names[0])),
+                lambda: self._for_a_while(lambda: self.world.freeze(key), lambda: self.world.thaw(key)),
+                lambda: self._for_a_while(lambda: self.world.cut.add(key), lambda: self.world.cut.discard(key)),
+                lambda: self._for_a_while(lambda: self.world.blind.add("keeper0"), lambda: self.world.blind.discard("keeper0")),
+                lambda: self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers)))),
+                lambda: self.world.kill((UID, "readers")),
+            ]
+        if self.scenario.moves:
+            faults += [
+                lambda: self.world.spawn(self._errand("test-failover")),
+                lambda: self.world.spawn(self._errand("promote")),
+                lambda: self.world.spawn(self._errand("reboot")),
+                lambda: self.world.spawn(self._resize()),
+            ]
+        self.random.choice(faults)()
+
+    def _primary(self) -> str | None:
+        return self.cache.decided.shards[0].primary if self.cache and self.cache.decided.shards else None
+
+    def _for_a_while(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
+        async def go() -> None:
+            begin()
+            try:
+                await asyncio.sleep(self.random.random() * 5)
+            finally:
+                end()
+
+        self.world.spawn(go())
+
+    async def _calm(self, writer: asyncio.Task[None]) -> None:
+        """Faults stop; where only stale data is left the user accepts the loss, as the refusal asks."""
+        self.world.flaky = 0.0
+        await asyncio.sleep(5.0)
+        self.world.cut.clear()
+        self.world.blind.clear()
+        for key in self.world.processes:
+            self.world.thaw(key)
+        consent = asyncio.get_running_loop().create_task(self._consent())
+        try:
+            await self._until(self._healthy, "recovery")
+        finally:
+            consent.cancel()
+        if writer.done():
+            writer.result()
+        before = len(self.acknowledged)
+        await self._until(lambda: len(self.acknowledged) > before, "writes")
+
+    async def _consent(self) -> None:
+        """The user reads a refusal and accepts the loss."""
+        while True:
+            if self.cache is not None and self.cache.decided.refusal:
+                self.world.lossable |= set(self.acknowledged)
+                await self._errand("promote-stale")
+            await asyncio.sleep(3.0)
+
+    async def _until(self, met: Callable[[], bool], what: str) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + CALM_SECONDS
+        while not met():
+            if self.broken:
+                raise Violation(self.broken)
+            if loop.time() > end:
+                self._broken(f"no {what} within {CALM_SECONDS:.0f} s; {self._why()}")
+            await asyncio.sleep(0.05)
+
+    def _why(self) -> str:
+        state = {k[1]: (e.alive, e.frozen, e.role, e.follows, e.linked, e.online) for k, e in self.world.processes.items()}
+        return f"decided {self.cache.decided if self.cache else None}; world {state}"
+
+    def _healthy(self) -> bool:
+        """Every wanted node runs and plays its part, endpoints included."""
+        cache = self.cache
+        if cache is None or cache.decided.available_at is None:
+            return False
+        shard = cache.decided.shards[0]
+        if (
+            shard.moving_to
+            or shard.recovering_from
+            or shard.preferred
+            or any(n.due or not n.announced for n in cache.decided.nodes)
+        ):
+            return False
+        names = set(cache.wanted_names())
+        if names != {n.name for n in cache.decided.nodes} or shard.in_sync != names - {shard.primary}:
+            return False
+        leader = self.world.at(shard.primary_address or "")
+        if leader is None or leader.spec.key != (UID, shard.primary) or leader.role != "primary":
+            return False
+        return all((e := self.world.processes.get((UID, n))) is not None and e.works for n in names)
+
+    def _judge(self) -> Report:
+        if self.broken or self.cache is None:
+            raise Violation(self.broken or "there is no cache")
+        leader = self.world.processes[UID, self.cache.decided.shards[0].primary or ""]
+        kept = set(leader.writes)
+        missing = [w for w in self.acknowledged if w not in kept]
+        unexcused = [w for w in missing if w not in self.world.lossable]
+        if unexcused:
+            self._broken(f"{len(unexcused)} acknowledged writes were lost that an in-sync node held: {unexcused[:5]}")
+        if not self.scenario.faults and missing:
+            self._broken(f"planned moves alone lost {len(missing)} acknowledged writes: {missing[:5]}")
+        self.report.acknowledged, self.report.lost = len(self.acknowledged), len(missing)
+        return self.report
+
+
+def _spec(cache: Cache, node: Node) -> ProcessSpec:
+    """A node of the simulated world needs no installed engine: its name and its address are all."""
+    return ProcessSpec(
+        key=(cache.uid, node.name),
+        incarnation=node.incarnation,
+        argv=(node.engine, node.version),
+        address=node.address,
+        port=node.port,
+        live_digest=live_digest(cache, node),
+        boot_digest=boot_digest(cache, node),
+    )
+
+
+def simulate(scenario: Scenario) -> Report:
+    """Run a scenario in virtual time. Raises ``Violation`` with the seed."""
+    return run(Run(scenario).main())

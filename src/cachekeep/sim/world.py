@@ -1,0 +1,414 @@
+"""Simulated machines: processes that die, freeze and come back; engines that replicate; a network that can be cut.
+
+A small fault vocabulary, and just enough of an engine that every way of losing a write in a real one exists here: asynchronous
+replication, a replica that believes it is linked before its primary streams to it, full resynchronisation that empties the replica,
+restart without data, orders that arrive late or twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec, Target
+from cachekeep.errors import OrderFailed
+from cachekeep.model import Cache, Front, Node, NodeView, ReplicaSeen
+
+NOBODY = "nobody"
+STREAM_SECONDS = 0.005
+HANDSHAKE_SECONDS = 0.05
+
+
+@dataclass
+class Engine:
+    """One process, with the engine inside it."""
+
+    spec: ProcessSpec
+    order: int
+    alive: bool = True
+    frozen: bool = False
+    role: str = "replica"
+    follows: str = NOBODY
+    linked: bool = False
+    online: bool = False
+    """What its primary knows: the first ACK has arrived, so the stream flows."""
+    history: bool = False
+    writes: list[int] = field(default_factory=list)
+    bound: set[str] = field(default_factory=set)
+    paused_until: float = 0.0
+    live_digest: str | None = None
+    targets: tuple[str, ...] = ()
+    version: int = 0
+    discovery: int = 0
+    link_epoch: int = 0
+
+    @property
+    def works(self) -> bool:
+        return self.alive and not self.frozen
+
+
+class World:
+    """Everything that is not the control plane."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.processes: dict[Key, Engine] = {}
+        self.orders: dict[Key, int] = {}
+        self.cut: set[Key] = set()
+        """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
+        self.blind: set[str] = set()
+        """Keepers that reach no host at all."""
+        self.deaths: list[Callable[[Key], None]] = []
+        self.lossable: set[int] = set()
+        """Acknowledged writes that no in-sync process held when their only holder died: nobody could have kept them."""
+        self.in_sync: Callable[[], set[Key]] = set
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.flaky = 0.0
+        """Chance that an order is late or doubled."""
+
+    # -- faults
+
+    def kill(self, key: Key) -> None:
+        """SIGKILL."""
+        engine = self.processes.get(key)
+        if engine is None or not engine.alive:
+            return
+        self._note_losses(key, engine)
+        engine.alive, engine.frozen = False, False
+        engine.bound = set()
+        for other in self.processes.values():
+            if other.follows == engine.spec.address:
+                other.linked = other.online = False
+        for callback in list(self.deaths):
+            callback(key)
+
+    def _note_losses(self, key: Key, dying: Engine) -> None:
+        kept: set[int] = set()
+        for other in self.in_sync() - {key}:
+            engine = self.processes.get(other)
+            if engine is not None and engine.alive:
+                kept |= set(engine.writes)
+        self.lossable |= set(dying.writes) - kept
+
+    def freeze(self, key: Key) -> None:
+        """SIGSTOP."""
+        if (engine := self.processes.get(key)) and engine.alive:
+            engine.frozen = True
+
+    def thaw(self, key: Key) -> None:
+        """SIGCONT."""
+        if (engine := self.processes.get(key)) and engine.alive:
+            engine.frozen = False
+
+    # -- replication
+
+    def at(self, address: str) -> Engine | None:
+        """The living process that listens on an address."""
+        return next((e for e in self.processes.values() if e.alive and address in e.bound), None)
+
+    def follow(self, engine: Engine, address: str) -> None:
+        """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
+        engine.role, engine.follows = "replica", address
+        engine.linked = engine.online = False
+        engine.link_epoch += 1
+        self.spawn(self._replicate(engine, engine.link_epoch))
+
+    async def _replicate(self, engine: Engine, epoch: int) -> None:
+        while engine.alive and engine.link_epoch == epoch:
+            await asyncio.sleep(STREAM_SECONDS * (0.5 + self.random.random()))
+            primary = self.at(engine.follows)
+            reached = primary is not None and primary.works and primary.role == "primary" and self._peers(engine, primary)
+            if not reached or not engine.works or primary is None:
+                if primary is None or not self._peers(engine, primary):
+                    engine.linked = engine.online = False
+                continue
+            if not engine.linked:
+                await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
+                if engine.link_epoch != epoch or not primary.works or not engine.works:
+                    continue
+                if engine.writes != primary.writes[: len(engine.writes)]:
+                    engine.writes = []  # a full resynchronisation empties the replica first
+                    await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
+                if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
+                    engine.writes = list(primary.writes)
+                    engine.history, engine.linked = True, True
+                continue
+            if not engine.online:  # linked by its own word; the primary streams only after the first ACK
+                if self.random.random() < 0.2:
+                    engine.online = True
+                    engine.writes = list(primary.writes)
+                continue
+            engine.writes = list(primary.writes)
+
+    def _peers(self, one: Engine, other: Engine) -> bool:
+        return one.spec.key not in self.cut and other.spec.key not in self.cut
+
+    def spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
+        """Run in the background, until the world ends."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # -- clients
+
+    def write(self, endpoint: str, id: int) -> bool:
+        """A client's write at an endpoint; True: acknowledged."""
+        engine = self.at(endpoint)
+        if engine is None or not engine.works or engine.spec.key in self.cut or engine.role != "primary":
+            return False
+        if asyncio.get_running_loop().time() < engine.paused_until:
+            return False
+        engine.writes.append(id)
+        return True
+
+
+class SimDriver:
+    """The world's processes behind the ``Driver`` door."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self, spec: ProcessSpec) -> None:
+        world = self._world
+        await asyncio.sleep(0.01 + 0.02 * world.random.random())
+        there = world.processes.get(spec.key)
+        if there is not None and there.alive:
+            if there.spec.incarnation == spec.incarnation:
+                return
+            raise OrderFailed(f"{spec.key[1]} still runs in incarnation {there.spec.incarnation}")
+        if there is not None and there.spec.incarnation >= spec.incarnation:
+            raise OrderFailed(f"{spec.key[1]} has been past incarnation {spec.incarnation}")
+        if world.at(spec.address) is not None:
+            raise OrderFailed(f"{spec.address} is in use")
+        engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest)
+        engine.bound = {spec.address}
+        world.processes[spec.key] = engine
+
+    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+        await asyncio.sleep(0.002)
+        self._world.kill(key)
+
+    async def erase(self, key: Key) -> None:
+        await self.stop(key, grace_seconds=0)
+        self._world.processes.pop(key, None)
+        self._world.orders.pop(key, None)
+
+    async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
+        return {key: self._look(key) for key in keys}
+
+    def _look(self, key: Key) -> ProcessSeen:
+        engine = self._world.processes.get(key)
+        if engine is None:
+            return ProcessSeen(process="absent")
+        state = "frozen" if engine.frozen else "running" if engine.alive else "exited"
+        return ProcessSeen(
+            process=state,  # type: ignore[arg-type]
+            incarnation=engine.spec.incarnation,
+            live_digest=engine.live_digest,
+            boot_digest=engine.spec.boot_digest,
+            last_order=self._world.orders.get(key, 0),
+        )
+
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+        if engine := self._world.processes.get(key):
+            engine.live_digest = live_digest
+
+    def admit(self, key: Key, order: int) -> bool:
+        if order < self._world.orders.get(key, 0):
+            return False
+        self._world.orders[key] = order
+        return True
+
+    def on_death(self, callback: Callable[[Key], None]) -> None:
+        self._world.deaths.append(callback)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class SimLink:
+    """The world's engines behind the ``Link`` door. With ``World.flaky`` an order may arrive late, twice, or unconfirmed."""
+
+    def __init__(self, world: World, keeper: str = "keeper") -> None:
+        self._world, self._keeper = world, keeper
+        self._admit = SimDriver(world).admit
+        self._watched: dict[Key, asyncio.Task[None]] = {}
+
+    def _engine(self, target: Target) -> Engine | None:
+        if target.key in self._world.cut or self._keeper in self._world.blind:
+            return None
+        engine = self._world.processes.get(target.key)
+        return engine if engine is not None and engine.alive else None
+
+    async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            await asyncio.sleep(deadline_seconds)
+            return NodeView(answering=False, reachable=engine is not None)
+        await asyncio.sleep(0.001)
+        if not engine.works:
+            return NodeView(answering=False, reachable=True)
+        replicas = tuple(
+            ReplicaSeen(e.spec.address, e.spec.port, e.online, len(e.writes), 0)
+            for e in self._world.processes.values()
+            if e.alive and e.follows == engine.spec.address and e.role == "replica" and e.linked
+        )
+        primary = engine.role == "primary"
+        return NodeView(
+            answering=True,
+            role="primary" if primary else "replica",
+            follows=None if primary else engine.follows,
+            link_up=None if primary else engine.linked,
+            offset=len(engine.writes),
+            has_history=engine.history,
+            replicas=replicas if primary else (),
+            bound=frozenset(engine.bound),
+            discovery_version=engine.discovery,
+        )
+
+    async def _order(self, target: Target, order: int, do: Callable[[Engine], None]) -> None:
+        """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""
+        world = self._world
+
+        def deliver() -> None:
+            engine = self._engine(target)
+            if engine is None or not engine.works:
+                raise OrderFailed(f"{target.key[1]} does not answer")
+            if not self._admit(target.key, order):
+                raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
+            do(engine)
+
+        async def late() -> None:
+            await asyncio.sleep(world.random.random() * 3)
+            try:
+                deliver()
+            except OrderFailed:
+                return
+
+        await asyncio.sleep(0.001)
+        if world.random.random() < world.flaky:
+            world.spawn(late())
+            if world.random.random() < 0.5:
+                raise OrderFailed(f"{target.key[1]} did not confirm in time")
+        deliver()
+
+    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+        def do(engine: Engine) -> None:
+            engine.role, engine.follows, engine.history = "primary", NOBODY, True
+            engine.link_epoch += 1
+            self._bind(engine, addresses)
+
+        await self._order(target, order, do)
+
+    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
+        def do(engine: Engine) -> None:
+            if engine.follows != primary.address:
+                self._world.follow(engine, primary.address)
+
+        await self._order(target, order, do)
+
+    async def hand_over(
+        self,
+        giver: Target,
+        taker: Target,
+        *,
+        order: int,
+        giver_addresses: tuple[str, ...],
+        taker_addresses: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> None:
+        give, take = self._engine(giver), self._engine(taker)
+        if give is None or take is None or not give.works or not take.works:
+            raise OrderFailed("the giver or the taker does not answer")
+        if not self._admit(giver.key, order) or not self._admit(taker.key, order):
+            raise OrderFailed(f"a later order than {order} was seen")
+        loop = asyncio.get_running_loop()
+        give.paused_until = until = loop.time() + timeout_seconds
+        while len(take.writes) < len(give.writes) or not take.online:
+            await asyncio.sleep(0.002)
+            if loop.time() > until - 0.1 or not give.works or not take.works or take.follows != give.spec.address:
+                give.paused_until = 0.0
+                raise OrderFailed("the taker did not catch up in time")
+        self._bind(give, giver_addresses)
+        self._world.follow(give, taker.address)
+        if self._world.random.random() < self._world.flaky:
+            raise OrderFailed("the connection broke in the middle of a hand-over")
+        take.role, take.follows = "primary", NOBODY
+        take.link_epoch += 1
+        give.paused_until = 0.0
+        self._bind(take, taker_addresses)
+
+    def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
+        for address in addresses:
+            holder = self._world.at(address)
+            if holder is not None and holder is not engine:
+                raise OrderFailed(f"{address} is in use by {holder.spec.key[1]}")
+        engine.bound = set(addresses)
+
+    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
+        await self._order(target, self._world.orders.get(target.key, 0), lambda e: self._bind(e, addresses))
+
+    async def drop_clients(self, target: Target) -> None:
+        await asyncio.sleep(0.001)
+
+    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+        await asyncio.sleep(0.001)
+
+    async def discover(self, target: Target, payload: str) -> None:
+        if engine := self._engine(target):
+            engine.discovery = int(payload.split("\n", 1)[0])
+
+    def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
+        if target.key not in self._watched:
+            self._watched[target.key] = asyncio.get_running_loop().create_task(self._beat(target, interval_seconds, wake))
+
+    async def _beat(self, target: Target, interval_seconds: float, wake: Callable[[Key], None]) -> None:
+        last: object = None
+        while True:
+            await asyncio.sleep(interval_seconds)
+            engine = self._engine(target)
+            state = (
+                engine
+                and engine.works
+                and (engine.role, engine.linked, sorted(e.spec.key for e in self._world.processes.values() if e.online))
+            )
+            if not state or state != last:
+                wake(target.key)
+            last = state
+
+    def unwatch(self, key: Key) -> None:
+        if task := self._watched.pop(key, None):
+            task.cancel()
+
+    async def aclose(self) -> None:
+        for key in list(self._watched):
+            self.unwatch(key)
+
+
+class SimFronts:
+    """Balancers and discovery relays of the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        return ProcessSpec(
+            key=(cache.uid, front.name), incarnation=front.incarnation, argv=("front",), address=front.address, port=front.port
+        )
+
+    async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        engine = self._world.processes.get((cache.uid, front.name))
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{front.name} does not answer")
+        engine.targets, engine.version = tuple(n.name for n in nodes), version
+
+    async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
+        engine = self._world.processes.get((cache.uid, front.name))
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{front.name} does not answer")
+        return engine.targets, engine.version
+
+    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
+        return f"{version}\n{' '.join(f'{n.address}|{n.address}|{n.port}' for n in nodes)}\n"
