@@ -262,6 +262,20 @@ async def test_the_two_halves_do_not_overwrite_one_another(world: World) -> None
         assert await t.events(limit=10) == []
 
 
+async def test_a_keeper_waits_for_a_request_that_has_read(world: World) -> None:
+    store, other = await world.store(), await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(other, "k", "uid-group-demo")
+    async with store.transaction() as t:
+        found = await t.cache("demo", "group")
+        assert found is not None
+        saving = asyncio.create_task(other.save_decided(replace(found, decided=decided(("demo-001", "a"))), lease, addresses=["a"]))
+        await asyncio.wait([saving], timeout=0.1)
+        assert (await t.save_wanted(found)).version == 2
+    with pytest.raises(Conflict):
+        await saving
+
+
 async def test_an_exception_takes_everything_back(world: World) -> None:
     store = await world.store()
     await insert(store, cache("demo"))
