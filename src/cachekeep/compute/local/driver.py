@@ -84,8 +84,9 @@ class LocalDriver:
         proc.adopt_orphans()
         try:
             await asyncio.to_thread(self._ledger.root.mkdir, mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(self._ledger.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = os.open(self._ledger.root / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             await self._lock_directory(self._lock_fd)
+            (self._ledger.root / ".lock").touch()  # a disk that takes no writes is better known now than at the first start
             self._unreadable = await asyncio.to_thread(self._ledger.load)
         except OSError as error:
             raise Unusable(f"{self._ledger.root} cannot be used: {error.strerror}.") from error
@@ -334,6 +335,7 @@ class LocalDriver:
                 boot_digest=spec.boot_digest,
                 limits=limits,
                 cgroups=groups,
+                memory_kills=self._limits.memory_kills(groups),
                 problem=None,
             )
         except BaseException:
@@ -390,7 +392,8 @@ class LocalDriver:
 
     def _post_mortem(self, held: _Held, how: proc.Ending) -> str:
         record = self._ledger.get(held.key) or Record()
-        cause = "was killed for want of memory" if self._limits.out_of_memory(record.cgroups) else str(how)
+        starved = self._limits.memory_kills(record.cgroups) > record.memory_kills
+        cause = "was killed for want of memory" if starved else str(how)
         said = self._ledger.last_words(held.key, since=held.log_offset, lines=1 if held.accepting or held.adopted else 3)
         return f"{cause}: {said}" if said else cause
 

@@ -45,6 +45,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     last_order: int = 0
     limits: str = ""
     cgroups: tuple[str, ...] = ()
+    memory_kills: int = 0
+    """Counted by the control groups before this process: what is above is its own."""
     problem: str | None = None
 
 

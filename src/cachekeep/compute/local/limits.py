@@ -74,7 +74,7 @@ def hierarchies(mountinfo: str, own_groups: str) -> dict[Controller, Hierarchy]:
 def _hierarchy(version: Literal[1, 2], mount_point: str, root: str, own: str) -> Hierarchy:
     inside = os.path.relpath(own, root)
     top = Path(mount_point)
-    return Hierarchy(version, top, top if inside.startswith("..") else top / inside)
+    return Hierarchy(version, top, top if ".." in (*own.split("/"), *inside.split("/")) else top / inside)
 
 
 def _read(path: Path) -> str | None:
@@ -168,11 +168,11 @@ class Limits:
         return hierarchy.version, group
 
     @staticmethod
-    def out_of_memory(groups: tuple[str, ...]) -> bool:
-        """Whether the kernel has killed a process of these groups for want of memory."""
+    def memory_kills(groups: tuple[str, ...]) -> int:
+        """How many processes of these groups the kernel has killed for want of memory so far."""
         counters = (_read(Path(g) / name) for g in groups for name in ("memory.oom_control", "memory.events"))
         counts = (line.split() for text in counters if text for line in text.splitlines())
-        return any(name == "oom_kill" and int(count) > 0 for name, count in counts)
+        return sum(int(count) for name, count in counts if name == "oom_kill")
 
     @staticmethod
     def release(groups: tuple[str, ...]) -> None:

@@ -1,0 +1,420 @@
+"""The local driver where the machine is unkind: strangers, zombies, full disks, missing programs, damaged records."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat as modes
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.contract.driver_fixtures import (
+    PORT,
+    LocalWorld,
+    alive,
+    anyio_backend,  # noqa: F401  (fixture)
+    eventually,
+    local_fixture,  # noqa: F401  (fixture)
+    memcached_spec,
+    new_address,
+    ping,
+    redis_spec,
+)
+
+from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
+from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local import driver as driver_module
+from cachekeep.compute.local.ledger import Record, write_atomically
+from cachekeep.compute.local.proc import boot_id, parse_stat, process_of, stat
+from cachekeep.errors import OrderFailed, Unusable
+
+
+async def seen(driver: LocalDriver, key: Key) -> ProcessSeen:
+    return (await driver.look([key]))[key]
+
+
+def python_spec(code: str, name: str = "p-001") -> ProcessSpec:
+    """A process that runs ``code`` with its address and port as arguments."""
+    address = new_address()
+    argv = (sys.executable, "-c", code, address, str(PORT))
+    return ProcessSpec(key=("uid-1", name), incarnation=1, argv=argv, address=address, port=PORT)
+
+
+@pytest.mark.parametrize(("letters", "process"), [("RSDIWKP", "running"), ("Tt", "frozen"), ("ZXx", "exited")])
+def test_state_letters(letters: str, process: str) -> None:
+    assert {process_of(letter) for letter in letters} == {process}
+
+
+def test_a_command_name_may_look_like_the_rest_of_the_line() -> None:
+    rest = " ".join(["R", "7", "42", "42", *"0" * 15, "99", "0"])
+    assert parse_stat(f"42 (a) S 1 (b) {rest}")[:] == ("R", 7, 42, 42, 99)
+
+
+async def test_memcached_starts_and_is_adopted(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), memcached_spec()
+    await driver.start(spec)
+    with socket.create_connection((spec.address, spec.port), timeout=2) as connection:
+        connection.sendall(b"version\r\n")
+        assert connection.recv(64).startswith(b"VERSION ")
+        driver = await local.driver()
+        assert (await seen(driver, spec.key)).process == "running"
+        connection.sendall(b"version\r\n")
+        assert connection.recv(64).startswith(b"VERSION ")
+
+
+async def test_a_server_that_wants_a_password_or_loads_counts_as_started(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec(lines="requirepass secret-word")
+    await driver.start(spec)
+    assert (await seen(driver, spec.key)).process == "running"
+
+
+async def test_nothing_secret_is_shown(local: LocalWorld) -> None:
+    secret = "correct-horse-battery"
+    driver, spec = await local.driver(), redis_spec(lines=f"requirepass {secret}", env={"NOTE": "plain"})
+    os.environ["CACHEKEEP_TEST_CREDENTIAL"] = secret
+    try:
+        await driver.start(spec)
+    finally:
+        del os.environ["CACHEKEEP_TEST_CREDENTIAL"]
+    pid = local.record(spec.key).pid
+    for shown in ("cmdline", "environ"):
+        assert secret not in Path(f"/proc/{pid}/{shown}").read_text()
+    paths = [*(local.directory / "nodes").rglob("*")]
+    assert [path for path in paths if path.stat().st_mode & 0o077] == []
+    assert {modes.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
+    assert [path.name for path in paths if path.is_file() and secret in path.read_text()] == ["redis.conf"]
+
+
+async def test_a_refused_line_of_the_configuration_is_not_quoted(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec(lines="masterauth correct-horse-battery surplus")
+    with pytest.raises(OrderFailed) as refusal:
+        await driver.start(spec)
+    assert "correct-horse" not in str(refusal.value)
+    assert "masterauth" in str(refusal.value)
+
+
+async def test_the_directory_is_put_where_it_stands(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    directory = local.directory / "nodes" / "uid-1" / "a-001"
+    assert local.record(spec.key).argv == ("redis-server", f"{directory}/redis.conf")
+    assert f"dir {directory}\n" in (directory / "redis.conf").read_text()
+    assert os.readlink(f"/proc/{local.record(spec.key).pid}/cwd") == str(directory)
+    assert "Ready to accept connections" in (directory / "log").read_text()
+
+
+@pytest.mark.parametrize("key", [("..", "a"), ("uid-1", "../a"), ("uid-1", ".gone-a"), ("", "a"), ("uid-1", "a/b")])
+async def test_names_lead_nowhere_else(local: LocalWorld, key: Key) -> None:
+    driver = await local.driver()
+    with pytest.raises(OrderFailed, match="not a name"):
+        await driver.start(redis_spec(key=key))
+    with pytest.raises(OrderFailed, match="not a name"):
+        await driver.erase(key)
+
+
+@pytest.mark.parametrize("name", ["../x", "process.json", "log", ".lock", "a/b"])
+async def test_files_keep_to_their_directory(local: LocalWorld, name: str) -> None:
+    driver = await local.driver()
+    with pytest.raises(OrderFailed, match="not a name"):
+        await driver.start(redis_spec(files={name: File("x")}))
+
+
+async def test_a_rewrite_is_all_new_or_all_old(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    await driver.rewrite(spec.key, {"users.acl": File("in {dir}")}, live_digest="d2")
+    directory = local.directory / "nodes" / "uid-1" / "a-001"
+    assert (directory / "users.acl").read_text() == f"in {directory}"
+    assert modes.S_IMODE((directory / "users.acl").stat().st_mode) == 0o600
+    assert sorted(path.name for path in directory.iterdir()) == ["log", "process.json", "redis.conf", "users.acl"]
+
+
+async def test_killed_ones_leave_no_zombie(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: stat(pid) is None)
+
+
+async def test_what_a_process_forked_goes_with_it(local: LocalWorld) -> None:
+    """As a background save does: it must not write over the files of the next incarnation."""
+    code = (
+        "import os, socket, sys, time\n"
+        "child = os.fork()\n"
+        "if not child: time.sleep(3600)\n"
+        "print(child, flush=True)\n"
+        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
+        "while True: listener.accept()\n"
+    )
+    driver, spec = await local.driver(), python_spec(code)
+    await driver.start(spec)
+    child = int(driver.log_path(spec.key).read_text())
+    assert alive(child)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert stat(child) is None, "killed and reaped: orphans of ours come to us"
+    await driver.start(spec)
+    child = int(driver.log_path(spec.key).read_text().split()[-1])
+    os.kill(local.record(spec.key).pid, signal.SIGKILL)
+    await eventually(lambda: stat(child) is None)
+
+
+async def test_sigterm_is_given_its_time(local: LocalWorld) -> None:
+    code = (
+        "import signal, socket, sys, time\n"
+        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(0)))\n"
+        "while True: listener.accept()\n"
+    )
+    driver, spec = await local.driver(), python_spec(code)
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=30)
+    assert driver.log_path(spec.key).read_text() == "bye\n"
+
+
+@pytest.mark.parametrize("hurt", [signal.SIGSTOP, None])
+async def test_who_does_not_heed_sigterm_is_killed(local: LocalWorld, hurt: signal.Signals | None) -> None:
+    code = (
+        "import signal, socket, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
+        "while True: listener.accept()\n"
+    )
+    driver, spec = await local.driver(), python_spec(code)
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    if hurt:
+        os.kill(pid, hurt)
+    await driver.stop(spec.key, grace_seconds=0.05)
+    assert stat(pid) is None
+
+
+async def test_a_silent_process_is_ended_and_can_be_tried_again(tmp_path: Path) -> None:
+    driver = LocalDriver(tmp_path, SystemClock(), start_deadline_seconds=0.3)
+    await driver.open()
+    spec = python_spec("import time; print('thinking', flush=True); time.sleep(3600)")
+    with pytest.raises(OrderFailed, match=r"accepted no connections .* within 0.3 s: thinking"):
+        await driver.start(spec)
+    found = await seen(driver, spec.key)
+    assert found.process == "exited"
+    assert "thinking" in str(found.problem)
+    sound = redis_spec("p-001", address=spec.address)
+    await driver.start(sound)
+    assert ping(sound.address)
+    await driver.erase(sound.key)
+    await driver.aclose()
+
+
+async def test_a_stop_ends_a_start_under_way(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), python_spec("import time; time.sleep(3600)")
+    start = asyncio.create_task(driver.start(spec))
+    await eventually(lambda: (local.directory / "nodes/uid-1/p-001/process.json").exists())
+    await driver.stop(spec.key, grace_seconds=0)
+    with pytest.raises(OrderFailed, match="stopped while it was starting"):
+        await start
+    assert stat(local.record(spec.key).pid) is None or local.record(spec.key).pid == 0
+
+
+async def test_a_missing_program_is_named(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec(argv=("/nowhere/redis-server",))
+    with pytest.raises(OrderFailed, match=r"no such program \(/nowhere/redis-server\)"):
+        await driver.start(spec)
+    assert (await seen(driver, spec.key)).process == "absent"
+    assert not (local.directory / "nodes" / "uid-1").exists()
+
+
+async def test_a_strangers_port_is_refused_and_the_retry_works(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    with (
+        socket.create_server((spec.address, spec.port)),
+        pytest.raises(OrderFailed, match=f"{spec.address}:{spec.port}: Address already in use"),
+    ):
+        await driver.start(spec)
+    await driver.start(spec)
+    assert ping(spec.address)
+
+
+async def test_an_address_of_another_machine_is_refused(local: LocalWorld) -> None:
+    driver = await local.driver()
+    with pytest.raises(OrderFailed, match=r"192\.0\.2\.1:6379: not an address of this machine"):
+        await driver.start(redis_spec(address="192.0.2.1"))
+
+
+async def test_the_engines_own_words_are_passed_on(local: LocalWorld) -> None:
+    """The address is free when the driver looks, but the server listens on more than that and finds some of it taken."""
+    driver, other = await local.driver(), new_address()
+    spec = redis_spec(lines=f"bind {other}")
+    with socket.create_server((other, PORT)), pytest.raises(OrderFailed, match=f"{other}:{PORT}: bind: Address already in use"):
+        await driver.start(spec)
+
+
+async def test_a_recycled_pid_is_neither_adopted_nor_killed(local: LocalWorld) -> None:
+    spec = redis_spec()
+    driver = await local.driver()
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=0)
+    await driver.aclose()
+    with subprocess.Popen(["sleep", "3600"], start_new_session=True) as stranger:
+        try:
+            at = stat(stranger.pid)
+            assert at is not None
+            for ticks, boot in ((at.started_ticks - 1, boot_id()), (at.started_ticks, "another-boot")):
+                forged = msgspec.structs.replace(local.record(spec.key), pid=stranger.pid, started_ticks=ticks, boot_id=boot)
+                write_atomically(local.directory / "nodes/uid-1/a-001/process.json", msgspec.json.encode(forged))
+                driver = await local.driver()
+                assert (await seen(driver, spec.key)).process == "exited"
+                await driver.stop(spec.key, grace_seconds=0)
+                await driver.start(spec)
+                assert ping(spec.address)
+                await driver.stop(spec.key, grace_seconds=0)
+                assert stranger.poll() is None
+            await driver.erase(spec.key)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+async def test_an_unreadable_record_with_somebody_at_work_is_left_alone(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    (local.directory / "nodes/uid-1/a-001/process.json").write_text("{")
+    driver = await local.driver()
+    found = await seen(driver, spec.key)
+    assert found.process is None
+    assert str(pid) in str(found.problem)
+    for order in (driver.start(spec), driver.stop(spec.key, grace_seconds=0), driver.erase(spec.key)):
+        with pytest.raises(OrderFailed, match=f"process {pid} works there"):
+            await order
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not alive(pid))
+    os.waitpid(pid, 0)
+    await driver.start(spec)
+    assert ping(spec.address)
+
+
+async def test_an_erasure_cut_short_is_finished(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=0)
+    await driver.aclose()
+    directory = local.directory / "nodes/uid-1/a-001"
+    directory.rename(directory.with_name(".gone-a-001"))
+    driver = await local.driver()
+    assert (await seen(driver, spec.key)).process == "absent"
+    assert list(directory.parent.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:
+    driver, spec = LocalDriver(small_disk, SystemClock()), redis_spec()
+    await driver.open()
+    await driver.start(spec)
+    assert driver.admit(spec.key, 1)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    with pytest.raises(OrderFailed, match="No space left"):
+        await driver.start(redis_spec("b-001"))
+    with pytest.raises(OrderFailed, match="order 2 cannot be remembered: No space left"):
+        driver.admit(spec.key, 2)
+    with pytest.raises(OrderFailed, match="No space left"):
+        await driver.rewrite(spec.key, {"redis.conf": File("x" * 100_000)}, live_digest="d")
+    found = await seen(driver, spec.key)
+    assert (found.process, found.last_order, found.live_digest) == ("running", 1, None)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await seen(driver, spec.key)).process == "exited"
+    filler.unlink()
+    assert driver.admit(spec.key, 2)
+    await driver.start(spec)
+    assert ping(spec.address)
+    await driver.erase(spec.key)
+    await driver.erase(("uid-1", "b-001"))
+    assert [path.name for path in (small_disk / "nodes").iterdir()] == [".lock"]
+    await driver.aclose()
+
+
+async def test_a_read_only_disk_is_said(small_disk: Path) -> None:
+    driver, spec = LocalDriver(small_disk, SystemClock()), redis_spec()
+    await driver.open()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OrderFailed, match="Read-only file system"):
+        await driver.start(spec)
+    await driver.aclose()
+    with pytest.raises(Unusable, match="Read-only file system"):
+        await LocalDriver(small_disk, SystemClock()).open()
+
+
+async def test_a_foreigner_adopts_and_reports_the_end_of_what_it_did_not_start(local: LocalWorld) -> None:
+    """A fresh interpreter, no parent of the process, sees it run, freeze and die."""
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    await driver.aclose()
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from cachekeep.clock import SystemClock\n"
+        "from cachekeep.compute.local import LocalDriver\n"
+        "async def main():\n"
+        "    driver, ended = LocalDriver(Path(sys.argv[1]), SystemClock()), asyncio.Event()\n"
+        "    driver.on_death(lambda key: ended.set())\n"
+        "    await driver.open()\n"
+        "    key = ('uid-1', 'a-001')\n"
+        "    print((await driver.look([key]))[key].process, flush=True)\n"
+        "    await ended.wait()\n"
+        "    found = (await driver.look([key]))[key]\n"
+        "    print(found.process, found.problem, flush=True)\n"
+        "    await driver.aclose()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(local.directory)], stdout=subprocess.PIPE, text=True) as foreigner:
+        assert foreigner.stdout is not None
+        assert foreigner.stdout.readline() == "running\n"
+        os.kill(pid, signal.SIGKILL)
+        assert foreigner.stdout.readline().startswith("exited ended (exit code not known")
+    driver = await local.driver()
+    assert (await seen(driver, spec.key)).process == "exited"
+
+
+async def test_a_process_stuck_in_the_kernel_is_not_called_gone(local: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen control group keeps even SIGKILL from taking effect, as a dead disk does."""
+    monkeypatch.setattr(driver_module, "_KILL_SECONDS", 0.2)
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    record: Record = local.record(spec.key)
+    freezer = Path("/sys/fs/cgroup/freezer")
+    if not os.access(freezer, os.W_OK):
+        pytest.skip("only the freezer of cgroup v1 holds against SIGKILL")
+    ice = freezer / f"cachekeep-test-{os.getpid()}"
+    ice.mkdir()
+    try:
+        (ice / "cgroup.procs").write_text(str(record.pid))
+        (ice / "freezer.state").write_text("FROZEN")
+        with pytest.raises(OrderFailed, match=r"still there 0\.2 s after SIGKILL"):
+            await driver.stop(spec.key, grace_seconds=0)
+        assert (await seen(driver, spec.key)).process == "running"
+    finally:
+        (ice / "freezer.state").write_text("THAWED")
+        await eventually(lambda: stat(record.pid) is None)
+        ice.rmdir()
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await seen(driver, spec.key)).process == "exited"
