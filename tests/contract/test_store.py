@@ -372,6 +372,8 @@ async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
         await one.publish(seen.uid, Condition(status="available", because="b", settled=True, version=1), old)
     with pytest.raises(LeaseLost):
         await one.save_decided(late, replace(new, holder="one"), addresses=["a"])
+    with pytest.raises(LeaseLost):
+        await two.save_decided(late, replace(new, epoch=old.epoch), addresses=["a"])
     assert await two.load("uid-group-demo") == seen
     assert (await two.save_decided(late, new, addresses=["a"])).version == 2
 

@@ -20,6 +20,8 @@ from cachekeep.model import Cache, Front, Node
 SOCKET = "admin.sock"
 CONFIG = "haproxy.cfg"
 DEADLINE_SECONDS = 3.0
+STARTING_SECONDS = 0.3
+"""A balancer that just started accepts clients a moment before it opens its socket."""
 _BACKEND = "readers"
 _MARK = "    # servers, rewritten whenever they change"
 
@@ -133,7 +135,7 @@ async def _ask(socket_path: Path, command: str) -> str:
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(str(socket_path))
+            reader, writer = await _connect(socket_path)
             writer.write(command.encode() + b"\n")
             return (await reader.read(-1)).decode().strip()
     except (OSError, TimeoutError) as error:
@@ -141,6 +143,17 @@ async def _ask(socket_path: Path, command: str) -> str:
     finally:
         if writer is not None:
             writer.close()
+
+
+async def _connect(socket_path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    until = asyncio.get_running_loop().time() + STARTING_SECONDS
+    while True:
+        try:
+            return await asyncio.open_unix_connection(str(socket_path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            if asyncio.get_running_loop().time() > until:
+                raise
+        await asyncio.sleep(0.005)
 
 
 def _rewrite(path: Path, targets: Sequence[Endpoint]) -> None:

@@ -9,6 +9,7 @@ itself in the rest; it is replaced as a whole and looked at before every answer,
 """
 
 import os
+import resource
 import selectors
 import socket
 import sys
@@ -112,6 +113,11 @@ class Relay:
         self.connections: dict[socket.socket, Connection] = {}
         self.started_at = time.monotonic()
         self.accepted = 0
+        # Two descriptors each. Without one to spare, accept would fail again and again.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = 2 * CONNECTIONS + 32 if hard == resource.RLIM_INFINITY else min(hard, 2 * CONNECTIONS + 32)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        self.most = (limit - 32) // 2
         self.avoid: dict[tuple[str, int], float] = {}
         family = socket.AF_INET6 if ":" in directory.listen[0] else socket.AF_INET
         self.server = socket.socket(family, socket.SOCK_STREAM)
@@ -145,7 +151,7 @@ class Relay:
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.accepted += 1
-        if len(self.connections) >= CONNECTIONS:
+        if len(self.connections) >= self.most:
             # The one that has been silent for longest makes room: many idle clients must not shut out a live one.
             self.close(min(self.connections.values(), key=lambda c: c.busy_at))
         connection = Connection(client, time.monotonic())

@@ -1,0 +1,61 @@
+"""Fronts as the loop uses them: which program serves one, where its directory is, what it is told."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cachekeep.compute.contract import Key, ProcessSpec
+from cachekeep.errors import EngineMissing
+from cachekeep.model import Cache, Front, Node
+from cachekeep.network import balancer, discovery
+
+_BINARY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin"
+
+
+def find_haproxy() -> str | None:
+    """HAProxy's path; Debian keeps it off the PATH of ordinary users."""
+    return shutil.which("haproxy") or shutil.which("haproxy", path=_BINARY_PLACES)
+
+
+class LocalFronts:
+    """Fronts that are processes of this machine. ``directory_of`` says where the driver keeps a process's own files."""
+
+    def __init__(self, directory_of: Callable[[Key], Path]) -> None:
+        self._directory_of = directory_of
+
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        """How to start the front, already pointed at ``nodes``. Raises ``EngineMissing``."""
+        if front.kind == "discovery":
+            version = nodes[0].version if nodes else cache.wanted.version
+            listed = cache.decided.discovery_version
+            return discovery.spec(cache, front, nodes, listed, python=sys.executable, told_version=version)
+        haproxy = find_haproxy()
+        if haproxy is None:
+            raise EngineMissing("haproxy is not installed; a reader endpoint over several replicas needs it: apt install haproxy")
+        return balancer.spec(cache, front, nodes, haproxy=haproxy)
+
+    async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        """Pass on to these nodes from now on. Raises ``OrderFailed``."""
+        if front.kind == "discovery":
+            await discovery.point(self._directory(cache, front), front, nodes, version)
+        else:
+            await balancer.point(self._socket(cache, front), [(n.name, n.address, n.port) for n in nodes])
+
+    async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
+        """Names of the nodes it passes on to, and the version of its list (0: a balancer has none). Raises ``OrderFailed``."""
+        if front.kind == "discovery":
+            return await discovery.pointed(self._directory(cache, front), front)
+        return await balancer.pointed(self._socket(cache, front)), 0
+
+    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
+        """The discovery list as every Memcached node holds it."""
+        return discovery.payload(version, nodes)
+
+    def _directory(self, cache: Cache, front: Front) -> Path:
+        return self._directory_of((cache.uid, front.name))
+
+    def _socket(self, cache: Cache, front: Front) -> Path:
+        return self._directory(cache, front) / balancer.SOCKET
