@@ -69,16 +69,13 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
     v = s.seen(primary)
     others = [n for n in s.replicas(shard) if s.runs(n)]
     if v.has_history is False:
+        lost = _succeed(s, shard, primary)  # an empty process is as good as none, for whoever holds data
+        if lost is not None:
+            return lost
         unknown = [n for n in others if s.seen(n).answering is not True and n.announced]
         if unknown:
-            return Wait(
-                s.policy.poll_seconds,
-                f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet",
-                refused=True,
-            )
-        holders = [n for n in others if s.alive(n) and s.seen(n).has_history]
-        if holders:
-            return _without_in_sync(s, shard, primary, holders)
+            because = f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet"
+            return Wait(s.policy.poll_seconds, because, refused=True)
     elif any(s.leads(n) for n in others):
         rival = next(n for n in others if s.leads(n))
         effects = (Follow(rival.name, primary.name, shard.order),)
@@ -100,7 +97,7 @@ def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
 
 
 def _succeed(s: Situation, shard: Shard, lost: Node) -> Step | None:
-    """The primary is confirmed gone: the in-sync replica that has the most takes over; else whoever may."""
+    """The primary and what it held are gone: the in-sync replica that has the most takes over; else whoever may."""
     in_sync = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync]
     best = _best(s, [n for n in in_sync if s.alive(n)], lost)
     if best is not None:
@@ -234,6 +231,8 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
             preferred=None if shard.preferred == taker.name else shard.preferred,
         )
         return Decide(with_shard(s.decided, led), f"{giver.name} has handed over to {taker.name}", _failover_told(s, giver, taker))
+    if not s.leads(giver):
+        return _call_off(s, shard, f"{giver.name} does not lead")
     if taker.name not in shard.in_sync:
         return _call_off(s, shard, f"{taker.name} is not in sync")
     give = HandOver(
@@ -268,8 +267,10 @@ def move(s: Situation, shard: Shard, to: Node, because: str) -> Decide:
 
 
 def successor(s: Situation, shard: Shard) -> Node | None:
-    """Who would lead if the primary went now, by plan: in sync, alive, not itself about to restart."""
+    """Who would lead if the primary went now, by plan: in sync, alive, not itself about to restart. Nobody while nobody leads."""
     primary = s.primary(shard)
+    if primary is None or not s.leads(primary):
+        return None
     able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and not n.due]
     return _best(s, able, primary)
 

@@ -126,7 +126,8 @@ def _promote(s: Situation, errand: Errand) -> Step:
     shard = s.cache.shard(node.shard) if node else None
     if node is None or shard is None or node.name == shard.primary:
         return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")
-    if node.name not in shard.in_sync or not s.alive(node):
+    primary = s.primary(shard)
+    if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
         return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync")
     return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
 
