@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.model import Cache, Condition, Decided, Event, Node, NodeCondition, Shard
+from cachekeep.model import Cache, Condition, Decided, Event, Node, NodeCondition, ParameterGroup, Shard
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
@@ -103,7 +103,7 @@ class Rig:
             endpoint_url="http://127.0.0.1:8379",
             aws_access_key_id="AKIDEXAMPLE",
             aws_secret_access_key="secret",
-            config=Config(retries={"max_attempts": 1, "mode": "standard"}),
+            config=Config(retries={"max_attempts": 1, "mode": "standard"}, parameter_validation=False),
         )
         client.meta.events.register("before-send", self._send)
         return client
@@ -139,6 +139,17 @@ class Rig:
         async def find() -> Cache | None:
             async with self.store.reading() as tx:
                 return await tx.cache(name, "group") or await tx.cache(name, "cluster")
+
+        found = self.run(find())
+        assert found is not None
+        return found
+
+    def stored_group(self, name: str) -> ParameterGroup:
+        """The row of a custom parameter group."""
+
+        async def find() -> ParameterGroup | None:
+            async with self.store.reading() as tx:
+                return await tx.get(ParameterGroup, name)
 
         found = self.run(find())
         assert found is not None

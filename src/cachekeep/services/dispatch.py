@@ -12,7 +12,7 @@ from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import ApiError, Conflict
 from cachekeep.services import ec2, identity
-from cachekeep.services.context import Context, ServiceSettings
+from cachekeep.services.context import Context, ServiceSettings, value_error
 from cachekeep.services.elasticache import (
     absent,
     clusters,
@@ -28,6 +28,7 @@ from cachekeep.services.hold import Waiting
 from cachekeep.services.operation import Operation
 from cachekeep.store.contract import Store
 from cachekeep.wire.gateway import Call
+from cachekeep.wire.model import service_model
 
 OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
     "ec2": ec2.OPERATIONS,
@@ -96,6 +97,13 @@ class Services:
 
 
 def _without_blanks(call: Call) -> Call:
-    """Ansible sends ``EngineVersion=`` and Terraform empty lists where they mean "not set" (recorded from both)."""
+    """Ansible sends ``EngineVersion=`` and Terraform empty lists where they mean "not set" (recorded from both).
+
+    Raises ApiError InvalidParameterValue for a blank that may not be one.
+    """
     given = {name: value for name, value in call.params.items() if value is not None and value != "" and value != []}
+    asks = service_model(call.service).operation(call.operation).input
+    for name in asks.required if asks else ():
+        if name not in given:
+            raise value_error(f"The parameter {name} must be provided and must not be blank.")
     return replace(call, params=given)

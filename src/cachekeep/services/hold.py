@@ -25,10 +25,12 @@ class Waiting:
         self._store = store
         self._clock = clock
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._closed = False
         self._end = store.on_change(self._changed)
 
     def close(self) -> None:
-        """Listen no longer; let everybody go."""
+        """Listen no longer; let everybody go, and hold nobody from now on."""
+        self._closed = True
         self._end()
         for uid in list(self._waiters):
             self._changed(uid)
@@ -41,7 +43,7 @@ class Waiting:
     async def settle(self, kind: CacheKind, name: str, seconds: float) -> None:
         """Return when the cache has settled, when there is none, or after ``seconds``."""
         deadline = self._clock.monotonic() + seconds
-        while (uid := await self._unsettled(kind, name)) is not None:
+        while not self._closed and (uid := await self._unsettled(kind, name)) is not None:
             future = asyncio.get_running_loop().create_future()
             self._waiters[uid].add(future)
             try:
