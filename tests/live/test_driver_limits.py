@@ -54,10 +54,10 @@ def test_a_group_outside_what_we_see_counts_as_the_top() -> None:
 def test_what_cannot_be_limited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits()
     monkeypatch.setattr(limits, "_hierarchies", {"memory": Hierarchy(2, Path("/proc/self"), Path("/proc/self"))})
-    said, groups = limits.confine(("u", "n"), os.getpid(), memory_bytes=1 << 20, cpus=1)
+    said, groups, doors = limits.prepare(("u", "n"), memory_bytes=1 << 20, cpus=1)
     assert said == "no memory limit: No such file or directory, no cpu limit: no cgroup tree with the cpu controller"
-    assert groups == ()
-    assert limits.confine(("u", "n"), os.getpid(), memory_bytes=None, cpus=None) == ("none asked for", ())
+    assert (groups, doors) == ((), ())
+    assert limits.prepare(("u", "n"), memory_bytes=None, cpus=None) == ("none asked for", (), ())
 
 
 def test_capacity_is_no_more_than_the_machine() -> None:
@@ -67,7 +67,7 @@ def test_capacity_is_no_more_than_the_machine() -> None:
 
 
 def writable_groups() -> None:
-    said, groups = Limits().confine(("uid-0", "probe"), 0, memory_bytes=1 << 30, cpus=1)
+    said, groups, _ = Limits().prepare(("uid-0", "probe"), memory_bytes=1 << 30, cpus=1)
     Limits.release(groups)
     if len(groups) == 0 or "no " in said:
         pytest.skip(f"needs root and writable cgroups: {said}")

@@ -71,6 +71,7 @@ class LocalDriver:
         self._callbacks: list[Callable[[Key], None]] = []
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
         self._stops_wanted: dict[Key, int] = {}
+        self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock_fd: int | None = None
 
@@ -168,6 +169,10 @@ class LocalDriver:
     def capacity(self) -> Capacity:
         """What this machine has to give to all processes together."""
         return self._limits.capacity()
+
+    def known(self) -> list[Key]:
+        """Every process on record, whether it runs or not."""
+        return self._ledger.known()
 
     def log_path(self, key: Key) -> Path:
         """Where the process writes its log."""
@@ -285,6 +290,8 @@ class LocalDriver:
         gated.release()
         await self._await_accepting(spec, held)
         if held.accepting:
+            if not self._limits.hold(record.cgroups, held.pid):
+                self._remember(key, limits="none: the process could not enter its control groups")
             return
         ended_by_itself = held.gone.is_set()
         if not ended_by_itself:
@@ -300,7 +307,7 @@ class LocalDriver:
         raise OrderFailed(f"{name}: {why}")
 
     def _launch(self, spec: ProcessSpec) -> tuple[Gated, int]:
-        """Files, child, limits, record: in this order, in a thread. Raises ``OSError``, and then there is no child."""
+        """Files, limits, child, record: in this order, in a thread. Raises ``OSError``, and then there is no child."""
         key = spec.key
         if shutil.which(spec.argv[0]) is None:
             raise FileNotFoundError(2, "no such program", spec.argv[0])
@@ -309,17 +316,17 @@ class LocalDriver:
         directory = self._ledger.make_directory(key)
         files = self._ledger.write_files(key, spec.files)
         argv = tuple(place(word, directory) for word in spec.argv)
-        log_fd = self._ledger.open_log(key)
+        limits = self._limits.prepare(key, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
+        gated: Gated | None = None
         try:
-            log_offset = os.fstat(log_fd).st_size
-            gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd)
-        finally:
-            os.close(log_fd)
-        groups: tuple[str, ...] = ()
-        try:
+            log_fd = self._ledger.open_log(key)
+            try:
+                log_offset = os.fstat(log_fd).st_size
+                gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=limits.doors)
+            finally:
+                os.close(log_fd)
             seen = proc.stat(gated.pid)
             assert seen is not None
-            limits, groups = self._limits.confine(key, gated.pid, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
             self._ledger.change(
                 key,
                 incarnation=spec.incarnation,
@@ -333,14 +340,15 @@ class LocalDriver:
                 files=files,
                 live_digest=spec.live_digest,
                 boot_digest=spec.boot_digest,
-                limits=limits,
-                cgroups=groups,
-                memory_kills=self._limits.memory_kills(groups),
+                limits=limits.said,
+                cgroups=limits.groups,
+                memory_kills=self._limits.memory_kills(limits.groups),
                 problem=None,
             )
         except BaseException:
-            gated.abandon()
-            self._limits.release(groups)
+            if gated is not None:
+                gated.abandon()
+            self._limits.release(limits.groups)
             raise
         return gated, log_offset
 
@@ -348,15 +356,19 @@ class LocalDriver:
         """Wait until it accepts connections, ends, is to be stopped, or the deadline passes; ``held`` tells which."""
         deadline = self._clock.monotonic() + self._start_deadline_seconds
         pause_seconds = 0.001
-        while not held.gone.is_set() and spec.key not in self._stops_wanted:
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return
-            if await accepts(spec.address, spec.port, spec.probe, deadline_seconds=min(left, 0.5)):
-                held.accepting = not held.gone.is_set()
-                return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(pause_seconds * 1.1, 0.02)
+        self._waiting += 1
+        try:
+            while not held.gone.is_set() and spec.key not in self._stops_wanted:
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    return
+                if await accepts(spec.address, spec.port, spec.probe, deadline_seconds=min(left, 0.5)):
+                    held.accepting = not held.gone.is_set()
+                    return
+                await asyncio.sleep(pause_seconds * self._waiting)  # all together ask no more often than one would
+                pause_seconds = min(pause_seconds * 1.1, 0.02)
+        finally:
+            self._waiting -= 1
 
     # Holding and ending
 
@@ -397,11 +409,10 @@ class LocalDriver:
         said = self._ledger.last_words(held.key, since=held.log_offset, lines=1 if held.accepting or held.adopted else 3)
         return f"{cause}: {said}" if said else cause
 
-    def _remember(self, key: Key, *, problem: str | None, pid: int | None = None) -> None:
+    def _remember(self, key: Key, **changes: object) -> None:
         """Note how things went. Best effort: the truth is in /proc, and a full disk must not keep us from telling."""
         if self._ledger.get(key) is None:
             return
-        changes: dict[str, object] = {"problem": problem} if pid is None else {"problem": problem, "pid": pid}
         try:
             self._ledger.change(key, **changes)
         except OSError as error:

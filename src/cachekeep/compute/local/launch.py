@@ -13,7 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _GATE_FD = 3
-_LAUNCHER = 'umask 077; cd "$1" && shift && read -r go <&3 && exec 3<&- && exec "$@"'
+_LAUNCHER = """
+umask 077
+cd "$1" && shift && read -r go <&3 && exec 3<&- || exit
+while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
+shift && exec "$@"
+"""
 _IGNORED_BY_US = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -39,16 +44,16 @@ class Gated:
         os.waitpid(self.pid, 0)
 
 
-def launch(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_fd: int) -> Gated:
+def launch(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_fd: int, enter: Sequence[Path] = ()) -> Gated:
     """Fork a gated child in a session of its own, with ``directory`` as its working directory and output to ``log_fd``.
 
-    The environment is ``env`` and a PATH: that of the control plane may hold credentials. Raises ``OSError``.
+    It enters the control groups whose task files are given before it becomes the program. The environment is ``env`` and a PATH: that of the control plane may hold credentials. Raises ``OSError``.
     """
     read_fd, write_fd = os.pipe()
     try:
         pid = os.posix_spawn(
             "/bin/sh",
-            ["sh", "-c", _LAUNCHER, "launcher", str(directory), *argv],
+            ["sh", "-c", _LAUNCHER, "launcher", str(directory), *map(str, enter), "--", *argv],
             {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **env},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -101,6 +101,14 @@ def _limit(hierarchy: Hierarchy, controller: Controller, group: Path) -> float |
             return int(quota) / int(period) if quota != "max" else None
 
 
+class Confinement(NamedTuple):
+    """Limits ready for a process: what they are, in words; the groups' paths; the files by which a process enters them."""
+
+    said: str
+    groups: tuple[str, ...]
+    doors: tuple[Path, ...]
+
+
 class Limits:
     """Hands out groups to processes and takes them back."""
 
@@ -123,30 +131,31 @@ class Limits:
                     cpus = min(cpus, limit)
         return Capacity(memory_bytes=int(memory), cpus=cpus)
 
-    def confine(self, key: Key, pid: int, *, memory_bytes: int | None, cpus: float | None) -> tuple[str, tuple[str, ...]]:
-        """Put a process that has not begun to work into a group with these limits.
-
-        Returns what is in force, in words, and the groups' paths. Never raises: a limit that cannot be had is said, not enforced.
-        """
+    def prepare(self, key: Key, *, memory_bytes: int | None, cpus: float | None) -> Confinement:
+        """Make groups with these limits for a process to enter. Never raises: a limit that cannot be had is said, not enforced."""
         asked: list[tuple[Controller, float, str]] = []
         if memory_bytes is not None:
             asked.append(("memory", memory_bytes, f"memory {memory_bytes / (1 << 20):.0f} MiB"))
         if cpus is not None:
             asked.append(("cpu", cpus, f"{cpus:g} CPU{'' if cpus == 1 else 's'}"))
         said: list[str] = []
-        groups: list[str] = []
+        doors: dict[str, Path] = {}
         for controller, amount, words in asked:
             try:
                 version, group = self._group(controller, key)
-                if str(group) not in groups:
-                    groups.append(str(group))
+                # A thread that moves itself needs no system-wide lock, which costs some 10 ms. v2 moves whole processes only.
+                doors[str(group)] = group / ("tasks" if version == 1 else "cgroup.procs")
                 for name, value in _settings(controller, version, amount):
                     (group / name).write_text(value)
-                (group / "cgroup.procs").write_text(str(pid))
                 said.append(f"{words} by cgroup v{version}")
             except OSError as error:
                 said.append(f"no {controller} limit: {error.strerror}")
-        return ", ".join(said) or "none asked for", tuple(groups)
+        return Confinement(", ".join(said) or "none asked for", tuple(doors), tuple(doors.values()))
+
+    @staticmethod
+    def hold(groups: tuple[str, ...], pid: int) -> bool:
+        """Whether the process is in all of these groups."""
+        return all(str(pid) in (_read(Path(group) / "cgroup.procs") or "").split() for group in groups)
 
     def _group(self, controller: Controller, key: Key) -> tuple[int, Path]:
         hierarchy = self._hierarchies.get(controller)

@@ -34,8 +34,12 @@ async def accepts(address: str, port: int, protocol: Literal["resp", "memcached"
     with socket.socket(family(address), socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
         try:
+            # On this machine a connection is made or refused at once: the usual "not yet" costs one call.
+            if (code := connection.connect_ex((address, port))) not in (0, errno.EINPROGRESS):
+                return False
             async with asyncio.timeout(deadline_seconds):
-                await loop.sock_connect(connection, (address, port))
+                if code:
+                    await loop.sock_connect(connection, (address, port))
                 if not (ask := _ASK[protocol]):
                     return True
                 await loop.sock_sendall(connection, ask)
