@@ -13,11 +13,11 @@ from typing import Protocol
 
 import pytest
 import valkey.asyncio
+from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, new_address, node_of
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, Target
 from cachekeep.compute.link import EngineLink
-from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, new_address, node_of
 
 
 class World(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.contract.link_fixtures import World, world
+from tests.engines.servers import until
 
 from cachekeep.compute.contract import Key, Target
 from cachekeep.errors import OrderFailed
 from cachekeep.model import NodeView
-from tests.contract.link_fixtures import World, world
-from tests.engines.servers import until
 
 __all__ = ["world"]
 DEADLINE = 10.0
@@ -154,7 +154,7 @@ async def test_configure_applies_all_or_nothing(world: World) -> None:
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k", "v" * 2_000_000)
         await world.write(node.address, "k2", "v")
-    with pytest.raises(OrderFailed, match="no-such-setting|unsupported|Unknown|unknown"):
+    with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
         await world.link.configure(node, {"maxmemory": "536870912", "no-such-setting": "1"})
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k2", "v")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 import valkey.exceptions
+from tests.engines.servers import REDIS_LIKE, Server, build_of, new_address, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.errors import OrderFailed
-from tests.engines.servers import REDIS_LIKE, Server, build_of, new_address, servers, until
 
 
 class Writer:

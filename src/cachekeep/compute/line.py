@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 Reply = object
 """bytes, str (a status), int, None, a list of these, or ReplyError."""
@@ -74,8 +75,7 @@ class Line(asyncio.Protocol):
     # -- for asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by inheritance
         self.open = True
 
     def data_received(self, data: bytes) -> None:

@@ -158,6 +158,7 @@ class EngineLink:
         stepped_down = sent = False
         try:
             async with asyncio.timeout(timeout_seconds):
+                await self._caught_up(giver, taker)  # whatever it lacks, clients need not wait for most of it
                 await self._order(giver, ("CLIENT", "PAUSE", str(int(timeout_seconds * 1000)), "WRITE"))
                 await self._caught_up(giver, taker)
                 stepped_down = True

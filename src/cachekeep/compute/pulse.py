@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 from cachekeep.compute.contract import Key, Target
@@ -12,6 +11,8 @@ from cachekeep.engines.replies import pulse
 
 _ASK_ENGINE = resp(("INFO", "replication"))
 _ASK_MEMCACHED = b"version\r\n"
+_SLOTS = 10
+_EARLY_SECONDS = 0.001
 _HOPELESS_SECONDS = 5.0
 """A line that owes an answer for this long, and for several deadlines, is opened anew: the machine at its end may be gone."""
 _HOPELESS_DEADLINES = 5
@@ -48,12 +49,15 @@ class Pulse:
         self._line: Line | None = None
         self._opening: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
-        self._next_at = self._reopen_at = 0.0
+        self._reopen_at = 0.0
         self._seen: tuple[bytes, ...] | None = None
         self._silent = False
         self._stopped = False
-        # Hundreds of nodes are watched from the same moment: spread them over the interval.
-        self._timer = self._loop.call_later(hash(target.key) % 997 / 997 * interval_seconds, self._beat)
+        # Hundreds of nodes: spread over the interval, yet several at the same moment, so that the loop wakes seldom.
+        slot = interval_seconds / _SLOTS
+        first = (self._loop.time() // slot + 1 + hash(target.key) % _SLOTS) * slot
+        self._next_at = first
+        self._timer = self._loop.call_at(first, self._beat)
 
     def stop(self) -> None:
         """No beat and no wake after this."""
@@ -64,7 +68,7 @@ class Pulse:
 
     def lost(self) -> None:
         """The line was lost, perhaps between two beats: ask again at once, over a new one, unless that is being lost too."""
-        now = time.monotonic()
+        now = self._loop.time()
         if self._stopped or self._asked_at is not None:
             return
         if now >= self._reopen_at:
@@ -75,23 +79,23 @@ class Pulse:
             self._wake(self._key)
 
     def _beat(self) -> None:
-        now, asked_at = time.monotonic(), self._asked_at
+        now, asked_at = self._loop.time(), self._asked_at
         if asked_at is None:
-            if now >= self._next_at:
-                self._next_at = now + self._interval
+            if now >= self._next_at - _EARLY_SECONDS:
+                self._next_at += self._interval * max(1, (now - self._next_at) // self._interval + 1)
                 self._ask(now)
-            wait = min(self._next_at - now, self._deadline)
+            until = min(self._next_at, now + self._deadline)
         else:
             waited = now - asked_at
             if waited >= self._deadline:
                 self._silent = True
-            wait = self._interval if self._silent else self._deadline - waited
+            until = now + (self._interval if self._silent else self._deadline - waited)
             if self._silent:
                 self._wake(self._key)
             if waited >= max(_HOPELESS_SECONDS, _HOPELESS_DEADLINES * self._deadline):
                 self._asked_at = None
                 self._hang_up()
-        self._timer = self._loop.call_later(wait, self._beat)
+        self._timer = self._loop.call_at(until, self._beat)
 
     def _ask(self, now: float) -> None:
         self._asked_at = now

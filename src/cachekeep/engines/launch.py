@@ -100,8 +100,9 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users:
         ("replica-announce-port", str(node.port)),
         ("replica-read-only", "yes"),
         ("replica-serve-stale-data", "yes"),
-        ("repl-diskless-sync", "yes"),
-        ("repl-diskless-sync-delay", "0"),
+        # By way of a file, a replica is fed from the moment at which its primary calls it online. Without one, it is called online
+        # too, but is fed only after its next acknowledgement, up to a second later: a failover to it lost every write of that second.
+        ("repl-diskless-sync", "no"),
         # Straight into memory when there is nothing to lose; else by way of a file, so that old data are not held beside new ones.
         ("repl-diskless-load", "on-empty-db"),
     ]
@@ -249,5 +250,5 @@ def _memcached_options(v: dict[str, str], on: set[str], chunk_bytes: int) -> lis
     ]
     options += [f"slab_automove={v['slab_automove']}", f"hashpower={v['hashpower_init']}", f"hash_algorithm={v['hash_algorithm']}"]
     options += [f"idle_timeout={v['idle_timeout']}", f"slab_chunk_max={chunk_bytes}"]  # its help says kB and means bytes
-    options += [f"{name}={v[name]}" for name in ("watcher_logbuf_size", "worker_logbuf_size")]
+    # Not the sizes of log buffers: they are Memcached's own defaults, and 1.6.18 takes worker_logbuf_size for a slab size.
     return [*options, "track_sizes"] if v.get("track_sizes") == "enabled" else options

@@ -1,0 +1,195 @@
+"""From parameters to settings, tried on the real servers: they accept every setting that they are given."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+import valkey
+from tests.engines.servers import PASSWORD, REDIS_LIKE, build_of, cache_of, node_of, servers
+
+from cachekeep.clock import SystemClock
+from cachekeep.compute.link import EngineLink
+from cachekeep.engines.catalogue import Build
+from cachekeep.engines.config import boot_digest, limits, live_digest, pending_reboot, settings
+from cachekeep.engines.launch import launch
+from cachekeep.engines.parameters import defaults, family_of, parameters
+from cachekeep.engines.replies import memcached_stats
+
+
+def build(engine: str = "valkey", version: str = "8.0.1") -> Build:
+    return Build(engine=engine, version=version, server=f"/usr/bin/{engine}-server")  # type: ignore[arg-type]
+
+
+def of(engine: str = "valkey", version: str = "8.0.1", node_type: str = "cache.t3.micro", **wanted: object) -> tuple:  # type: ignore[type-arg]
+    node = node_of(build(engine, version), "demo-001", address="127.0.0.9", node_type=node_type)
+    return cache_of(node, **wanted), node
+
+
+@pytest.mark.parametrize(
+    ("node_type", "parameters", "maxmemory"),
+    [
+        ("cache.t3.micro", {}, "402653184"),
+        ("cache.r5.large", {}, "10527885772"),
+        ("cache.t3.micro", {"reserved-memory-percent": "0"}, "536870912"),
+        ("cache.t3.micro", {"reserved-memory-percent": "100"}, "1"),
+        ("cache.t3.micro", {"reserved-memory": "36870912"}, "500000000"),
+    ],
+)
+def test_maxmemory_is_what_elasticache_computes(node_type: str, parameters: dict[str, str], maxmemory: str) -> None:
+    assert settings(*of(node_type=node_type, parameters=parameters)).live["maxmemory"] == maxmemory
+
+
+def test_split_names_become_one_setting() -> None:
+    live = settings(*of(parameters={"client-output-buffer-limit-pubsub-hard-limit": "7"})).live
+    assert live["client-output-buffer-limit"] == "normal 0 0 0 replica 53687091 53687091 60 pubsub 7 8388608 60"
+    assert not any(name.startswith("client-output-buffer-limit-") for name in live)
+
+
+@pytest.mark.parametrize(("engine", "version"), [("redis", "6.2.0"), ("redis", "7.0.15"), ("valkey", "8.0.1"), ("valkey", "9.1.2")])
+def test_every_parameter_arrives_or_has_a_reason(engine: str, version: str) -> None:
+    cache, node = of(engine, version)
+    got = settings(cache, node)
+    folded = {"reserved-memory", "reserved-memory-percent", "cluster-enabled", "cluster-preferred-endpoint-type"}
+    for name in parameters(family_of(engine, node.version)):
+        arrived = name in got.live or name in got.boot or name in got.left_out
+        assert arrived or name in folded or name.startswith("client-output-buffer-limit-"), name
+    assert "has no such setting" not in " ".join(got.left_out.values())
+
+
+def test_a_live_change_needs_no_reboot_and_a_boot_change_does() -> None:
+    cache, node = of()
+    live, node = of(parameters={"maxmemory-policy": "noeviction"})
+    boot, node = of(parameters={"databases": "3"})
+    assert live_digest(live, node) != live_digest(cache, node)
+    assert not pending_reboot(live, node, boot_digest(cache, node))
+    assert live_digest(boot, node) == live_digest(cache, node)
+    assert pending_reboot(boot, node, boot_digest(cache, node))
+
+
+def test_a_process_has_room_for_more_than_its_data() -> None:
+    _, node = of()
+    assert limits(node).memory_bytes > 536870912 * 1.2
+    assert limits(node).cpus == 2.0
+
+
+def test_the_password_is_only_in_a_secret_file() -> None:
+    cache, node = of()
+    spec = launch(build(), cache, node)
+    assert PASSWORD.value not in " ".join(spec.argv) + str(spec.env)
+    assert all(secret for text, secret in spec.files.values() if PASSWORD.value in text)
+    text = spec.files["server.conf"][0]
+    (user,) = [line for line in text.splitlines() if line.startswith("user cachekeep-admin")]
+    assert PASSWORD.value not in user
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+def test_real_servers_run_with_every_setting_and_take_the_live_ones_again(engine: str, major: int, tmp_path: Path) -> None:
+    wanted = {"maxmemory-policy": "allkeys-lfu", "databases": "5", "notify-keyspace-events": "KEA", "reserved-memory-percent": "50"}
+    with servers(build_of(engine, major), tmp_path, 1, parameters=wanted) as (server,):
+        expected = settings(server.cache, server.node)
+        with valkey.Valkey(
+            server.node.address, 6379, username="cachekeep-admin", password=PASSWORD.value, decode_responses=True
+        ) as c:
+            real = c.config_get("*")
+            for name, value in {**expected.live, **expected.boot}.items():
+                if name not in ("client-output-buffer-limit", "notify-keyspace-events", "maxclients"):
+                    assert real[name] == value, name
+            assert real["client-output-buffer-limit"].replace("slave", "replica").split() != []
+            assert sorted(real["notify-keyspace-events"]) == sorted("AKE")
+
+        async def apply() -> None:
+            link = EngineLink(lambda key, order: True, SystemClock())
+            await link.configure(server.target, expected.live)
+            await link.aclose()
+
+        asyncio.run(apply())
+
+
+WITHHELD = [
+    "CONFIG GET bind",
+    "DEBUG JMAP",
+    "REPLICAOF NO ONE",
+    "SLAVEOF NO ONE",
+    "SHUTDOWN NOSAVE",
+    "BGSAVE",
+    "SAVE",
+    "BGREWRITEAOF",
+    "MIGRATE 127.0.0.1 1 k 0 1",
+    "SYNC",
+    "PSYNC ? -1",
+    "ACL SETUSER x on",
+    "ACL DELUSER x",
+    "ACL LOAD",
+    "ACL SAVE",
+    "CLUSTER RESET",
+    "CLUSTER MEET 127.0.0.1 1",
+    "CLUSTER FAILOVER",
+    "FAILOVER",
+    "MODULE LIST",
+]
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+def test_clients_get_what_elasticache_gives_and_not_what_it_withholds(engine: str, major: int, tmp_path: Path) -> None:
+    with servers(build_of(engine, major), tmp_path, 1) as (server,), valkey.Valkey(server.node.address, 6379) as client:
+        for command in WITHHELD:
+            with pytest.raises(valkey.exceptions.ResponseError, match=r"permission|not allowed"):
+                client.execute_command(*command.split())
+        assert client.execute_command("ACL", "WHOAMI") == b"default"
+        assert client.info("server")
+        assert client.client_list()
+        assert client.slowlog_get() is not None
+
+
+MEMCACHED_CHANGES: list[tuple[str, str, str, str]] = [
+    ("max_item_size", "1000000", "item_size_max", "1048576"),
+    ("max_item_size", "2048", "item_size_max", "2048"),
+    ("max_item_size", "4194304", "item_size_max", "4194304"),
+    ("cas_disabled", "1", "cas_enabled", "no"),
+    ("error_on_memory_exhausted", "1", "evictions", "off"),
+    ("disable_flush_all", "1", "flush_enabled", "no"),
+    ("hash_algorithm", "murmur3", "hash_algorithm", "murmur3"),
+    ("idle_timeout", "77", "idle_timeout", "77"),
+    ("chunk_size", "96", "chunk_size", "96"),
+    ("chunk_size_growth_factor", "1.5", "growth_factor", "1.50"),
+    ("lru_crawler", "1", "lru_crawler", "yes"),
+    ("lru_maintainer", "1", "lru_maintainer_thread", "yes"),
+    ("slab_reassign", "1", "slab_reassign", "yes"),
+    ("maxconns_fast", "1", "maxconns_fast", "yes"),
+    ("binding_protocol", "ascii", "binding_protocol", "ascii"),
+    ("track_sizes", "enabled", "track_sizes", "yes"),
+    ("memcached_connections_overhead", "112", "maxbytes", str(400 * 2**20)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "stat", "shown"), MEMCACHED_CHANGES)
+def test_memcached_runs_with_what_the_parameter_says(name: str, value: str, stat: str, shown: str, tmp_path: Path) -> None:
+    assert defaults("memcached1.6")[name] != value
+    real = memcached_settings(tmp_path, {name: value})
+    assert real[stat] == shown
+
+
+def test_memcached_without_watch_and_dumps_refuses_them(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    wanted = {"watch": "disabled", "lru_crawler metadump": "disabled", "lru_crawler": "1"}
+    with servers(build_of("memcached", 1), tmp_path, 1, parameters=wanted) as (server,):
+        for command in (b"watch\r\n", b"lru_crawler metadump all\r\n"):
+            with socket.create_connection((server.node.address, server.node.port)) as line:
+                line.sendall(command)
+                assert b"not allowed" in line.recv(4096)
+
+
+def memcached_settings(tmp_path: Path, wanted: dict[str, str]) -> dict[str, str]:
+    tmp_path.chmod(0o755)
+    with (
+        servers(build_of("memcached", 1), tmp_path, 1, parameters=wanted) as (server,),
+        socket.create_connection((server.node.address, server.node.port)) as line,
+    ):
+        line.sendall(b"stats settings\r\n")
+        text = b""
+        while not text.endswith(b"END\r\n"):
+            text += line.recv(65536)
+    return memcached_stats(text)

@@ -1,0 +1,45 @@
+"""The link to Memcached: looks, the discovery list, heartbeats; everything else is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.engines.servers import build_of, servers, until
+
+from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import Key
+from cachekeep.compute.link import EngineLink
+from cachekeep.errors import OrderFailed
+
+PAYLOAD = "7\nmc.0001.local|127.0.0.1|11211 mc.0002.local|127.0.0.2|11211\n"
+
+
+async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
+    link = EngineLink(lambda key, order: True, SystemClock())
+    tmp_path.chmod(0o755)
+    with servers(build_of("memcached", 1), tmp_path, 1) as (node,):
+        view = await link.look(node.target, deadline_seconds=5)
+        assert (view.answering, view.discovery_version, view.bound) == (True, 0, {node.node.address})
+        await link.discover(node.target, PAYLOAD)
+        assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 7
+        with pytest.raises(OrderFailed, match="no replication"):
+            await link.promote(node.target, order=1, addresses=(node.node.address,))
+        with pytest.raises(OrderFailed, match="cannot be told"):
+            await link.bind(node.target, (node.node.address,))
+
+        woken: asyncio.Queue[Key] = asyncio.Queue()
+        link.watch(node.target, interval_seconds=0.02, deadline_seconds=5, wake=woken.put_nowait)
+        assert await asyncio.wait_for(woken.get(), 10) == node.target.key
+        node.kill()
+        assert await asyncio.wait_for(woken.get(), 10) == node.target.key
+        assert (await link.look(node.target, deadline_seconds=5)).answering is False
+        node.start()
+
+        async def answers() -> bool:
+            return (await link.look(node.target, deadline_seconds=5)).answering is True
+
+        await until(answers)
+        assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 0
+    await link.aclose()
