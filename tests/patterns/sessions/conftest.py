@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import random
 import shutil
 import signal
 import socket
@@ -34,18 +34,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> An
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    # Cluster mode's bus is at port + 10000, so stay below 55535.
+def free_port(address: str = "127.0.0.1") -> int:
+    """Below the ports that outgoing connections take, and so is its cluster bus (10000 above)."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 50000:
+        port = random.randrange(11000, 22000)
+        with socket.socket() as one, socket.socket() as two, contextlib.suppress(OSError):
+            one.bind((address, port))
+            two.bind((address, port + 10000))
             return port
-        for port in range(20000 + os.getpid() % 9000, 32000):
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
 
 
 @dataclass
@@ -65,18 +61,26 @@ class Engine:
 @pytest.fixture(scope="session")
 def start_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
     started: list[Engine] = []
+    network = random.randrange(10, 250)
 
-    def start(program: str, *options: str, address: str = "127.0.0.1", port: int | None = None) -> Engine:
+    def start(program: str, *options: str, address: str | None = None, port: int | None = None) -> Engine:
+        # An address of its own, so that other suites on this machine cannot be in the way.
+        address = address or f"127.88.{network}.{len(started) + 1}"
         directory: Path = tmp_path_factory.mktemp("engine")
-        port = port or free_port()
-        base = ["--port", str(port), "--dir", str(directory), "--save", "", "--daemonize", "no"]
+        port = port or free_port(address)
+        base = ["--port", str(port), "--cluster-announce-ip", address, "--dir", str(directory), "--save", "", "--daemonize", "no"]
         if "--bind" not in options:
             base += ["--bind", address]
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen([program, *base, *options], stdout=log, stderr=log)
         engine = Engine(process, address, port)
         started.append(engine)
-        wait_for(lambda: engine.client().ping(), f"start of {program}")
+
+        def up() -> bool:
+            assert process.poll() is None, (directory / "log").read_text()
+            return bool(engine.client().ping())
+
+        wait_for(up, f"start of {program}")
         return engine
 
     yield start

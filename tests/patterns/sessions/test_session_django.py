@@ -189,6 +189,16 @@ def test_a_late_save_gets_djangos_own_answer() -> None:
     assert late.is_empty()
 
 
+def test_a_request_in_flight_at_a_login_does_not_bring_the_old_cookie_back() -> None:
+    web = Client()
+    web.get("/write/a/1")
+    late = SessionStore(web.cookies["sessionid"].value)
+    late["b"] = 1
+    web.get("/login/7")
+    with pytest.raises(UpdateError):
+        late.save()
+
+
 def test_a_request_over_a_session_that_ends_is_a_400() -> None:
     global gate
     web = Client()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -11,13 +12,13 @@ from tests.patterns.sessions.conftest import ENGINES, Engine, free_port, wait_fo
 
 from cachekeep.patterns.sessions import Policy, Retry, Saved, SessionStore
 
-ENDPOINT = "127.88.0.1"
-FIRST, SECOND = "127.88.0.2", "127.88.0.3"
+NETWORK = f"127.89.{random.randrange(10, 250)}"
+ENDPOINT, FIRST, SECOND = f"{NETWORK}.1", f"{NETWORK}.2", f"{NETWORK}.3"
 
 
 @pytest.mark.parametrize("program", ENGINES)
 def test_a_failover_loses_no_acknowledged_write_that_the_cache_kept(program: str, start_engine: Callable[..., Engine]) -> None:
-    port = free_port()
+    port = free_port(ENDPOINT)
     primary = start_engine(
         program, "--bind", FIRST, ENDPOINT, "--repl-diskless-sync-delay", "0", address=FIRST, port=port
     )  # fmt: skip

@@ -231,12 +231,12 @@ def logout_everywhere(policy: Policy, user: str, keep: Session | None) -> Steps[
 
     Returns how many records were removed; those beyond the roster are dead too and go when they expire.
     """
-    next_nonce, kept, ttl_ms = b"", "", 0
+    next_nonce, kept, ttl_ms = secrets.token_bytes(8), "", 0
     if keep is not None:
         if keep._id is None or keep._user != user or keep._binding:
             raise SessionError("the session to keep is a saved one of the same user")
         # First let the kept session live under either nonce, then change the user's: it is never seen dead.
-        next_nonce, kept = secrets.token_bytes(8), keep._id.handle
+        kept = keep._id.handle
         status, *rest = yield _save_call(policy, keep, keep._id, keep._id, {}, set(), keep._nonce + next_nonce, "", user=user)
         if status != b"ok":
             raise SessionError("the session to keep is over")

@@ -11,8 +11,8 @@ A session's record is a hash:
     :x the field named x
 
 A user's hash holds `e`, the nonce that its live sessions carry, and `:handle` → login time (ms) for each of them.
-A session whose nonce is not the user's is dead, also when its record is still there: removing the one key logs
-out everywhere, and losing it (eviction) does so too, which is the safe side.
+A session whose nonce is not the user's is dead, also when its record is still there: changing the one nonce logs
+out everywhere, and losing the key (eviction) does so too, which is the safe side.
 
 All times are the server's own clock. Works from Redis 6.2 and Valkey 7.2: no functions, no field expiry, effects
 replication (so TIME before a write is allowed).
@@ -188,18 +188,17 @@ REVOKE = Script(
     _NOW
     + _KEEP_USER
     + """
--- ARGV: the next nonce and the handle it keeps alive, ttl; or '', '', 0. Returns the handles that died.
-local nonce = redis.call('HGET', KEYS[1], 'e')
-if nonce and nonce == ARGV[1] then return {} end
+-- ARGV: the next nonce, the handle it keeps alive or '', that one's ttl. Returns the handles that died.
+-- Done already, the reply was lost: who has logged in since stays.
+if redis.call('HGET', KEYS[1], 'e') == ARGV[1] then return {} end
 local dead = {}
 for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(name, 1, 1) == ':' and name ~= ':' .. ARGV[2] then table.insert(dead, string.sub(name, 2)) end
 end
 redis.call('UNLINK', KEYS[1])
-if ARGV[1] ~= '' then
-  redis.call('HSET', KEYS[1], 'e', ARGV[1], ':' .. ARGV[2], ms(now))
-  keep_user(tonumber(ARGV[3]))
-end
+redis.call('HSET', KEYS[1], 'e', ARGV[1])
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ':' .. ARGV[2], ms(now)) end
+keep_user(tonumber(ARGV[3]))
 return dead
 """
 )
