@@ -36,11 +36,11 @@ Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
 
 
-def specs(catalogue: Catalogue) -> Specs:
-    """Specs from installed builds."""
+def specs(catalogue: Catalogue, *, run_as: str | None = None, open_files: int | None = None) -> Specs:
+    """Specs from installed builds. ``run_as`` and ``open_files`` are ``launch``'s: they are the machine's, not the cache's."""
 
     def spec(cache: Cache, node: Node) -> ProcessSpec:
-        plan = launch(catalogue.resolve(node.engine, node.version), cache, node)
+        plan = launch(catalogue.resolve(node.engine, node.version), cache, node, run_as=run_as, open_files=open_files)
         return ProcessSpec(
             key=(cache.uid, node.name),
             incarnation=node.incarnation,

@@ -156,6 +156,12 @@ class Store(Protocol):
     async def release(self, lease: Lease) -> None:
         """Give a lease back. Does nothing if it was lost meanwhile."""
 
+    async def bury(self, holder_prefix: str) -> None:
+        """Declare dead every holder whose name begins so: what they held can be claimed at once.
+
+        Only for whoever knows that they are dead, by holding the lock that they would hold. Epochs fence off one that is not.
+        """
+
     async def load(self, uid: str) -> Cache | None:
         """The cache as it is stored."""
 

@@ -95,6 +95,11 @@ class MemoryStore:
             if transaction.state.leases.get(lease.uid) == (lease.epoch, lease.holder):
                 transaction.state.leases[lease.uid] = (lease.epoch, None)
 
+    async def bury(self, holder_prefix: str) -> None:
+        async with self.transaction() as transaction:
+            holders = transaction.state.holders
+            transaction.state.holders = {name: until for name, until in holders.items() if not name.startswith(holder_prefix)}
+
     async def load(self, uid: str) -> Cache | None:
         return self._state.caches.get(uid)
 

@@ -130,15 +130,19 @@ class Postgres:
         while True:
             try:
                 async with self._connection() as connection:
-                    raw: Any = (await connection.get_raw_connection()).driver_connection
-                    broken = asyncio.Event()
-                    raw.add_termination_listener(lambda _, broken=broken: broken.set())
-                    await raw.add_listener(CHANNEL, self._heard)
-                    if heard.is_set():
-                        self._callback(None)
-                    heard.set()
-                    pause_seconds = 0.1
-                    await broken.wait()
+                    try:
+                        raw: Any = (await connection.get_raw_connection()).driver_connection
+                        broken = asyncio.Event()
+                        raw.add_termination_listener(lambda _, broken=broken: broken.set())
+                        await raw.add_listener(CHANNEL, self._heard)
+                        if heard.is_set():
+                            self._callback(None)
+                        heard.set()
+                        pause_seconds = 0.1
+                        await broken.wait()
+                    finally:
+                        # SQLAlchemy does not see what happens here, and would hand out the broken connection again.
+                        await connection.invalidate()
             except Exception as error:  # Whatever it is, listening is not worth dying for: keepers look by themselves, only later.
                 log.warning("wakes of other control planes are not heard for now: %s", error)
             await self._clock.sleep(pause_seconds)

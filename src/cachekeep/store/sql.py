@@ -164,6 +164,10 @@ class SqlStore:
                 .values(holder=None)
             )
 
+    async def bury(self, holder_prefix: str) -> None:
+        async with self._writing() as transaction:
+            await transaction.execute(sa.delete(t.holders).where(t.holders.c.holder.startswith(holder_prefix, autoescape=True)))
+
     async def _fence(self, transaction: SqlTransaction, uid: str, lease: Lease) -> None:
         found = await transaction.execute(_FENCE_LOCK, {"uid": uid, "epoch": lease.epoch, "holder": lease.holder})
         if lease.uid != uid or found.first() is None:

@@ -1,0 +1,311 @@
+"""The composition root: every room is furnished here, once, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import importlib.metadata
+import logging
+import os
+import pwd
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import uvicorn
+
+from cachekeep.clock import Clock, SystemClock
+from cachekeep.compute.contract import ProcessSpec
+from cachekeep.compute.link import EngineLink
+from cachekeep.compute.local import LocalDriver
+from cachekeep.control import Hands, Keeper, Observer
+from cachekeep.control.execute import specs
+from cachekeep.engines.catalogue import Catalogue
+from cachekeep.engines.installed import discover
+from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.model import Cache, Node
+from cachekeep.network.addresses import free
+from cachekeep.network.fronts import LocalFronts
+from cachekeep.plan import Policy
+from cachekeep.security import keys, sigv4
+from cachekeep.services import Services, ServiceSettings
+from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, Endpoint, Settings
+from cachekeep.store import DataDirLock, SqlStore
+from cachekeep.web.desk import Desk
+from cachekeep.web.protocol import DeadlineProtocol
+from cachekeep.web.server import Web
+from cachekeep.wire.gateway import Gateway
+
+log = logging.getLogger("cachekeep")
+
+VERSION: Final = importlib.metadata.version("cachekeep")
+_CONNECTIONS_MAX: Final = 4000
+_LAST_ANSWERS_SECONDS: Final = 3
+
+
+class _Parts(NamedTuple):
+    """What is there between ``start`` and ``stop``."""
+
+    listener: socket.socket
+    server: uvicorn.Server
+    keeper: Keeper
+    services: Services
+    driver: LocalDriver
+
+
+class App:
+    """One control plane. ``start``, then ``serve`` until ``finish`` is called, then ``stop``; ``run`` is all of that, with signals."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.catalogue = Catalogue()
+        self.url = ""
+        self._undo = contextlib.AsyncExitStack()
+        self._parts: _Parts | None = None
+        self._finish = asyncio.Event()
+
+    async def run(self, ready: Callable[[App], None] = lambda app: None) -> int:
+        """Serve until SIGINT or SIGTERM. Calls ``ready`` when requests are answered. Returns how many engine processes go on.
+
+        Raises ``Unusable`` when it cannot start; whatever was begun is undone, engines go on.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.finish)
+        try:
+            await self.start()
+            ready(self)
+            await self.serve()
+            return await self.running()
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Take the data directory, open everything, answer requests. Raises ``Unusable``."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings, clock, undo = self.settings, self.clock, self._undo
+        free(settings.address_pool, (), 1, seed="")  # an unreadable pool is told now
+        undo.enter_context(DataDirLock(settings.data_dir))
+        key = keys.load_or_make(settings.data_dir)
+        listener = undo.enter_context(_listen(settings.host, settings.port))
+        store = SqlStore(settings.database_url, clock)
+        undo.push_async_callback(store.aclose)
+        await store.open()
+        await self.reload()
+        driver = LocalDriver(settings.data_dir, clock)
+        undo.push_async_callback(driver.aclose)
+        await driver.open()
+
+        ours = _identity(settings.data_dir)
+        holder = ours + secrets.token_hex(4)
+        # The lock proves that whoever held leases from here is dead; and when we go, nobody shall wait for ours to run out.
+        await store.bury(ours)
+        undo.push_async_callback(_bury, store, holder)
+
+        link = EngineLink(driver.admit, clock)
+        undo.push_async_callback(link.aclose)
+        fronts = LocalFronts(lambda key: driver.log_path(key).parent)
+        policy = Policy(silence_seconds=settings.silence_seconds, loss_budget_bytes=settings.loss_budget_bytes)
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, pool=settings.address_pool)
+        hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
+        keeper = Keeper(
+            store=store, driver=driver, link=link, observer=observer, hands=hands, clock=clock, holder=holder, policy=policy
+        )
+        services = Services(
+            store,
+            self.catalogue,
+            ServiceSettings(
+                region=settings.region,
+                account=settings.account,
+                zones=settings.zones,
+                address_pool=settings.address_pool,
+                capacity_memory_bytes=driver.capacity().memory_bytes,
+                overcommit=settings.overcommit,
+                hold_seconds=settings.hold_seconds,
+                root_created_at=key.created_at,
+            ),
+            clock,
+        )
+        undo.callback(services.close)
+        root = sigv4.Secret(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
+        credentials = {key.access_key: root}.get
+        gateway = Gateway(
+            served=services.served(),
+            credentials=credentials,
+            clock=clock,
+            auth=settings.auth,
+            region=settings.region,
+            account=settings.account,
+            dispatch=services.dispatch,
+        )
+        desk = Desk(
+            store=store,
+            observer=observer,
+            clock=clock,
+            policy=policy,
+            version=VERSION,
+            catalogue=lambda: self.catalogue,
+            reload=self.reload,
+        )
+        config = uvicorn.Config(
+            Web(gateway, desk, credentials=credentials, clock=clock),
+            http=DeadlineProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=1024,
+            limit_concurrency=_CONNECTIONS_MAX,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
+        )
+        config.load()
+        port = listener.getsockname()[1]
+        self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+        _write_endpoint(settings.data_dir, Endpoint(self.url, settings.region, os.getpid()))
+        self._parts = _Parts(listener, _Server(config), keeper, services, driver)
+
+    async def serve(self) -> None:
+        """Answer requests and keep caches until ``finish`` is called. Raises what ended the keeper, if something did."""
+        assert self._parts is not None
+        listener, server, keeper, services, _ = self._parts
+        web = asyncio.create_task(server.serve(sockets=[listener]))
+        keeping = asyncio.create_task(keeper.run())
+        finish = asyncio.create_task(self._finish.wait())
+        try:
+            await asyncio.wait({web, keeping, finish}, return_when=asyncio.FIRST_COMPLETED)
+            services.close()  # held requests are answered now
+            server.should_exit = True
+            await web
+        finally:
+            finish.cancel()
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+
+    def finish(self) -> None:
+        """Have ``serve`` come to its end."""
+        self._finish.set()
+
+    async def stop(self) -> None:
+        """Let go of everything, last first. Engines go on."""
+        await self._undo.aclose()
+
+    async def running(self) -> int:
+        """How many processes (engines and fronts) go on without us."""
+        assert self._parts is not None
+        driver = self._parts.driver
+        seen = await driver.look(driver.known())
+        return sum(p.process in ("running", "frozen") for p in seen.values())
+
+    async def reload(self) -> Catalogue:
+        """Look for installed engines again, and use them from now on."""
+        directory = self.settings.data_dir
+        self.catalogue = await asyncio.to_thread(discover, [directory / ENGINES_DIR], directory)
+        if self._parts is not None:
+            self._parts.services.use(self.catalogue)
+        return self.catalogue
+
+    def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
+        return specs(self.catalogue, run_as=_memcached_account(), open_files=_open_files())(cache, node)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its signal handlers: ``App`` says when it is over."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. Raises ``Unusable``."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unusable(f"{host} is not an address to serve on: {error.strerror or error}. Choose another with --host.") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(where)
+        # Two binds with SO_REUSEADDR both succeed as long as nobody listens; the first to listen is the one.
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Unusable(
+                f"port {port} of {host} is in use by another program. Stop that one, or choose another port with --port."
+            ) from error
+        raise Unusable(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
+    return listener
+
+
+def _identity(data_dir: Path) -> str:
+    """What the holder names of this data directory's control planes, and of no others, begin with."""
+    path = data_dir / "identity"
+    try:
+        try:
+            with open(path, "x") as file:
+                file.write(secrets.token_hex(8))
+        except FileExistsError:
+            pass
+        mine = path.read_text().strip()
+    except OSError as error:
+        raise Unusable(f"{path} cannot be used: {error.strerror}.") from error
+    return f"{socket.gethostname()}:{data_dir}:{mine}/"
+
+
+async def _bury(store: SqlStore, holder: str) -> None:
+    with contextlib.suppress(CachekeepError):
+        await store.bury(holder)
+
+
+def _write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
+    path = data_dir / ENDPOINT_FILE
+    draft = path.with_suffix(".new")
+    try:
+        draft.write_bytes(msgspec.json.encode(endpoint))
+        draft.replace(path)
+    except OSError as error:
+        raise Unusable(f"{path} cannot be written: {error.strerror}. Nothing was started.") from error
+
+
+@functools.cache
+def _memcached_account() -> str | None:
+    """Memcached refuses to be root: the account that its package made, or nobody's."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("memcache", "memcached", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    return None
+
+
+def _open_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def raise_open_files() -> None:
+    """Allow as many descriptors as the hard limit does; engines inherit it, and each client costs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft < 4096:
+        log.warning("only %d open files are allowed; caches will take few clients. See ulimit -n", soft)

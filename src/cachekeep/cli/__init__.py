@@ -1,0 +1,121 @@
+"""The command ``cachekeep``. Each subcommand is imported when it is called, so that ``--help`` is there at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import click
+
+from cachekeep.errors import CachekeepError
+from cachekeep.settings import Settings, read
+
+_COMMANDS: Final = {
+    "up": ("up:up", "Serve the API and keep the caches, in the foreground."),
+    "env": ("env:env", 'Settings for every AWS SDK: eval "$(cachekeep env)".'),
+    "status": ("watch:status", "Caches, nodes, roles, endpoints, health."),
+    "explain": ("watch:explain", "What the planner would do with a cache now, and why."),
+    "failover": ("watch:failover", "Make another node the primary."),
+    "engines": ("engines:engines", "Installed engines and what they can do; install more."),
+    "down": ("down:down", "Stop the control plane; with --engines, the caches too."),
+}
+
+
+class _Lazy(click.Group):
+    """Knows names and one-line helps; imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"cachekeep.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cachekeep")
+def cachekeep() -> None:
+    """Managed caches on your own machines: the ElastiCache API over real Valkey, Redis and Memcached servers."""
+
+
+def main() -> NoReturn:
+    """Run the command line. What Cachekeep refuses on purpose becomes one line and exit code 1, never a trace."""
+    try:
+        code: Any = cachekeep(standalone_mode=False, prog_name="cachekeep")
+    except click.exceptions.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CachekeepError as error:
+        click.echo(f"cachekeep: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: no second error at exit
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def options(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options of a command that become fields of ``Settings``. Unset ones fall to ``CACHEKEEP_…``, then to the default."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(fields):
+            flag = f"--{field.replace('_', '-')}"
+            if field in _SWITCHES:
+                command = click.option(f"{flag}/--no-{field}", field, default=None, help=_HELP[field])(command)
+            else:
+                command = click.option(flag, field, metavar=_METAVARS.get(field), default=None, help=_HELP[field])(command)
+        return command
+
+    return add
+
+
+def settings_of(flags: dict[str, Any]) -> Settings:
+    """Settings from flags and this process's environment. Raises ``Unusable``."""
+    return read(os.environ, flags)
+
+
+_SWITCHES: Final = frozenset({"overcommit"})
+_METAVARS: Final = {
+    "data_dir": "DIR",
+    "host": "ADDRESS",
+    "port": "PORT",
+    "auth": "[enforce|open]",
+    "address_pool": "CIDR",
+    "database": "URL",
+    "zone_count": "N",
+    "hold_seconds": "S",
+    "log_level": "LEVEL",
+    "log_format": "[plain|json]",
+    "silence_seconds": "S",
+    "loss_budget_bytes": "BYTES",
+}
+_HELP: Final = {
+    "data_dir": "Where everything is kept. [$XDG_DATA_HOME/cachekeep]",
+    "host": "Address to serve on. [127.0.0.1]",
+    "port": "Port to serve on; 0 takes a free one. [8379]",
+    "auth": "Whether requests must be signed by a known key. [enforce]",
+    "address_pool": "Addresses for nodes and endpoints: a network, or a list with commas. [127.77.0.0/16]",
+    "database": "PostgreSQL URL; best given as CACHEKEEP_DATABASE, which no process list shows. [SQLite in the data directory]",
+    "region": "The region that this installation is. [us-east-1]",
+    "account": "The account that this installation is. [000000000000]",
+    "zone_count": "How many availability zones there are. [3]",
+    "overcommit": "Take on more node memory than the machine has. [on]",
+    "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",
+    "log_level": "debug, info, warning or error. [info]",
+    "log_format": "How log lines look. [plain]",
+    "silence_seconds": "How long a primary may be silent before it counts as hung. [5]",
+    "loss_budget_bytes": "How far behind a replica that is not in sync may be and still be promoted by itself. [0]",
+}

@@ -1,0 +1,74 @@
+"""How the other commands reach the control plane of a data directory: requests signed with its own root key."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.security.keys import FILE, load_or_make
+from cachekeep.settings import ENDPOINT_FILE, PREFIX, Endpoint, Settings
+
+_PATIENCE_SECONDS = 15.0
+
+
+class Refused(CachekeepError):
+    """The control plane said no."""
+
+
+def read_endpoint(data_dir: Path) -> Endpoint | None:
+    """Where the last control plane of this data directory served."""
+    try:
+        return msgspec.json.decode((data_dir / ENDPOINT_FILE).read_bytes(), type=Endpoint)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def endpoint_of(settings: Settings, flags: Mapping[str, Any]) -> Endpoint:
+    """Where to send requests: what a flag or the environment says, then where the last control plane served, then the default."""
+    given = {name for name in ("host", "port", "region") if flags.get(name) is not None or os.environ.get(PREFIX + name.upper())}
+    last = read_endpoint(settings.data_dir)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    if last is None:
+        return Endpoint(url, settings.region)
+    return Endpoint(url if given & {"host", "port"} else last.url, settings.region if "region" in given else last.region, last.pid)
+
+
+def call(settings: Settings, question: str, **body: Any) -> Any:
+    """Ask the control plane of a data directory. Raises ``Unusable`` when none answers, ``Refused`` when it says no."""
+    from botocore.auth import SigV4Auth  # type: ignore[import-untyped]
+    from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+    from botocore.credentials import Credentials  # type: ignore[import-untyped]
+
+    endpoint = read_endpoint(settings.data_dir)
+    if endpoint is None or not (settings.data_dir / FILE).exists():
+        raise Unusable(
+            f"no control plane has served from {settings.data_dir}. Start one with `cachekeep up`, or name another --data-dir."
+        )
+    key = load_or_make(settings.data_dir)
+    text = json.dumps(body).encode()
+    request = AWSRequest("POST", f"{endpoint.url}/_cachekeep/{question}", data=text, headers={"Content-Type": "application/json"})
+    SigV4Auth(Credentials(key.access_key, key.secret_key), "cachekeep", endpoint.region).add_auth(request)
+    where = urlsplit(endpoint.url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE_SECONDS)
+    try:
+        connection.request("POST", f"/_cachekeep/{question}", text, dict(request.headers.items()))
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except OSError as error:
+        raise Unusable(f"the control plane at {endpoint.url} does not answer: {error}. Start it with `cachekeep up`.") from error
+    except ValueError as error:
+        raise Unusable(f"{endpoint.url} answers, but is no control plane of {settings.data_dir}.") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise Refused(f"{answer.get('message', answer)}")
+    return answer

@@ -1,0 +1,120 @@
+"""``cachekeep status``, ``explain`` and ``failover``: what the running control plane knows and does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from cachekeep.cli import options, settings_of
+from cachekeep.cli.client import call
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.command(short_help="Caches, nodes, roles, endpoints, health.")
+@click.argument("name", required=False)
+@options("data_dir")
+@_as_json
+def status(name: str | None, as_json: bool, **flags: Any) -> None:
+    """How the caches are: nodes, roles, replication, endpoints, and the planner's last sentence. NAME: one of them."""
+    found = call(settings_of(flags), "status", name=name or "")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found["caches"]:
+        click.echo("There are no caches. `aws elasticache create-replication-group …` makes one.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("cache", "status", "engine", "node", "role", "health", "endpoint"):
+        table.add_column(heading, no_wrap=heading in ("cache", "node", "endpoint"))
+    sentences: list[tuple[str, Text]] = []
+    for cache in found["caches"]:
+        state = Text(cache["status"], style=_colour(cache["status"], cache["refused"]))
+        table.add_row(cache["name"], state, f"{cache['engine']} {cache['version']}", f"[dim]{cache['node_type']}[/]", "", "", "")
+        for role, endpoint in cache["endpoints"].items():
+            table.add_row("", "", "", "", f"[dim]{role}[/]", "", endpoint)
+        for node in cache["nodes"]:
+            health = Text(node["status"], style=_colour(node["status"], bool(node.get("problem"))))
+            health.append(_details(node), style="dim")
+            table.add_row("", "", "", node["name"], node.get("role") or "", health, node["endpoint"])
+        sentence = Text(f"{'refused: ' if cache['refused'] else ''}{cache['because']}", style="red" if cache["refused"] else "dim")
+        sentences.append((cache["name"], sentence))
+    console = Console(width=None if _is_terminal() else 200, highlight=False)
+    console.print(table)
+    for cache_name, sentence in sentences:
+        console.print(Text(f"{cache_name}:", style="bold"), sentence)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _colour(state: str, wrong: bool) -> str:
+    return "red" if wrong or state in ("failed", "create-failed") else "green" if state == "available" else "yellow"
+
+
+def _details(node: Mapping[str, Any]) -> str:
+    said = []
+    if node.get("role") == "replica":
+        said.append("in sync" if node.get("in_sync") else "not in sync")
+        if node.get("lag_bytes"):
+            said.append(f"{node['lag_bytes']} bytes behind")
+    if node.get("pending_reboot"):
+        said.append("pending reboot")
+    if node.get("problem"):
+        said.append(str(node["problem"]))
+    return "".join(f", {text}" for text in said)
+
+
+@click.command(short_help="What the planner would do with a cache now, and why.")
+@click.argument("name")
+@options("data_dir")
+@_as_json
+def explain(name: str, as_json: bool, **flags: Any) -> None:
+    """What the planner would do with NAME now, and why: the running control plane looks and thinks, and does nothing."""
+    found = call(settings_of(flags), "explain", name=name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{found['name']}: {'refused' if found['refused'] else found['step']}: {found['because']}")
+    for number, stage in enumerate(found["effects"], 1):
+        for effect in stage:
+            click.echo(f"  stage {number}: {effect}")
+    click.echo("\nRules that were asked, in their order:")
+    for rule in found["rules"]:
+        said = f"{rule['step']}: {rule['because']}" if rule["step"] else "nothing to say"
+        click.echo(f"  {rule['rule']:24} {said}")
+    click.echo("\nWhat was seen:")
+    for node, view in found["view"]["nodes"].items():
+        click.echo(f"  {node}: {', '.join(_facts(view))}")
+    for front, view in found["view"]["fronts"].items():
+        click.echo(f"  {front}: {', '.join(_facts(view))}")
+
+
+def _facts(view: Mapping[str, Any]) -> Iterable[str]:
+    hidden = ("live_digest", "boot_digest")
+    return [f"{k}={v}" for k, v in view.items() if v not in (None, [], "", False) and k not in hidden]
+
+
+@click.command(short_help="Make another node the primary.")
+@click.argument("name")
+@click.option("--shard", metavar="ID", help="Which shard, where there is more than one.")
+@click.option("--to", metavar="NODE", help="The next primary. [the best replica; the old primary is restarted]")
+@click.option(
+    "--allow-data-loss",
+    is_flag=True,
+    help="Where a shard waits because no node in sync is left: go on with one that lacks writes. They are lost.",
+)
+@options("data_dir")
+def failover(name: str, shard: str | None, to: str | None, allow_data_loss: bool, **flags: Any) -> None:
+    """Make another node of NAME the primary, by a hand-over that loses no write where the present one is well."""
+    answer = call(settings_of(flags), "failover", name=name, shard=shard, to=to, allow_data_loss=allow_data_loss)
+    click.echo(f"{name}: {answer['because']}. `cachekeep status {name}` shows when it has happened.")

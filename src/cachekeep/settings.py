@@ -1,0 +1,104 @@
+"""What an operator may set, in one frozen value. Pure: the command line gives flags and the environment, this gives ``Settings``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from cachekeep.errors import Unusable
+
+PREFIX: Final = "CACHEKEEP_"
+"""``CACHEKEEP_PORT`` sets ``port``, and so for every field."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One installation. Times in seconds."""
+
+    data_dir: Path
+    """Everything that is kept: database, root key, engines that were built, the nodes' own directories."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8379
+    """0 takes a free one."""
+    region: Annotated[str, msgspec.Meta(pattern=r"^[a-z]{2}(-[a-z0-9]+)+-\d+$")] = "us-east-1"
+    account: Annotated[str, msgspec.Meta(pattern=r"^\d{12}$")] = "000000000000"
+    auth: Literal["enforce", "open"] = "enforce"
+    address_pool: str = "127.77.0.0/16"
+    """A network or a list of addresses, for nodes and endpoints."""
+    database: str = ""
+    """URL; empty: an SQLite file in ``data_dir``. May hold a password, so it is never shown."""
+    zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
+    overcommit: bool = True
+    """Take on more node memory than the machine has: right for a laptop, where caches are never full."""
+    hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 8.0
+    """How long a Describe of one resource in transition is held open."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["plain", "json"] = "plain"
+    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    """How long a primary that is there may leave everything unanswered before it counts as hung."""
+    loss_budget_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """``us-east-1a``, ``us-east-1b`` …"""
+        return tuple(self.region + letter for letter in "abcdef"[: self.zone_count])
+
+    @property
+    def database_url(self) -> str:
+        return self.database or str(self.data_dir / "cachekeep.db")
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a control plane serves, or served last; in ``ENDPOINT_FILE`` of its data directory. ``pid`` 0: it is only where one would."""
+
+    url: str
+    region: str
+    pid: int = 0
+
+
+ENDPOINT_FILE: Final = "endpoint.json"
+ENGINES_DIR: Final = "engines"
+"""In the data directory: engines that were built here, one directory each."""
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """``$XDG_DATA_HOME/cachekeep``, else ``~/.local/share/cachekeep`` (XDG Base Directory Specification: relative paths are ignored)."""
+    xdg = environ.get("XDG_DATA_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path(environ.get("HOME") or "/") / ".local" / "share"
+    return base / "cachekeep"
+
+
+def read(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from flags (None: not given), then ``CACHEKEEP_…`` of the environment, then defaults.
+
+    Raises ``Unusable`` naming the flag or variable whose value cannot be.
+    """
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    for field in Settings.__struct_fields__:
+        if (given := (flags or {}).get(field)) is not None:
+            where, text = f"--{field.replace('_', '-')}", given
+        elif given := environ.get(PREFIX + field.upper()):
+            where, text = PREFIX + field.upper(), given
+        else:
+            continue
+        values[field] = _value(field, where, text)
+    values["data_dir"] = values["data_dir"].absolute()
+    return Settings(**values)
+
+
+def _value(field: str, where: str, given: Any) -> Any:
+    types = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+    if types[field] is Path:
+        return Path(given).expanduser()
+    if types[field] is bool and isinstance(given, str):
+        given = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(
+            given.lower(), given
+        )
+    try:
+        return msgspec.convert(given, types[field], strict=False)
+    except msgspec.ValidationError as error:
+        shown = "" if field == "database" else f" {given!r}"
+        raise Unusable(f"{where}{shown} cannot be used: {str(error)[0].lower()}{str(error)[1:]}") from None
