@@ -391,6 +391,20 @@ async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: Worl
     await store.save_decided(seen, lease, addresses=[])
 
 
+async def test_the_buried_let_go_at_once_and_are_fenced_off(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("a"), cache("b"), cache("c"))
+    old = await claim(store, "host_1:one", "uid-group-a")
+    await claim(store, "host_1:two", "uid-group-b")
+    await claim(store, "host-1:one", "uid-group-c")
+    await store.bury("host_1:")
+    new = await store.claim("heir", ttl_seconds=60)
+    assert new == [Lease("uid-group-a", "heir", 2), Lease("uid-group-b", "heir", 2)]
+    assert await store.renew("host_1:one", ttl_seconds=60) == set()
+    with pytest.raises(LeaseLost):
+        await store.save_decided(cast(Cache, await store.load("uid-group-a")), old, addresses=[])
+
+
 async def test_claims_at_the_same_time_never_share(world: World) -> None:
     stores = [await world.store() for _ in range(3)]
     await insert(stores[0], *(cache(f"c{i:02}") for i in range(30)))
