@@ -88,7 +88,8 @@ def engine_name() -> str:
 def engine(*options: str, port: int | None = None) -> Iterator[Server]:
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="ck-patterns-") as directory:
-        argv = [engine_name(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory, *options]
+        argv = [engine_name(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
+        argv += ["--repl-diskless-sync-delay", "0", *options]
         server = Server(argv, port, Path(directory))
         try:
             yield server.start()

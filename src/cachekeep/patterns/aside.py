@@ -104,17 +104,20 @@ class Aside:
                     else:
                         self._hit()
                         return value
-            sight = Sight(parse(raw), tags)
+            sight: Sight | None = Sight(parse(raw), tags)
         except CacheDown:
-            self.counters.add["misses"]()
-            return await self._miss(request, None)
-        served = self._serve(request, sight)
-        if served is not MISS:
-            if ticket is not None:
-                self._keep_near(request, sight, ticket, served)
-            return served
+            sight = None
+        if sight is not None:
+            served = self._serve(request, sight)
+            if served is not MISS:
+                if ticket is not None:
+                    self._keep_near(request, sight, ticket, served)
+                return served
         self.counters.add["misses"]()
-        return await self._miss(request, sight)
+        value = await self._miss(request, sight)
+        if self.near is not None:
+            self.near.answered(request.key)
+        return value
 
     async def _look(self, request: Request) -> Sight:
         """Raises CacheDown."""
@@ -167,7 +170,9 @@ class Aside:
     def _keep_near(self, request: Request, sight: Sight, ticket: object, value: Any) -> None:
         assert self.near is not None
         assert sight.entry is not None
-        self.near.keep(request.key, ticket, value, len(sight.entry.raw), sight.entry.fresh_until - self.now(), request.tags)
+        entry = sight.entry
+        fresh_seconds = entry.fresh_until - self.now()
+        self.near.keep(request.key, ticket, value, entry.mark, len(entry.raw), fresh_seconds, request.tags)
 
     # ------------------------------------------------------------------ loading
 
@@ -370,6 +375,9 @@ class Aside:
             for request in wanted:
                 if request.key not in found:
                     found[request.key] = await self._miss(request, None)
+        if self.near is not None:
+            for key in found:
+                self.near.answered(key)
         return found
 
     async def _look_many(self, requests: Sequence[Request]) -> dict[str, Sight]:

@@ -9,6 +9,8 @@ A hit is a dict lookup and one comparison of the clock. It is right within ``max
   paused process: trust runs out by itself.
 * When the connection is lost, everything is dropped at once.
 * A value read while a notice for its key came in is not kept (`ticket`, `keep`).
+* Within one process nobody goes back: of two answers that overlapped nobody can tell which is newer, so unless they are the same entry
+  neither stays (`keep`, `answered`).
 """
 
 from __future__ import annotations
@@ -59,11 +61,12 @@ class NearCache:
         self.max_entries, self.max_bytes = max_entries, max_bytes
         self.max_age_seconds, self.max_stale_seconds = max_age_seconds, max_stale_seconds
         self.trusted_until = 0.0
-        self._slots: dict[str, tuple[Any, float, int, tuple[str, ...]]] = {}
+        self._slots: dict[str, tuple[Any, float, int, tuple[str, ...], bytes]] = {}
         self._by_tag: dict[str, set[str]] = {}
         self._bytes = 0
         self._generation = 0
         self._changes = [0] * _BUCKETS
+        self._answers = [0] * _BUCKETS
         self._keeping = threading.Lock()
         self.flushes = 0
         self._client = client
@@ -83,25 +86,37 @@ class NearCache:
 
     # ------------------------------------------------------------------ filling
 
-    def ticket(self, key: str) -> tuple[int, int]:
-        """Take one before asking the server; `keep` refuses the answer if the key changed in between."""
+    def ticket(self, key: str) -> tuple[int, int, int]:
+        """Take one before asking the server; `keep` refuses the answer if the key changed, or others were answered, in between."""
         if self._tracker is None:
             self.start()
-        return self._generation, self._changes[hash(key) % _BUCKETS]
+        bucket = hash(key) % _BUCKETS
+        return self._generation, self._changes[bucket], self._answers[bucket]
 
-    def keep(self, key: str, ticket: object, value: Any, size_bytes: int, fresh_seconds: float, tags: tuple[str, ...] = ()) -> None:
+    def keep(
+        self,
+        key: str,
+        ticket: object,
+        value: Any,
+        mark: bytes,
+        size_bytes: int,
+        fresh_seconds: float,
+        tags: tuple[str, ...] = (),
+    ) -> None:
+        """The server answered ``value``, an entry known by its ``mark``; keep it if that is right."""
         now = time.monotonic()
-        if fresh_seconds <= 0 or now >= self.trusted_until:
-            return
         cost = size_bytes + len(key) + _SLOT_BYTES
-        if cost > self.max_bytes:
-            return
         bucket = hash(key) % _BUCKETS
         with self._keeping:
-            if ticket != (self._generation, self._changes[bucket]):
+            undisturbed = ticket == (self._generation, self._changes[bucket], self._answers[bucket])
+            self._answers[bucket] += 1
+            slot = self._slots.get(key)
+            if slot is not None and slot[4] == mark and now < slot[1]:
                 return
             self._remove(key)
-            self._slots[key] = (value, now + min(fresh_seconds, self.max_age_seconds), cost, tags)
+            if not undisturbed or fresh_seconds <= 0 or now >= self.trusted_until or cost > self.max_bytes:
+                return
+            self._slots[key] = (value, now + min(fresh_seconds, self.max_age_seconds), cost, tags, mark)
             self._bytes += cost
             for tag in tags:
                 self._by_tag.setdefault(tag, set()).add(key)
@@ -118,6 +133,12 @@ class NearCache:
                     dependents.discard(key)
                     if not dependents:
                         del self._by_tag[tag]
+
+    def answered(self, key: str) -> None:
+        """Somebody was given a value that is not kept here: from a load."""
+        with self._keeping:
+            self._answers[hash(key) % _BUCKETS] += 1
+            self._remove(key)
 
     # ------------------------------------------------------------------ dropping
 

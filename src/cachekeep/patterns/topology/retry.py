@@ -32,7 +32,7 @@ class DeadlineRetry(Retry):
     """
 
     def __init__(self, deadline_seconds: float, base_seconds: float = 0.005, cap_seconds: float = 0.25) -> None:
-        super().__init__(NoBackoff(), 0, tuple(RETRIED))
+        super().__init__(NoBackoff(), 0, (*RETRIED, OSError))
         self.deadline_seconds, self.base_seconds, self.cap_seconds = deadline_seconds, base_seconds, cap_seconds
 
     def __deepcopy__(self, _memo: Any) -> DeadlineRetry:
@@ -57,7 +57,7 @@ class AsyncDeadlineRetry(AsyncRetry):
     """The same for asyncio."""
 
     def __init__(self, deadline_seconds: float, base_seconds: float = 0.005, cap_seconds: float = 0.25) -> None:
-        super().__init__(NoBackoff(), 0, tuple(cast(Any, RETRIED)))
+        super().__init__(NoBackoff(), 0, cast(Any, (*RETRIED, OSError)))  # OSError: as connecting raises it
         self.deadline_seconds, self.base_seconds, self.cap_seconds = deadline_seconds, base_seconds, cap_seconds
 
     def __deepcopy__(self, _memo: Any) -> AsyncDeadlineRetry:
