@@ -123,3 +123,43 @@ async def test_hand_overs_to_a_stalling_taker_lose_no_acknowledged_write(engine:
         await asyncio.gather(*tasks)
         await check(writers, endpoint)
     await link.aclose()
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_hand_overs_by_a_stalling_giver_lose_no_acknowledged_write(engine: str, major: int, tmp_path: Path) -> None:
+    """The giver stops somewhere in the middle, for longer than the pause: whoever leads then, nothing is lost."""
+    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    with servers(build_of(engine, major), tmp_path, 2) as (first, second):
+        await lead(link, first, second, endpoint)
+        writers = [Writer(f"w{i}", endpoint) for i in range(2)]
+        tasks = [asyncio.create_task(w.run()) for w in writers]
+        for order in range(2, 8):
+            before = [w.acknowledged for w in writers]
+            await until(lambda before=before: all(w.acknowledged > b + 5 for w, b in zip(writers, before, strict=True)))
+            moving = asyncio.create_task(
+                link.hand_over(
+                    first.target,
+                    second.target,
+                    order=order,
+                    giver_addresses=(first.node.address,),
+                    taker_addresses=(second.node.address, endpoint),
+                    timeout_seconds=0.2,
+                )
+            )
+            await asyncio.sleep(0.0007 * (order - 1))  # another moment each time
+            first.freeze()
+            await asyncio.sleep(0.25)
+            first.thaw()
+            try:
+                await moving
+            except OrderFailed:
+                pass
+            else:
+                first, second = second, first
+            assert (await link.look(first.target, deadline_seconds=5)).role == "primary"
+            await until(lambda a=first, b=second: online(link, a.target, b.target))
+        for w in writers:
+            w.done = True
+        await asyncio.gather(*tasks)
+        await check(writers, endpoint)
+    await link.aclose()

@@ -118,12 +118,19 @@ class EngineLink:
     ) -> None:
         async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
             self._let_pass(order, giver, taker)
-            if await self._already_moved(giver, taker):
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    moved = await self._already_moved(giver, taker)
+                    (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
+            except TimeoutError as error:
+                raise OrderFailed(
+                    f"{giver.key[1]} or {taker.key[1]} did not answer within {timeout_seconds:g} s; {giver.key[1]} leads on"
+                ) from error
+            if moved:
                 await self._order(giver, _bind(giver_addresses))
                 await self._lead(taker, taker_addresses)
                 await self._order(giver, _replicaof(taker.address, taker.port), *_DROP)
                 return
-            (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
             held = tuple(_text(bound[1]).split()) if isinstance(bound, list) and len(bound) == 2 else giver_addresses
             await self._move(giver, taker, giver_addresses, taker_addresses, timeout_seconds, held)
             await self._order(giver, _replicaof(taker.address, taker.port), ("CLIENT", "UNPAUSE"))
