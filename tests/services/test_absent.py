@@ -15,15 +15,17 @@ MODEL = service_model("elasticache")
 REFUSED = sorted(name for name, operation in OPERATIONS["elasticache"].items() if operation.mode == "refuses")
 
 
-def least(shape: Shape | None) -> Any:
+def least(shape: Shape | None, *, inside: bool = False) -> Any:
     """The smallest input that the model allows."""
     if shape is None:
         return {}
     match shape.type:
         case "structure":
-            return {name: least(shape.members[name].shape) for name in shape.required}
+            # A structure inside needs something in it to be seen on the wire.
+            chosen = shape.required or (list(shape.members)[:1] if inside else [])
+            return {name: least(shape.members[name].shape, inside=True) for name in chosen}
         case "list":
-            return [least(shape.item.shape)] * max(shape.minimum or 0, 1)
+            return [least(shape.item.shape, inside=True)] * max(shape.minimum or 0, 1)
         case "boolean":
             return False
         case "integer":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.services.rig import ACCOUNT, SETTINGS, Rig, refused
+from tests.services.rig import ACCOUNT, SETTINGS, Rig, SetClock, refused
+
+from cachekeep.store import SqlStore
 
 NODE = "cache.t3.micro"
 
@@ -558,4 +561,38 @@ def test_the_quota_of_nodes() -> None:
     error = refused(rig.group, name="b", NumCacheClusters=2)
     assert error.code == "NodeQuotaForCustomerExceeded"
     assert error.message == "Customer node quota exceeded. You can have at most 3 nodes in this region"
+    rig.close()
+
+
+# ------------------------------------------------------------------ the same over SQL
+
+
+def test_a_life_over_sqlite(tmp_path: Path) -> None:
+    clock = SetClock()
+    rig = Rig(store=SqlStore(f"sqlite+aiosqlite:///{tmp_path}/db", clock))
+    rig.single("one")
+    rig.cache.create_cache_parameter_group(CacheParameterGroupName="mine", CacheParameterGroupFamily="valkey8", Description="d")
+    rig.cache.create_replication_group(
+        ReplicationGroupId="demo", ReplicationGroupDescription="d", PrimaryClusterId="one", NumCacheClusters=3
+    )
+    rig.keep()
+    rig.cache.modify_replication_group(ReplicationGroupId="demo", CacheParameterGroupName="mine", PrimaryClusterId="demo-002")
+    rig.keep()
+    rig.cache.modify_cache_parameter_group(
+        CacheParameterGroupName="mine", ParameterNameValues=[{"ParameterName": "timeout", "ParameterValue": "30"}]
+    )
+    assert rig.stored("demo").wanted.parameters == {"timeout": "30"}
+    rig.keep()
+    rig.cache.decrease_replica_count(ReplicationGroupId="demo", NewReplicaCount=0, ApplyImmediately=True)
+    rig.keep()
+    assert rig.show()["MemberClusters"] == ["demo-002"]
+    rig.single("one")
+    assert [c["CacheClusterId"] for c in rig.cache.describe_cache_clusters()["CacheClusters"]] == ["demo-002", "one"]
+    rig.cache.delete_replication_group(ReplicationGroupId="demo", RetainPrimaryCluster=True)
+    rig.keep()
+    assert rig.show_cluster("demo-002")["CacheClusterStatus"] == "available"
+    rig.cache.delete_cache_cluster(CacheClusterId="demo-002")
+    rig.keep()
+    assert rig.told()[-1].message == "Updated parameter timeout to 30"
+    assert [c["CacheClusterId"] for c in rig.cache.describe_cache_clusters()["CacheClusters"]] == ["one"]
     rig.close()

@@ -26,7 +26,7 @@ _SHARD: Final = "0001"
 
 
 async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A Memcached cluster of up to 60 nodes, a single Valkey or Redis node, or one more replica of a replication group."""
+    """Creates a Memcached cluster of up to 60 nodes, a single Valkey or Redis node, or one more replica of a replication group."""
     params = call.params
     cluster_id = names.identifier(params["CacheClusterId"], "CacheClusterId", names.CLUSTER_ID_MAX)
     want.refuse_unsupported(params)
@@ -168,7 +168,7 @@ async def _owners(tx: Transaction, owned: Sequence[tuple[str, str]]) -> list[tup
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Number of Memcached nodes, node type, engine version, parameter group, windows."""
+    """Changes the number of Memcached nodes, node type, engine version, parameter group, windows."""
     params = call.params
     cluster_id = params["CacheClusterId"].lower()
     cache = await find.cluster(tx, cluster_id)
@@ -267,7 +267,7 @@ def _where(params: Params, present: Sequence[Member], more: int, allowed: Sequen
 
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A cluster with its data, or one replica of a replication group."""
+    """Deletes a cluster with its data, or one replica of a replication group."""
     want.refuse_unsupported(call.params)
     cluster_id = call.params["CacheClusterId"].lower()
     cache = await find.cluster(tx, cluster_id)

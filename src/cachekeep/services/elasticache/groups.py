@@ -24,7 +24,7 @@ from cachekeep.wire.gateway import Call
 
 
 async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """One primary and up to five replicas, in the zones asked for; or a group around an existing stand-alone cluster."""
+    """Creates one primary and up to five replicas, in the zones asked for; or a group around an existing stand-alone cluster."""
     params = call.params
     group_id = names.identifier(params["ReplicationGroupId"], "ReplicationGroupId", names.GROUP_ID_MAX)
     want.refuse_unsupported(params)
@@ -163,7 +163,7 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Node type, engine version, parameter group, failover settings, windows, description; or another primary."""
+    """Changes node type, engine version, parameter group, failover settings, windows, description; or another primary."""
     params = call.params
     cache = await find.group(tx, params["ReplicationGroupId"])
     asked = params.keys() - {"ReplicationGroupId", "ApplyImmediately", "NodeGroupId"}
@@ -251,7 +251,7 @@ def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
 
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """All nodes go and their data with them; `RetainPrimaryCluster` keeps the primary as a cluster of its own."""
+    """Deletes all nodes and their data with them; `RetainPrimaryCluster` keeps the primary as a cluster of its own."""
     want.refuse_unsupported(call.params)
     cache = await find.group(tx, call.params["ReplicationGroupId"])
     if cache.wanted.deleted:

@@ -31,7 +31,7 @@ _SOURCES: Final = ("user", "system", "engine-default")
 
 
 async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A group with its family's values, to be modified next."""
+    """Makes a group with its family's values, to be modified next."""
     params = call.params
     name = _custom_name(params["CacheParameterGroupName"])
     family = params["CacheParameterGroupFamily"]
@@ -92,7 +92,7 @@ async def _find_custom(tx: Transaction, text: str, verb: str) -> ParameterGroup:
 
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A group that no cache uses."""
+    """Deletes a group that no cache uses."""
     group = await _find_custom(tx, call.params["CacheParameterGroupName"], "deleted")
     if users := [cache.name async for cache in _users(tx, group.name)]:
         message = f"Cache parameter group {group.name} is used by {', '.join(users[:5])} and cannot be deleted."

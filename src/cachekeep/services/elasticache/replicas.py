@@ -33,7 +33,7 @@ class _Target:
 
 
 async def increase(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """New replicas in every shard, or in those named."""
+    """Adds replicas to every shard, or to those named."""
     cache, targets = await _read(call.params, tx)
     if any(t.difference < 0 for t in targets):
         raise value_error("The new replica count must be greater than the present one.")
@@ -54,7 +54,7 @@ async def increase(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def decrease(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Fewer replicas in every shard or in those named, or the replicas named; never the primary."""
+    """Takes replicas out of every shard or of those named, or the replicas named; never the primary."""
     params = call.params
     if removed := [name.lower() for name in params.get("ReplicasToRemove", ())]:
         return await _remove(params, tx, context, removed)

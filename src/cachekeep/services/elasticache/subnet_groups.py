@@ -51,7 +51,7 @@ def _subnets(settings: ServiceSettings, ids: Sequence[str]) -> tuple[Subnet, ...
 
 
 async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A named set of subnets, and so of zones."""
+    """Names a set of subnets, and so of zones."""
     params, settings = call.params, context.settings
     name = names.identifier(params["CacheSubnetGroupName"], "CacheSubnetGroupName", names.NAME_MAX)
     given = tags.parse(params.get("Tags", ()), context)
@@ -97,7 +97,7 @@ async def _find_custom(tx: Transaction, settings: ServiceSettings, text: str, ve
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Another description, or other subnets; a zone that nodes are in cannot be taken away."""
+    """Sets another description or other subnets; a zone that nodes are in cannot be taken away."""
     params, settings = call.params, context.settings
     group = await _find_custom(tx, settings, params["CacheSubnetGroupName"], "modified")
     if "CacheSubnetGroupDescription" in params:
@@ -116,7 +116,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A group that no cache uses."""
+    """Deletes a group that no cache uses."""
     settings = context.settings
     group = await _find_custom(tx, settings, call.params["CacheSubnetGroupName"], "deleted")
     async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):

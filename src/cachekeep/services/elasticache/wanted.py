@@ -41,7 +41,7 @@ def _other_than(*accepted: Any) -> Callable[[Any], bool]:
     return lambda value: value not in accepted
 
 
-_NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "AuthToken": (_given, "An AUTH token"),
     "AuthTokenUpdateStrategy": (_given, "An AUTH token"),
     "AtRestEncryptionEnabled": (_true, "Encryption at rest"),
@@ -79,8 +79,8 @@ def refuse_unsupported(params: Params) -> None:
     if params.get("CacheSecurityGroupNames"):
         raise value_error(NO_CACHE_SECURITY_GROUPS)
     for name, value in params.items():
-        if name in _NOT_YET and _NOT_YET[name][0](value):
-            raise unsupported(f"{_NOT_YET[name][1]} ({name})")
+        if name in NOT_YET and NOT_YET[name][0](value):
+            raise unsupported(f"{NOT_YET[name][1]} ({name})")
 
 
 def refuse_cluster_mode(what: str) -> ApiError:
