@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, SETTINGS, Rig, refused
 
 
@@ -43,6 +44,14 @@ def test_the_network_is_the_pool_of_addresses(rig: Rig) -> None:
     assert ec2.describe_account_attributes(AttributeNames=["supported-platforms"])["AccountAttributes"][0]["AttributeValues"] == [
         {"AttributeValue": "VPC"}
     ]
+
+
+def test_a_pool_of_single_addresses() -> None:
+    rig = Rig(replace(SETTINGS, address_pool="10.0.0.9, 10.0.0.5,10.0.0.4"))
+    vpc = rig.client("ec2").describe_vpcs()["Vpcs"][0]
+    assert [b["CidrBlock"] for b in vpc["CidrBlockAssociationSet"]] == ["10.0.0.4/31", "10.0.0.9/32"]
+    assert rig.client("ec2").describe_subnets()["Subnets"][0]["CidrBlock"] == "10.0.0.4/31"
+    rig.close()
 
 
 def test_subnets_of_ec2_are_those_of_the_default_subnet_group(rig: Rig) -> None:

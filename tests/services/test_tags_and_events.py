@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.services.rig import Rig, refused
 
+from cachekeep.services.elasticache.events import span
+
 
 def listed(rig: Rig, kind: str, name: str) -> dict[str, str]:
     found = rig.cache.list_tags_for_resource(ResourceName=rig.arn(kind, name))["TagList"]
@@ -183,6 +185,16 @@ def test_bad_spans(rig: Rig, hours: dict[str, int], code: str) -> None:
     day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     params = {name: value if name == "Duration" else day + dt.timedelta(hours=value) for name, value in hours.items()}
     assert refused(rig.cache.describe_events, **params).code == code
+
+
+@pytest.mark.parametrize("name", ["StartTime", "EndTime"])
+@pytest.mark.parametrize("at", [dt.datetime.min, dt.datetime.max])
+@pytest.mark.parametrize("more", [{}, {"Duration": 60}])
+def test_times_at_the_ends_of_the_calendar(name: str, at: dt.datetime, more: dict[str, int]) -> None:
+    """Found by trying any input."""
+    now = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    begin, end = span({name: at.replace(tzinfo=dt.UTC)} | more, now, 14)
+    assert now - dt.timedelta(days=16) < begin <= end
 
 
 def test_pages_of_events(rig: Rig) -> None:

@@ -23,7 +23,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     zones: tuple[str, ...]
     address_pool: str
-    """CIDR of the addresses that nodes and endpoints get."""
+    """Of nodes and endpoints: a network, or addresses with commas between."""
     capacity_memory_bytes: int
     """What the machines have for caches: the sum of the node types' memory must stay below it unless ``overcommit``."""
     overcommit: bool = False

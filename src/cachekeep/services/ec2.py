@@ -15,7 +15,7 @@ import msgspec
 from cachekeep.engines.node_types import NodeType, node_types
 from cachekeep.errors import ApiError
 from cachekeep.services import paging
-from cachekeep.services.context import Context, ServiceSettings
+from cachekeep.services.context import Context, ServiceSettings, digest
 from cachekeep.services.operation import Handler, Operation, reads
 from cachekeep.services.paging import PageRule
 from cachekeep.store.contract import Transaction
@@ -68,31 +68,44 @@ def _text(value: Any) -> str:
 # ------------------------------------------------------------------ what there is
 
 
+def _blocks(settings: ServiceSettings) -> list[str]:
+    """The pool as networks, the largest first."""
+    if "/" in settings.address_pool:
+        return [settings.address_pool.strip()]
+    listed = [ipaddress.IPv4Network(part.strip()) for part in settings.address_pool.split(",")]
+    return [str(network) for network in sorted(ipaddress.collapse_addresses(listed), key=lambda n: n.prefixlen)]
+
+
 def _vpcs(settings: ServiceSettings) -> list[Shape]:
-    block = {"AssociationId": settings.vpc_id.replace("vpc-", "vpc-cidr-assoc-"), "CidrBlock": settings.address_pool}
+    blocks = _blocks(settings)
     return [
         {
             "VpcId": settings.vpc_id,
-            "CidrBlock": settings.address_pool,
+            "CidrBlock": blocks[0],
             "State": "available",
             "IsDefault": True,
             "InstanceTenancy": "default",
             "OwnerId": settings.account,
-            "CidrBlockAssociationSet": [block | {"CidrBlockState": {"State": "associated"}}],
+            "CidrBlockAssociationSet": [
+                {
+                    "AssociationId": f"vpc-cidr-assoc-{digest(settings.vpc_id, block)}",
+                    "CidrBlock": block,
+                    "CidrBlockState": {"State": "associated"},
+                }
+                for block in blocks
+            ],
             "Tags": [],
         }
     ]
 
 
 def _subnets(settings: ServiceSettings) -> list[Shape]:
-    addresses = ipaddress.ip_network(settings.address_pool, strict=False).num_addresses
     return [
         {
             "SubnetId": settings.subnet_id(zone),
             "VpcId": settings.vpc_id,
             "AvailabilityZone": zone,
-            "CidrBlock": settings.address_pool,
-            "AvailableIpAddressCount": max(addresses - 2, 0),
+            "CidrBlock": _blocks(settings)[0],
             "State": "available",
             "DefaultForAz": True,
             "MapPublicIpOnLaunch": False,

@@ -55,16 +55,15 @@ def span(params: Params, now: dt.datetime, days: int) -> tuple[dt.datetime, dt.d
             raise combination_error("Duration cannot be used together with both StartTime and EndTime.")
         if not 0 < minutes <= days * 24 * 60:
             raise value_error(f"Invalid value {minutes} for Duration: it must be between 1 and {days * 24 * 60} minutes.")
+    if begin and end and begin > end:
+        raise value_error("StartTime must not be later than EndTime.")
+    # Nothing is kept from before that, nothing can be from after that; and a date of the year 1 has no hour before it.
+    oldest, latest = now - dt.timedelta(days=days + 1), now + dt.timedelta(days=1)
+    begin, end = (min(max(at, oldest), latest) if at else None for at in (begin, end))
     length = dt.timedelta(minutes=minutes or _DEFAULT_MINUTES)
     if begin is None:
-        last = min(end or now, now)
-        begin = last - length
-        return begin, end or now + dt.timedelta(seconds=1)
-    if end is None:
-        end = begin + length if minutes else now + dt.timedelta(seconds=1)
-    if begin > end:
-        raise value_error("StartTime must not be later than EndTime.")
-    return begin, end
+        return min(end or now, now) - length, end or latest
+    return begin, end or (begin + length if minutes else latest)
 
 
 def _shape(event: Event) -> Mapping[str, Any]:
