@@ -33,6 +33,7 @@ if not settings.configured:
     django.setup()
 
 from django.contrib.sessions.backends.base import UpdateError  # noqa: E402
+from django.contrib.sessions.exceptions import SessionInterrupted  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.test import AsyncClient, Client, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
@@ -195,6 +196,38 @@ def test_a_request_in_flight_at_a_login_does_not_bring_the_old_cookie_back() -> 
     late = SessionStore(web.cookies["sessionid"].value)
     late["b"] = 1
     web.get("/login/7")
+    with pytest.raises(UpdateError):
+        late.save()
+
+
+def test_a_session_that_was_logged_out_is_not_carried_over_to_a_new_key() -> None:
+    """A password change rotates; the user has logged out beside it."""
+    web = Client()
+    web.get("/login/7")
+    beside = SessionStore(web.cookies["sessionid"].value)
+    assert beside["_auth_user_id"] == "7"
+    web.get("/logout")
+    with pytest.raises(SessionInterrupted):
+        beside.cycle_key()
+
+
+def test_an_anonymous_session_that_vanished_may_be_logged_in(client: valkey.Valkey) -> None:
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    client.flushall()
+    session.cycle_key()
+    assert dict(SessionStore(session.session_key).items()) == {"a": 1}
+
+
+def test_clearing_a_session_that_ended_does_not_revive_it() -> None:
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    late = SessionStore(session.session_key)
+    session.delete()
+    late.clear()
+    late["b"] = 1
     with pytest.raises(UpdateError):
         late.save()
 

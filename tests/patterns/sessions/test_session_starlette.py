@@ -257,6 +257,20 @@ async def test_a_new_key_signs_and_the_old_one_still_counts(browser: Browser) ->
     assert (await later.get("/")).json() == {}
 
 
+async def test_a_session_that_is_lost_is_not_signed_again(browser: Browser, gate: Gate) -> None:
+    web = browser()
+    await web.get("/write/a/1")
+    rotated = browser(keys=[NEW_KEY, KEY])
+    rotated.cookies.update(web.cookies)
+    gate.parties = 2
+    late = asyncio.create_task(rotated.get("/race/late"))
+    while gate.arrived < 1:
+        await asyncio.sleep(0)
+    await web.get("/logout")
+    await gate.meet()
+    assert "set-cookie" not in (await late).headers
+
+
 async def test_a_planted_second_cookie_does_not_shadow_ours(browser: Browser) -> None:
     web = browser()
     await web.get("/write/a/1")
