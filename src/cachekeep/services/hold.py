@@ -14,7 +14,7 @@ from cachekeep.model import Cache, CacheKind
 from cachekeep.services import render
 from cachekeep.store.contract import Store, Transaction
 
-_RECHECK_SECONDS = 1.0
+_RECHECK_SECONDS = 3.0
 """A change that was told may be missed when a connection breaks, so everybody looks again at times."""
 
 
@@ -43,17 +43,21 @@ class Waiting:
     async def settle(self, kind: CacheKind, name: str, seconds: float) -> None:
         """Return when the cache has settled, when there is none, or after ``seconds``."""
         deadline = self._clock.monotonic() + seconds
-        while not self._closed and (uid := await self._unsettled(kind, name)) is not None:
+        uid = await self._unsettled(kind, name)
+        while uid is not None and not self._closed:
             future = asyncio.get_running_loop().create_future()
             self._waiters[uid].add(future)
             try:
-                # Looked at once more, now that a change cannot be missed.
+                # Looked at now, when a change cannot be missed any more.
+                now = await self._unsettled(kind, name)
                 left = deadline - self._clock.monotonic()
-                if await self._unsettled(kind, name) is None or left <= 0:
+                if now == uid and left > 0:
+                    await asyncio.wait({future}, timeout=min(left, _RECHECK_SECONDS))
+                elif now == uid:
                     return
-                await asyncio.wait({future}, timeout=min(left, _RECHECK_SECONDS))
             finally:
                 self._drop(uid, future)
+            uid = now
 
     def _drop(self, uid: str, future: asyncio.Future[None]) -> None:
         waiters = self._waiters.get(uid)

@@ -35,5 +35,4 @@ def spread(count: int, zones: Sequence[str], taken: Iterable[str] = ()) -> list[
 
 def missing(wanted: Sequence[str], present: Iterable[str]) -> list[str]:
     """What is left of the wanted zones when the present ones are taken away, each as often as it occurs."""
-    left = Counter(wanted) - Counter(present)
-    return [zone for zone in wanted if left[zone] > 0 and not left.subtract({zone: 1})]
+    return list((Counter(wanted) - Counter(present)).elements())

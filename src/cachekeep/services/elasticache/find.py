@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, CacheKind, Condition
+from cachekeep.model import Cache, CacheKind
 from cachekeep.services import render
 from cachekeep.store.contract import Transaction
 
@@ -72,8 +72,3 @@ async def every(tx: Transaction, chosen: Callable[[Cache], bool] = lambda cache:
                 if chosen(cache):
                     yield cache
             after = batch[-1].name
-
-
-async def shown(tx: Transaction, cache: Cache) -> Condition | None:
-    """The condition to render a cache with."""
-    return await tx.condition(cache.uid)

@@ -118,19 +118,20 @@ async def _grown(tx: Transaction, cache: Cache, shard: WantedShard, where: Seque
 
 
 def _shrunk(cache: Cache, target: _Target) -> tuple[Member, ...]:
-    """The members that stay: the primary, and of the replicas the first ones, those in the zones named before others."""
+    """The members that stay: the primary, and the first replicas, or those in the zones named."""
     primary = want.primary_of(cache, target.shard)
-    surplus = zones.missing([m.zone for m in target.shard.members], target.zones) if target.zones else []
-    leaving: set[str] = set()
     candidates = [m for m in reversed(target.shard.members) if m.name != primary]
-    for m in [*(m for m in candidates if m.zone in surplus), *candidates]:
-        if len(leaving) < -target.difference and m.name not in leaving and (not surplus or m.zone in surplus):
-            leaving.add(m.name)
-            if m.zone in surplus:
-                surplus.remove(m.zone)
-    if len(leaving) != -target.difference:
-        raise combination_error(f"The primary of node group {target.shard.id} is not in the zones named to stay.")
-    return tuple(m for m in target.shard.members if m.name not in leaving)
+    leaving = candidates[: -target.difference]
+    if target.zones:
+        surplus = zones.missing([m.zone for m in target.shard.members], target.zones)
+        leaving = []
+        for zone in surplus:
+            leaving += [m for m in candidates if m.zone == zone and m not in leaving][:1]
+        if len(surplus) != -target.difference or len(leaving) != len(surplus):
+            raise combination_error(
+                f"The zones named do not fit node group {target.shard.id}: they must be those of its primary and of replicas that stay."
+            )
+    return tuple(m for m in target.shard.members if m not in leaving)
 
 
 async def _remove(params: Params, tx: Transaction, context: Context, removed: list[str]) -> Mapping[str, Any]:
