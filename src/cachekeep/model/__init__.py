@@ -11,6 +11,7 @@ from cachekeep.model.cache import (
     Node,
     Secret,
     Shard,
+    SlotRange,
     Wanted,
     WantedShard,
 )
@@ -22,6 +23,7 @@ from cachekeep.model.step import (
     Configure,
     Decide,
     Discover,
+    Disown,
     DropClients,
     Effect,
     Erase,
@@ -35,10 +37,20 @@ from cachekeep.model.step import (
     Stop,
     Wait,
 )
-from cachekeep.model.view import FrontView, NodeView, Process, ReplicaSeen, View
+from cachekeep.model.view import ClusterSeen, FrontView, NodeView, Process, ReplicaSeen, View
 
 __all__ = [
     "Act",
+    "ClusterSeen",
+    "SlotRange",
+    "Swap",
+    "Settle",
+    "Replicate",
+    "Own",
+    "MoveSlots",
+    "Meet",
+    "Elect",
+    "Disown",
     "Bind",
     "Cache",
     "CacheKind",

@@ -47,11 +47,12 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """Something to be done once, in order of ``serial``: it is done when ``Decided.errands_done`` has reached the serial.
 
     ``reboot`` names nodes; ``promote`` names the one node that shall become primary; ``test-failover`` names a shard;
-    ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received.
+    ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received; ``rebalance``
+    spreads slots evenly.
     """
 
     serial: int
-    kind: Literal["reboot", "promote", "test-failover", "promote-stale"]
+    kind: Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance"]
     nodes: tuple[str, ...] = ()
     shard: str | None = None
 
@@ -134,6 +135,15 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     order: int = 0
     in_sync: frozenset[str] = frozenset()
     slots: tuple[SlotRange, ...] = ()
+    """Cluster mode: what it shall own. What it owns is seen."""
+    owned: tuple[SlotRange, ...] = ()
+    """What its primary was last seen to own: what it starts with, should it have to start anew."""
+    epoch: int = 0
+    """The highest configuration epoch at which its primary was seen."""
+    ordered_at: dt.datetime | None = None
+    """When its last election was decided."""
+    seize: bool = False
+    """``moving_to`` takes over without a vote: nobody is left who could vote, or object."""
     primary_address: str | None = None
     reader_address: str | None = None
     moving_to: str | None = None
@@ -166,6 +176,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     configuration_address: str | None = None
     discovery_version: int = 0
     discovery_nodes: tuple[str, ...] = ()
+    resharding: bool = False
+    """Slots are on their way to where ``Shard.slots`` wants them."""
     errands_done: int = 0
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""

@@ -29,5 +29,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is on its way: a held Describe may answer."""
     refused: bool = False
     nodes: tuple[NodeCondition, ...] = ()
+    resharding_percent: float | None = None
+    """How much of a move of slots is done; None when none is under way."""
     version: int = 0
     """``Cache.version`` that it describes: a newer row makes it stale."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cachekeep.model.cache import Decided
+from cachekeep.model.cache import Decided, SlotRange
 from cachekeep.model.resources import Event
 
 
@@ -94,7 +94,93 @@ class Discover(msgspec.Struct, frozen=True):
     version: int
 
 
-Effect = Start | Stop | Erase | Promote | Follow | HandOver | Bind | DropClients | Configure | Point | Discover
+class Elect(msgspec.Struct, frozen=True):
+    """Cluster mode: have the replica stand for election at once; ``seize``: take over without a vote."""
+
+    node: str
+    order: int
+    seize: bool = False
+
+
+class Swap(msgspec.Struct, frozen=True):
+    """Cluster mode: move the lead of a shard without losing a write: pause writes at ``giver``, wait until ``taker`` has them all, let
+    it take over, wait until the giver follows. Within ``timeout_seconds``, or all stays as it was."""
+
+    giver: str
+    taker: str
+    order: int
+    timeout_seconds: float
+
+
+class Replicate(msgspec.Struct, frozen=True):
+    """Cluster mode: make the node a replica of ``primary``. Refused by a node that has seen a later order."""
+
+    node: str
+    primary: str
+    order: int
+
+
+class Meet(msgspec.Struct, frozen=True):
+    """Cluster mode: introduce other nodes to this one."""
+
+    node: str
+    others: tuple[str, ...]
+
+
+class Disown(msgspec.Struct, frozen=True):
+    """Cluster mode: have the node forget others, by their ids on the cluster bus."""
+
+    node: str
+    ids: tuple[str, ...]
+
+
+class Own(msgspec.Struct, frozen=True):
+    """Cluster mode: give the node slots that nobody owns."""
+
+    node: str
+    slots: tuple[SlotRange, ...]
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Cluster mode: close slots that are half open on a node without need."""
+
+    node: str
+    slots: tuple[SlotRange, ...]
+
+
+class MoveSlots(msgspec.Struct, frozen=True):
+    """Cluster mode: move slots and their keys from one primary to another while both serve. Moves as many as it can within
+    ``seconds``, and leaves no slot half open unless it is stopped in the middle. Refused by nodes that have seen later orders."""
+
+    source: str
+    target: str
+    slots: tuple[SlotRange, ...]
+    source_order: int
+    target_order: int
+    seconds: float
+
+
+Effect = (
+    Start
+    | Stop
+    | Erase
+    | Promote
+    | Follow
+    | HandOver
+    | Bind
+    | DropClients
+    | Configure
+    | Point
+    | Discover
+    | Elect
+    | Swap
+    | Replicate
+    | Meet
+    | Disown
+    | Own
+    | Settle
+    | MoveSlots
+)
 
 
 class Decide(msgspec.Struct, frozen=True):

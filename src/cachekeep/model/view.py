@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.cache import SlotRange
+
 Process = Literal["absent", "running", "exited", "frozen"]
 """``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer)."""
 
@@ -18,6 +20,24 @@ class ReplicaSeen(msgspec.Struct, frozen=True):
     online: bool
     offset: int
     lag_seconds: int
+
+
+class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node in cluster mode believes (``CLUSTER INFO``, ``CLUSTER NODES``)."""
+
+    id: str
+    """Its own id on the cluster bus."""
+    ok: bool
+    """``cluster_state``: it serves."""
+    epoch: int
+    slots: tuple[SlotRange, ...] = ()
+    """That it owns itself."""
+    migrating: dict[int, str] = {}
+    """Slot that it is giving away → id of whom it goes to."""
+    importing: dict[int, str] = {}
+    """Slot that it is being given → id of whom it comes from."""
+    knows: frozenset[str] = frozenset()
+    """Ids of all nodes that it knows, itself included, but for those it is still shaking hands with."""
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +71,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     discovery_version: int | None = None
     """Memcached: version in the node's own AmazonElastiCache:cluster key, 0 when it holds none."""
     last_order: int | None = None
+    cluster: ClusterSeen | None = None
+    """Cluster mode only."""
     problem: str | None = None
     """Why the last effect on it failed, in the driver's or engine's words."""
 
