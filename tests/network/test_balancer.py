@@ -94,7 +94,8 @@ class Balancer:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([a.replace("{dir}", str(self.directory)) for a in self.spec.argv], stderr=subprocess.PIPE)
+        argv = [a.replace("{dir}", str(self.directory)) for a in self.spec.argv]
+        self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, cwd=self.directory)
         eventually(lambda: accepts(ADDRESS, self.port))
 
     def stop(self) -> None:
@@ -115,11 +116,10 @@ class Balancer:
 
 
 @pytest.fixture
-def started(servers: int) -> Iterator[Callable[..., Balancer]]:
+def started(servers: int, tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
     with ExitStack() as stack:
-        # Not pytest's own directory: the path of a unix socket may have 108 bytes.
-        directory = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-        stack.callback(shutil.rmtree, directory)
+        directory = tmp_path / ("longer-than-the-path-of-a-unix-socket-may-be" * 3)
+        directory.mkdir()
 
         def start(*names: str) -> Balancer:
             made = Balancer(directory, servers, *names)

@@ -30,7 +30,7 @@ Endpoint = tuple[str, str, int]
 
 
 def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str, max_connections: int = 10_000) -> ProcessSpec:
-    """The process of a balancer that begins with ``nodes`` as its targets.
+    """The process of a balancer that begins with ``nodes`` as its targets. Its working directory is its own: the socket is relative.
 
     ``haproxy`` is the program's path. ``max_connections`` (clients) costs two descriptors each; where fewer may be opened, HAProxy
     takes fewer connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is the
@@ -40,7 +40,7 @@ def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str, max
 global
     fd-hard-limit {2 * max_connections + 100}
     nbthread 1
-    stats socket {{dir}}/{SOCKET} mode 600 level admin
+    stats socket unix@{SOCKET} mode 600 level admin
     stats timeout 1h
 defaults
     mode tcp
@@ -146,10 +146,15 @@ async def _ask(socket_path: Path, command: str) -> str:
 
 
 async def _connect(socket_path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """By way of its directory: the path of a unix socket may have 108 bytes, and a data directory may be anywhere."""
     until = asyncio.get_running_loop().time() + STARTING_SECONDS
     while True:
         try:
-            return await asyncio.open_unix_connection(str(socket_path))
+            directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{socket_path.name}")
+            finally:
+                os.close(directory)
         except (ConnectionRefusedError, FileNotFoundError):
             if asyncio.get_running_loop().time() > until:
                 raise
