@@ -32,7 +32,7 @@ from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import LocalDriver
 from cachekeep.compute.local import driver as driver_module
 from cachekeep.compute.local.ledger import Record, write_atomically
-from cachekeep.compute.local.proc import boot_id, parse_stat, process_of, stat
+from cachekeep.compute.local.proc import boot_id, parse_stat, process_of, sessions_in, stat
 from cachekeep.errors import OrderFailed, Unusable
 
 
@@ -77,15 +77,19 @@ async def test_a_server_that_wants_a_password_or_loads_counts_as_started(local: 
 
 async def test_nothing_secret_is_shown(local: LocalWorld) -> None:
     secret = "correct-horse-battery"
-    driver, spec = await local.driver(), redis_spec(lines=f"requirepass {secret}", env={"NOTE": "plain"})
+    driver, spec = await local.driver(), redis_spec(lines=f"requirepass {secret}")
+    plain = msgspec.structs.replace(memcached_spec(), env={"NOTE": "plain"})  # Redis wipes its environment, Memcached does not
     os.environ["CACHEKEEP_TEST_CREDENTIAL"] = secret
     try:
         await driver.start(spec)
+        await driver.start(plain)
     finally:
         del os.environ["CACHEKEEP_TEST_CREDENTIAL"]
-    pid = local.record(spec.key).pid
-    for shown in ("cmdline", "environ"):
-        assert secret not in Path(f"/proc/{pid}/{shown}").read_text()
+    for key in (spec.key, plain.key):
+        for shown in ("cmdline", "environ"):
+            assert secret not in Path(f"/proc/{local.record(key).pid}/{shown}").read_text()
+    inherited = {entry.partition("=")[0] for entry in Path(f"/proc/{local.record(plain.key).pid}/environ").read_text().split("\0")}
+    assert inherited - {""} <= {"PATH", "LC_ALL", "NOTE", "PWD", "OLDPWD"}
     paths = [*(local.directory / "nodes").rglob("*")]
     assert [path for path in paths if path.stat().st_mode & 0o077] == []
     assert {modes.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
@@ -205,6 +209,9 @@ async def test_a_silent_process_is_ended_and_can_be_tried_again(tmp_path: Path) 
     found = await seen(driver, spec.key)
     assert found.process == "exited"
     assert "thinking" in str(found.problem)
+    await driver.aclose()
+    driver = LocalDriver(tmp_path, SystemClock())
+    await driver.open()
     sound = redis_spec("p-001", address=spec.address)
     await driver.start(sound)
     assert ping(sound.address)
@@ -220,6 +227,37 @@ async def test_a_stop_ends_a_start_under_way(local: LocalWorld) -> None:
     with pytest.raises(OrderFailed, match="stopped while it was starting"):
         await start
     assert stat(local.record(spec.key).pid) is None or local.record(spec.key).pid == 0
+
+
+async def test_callers_may_give_up_at_any_moment(local: LocalWorld) -> None:
+    driver = await local.driver()
+    for moment in range(0, 100, 5):
+        spec = redis_spec(f"a-{moment:03}")
+        caller = asyncio.create_task(driver.start(spec))
+        for _ in range(moment):
+            await asyncio.sleep(0)  # a turn of the event loop
+        caller.cancel()
+        await asyncio.wait([caller])
+        await driver.start(spec)
+        assert [pid for pid in sessions_in(driver.log_path(spec.key).parent) if alive(pid)] == [local.record(spec.key).pid]
+
+
+async def test_anothers_answer_is_not_taken_for_ones_own(local: LocalWorld) -> None:
+    """The slow one finds the endpoint free, and taken when it comes to listen there."""
+    code = (
+        "import socket, sys, time\n"
+        "time.sleep(0.5)\n"
+        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
+        "while True: listener.accept()\n"
+    )
+    slow = python_spec(code)
+    driver, quick = await local.driver(), redis_spec(address=slow.address)
+    results = await asyncio.gather(driver.start(slow), driver.start(quick), return_exceptions=True)
+    assert sum(isinstance(result, OrderFailed) for result in results) == 1
+    winner, loser = (slow, quick) if results[0] is None else (quick, slow)
+    found = await driver.look([slow.key, quick.key])
+    assert found[winner.key].process == "running"
+    assert found[loser.key].process != "running"
 
 
 async def test_a_missing_program_is_named(local: LocalWorld) -> None:
