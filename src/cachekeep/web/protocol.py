@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import ClassVar, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_SECONDS: Final = 10.0
-"""For a request line and all headers, from the first byte; for the first byte, from when the connection was made."""
 HEAD_BYTES_MAX: Final = 64 << 10
 
 
 class DeadlineProtocol(HttpToolsProtocol):
     """uvicorn's own, which knows no deadline for headers and no limit to their size. Bodies are the application's matter."""
 
+    head_seconds: ClassVar[float] = 10.0
+    """For a request line and all headers, from the first byte; for the first byte, from when the connection was made."""
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -45,7 +45,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._head_is_here()
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        self._head_timer = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def _head_is_here(self) -> None:
         self._head_bytes = 0

@@ -19,8 +19,6 @@ from cachekeep.wire.http import HttpRequest, HttpResponse
 
 log = logging.getLogger("cachekeep.web")
 
-BODY_SECONDS: Final = 20.0
-"""For the whole body, however it trickles in."""
 _DRAINED_BYTES_MAX: Final = 8 << 20
 """How much of a body that is too large is still read (and dropped), so that its sender gets to read the answer."""
 PREFIX: Final = "/_cachekeep/"
@@ -35,10 +33,22 @@ class _Gone(Exception):
 
 
 class Web:
-    """The ASGI application. ``/_cachekeep/health`` is open to everybody; the rest of the desk needs a signature by the root key."""
+    """The ASGI application. ``/_cachekeep/health`` is open to everybody; the rest of the desk needs a signature by the root key.
 
-    def __init__(self, gateway: Gateway, desk: Desk, *, credentials: Callable[[str], sigv4.Secret | None], clock: Clock) -> None:
+    ``body_seconds`` is for the whole body, however it trickles in.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        desk: Desk,
+        *,
+        credentials: Callable[[str], sigv4.Secret | None],
+        clock: Clock,
+        body_seconds: float = 20.0,
+    ) -> None:
         self._gateway, self._desk, self._credentials, self._clock = gateway, desk, credentials, clock
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,10 +64,10 @@ class Web:
 
     async def _respond(self, scope: Message, receive: Receive) -> HttpResponse:
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self._body_seconds):
                 body, whole = await _read(receive)
         except TimeoutError:
-            error = ApiError("RequestTimeout", f"The body did not arrive within {BODY_SECONDS:g} seconds.", status=408)
+            error = ApiError("RequestTimeout", f"The body did not arrive within {self._body_seconds:g} seconds.", status=408)
             status, headers, text = faults.write(faults.resolve(error, None), "query", None, self._clock.new_id())
             return HttpResponse(status, {**headers, "connection": "close"}, text)
         request = _request(scope, body)
