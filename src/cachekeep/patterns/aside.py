@@ -37,6 +37,7 @@ Loader = Callable[[], Any]
 TAG_SECONDS = 30 * 86_400.0  # a tag that outlives its entries; if it goes early, they only count as old
 _POLL_SECONDS = (0.005, 0.05)
 _WRITE_TRIES = 64
+UNASKED: Any = object()
 
 
 @dataclass(slots=True)
@@ -82,29 +83,40 @@ class Aside:
     now: Callable[[], float] = time.time
     _flights: dict[str, Flight] = field(default_factory=dict)
     _refreshing: set[str] = field(default_factory=set)
-    _ticks: itertools.count[int] = field(default_factory=itertools.count)
+    ticks: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self._hit = self.counters.add["hits"]
+        self.trouble = (*self.store.down, *self.store.refused)
 
     # ------------------------------------------------------------------ reading
 
-    async def get(self, request: Request) -> Any:
+    def fresh(self, raw: Any, codec: Codec, key: str) -> Any:
+        """The value in ``raw`` if it is plain and fresh, else MISS. The hot path: most gets end here."""
+        if type(raw) is bytes:
+            payload = entries.fresh_payload(raw, self.now())
+            if payload is not None:
+                try:
+                    value = codec.decode(payload, key)
+                except Uncodable:
+                    return MISS  # counted and replaced in `get`
+                self._hit()
+                return value
+        return MISS
+
+    async def get(self, request: Request, known: Any = UNASKED) -> Any:
+        """``known`` is what the caller found at the key (bytes, None, or the error of asking), with ``request.arrived`` taken before."""
         ticket = self.near.ticket(request.key) if self.near is not None else None
-        request.arrived = next(self._ticks)
+        sight: Sight | None
         try:
-            raw, tags = await self._ask(request)
-            if ticket is None and not tags and not request.policy.early_beta:
-                payload = entries.fresh_payload(raw, self.now())
-                if payload is not None:
-                    try:
-                        value = request.codec.decode(payload, request.key)
-                    except Uncodable:
-                        pass  # counted and replaced on the way below
-                    else:
-                        self._hit()
-                        return value
-            sight: Sight | None = Sight(parse(raw), tags)
+            if known is UNASKED:
+                request.arrived = next(self.ticks)
+                sight = await self._look(request)
+            elif isinstance(known, BaseException):
+                raise self._down(known)
+            else:
+                self.breaker.succeeded()
+                sight = Sight(parse(known), [])
         except CacheDown:
             sight = None
         if sight is not None:
@@ -121,27 +133,27 @@ class Aside:
 
     async def _look(self, request: Request) -> Sight:
         """Raises CacheDown."""
-        raw, tags = await self._ask(request)
+        if not request.tags:
+            return Sight(parse(await self._read(request.key)), [])
+        self._check_breaker()
+        raw, *tags = await self._guard(self.store.read_many([request.key, *request.tags]))
+        self.breaker.succeeded()
         return Sight(parse(raw), tags)
 
-    async def _ask(self, request: Request) -> tuple[bytes | None, list[bytes | None]]:
-        """(entry, present versions of its tags), as stored. Raises CacheDown."""
-        if not self.breaker.closed and not self.breaker.allows(self.now()):
-            raise CacheDown("the cache did not answer lately; it will be tried again shortly")
+    async def _read(self, key: str) -> bytes | None:
+        """What is stored at a key. Raises CacheDown."""
+        if not self.breaker.closed:
+            self._check_breaker()
         try:
-            if request.tags:
-                raw, *tags = await self.store.read_many([request.key, *request.tags])
-            else:
-                raw, tags = await self.store.read(request.key), []
-        except self.store.down as error:
-            self.breaker.failed(self.now())
-            self.counters.add["cache_errors"]()
-            raise CacheDown(f"the cache could not be asked: {error}") from error
-        except self.store.refused as error:
-            self.counters.add["cache_errors"]()
-            raise CacheDown(f"the cache refused: {error}") from error
+            raw = await self.store.read(key)
+        except self.trouble as error:
+            raise self._down(error) from error
         self.breaker.succeeded()
-        return raw, tags
+        return raw
+
+    def _check_breaker(self) -> None:
+        if not self.breaker.allows(self.now()):
+            raise CacheDown("the cache did not answer lately; it will be tried again shortly")
 
     def _serve(self, request: Request, sight: Sight) -> Any:
         """The value to serve from ``sight``, or MISS. Starts a background reload where one is due."""
@@ -217,7 +229,7 @@ class Aside:
         while True:
             try:
                 if sight is None:
-                    flight.began = next(self._ticks)
+                    flight.began = next(self.ticks)
                     sight = await self._look(request)
                     served = self._serve(request, sight)
                     if served is not MISS:
@@ -253,7 +265,7 @@ class Aside:
         began = time.monotonic()
         try:
             if flight is not None:
-                flight.began = next(self._ticks)
+                flight.began = next(self.ticks)
             self.counters.add["loads"]()
             value = await self.port.call(request.load)
         except BaseException:
@@ -354,7 +366,7 @@ class Aside:
         """
         if not requests:
             return {}
-        arrived = next(self._ticks)
+        arrived = next(self.ticks)
         found: dict[str, Any] = {}
         sights: dict[str, Sight] = {}
         with contextlib.suppress(CacheDown):
@@ -381,8 +393,7 @@ class Aside:
         return found
 
     async def _look_many(self, requests: Sequence[Request]) -> dict[str, Sight]:
-        if not self.breaker.allows(self.now()):
-            raise CacheDown("the cache did not answer lately; it will be tried again shortly")
+        self._check_breaker()
         tags = sorted({tag for request in requests for tag in request.tags})
         raws = await self._guard(self.store.read_many([request.key for request in requests]))
         versions = dict(zip(tags, await self._guard(self.store.read_many(tags)), strict=True)) if tags else {}
@@ -448,7 +459,7 @@ class Aside:
         try:
             tags = {r.key: await self._tag_versions(r.tags) if r.tags else [] for r, _ in claims}
             for _, flight, _ in mine:
-                flight.began = next(self._ticks)
+                flight.began = next(self.ticks)
             whole = Request(first.key, lambda: load_many([names[r.key] for r, _, _ in mine]), first.policy, first.codec)
             loaded, cost = await self._load(whole, None)
             values = {request.key: loaded.get(names[request.key]) for request, _, _ in mine}
@@ -581,13 +592,15 @@ class Aside:
         """The store's answer. Raises CacheDown for every way in which it gives none."""
         try:
             return await asking
-        except self.store.down as error:
+        except self.trouble as error:
+            raise self._down(error) from error
+
+    def _down(self, error: BaseException) -> CacheDown:
+        self.counters.add["cache_errors"]()
+        if isinstance(error, self.store.down):
             self.breaker.failed(self.now())
-            self.counters.add["cache_errors"]()
-            raise CacheDown(f"the cache could not be asked: {error}") from error
-        except self.store.refused as error:
-            self.counters.add["cache_errors"]()
-            raise CacheDown(f"the cache refused: {error}") from error
+            return CacheDown(f"the cache could not be asked: {error}")
+        return CacheDown(f"the cache refused: {error}")
 
     async def _swap(self, key: str, expected: bytes | None, new: bytes | None, ttl_seconds: float) -> bool:
         done: bool = await self._guard(self.store.swap(key, expected, new, ttl_seconds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cachekeep.patterns import entry as entries
@@ -36,6 +36,7 @@ def _expiry(ttl_seconds: float) -> int:
 class MemcachedStore:
     def __init__(self, client: Memcached) -> None:
         self.client = client
+        self.quick: Callable[[str], Any] | None = None
         self.down = client.down
         self.refused = client.refused
 

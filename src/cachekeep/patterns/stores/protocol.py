@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
 class Store(Protocol):
     """``down`` are the errors that mean "could not be asked" (they open the breaker); ``refused`` those that mean "asked, and no"."""
 
+    quick: Callable[[str], Any] | None  # `read` without a wrapper (plain or async, as the client is), for the hot path
     down: tuple[type[BaseException], ...]
     refused: tuple[type[BaseException], ...]
 

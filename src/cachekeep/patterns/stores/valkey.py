@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from cachekeep.patterns.entry import HEADER_BYTES, Kind
@@ -81,6 +82,8 @@ def _ms(seconds: float) -> int:
 class ValkeyStore:
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
+        execute = getattr(commands, "execute", None)
+        self.quick: Callable[[str], Any] | None = None if execute is None else partial(execute, "GET")
         self.down = commands.down
         self.refused = commands.refused
 
@@ -159,10 +162,10 @@ class BlockingCommands:
         self.client = client
         self.down, self.refused = _errors_of(client)
         self.cluster = "Cluster" in type(client).__name__
-        self._execute = client.execute_command
+        self.execute = client.execute_command
 
     async def __call__(self, *command: Any) -> Any:
-        return self._execute(*command)
+        return self.execute(*command)
 
     async def many(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
@@ -180,10 +183,10 @@ class LoopCommands:
         self.client = client
         self.down, self.refused = _errors_of(client)
         self.cluster = "Cluster" in type(client).__name__
-        self._execute = client.execute_command
+        self.execute = client.execute_command
 
     async def __call__(self, *command: Any) -> Any:
-        return await self._execute(*command)
+        return await self.execute(*command)
 
     async def many(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
