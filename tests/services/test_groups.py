@@ -10,6 +10,8 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, SETTINGS, Rig, SetClock, refused
 
+from cachekeep.model import Condition
+from cachekeep.services import render
 from cachekeep.store import SqlStore
 
 NODE = "cache.t3.micro"
@@ -281,6 +283,15 @@ def test_nothing_is_available_on_no_evidence(rig: Rig) -> None:
     rig.clock.ahead = dt.timedelta(days=800)  # the keeper's lease has run out
     assert rig.show()["Status"] == "modifying"
     assert rig.show_cluster("demo-001")["CacheClusterStatus"] == "modifying"
+
+
+def test_a_condition_of_an_older_row_says_nothing(rig: Rig) -> None:
+    rig.group()
+    cache = rig.stored("demo")
+    known = Condition(status="available", because="", settled=True, version=cache.version)
+    assert render.group_status(cache, known) == "available"
+    assert render.group_status(replace(cache, version=cache.version + 1), known) == "modifying"
+    assert not render.settled(replace(cache, version=cache.version + 1), known)
 
 
 # ------------------------------------------------------------------ modify

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.services.rig import Rig, refused
 
+from cachekeep.model import Tags
 from cachekeep.services.elasticache.events import span
 
 
@@ -72,6 +73,26 @@ def test_a_new_resource_has_nothing_of_its_name_sake(rig: Rig) -> None:
     rig.group()
     assert listed(rig, "replicationgroup", "demo") == {}
     assert listed(rig, "cluster", "demo-001") == {}
+
+
+def test_a_new_replica_has_nothing_of_an_old_one(rig: Rig) -> None:
+    rig.group(NumCacheClusters=3)
+    rig.cache.add_tags_to_resource(ResourceName=rig.arn("cluster", "demo-003"), Tags=tags(c="3"))
+    rig.cache.decrease_replica_count(ReplicationGroupId="demo", NewReplicaCount=1, ApplyImmediately=True)
+    rig.keep()
+    rig.cache.increase_replica_count(ReplicationGroupId="demo", NewReplicaCount=2, ApplyImmediately=True)
+    rig.keep()
+    assert listed(rig, "cluster", "demo-003") == {}
+
+
+def test_tags_that_somehow_stayed_are_replaced(rig: Rig) -> None:
+    async def leave() -> None:
+        async with rig.store.transaction() as tx:
+            await tx.put(Tags(name=rig.arn("replicationgroup", "demo"), values={"old": "1"}))
+
+    rig.run(leave())
+    rig.group(Tags=tags(new="2"))
+    assert listed(rig, "replicationgroup", "demo") == {"new": "2"}
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,10 @@ async def replace_all(tx: Transaction, arn: str, values: Mapping[str, str]) -> N
         await tx.put(Tags(name=arn, values=dict(values)))
 
 
-async def drop(tx: Transaction, arn: str) -> None:
-    """Forget the tags of a resource that goes."""
-    await tx.delete(Tags, arn)
+async def drop(tx: Transaction, *arns: str) -> None:
+    """Forget the tags of resources that go."""
+    for arn in arns:
+        await tx.delete(Tags, arn)
 
 
 async def forget(tx: Transaction, context: Context, cache: Cache) -> None:
