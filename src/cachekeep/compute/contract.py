@@ -5,12 +5,12 @@ Two of each exist, the real one and its simulated twin; ``tests/contract`` runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
-from cachekeep.model import NodeView, Process, Secret
+from cachekeep.model import NodeView, Process, Secret, SlotRange
 
 Key = tuple[str, str]
 """A process: (``Cache.uid``, node or front name)."""
@@ -98,10 +98,56 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     version: str
     password: Secret
+    cluster_id: str = ""
+    """Cluster mode: its id on the cluster bus."""
+    moving: bool = False
+    """Cluster mode: slots are on their way, so it is worth looking closely."""
+
+
+class ClusterLink(Protocol):
+    """The orders of cluster mode. Each raises ``OrderFailed`` when it was not confirmed as done."""
+
+    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+        """``Elect``. Confirmed: the election has begun; waits a moment for its end."""
+
+    async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
+        """``Swap``. On failure before the takeover, the giver leads on and its clients are served again."""
+
+    async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
+        """``Replicate``."""
+
+    async def meet(self, target: Target, others: Sequence[Target]) -> None:
+        """``Meet``. Confirmed: the handshakes have begun."""
+
+    async def disown(self, target: Target, ids: Sequence[str]) -> None:
+        """``Disown``."""
+
+    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        """``Own``. Fails where somebody is known to own one of them."""
+
+    async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        """``Settle``."""
+
+    async def move_slots(
+        self,
+        source: Target,
+        target: Target,
+        others: Sequence[Target],
+        slots: Sequence[SlotRange],
+        *,
+        source_order: int,
+        target_order: int,
+        seconds: float,
+    ) -> None:
+        """``MoveSlots``. Returns when all are moved or time is up; ``others`` are told who owns them now."""
 
 
 class Link(Protocol):
     """Speaks to engines: looks and gives orders. Each order raises ``OrderFailed`` when it was not confirmed as done."""
+
+    @property
+    def cluster(self) -> ClusterLink:
+        """The orders of cluster mode."""
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         """Ask the engine. ``answering`` is False if the deadline passed or the connection was refused; never raises."""

@@ -7,7 +7,10 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+from msgspec.structs import replace
+
 from cachekeep.clock import Clock
+from cachekeep.compute.cluster_link import EngineClusterLink
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
 from cachekeep.compute.pulse import Pulse
@@ -44,13 +47,18 @@ class EngineLink:
         self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ordering: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._pulses: dict[Key, Pulse] = {}
+        self.cluster = EngineClusterLink(order=self._order, guarded=self._orders, let_pass=self._let_pass, clock=clock)
 
     # -- looking
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         try:
             async with asyncio.timeout(deadline_seconds):
-                return await (_look_memcached if target.engine == "memcached" else _look_resp)(await self._line(target), target)
+                line = await self._line(target)
+                if target.engine == "memcached":
+                    return await _look_memcached(line, target)
+                seen = await _look_resp(line, target)
+                return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen
         except (LineLost, ReplyError) as error:
             return NodeView(answering=False, problem=str(error))
         except TimeoutError:
@@ -222,6 +230,7 @@ class EngineLink:
         pulse = self._pulses.pop(key, None)
         if pulse is not None:
             pulse.stop()
+        self.cluster.forget(key)
         self._hang_up(key)
 
     async def aclose(self) -> None:

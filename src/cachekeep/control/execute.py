@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from cachekeep.compute.contract import Driver, File, Link, ProcessSpec
+from cachekeep.compute.contract import Driver, File, Link, ProcessSpec, Target
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.config import boot_digest, live_digest, settings
-from cachekeep.engines.launch import launch
+from cachekeep.engines.launch import ENGINES_OWN, launch
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
@@ -18,17 +18,25 @@ from cachekeep.model import (
     Cache,
     Configure,
     Discover,
+    Disown,
     DropClients,
     Effect,
+    Elect,
     Erase,
     Follow,
     Front,
     HandOver,
+    Meet,
+    MoveSlots,
     Node,
+    Own,
     Point,
     Promote,
+    Replicate,
+    Settle,
     Start,
     Stop,
+    Swap,
 )
 
 EFFECT_SECONDS = 20.0
@@ -122,6 +130,42 @@ class Hands:
             case Discover(node, targets, version):
                 payload = self._fronts.payload(version, _nodes(cache, targets))
                 await self._link.discover(target(cache, _node(cache, node)), payload)
+            case _:
+                await self._carry_clustered(cache, effect)
+
+    async def _carry_clustered(self, cache: Cache, effect: Effect) -> None:
+        """The effects of cluster mode."""
+        link = self._link.cluster
+
+        def to(name: str) -> Target:
+            return target(cache, _node(cache, name))
+
+        match effect:
+            case Elect(node, order, seize):
+                await link.elect(to(node), order=order, seize=seize)
+            case Swap(giver, taker, order, timeout_seconds):
+                await link.swap(to(giver), to(taker), order=order, timeout_seconds=timeout_seconds)
+            case Replicate(node, primary, order):
+                await link.replicate(to(node), primary=to(primary), order=order)
+            case Meet(node, others):
+                await link.meet(to(node), [to(o) for o in others])
+            case Disown(node, ids):
+                await link.disown(to(node), ids)
+            case Own(node, slots):
+                await link.own(to(node), slots)
+            case Settle(node, slots):
+                await link.settle(to(node), slots)
+            case MoveSlots():
+                leaders = [x.primary for x in cache.decided.shards if x.primary not in (None, effect.source, effect.target)]
+                await link.move_slots(
+                    to(effect.source),
+                    to(effect.target),
+                    [to(name) for name in leaders if name and cache.node(name)],
+                    effect.slots,
+                    source_order=effect.source_order,
+                    target_order=effect.target_order,
+                    seconds=effect.seconds,
+                )
 
     def _spec(self, cache: Cache, name: str) -> ProcessSpec:
         node = cache.node(name)
@@ -140,15 +184,18 @@ class Hands:
         """The running process first, then the files that it would be restarted with, then the digest that says so."""
         await self._link.configure(target(cache, node), settings(cache, node).live)
         spec = self._specs(cache, node)
-        await self._driver.rewrite(spec.key, spec.files, live_digest=spec.live_digest)
+        files = {name: file for name, file in spec.files.items() if name not in ENGINES_OWN}
+        await self._driver.rewrite(spec.key, files, live_digest=spec.live_digest)
 
 
 def _subject(effect: Effect) -> str:
     match effect:
         case Start(name) | Stop(name) | Erase(name):
             return name
-        case HandOver():
+        case HandOver() | Swap():
             return effect.taker
+        case MoveSlots():
+            return effect.source
         case Point(front):
             return front
         case _:

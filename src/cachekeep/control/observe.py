@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link, ProcessSeen, Target
 from cachekeep.control.fronts import Fronts
+from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache, Front, FrontView, Node, NodeView, View
 from cachekeep.network.addresses import free
@@ -26,6 +27,8 @@ def target(cache: Cache, node: Node) -> Target:
         engine=node.engine,
         version=node.version,
         password=cache.admin_password,
+        cluster_id=cluster_node_id(cache, node) if cache.wanted.cluster_mode == "enabled" else "",
+        moving=cache.decided.resharding or cache.decided.available_at is None,
     )
 
 
@@ -41,7 +44,7 @@ class Observer:
     async def look(self, cache: Cache) -> View:
         """What is there now."""
         decided = cache.decided
-        keys = [(cache.uid, x.name) for x in (*decided.nodes, *decided.fronts)]
+        keys = [(cache.uid, name) for name in (*(n.name for n in decided.nodes), *(f.name for f in decided.fronts))]
         processes = await self._driver.look(keys)
         nodes, fronts = await asyncio.gather(
             asyncio.gather(*(self._node(cache, n, processes[cache.uid, n.name]) for n in decided.nodes)),

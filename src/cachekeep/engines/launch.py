@@ -20,7 +20,8 @@ from cachekeep.model import Cache, Node
 ADMIN = "cachekeep-admin"
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
-SLOTS = 16384
+ENGINES_OWN = frozenset({"nodes.conf"})
+"""Files that a running engine writes itself: given at the start, never rewritten beneath it."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,27 +186,42 @@ def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
 
 
 def cluster_node_id(cache: Cache, node: Node) -> str:
-    """The 40 hex digits by which a node is known in its cluster, the same for as long as cache and node live."""
-    return hashlib.sha1(f"{cache.uid}/{node.name}".encode(), usedforsecurity=False).hexdigest()
+    """The 40 hex digits by which a node is known in its cluster, the same for as long as cache and node live.
+
+    Another node of the same name, later, is another: for a minute, engines refuse whom they were told to forget.
+    """
+    born = node.created_at.isoformat() if node.created_at else ""
+    return hashlib.sha1(f"{cache.uid}/{node.name}/{born}".encode(), usedforsecurity=False).hexdigest()
 
 
 def nodes_conf(cache: Cache, node: Node) -> str:
-    """The cluster as it has been decided, as the file that ``node`` reads at its first start: no CLUSTER MEET, no waiting for gossip.
+    """The cluster as it has been decided, as the file that ``node`` reads when it starts: no CLUSTER MEET, no waiting for gossip, and no
+    addresses of yesterday. The engine writes the file from then on.
 
-    The engine writes the file from then on. Shard ids are left to the engine (pre-seeded ones make some Valkey versions drop roles).
+    A node that comes back into a running cluster is told nothing of who else owns what: others tell it within a moment, and know
+    better. Shard ids are left to the engine (pre-seeded ones make some Valkey versions drop roles).
     """
-    shards = {shard.id: (index, shard) for index, shard in enumerate(cache.decided.shards, start=1)}
+    shards = {shard.id: shard for shard in cache.decided.shards}
+    first = cache.decided.available_at is None
     lines = []
     for n in cache.decided.nodes:
-        index, shard = shards[n.shard]
+        if n.leaving and n.name != node.name:
+            continue
+        shard = shards[n.shard]
         primary = next((p for p in cache.decided.nodes if p.name == shard.primary), None)
         leads = primary is None or n.name == primary.name
         flags = ("myself," if n.name == node.name else "") + ("master" if leads else "slave")
         follows = "-" if leads or primary is None else cluster_node_id(cache, primary)
-        slots = [str(a) if a == b else f"{a}-{b}" for a, b in shard.slots] if leads else []
+        owned = shard.owned if leads and (first or n.name == node.name) else ()
+        slots = [str(a) if a == b else f"{a}-{b}" for a, b in owned]
         where = f"{n.address}:{n.port}@{n.port + 10000}"
-        lines.append(" ".join([cluster_node_id(cache, n), where, flags, follows, "0", "0", str(index), "connected", *slots]))
-    return "\n".join([*lines, f"vars currentEpoch {len(shards)} lastVoteEpoch 0", ""])
+        lines.append(
+            " ".join(
+                [cluster_node_id(cache, n), where, flags, follows, "0", "0", str(shard.epoch if leads else 0), "connected", *slots]
+            )
+        )
+    epoch = max((shard.epoch for shard in shards.values()), default=0)
+    return "\n".join([*lines, f"vars currentEpoch {epoch} lastVoteEpoch {epoch}", ""])
 
 
 # --- Memcached

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.model import NodeView, ReplicaSeen
+from cachekeep.model import ClusterSeen, NodeView, ReplicaSeen
 
 _REPLICA = re.compile(r"slave\d+")
 
@@ -36,6 +36,42 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
         has_history=history,
         replicas=() if replica else tuple(_replicas(fields)),
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
+    )
+
+
+def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
+    """What ``CLUSTER INFO`` and ``CLUSTER NODES`` say about the node that was asked. Raises ValueError where it does not name itself.
+
+    [https://valkey.io/commands/cluster-nodes/]: id, address, flags, primary, ping, pong, epoch, link, slots; of itself alone, slots
+    that are half open are told: ``[slot->-id]`` and ``[slot-<-id]``.
+    """
+    knows: list[str] = []
+    mine: list[str] = []
+    for line in cluster_nodes.decode().splitlines():
+        id, _, flags, rest = line.split(" ", 3)
+        if "handshake" not in flags:
+            knows.append(id)
+        if "myself" in flags:
+            mine = [id, *rest.split(" ")]
+    if not mine:
+        raise ValueError("CLUSTER NODES does not name the node that was asked")
+    id, _, _, _, epoch, _, *owned = mine
+    slots, migrating, importing = [], {}, {}
+    for word in owned:
+        if word.startswith("["):
+            slot, way, other = word[1:-1].split("-", 2)
+            (migrating if way == ">" else importing)[int(slot)] = other
+        else:
+            first, _, last = word.partition("-")
+            slots.append((int(first), int(last or first)))
+    return ClusterSeen(
+        id=id,
+        ok=info(cluster_info).get("cluster_state") == "ok",
+        epoch=int(epoch),
+        slots=tuple(slots),
+        migrating=migrating,
+        importing=importing,
+        knows=frozenset(knows),
     )
 
 

@@ -1,0 +1,322 @@
+"""Orders of cluster mode to real engines: elections, introductions, and moves of slots while both sides serve.
+
+Two ways to move slots. Valkey 9 and later do it themselves (``CLUSTER MIGRATESLOTS``: a snapshot, a stream, an instant of pause).
+Elsewhere keys go by ``MIGRATE``, slot by slot as the engines' own tool does it, but with many slots open at once and commands
+pipelined, so that neither side waits for a round trip to us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_resp, resp
+from cachekeep.engines.catalogue import capabilities_of
+from cachekeep.engines.launch import ADMIN
+from cachekeep.engines.replies import cluster_seen, info
+from cachekeep.errors import OrderFailed
+from cachekeep.model import ClusterSeen, SlotRange
+
+Command = tuple[str, ...]
+Order = Callable[..., Awaitable[list[Reply]]]
+
+_ELECTION_SECONDS = 0.5
+"""An election that was started is watched for so long; what comes of it later is seen by looking."""
+_POLL_SECONDS = 0.002
+_BELIEF_SECONDS = 5.0
+"""What a node believes of the others is asked again after this long even if nothing hints at a change."""
+_OPEN_SLOTS, _OPEN_KEYS = 512, 20_000
+"""So many slots are half open at a time, and no more than hold so many keys together."""
+_MIGRATE_KEYS, _MIGRATE_WINDOW = 16, 4
+"""Keys in one MIGRATE, and MIGRATEs sent ahead. A source serves nobody while it carries one out, and takes up those that it has
+received before it turns to others: more of either is faster, and slower for clients."""
+_MIGRATE_TIMEOUT_SECONDS = 15
+_LINE_SECONDS = 20.0
+
+
+class Guarded(Protocol):
+    """One order at a time to each of these nodes."""
+
+    def __call__(self, *targets: Target) -> contextlib.AbstractAsyncContextManager[None]: ...
+
+
+class EngineClusterLink:
+    """``compute.contract.ClusterLink`` over the lines of an ``EngineLink``: its ways to order, guard and let pass are lent to it."""
+
+    def __init__(self, *, order: Order, guarded: Guarded, let_pass: Callable[..., None], clock: Clock) -> None:
+        self._order, self._guarded, self._let_pass, self._clock = order, guarded, let_pass, clock
+        self._beliefs: dict[Key, tuple[bytes, float, ClusterSeen]] = {}
+
+    # -- looking
+
+    async def look(self, line: Line, target: Target) -> ClusterSeen:
+        """What the node believes. The long answer is asked for only when the short one is new. Raises LineLost, ReplyError."""
+        (short,) = await line.ask(resp(("CLUSTER", "INFO")), 1)
+        if not isinstance(short, bytes):
+            raise short if isinstance(short, ReplyError) else ReplyError(f"CLUSTER INFO: {short!r}")
+        hint = b"\n".join(row for row in short.splitlines() if not row.startswith((b"cluster_stats", b"total_cluster")))
+        held = self._beliefs.get(target.key)
+        now = self._clock.monotonic()
+        if held and held[0] == hint and not target.moving and now - held[1] < _BELIEF_SECONDS:
+            return held[2]
+        (long,) = await line.ask(resp(("CLUSTER", "NODES")), 1)
+        if not isinstance(long, bytes):
+            raise long if isinstance(long, ReplyError) else ReplyError(f"CLUSTER NODES: {long!r}")
+        seen = cluster_seen(short, long)
+        if b"handshake" in long:
+            self._beliefs.pop(target.key, None)
+        else:
+            self._beliefs[target.key] = (hint, now, seen)
+        return seen
+
+    def forget(self, key: Key) -> None:
+        """Drop what was kept of a node."""
+        self._beliefs.pop(key, None)
+
+    # -- who leads
+
+    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+        async with self._guarded(target):
+            self._let_pass(order, target)
+            await self._order(target, ("CLUSTER", "FAILOVER", "TAKEOVER" if seize else "FORCE"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ELECTION_SECONDS):
+                while (await self._replication(target))["role"] != "master":
+                    await self._clock.sleep(_POLL_SECONDS)
+
+    async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
+        """No vote is asked for: a graceful failover by the engine needs one, is refused for 30 s after the last in its shard, and then
+        lets writes wait for seconds. Here the giver is paused before and until it has seen that it no longer leads."""
+        async with self._guarded(*sorted((giver, taker), key=lambda t: t.key)):
+            self._let_pass(order, giver, taker)
+            gives, takes = await asyncio.gather(self._replication(giver), self._replication(taker))
+            if gives["role"] == "slave" and takes["role"] == "master":
+                return
+            follows = (takes.get("master_host"), takes.get("master_link_status"))
+            if gives["role"] != "master" or follows != (giver.address, "up"):
+                raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary, so it cannot take over")
+            pause = ("CLIENT", "PAUSE", str(int(timeout_seconds * 1000)), "WRITE")
+            try:
+                async with asyncio.timeout(timeout_seconds * 0.8):
+                    await self._caught_up(giver, taker)
+                    await self._order(giver, pause)
+                    await self._caught_up(giver, taker)
+            except (TimeoutError, OrderFailed) as error:
+                await self._order(giver, ("CLIENT", "UNPAUSE"))
+                raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.key[1]} leads on") from error
+            await self._order(giver, pause)  # the full time, from now
+            await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
+            try:
+                async with asyncio.timeout(timeout_seconds * 0.9):
+                    while (await self._replication(giver))["role"] == "master":
+                        await self._clock.sleep(_POLL_SECONDS / 4)
+            except TimeoutError:
+                raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it") from None
+            await self._order(giver, ("CLIENT", "UNPAUSE"))
+
+    async def _caught_up(self, giver: Target, taker: Target) -> None:
+        goal = int((await self._replication(giver))["master_repl_offset"])
+        while int((await self._replication(taker)).get("slave_repl_offset", "0")) < goal:
+            await self._clock.sleep(_POLL_SECONDS / 4)
+
+    async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
+        async with self._guarded(target):
+            self._let_pass(order, target)
+            await self._order(target, ("CLUSTER", "REPLICATE", primary.cluster_id))
+
+    # -- who knows whom
+
+    async def meet(self, target: Target, others: Sequence[Target]) -> None:
+        async with self._guarded(target):
+            await self._order(target, *(("CLUSTER", "MEET", o.address, str(o.port)) for o in others))
+
+    async def disown(self, target: Target, ids: Sequence[str]) -> None:
+        async with self._guarded(target):
+            for id in ids:
+                with _but_for("Unknown node"):
+                    await self._order(target, ("CLUSTER", "FORGET", id))
+        self.forget(target.key)
+
+    # -- who owns what
+
+    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        async with self._guarded(target):
+            await self._order(target, ("CLUSTER", "ADDSLOTS", *(str(s) for s in _each(slots))))
+
+    async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        async with self._guarded(target):
+            await self._order(target, *(("CLUSTER", "SETSLOT", str(s), "STABLE") for s in _each(slots)))
+
+    async def move_slots(
+        self,
+        source: Target,
+        target: Target,
+        others: Sequence[Target],
+        slots: Sequence[SlotRange],
+        *,
+        source_order: int,
+        target_order: int,
+        seconds: float,
+    ) -> None:
+        self._let_pass(source_order, source)
+        self._let_pass(target_order, target)
+        end = self._clock.monotonic() + seconds
+        async with _private_line(source) as from_source:
+            if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(
+                target.engine, target.version
+            ):
+                await self._move_whole(from_source, source, target, slots, end)
+                return
+            async with _private_line(target) as from_target:
+                await self._move_keys(from_source, from_target, source, target, others, slots, end)
+
+    async def _move_whole(self, line: Line, source: Target, target: Target, slots: Sequence[SlotRange], end: float) -> None:
+        """Have the engine do it. A move that was begun before, by whomever, is waited for instead."""
+        before = await _jobs(line)
+        if not any(_active(job) for job in before):
+            words = [word for a, b in slots for word in (str(a), str(b))]
+            _good(await line.ask(resp(("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *words, "NODE", target.cluster_id)), 1), source)
+        old = {job["name"] for job in before if not _active(job)}
+        while self._clock.monotonic() < end:
+            ours = [job for job in await _jobs(line) if job["name"] not in old]
+            for job in ours:
+                if job["state"] in ("failed", "cancelled", "canceled"):
+                    raise OrderFailed(f"{source.key[1]} did not move slots {job['slot_ranges']}: {job['message'] or job['state']}")
+            if not any(_active(job) for job in ours):
+                return
+            await self._clock.sleep(0.01)
+
+    async def _move_keys(
+        self,
+        source_line: Line,
+        target_line: Line,
+        source: Target,
+        target: Target,
+        others: Sequence[Target],
+        slots: Sequence[SlotRange],
+        end: float,
+    ) -> None:
+        """Batch after batch of slots: open them on both sides, empty them, hand them over."""
+        todo = list(_each(slots))
+        while todo and self._clock.monotonic() < end:
+            batch = await _batch(source_line, source, todo)
+            await self._open(source_line, target_line, source, target, batch)
+            if not await self._empty(source_line, source, target, batch, end):
+                return  # time is up: these stay half open, and the next call goes on with them
+            given = [("CLUSTER", "SETSLOT", str(s), "NODE", target.cluster_id) for s in batch]
+            _good(await target_line.ask(resp(*given), len(given)), target)
+            _good(await source_line.ask(resp(*given), len(given)), source)
+            # Others would hear of it by themselves; told now, they send clients to the right place at once.
+            await asyncio.gather(*(self._order(o, *given) for o in others), return_exceptions=True)
+            del todo[: len(batch)]
+
+    async def _open(self, source_line: Line, target_line: Line, source: Target, target: Target, batch: list[int]) -> None:
+        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. Harmless where it is so already."""
+        takes = [("CLUSTER", "SETSLOT", str(s), "IMPORTING", source.cluster_id) for s in batch]
+        gives = [("CLUSTER", "SETSLOT", str(s), "MIGRATING", target.cluster_id) for s in batch]
+        with _but_for("already the owner"):
+            _good(await target_line.ask(resp(*takes), len(takes)), target)
+        _good(await source_line.ask(resp(*gives), len(gives)), source)
+
+    async def _empty(self, line: Line, source: Target, target: Target, batch: list[int], end: float) -> bool:
+        """Move every key of these slots; False if time was up before."""
+        head = _words("MIGRATE", target.address, str(target.port), "", "0", str(_MIGRATE_TIMEOUT_SECONDS * 1000))
+        # What the source has of a key is what clients see: a copy that an interrupted move left at the target gives way.
+        head += _words("REPLACE", "AUTH2", ADMIN, target.password.value, "KEYS")
+        left = batch
+        while left:
+            asked = [("CLUSTER", "GETKEYSINSLOT", str(s), "1000") for s in left]
+            found = _good(await line.ask(resp(*asked), len(asked)), source)
+            full = [(slot, keys) for slot, keys in zip(left, found, strict=True) if isinstance(keys, list) and keys]
+            packs = [_bulk(head, keys[i : i + _MIGRATE_KEYS]) for _, keys in full for i in range(0, len(keys), _MIGRATE_KEYS)]
+            for i in range(0, len(packs), _MIGRATE_WINDOW):
+                window = packs[i : i + _MIGRATE_WINDOW]
+                _good(await line.ask(b"".join(window), len(window)), source)
+                if self._clock.monotonic() > end:
+                    return False
+            left = [slot for slot, keys in full if len(keys) == 1000]
+        return True
+
+    async def _replication(self, target: Target) -> Mapping[str, str]:
+        (reply,) = await self._order(target, ("INFO", "replication"))
+        assert isinstance(reply, bytes)
+        return info(reply)
+
+
+@contextlib.asynccontextmanager
+async def _private_line(target: Target) -> AsyncIterator[Line]:
+    """A line of one's own: looks and heartbeats do not wait behind what is moved over it. Failures become OrderFailed."""
+    try:
+        async with asyncio.timeout(_LINE_SECONDS):
+            line = await connect(target.address, target.port, parse_resp)
+            try:
+                _good(await line.ask(resp(("AUTH", ADMIN, target.password.value)), 1), target)
+                yield line
+            finally:
+                line.close()
+    except LineLost as error:
+        raise OrderFailed(f"{target.key[1]}: {error}") from error
+    except TimeoutError:
+        raise OrderFailed(f"{target.key[1]} did not answer in time") from None
+
+
+async def _batch(line: Line, source: Target, todo: list[int]) -> list[int]:
+    """The next slots to open: at least one."""
+    asked = [("CLUSTER", "COUNTKEYSINSLOT", str(s)) for s in todo[:_OPEN_SLOTS]]
+    keys = 0
+    for n, reply in enumerate(_good(await line.ask(resp(*asked), len(asked)), source)):
+        keys += reply if isinstance(reply, int) else 0
+        if keys > _OPEN_KEYS and n:
+            return todo[:n]
+    return todo[:_OPEN_SLOTS]
+
+
+async def _jobs(line: Line) -> list[dict[str, str]]:
+    """CLUSTER GETSLOTMIGRATIONS, newest first."""
+    (reply,) = await line.ask(resp(("CLUSTER", "GETSLOTMIGRATIONS")), 1)
+    if not isinstance(reply, list):
+        raise OrderFailed(f"CLUSTER GETSLOTMIGRATIONS: {reply!r}")
+    return [dict(zip(map(_text, job[::2]), map(_text, job[1::2]), strict=True)) for job in reply if isinstance(job, list)]
+
+
+def _active(job: Mapping[str, str]) -> bool:
+    return job["operation"] == "EXPORT" and job["state"] not in ("success", "failed", "cancelled", "canceled")
+
+
+def _each(slots: Sequence[SlotRange]) -> Iterable[int]:
+    return (slot for a, b in slots for slot in range(a, b + 1))
+
+
+def _text(reply: Reply) -> str:
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else str(reply)
+
+
+def _words(*words: str) -> list[bytes]:
+    return [word.encode() for word in words]
+
+
+def _bulk(head: list[bytes], keys: list[bytes]) -> bytes:
+    """A command as an engine reads it. Keys are bytes, whatever they hold."""
+    words = [*head, *keys]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def _good(replies: list[Reply], target: Target) -> list[Reply]:
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise OrderFailed(f"{target.key[1]}: {reply}")
+    return replies
+
+
+@contextlib.contextmanager
+def _but_for(words: str):  # type: ignore[no-untyped-def]
+    """An order that fails because its effect is there already has succeeded."""
+    try:
+        yield
+    except OrderFailed as error:
+        if words not in str(error):
+            raise
