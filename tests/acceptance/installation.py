@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,11 +80,18 @@ class Installation:
 
         def answers() -> bool:
             assert process.poll() is None, f"it ended: {self.log.read_text()}"
-            return self._is_ours(process.pid)
+            return self._is_ours(process.pid) and self.healthy()
 
         eventually(answers, what="cachekeep up")
-        self.run("status")
         return self
+
+    def healthy(self) -> bool:
+        """Whether it answers requests."""
+        try:
+            with urllib.request.urlopen(f"{self.endpoint()}/_cachekeep/health", timeout=5) as answer:
+                return bool(json.load(answer)["ok"])
+        except OSError:
+            return False
 
     def _is_ours(self, pid: int) -> bool:
         try:

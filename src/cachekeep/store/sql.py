@@ -22,7 +22,6 @@ from cachekeep.model.resources import SourceType
 from cachekeep.store import tables as t
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.database import Database, Session, Touched
-from cachekeep.store.postgres import Postgres
 from cachekeep.store.sqlite import Sqlite
 from cachekeep.store.wakes import Wakes
 
@@ -477,6 +476,8 @@ def _database(url: str | Path, clock: Clock) -> Database:
         case "sqlite" if parsed.database:
             return Sqlite(Path(parsed.database), clock)
         case "postgresql" | "postgres":
+            from cachekeep.store.postgres import Postgres  # a third of the program's start and memory, needed by few
+
             return Postgres(parsed, clock)
     raise Unusable(f"database {parsed.render_as_string(hide_password=True)}: only SQLite files and PostgreSQL are supported")
 

@@ -1,0 +1,243 @@
+"""The command: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.acceptance.installation import COMMAND, Installation, created, deleted, eventually
+
+
+@pytest.fixture(scope="module")
+def group(installation: Installation) -> Iterator[str]:
+    client = installation.client()
+    created(client, "shown", NumCacheClusters=2)
+    yield "shown"
+    deleted(client, "shown")
+
+
+def refused(installation: Installation, *options: str) -> str:
+    """``up`` ends by itself with one line that says why; returns it."""
+    before = installation.log.stat().st_size if installation.log.exists() else 0
+    assert installation.popen(*options).wait(timeout=60) == 1
+    said = installation.log.read_bytes()[before:].decode()
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("cachekeep: ")
+    return said
+
+
+# -- help and settings
+
+
+def test_help_loads_neither_database_nor_aws() -> None:
+    code = "import sys; from cachekeep.cli import cachekeep; cachekeep(['--help'], standalone_mode=False); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Serve the API" in loaded
+    assert not {"sqlalchemy", "botocore", "rich", "uvicorn", "asyncio"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("command", ["up", "env", "status", "explain", "failover", "engines", "down"])
+def test_every_command_has_help(command: str) -> None:
+    shown = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"Usage: cachekeep {command}" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--auth", "maybe"), "--auth 'maybe' cannot be used"),
+        (("--port", "70000"), "--port '70000' cannot be used"),
+        (("--address-pool", "127.0.0.1/8x"), "address pool '127.0.0.1/8x'"),
+        (("--host", "203.0.113.7"), "203.0.113.7"),
+        (("--database", "mysql://user:hunter2@host/db"), "only SQLite files and PostgreSQL"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(another: Callable[..., Installation], options: tuple[str, ...], words: str) -> None:
+    said = refused(another(), *options)
+    assert words in said
+    assert "hunter2" not in said
+
+
+def test_the_environment_sets_what_flags_do_not(another: Callable[..., Installation]) -> None:
+    one = another()
+    environment = one.environment() | {"CACHEKEEP_PORT": "8400", "CACHEKEEP_REGION": "eu-west-1"}
+    asked = [COMMAND, "env", "--data-dir", str(one.data_dir), "--format", "json"]
+    found = json.loads(subprocess.run(asked, capture_output=True, env=environment, check=True).stdout)
+    assert found["AWS_ENDPOINT_URL"] == "http://127.0.0.1:8400"
+    assert found["AWS_REGION"] == found["AWS_DEFAULT_REGION"] == "eu-west-1"
+    bad = subprocess.run(asked, capture_output=True, text=True, env=environment | {"CACHEKEEP_PORT": "x"})
+    assert bad.returncode == 1
+    assert bad.stderr.startswith("cachekeep: CACHEKEEP_PORT 'x' cannot be used")
+
+
+# -- env
+
+
+def test_env_makes_the_key_once_for_nobody_else_to_read(another: Callable[..., Installation]) -> None:
+    one = another()
+    first = one.run("env").stdout
+    assert one.run("env").stdout == first
+    kept = one.data_dir / "credentials.json"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    key = json.loads(kept.read_text())
+    assert len(key["access_key"]) == 20
+    assert key["access_key"].startswith("AKIA")
+    assert len(key["secret_key"]) == 40
+    assert f"export AWS_SECRET_ACCESS_KEY={key['secret_key']}" in first.replace("'", "")
+    assert "AWS_PROFILE" in first.splitlines()[-1]
+    fish = one.run("env", "--format", "fish").stdout
+    assert "set -gx AWS_ENDPOINT_URL" in fish
+    kept.chmod(0o644)
+    one.run("env")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_a_damaged_key_is_left_as_it_is(another: Callable[..., Installation]) -> None:
+    one = another()
+    one.run("env")
+    (one.data_dir / "credentials.json").write_text("{")
+    assert "credentials.json is damaged" in refused(one)
+    assert (one.data_dir / "credentials.json").read_text() == "{"
+
+
+# -- what is running
+
+
+def test_status_shows_nodes_roles_endpoints_and_the_sentence(installation: Installation, group: str) -> None:
+    shown = installation.run("status").stdout
+    found = installation.status(group)
+    assert found["status"] == "available"
+    assert {n["role"] for n in found["nodes"]} == {"primary", "replica"}
+    for text in (group, "shown-001", "shown-002", "in sync", *found["endpoints"].values(), found["because"]):
+        assert text in shown
+    unknown = installation.run("status", "nobody", check=False)
+    assert (unknown.returncode, unknown.stderr[:40]) == (1, "cachekeep: There is no cache 'nobody'. `cachek"[:40])
+
+
+def test_explain_thinks_and_does_nothing(installation: Installation, group: str) -> None:
+    before = installation.pids()
+    found = json.loads(installation.run("explain", group, "--json").stdout)
+    assert (found["step"], found["because"]) == ("wait", "shown is as it should be")
+    assert found["rules"][0]["rule"] == "members.delete"
+    assert set(found["view"]["nodes"]) == {"shown-001", "shown-002"}
+    assert "leaders.lead" in installation.run("explain", group).stdout
+    assert installation.pids() == before
+
+
+def test_engines_lists_builds_and_what_they_serve(installation: Installation) -> None:
+    found = json.loads(installation.run("engines", "--json").stdout)
+    assert {"valkey"} <= {b["engine"] for b in found["builds"]}
+    assert any(b["serves"] for b in found["builds"])
+    shown = installation.run("engines").stdout
+    assert all(b["version"] in shown for b in found["builds"])
+
+
+def test_the_desk_needs_the_root_key(installation: Installation, another: Callable[..., Installation]) -> None:
+    stranger = another()
+    stranger.run("env")
+    (stranger.data_dir / "endpoint.json").write_bytes((installation.data_dir / "endpoint.json").read_bytes())
+    answer = stranger.run("status", check=False)
+    assert answer.returncode == 1
+    assert "security token" in answer.stderr
+    (stranger.data_dir / "endpoint.json").unlink()
+
+
+# -- one at a time, and what is in the way
+
+
+def test_a_second_control_plane_is_refused_and_the_first_goes_on(installation: Installation) -> None:
+    assert installation.process is not None
+    said = refused(installation)
+    assert f"in use by process {installation.process.pid}" in said
+    assert installation.healthy()
+    assert "There" in installation.run("status").stdout or installation.status()
+
+
+def test_a_port_in_use_is_said(another: Callable[..., Installation]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        one = another()
+        assert f"port {port} of 127.0.0.1 is in use" in refused(one, "--port", str(port))
+    assert not one.pids()
+
+
+@pytest.mark.parametrize("harm", ["garbage", "newer"])
+def test_a_database_that_cannot_be_used_is_left_as_it_is(another: Callable[..., Installation], harm: str) -> None:
+    one = another()
+    one.data_dir.mkdir()
+    path = one.data_dir / "cachekeep.db"
+    if harm == "garbage":
+        path.write_bytes(b"no database at all " * 1000)
+    else:
+        with sqlite3.connect(path) as database:
+            database.execute("create table cachekeep_schema (version_num text)")
+            database.execute("insert into cachekeep_schema values ('9999')")
+        database.close()
+    held = path.read_bytes()
+    said = refused(one)
+    assert "cachekeep.db" in said
+    assert ("newer" in said) == (harm == "newer")
+    if harm == "garbage":
+        assert path.read_bytes() == held
+
+
+def test_a_data_directory_that_cannot_be_written(another: Callable[..., Installation]) -> None:
+    one = another()
+    one.data_dir.parent.mkdir(exist_ok=True)
+    one.data_dir.write_text("a file")
+    assert "data directory" in refused(one)
+    one.data_dir.unlink()
+
+
+# -- down
+
+
+def test_down_ends_the_control_plane_and_leaves_caches(another: Callable[..., Installation]) -> None:
+    one = another().up()
+    created(one.client(), "left", NumCacheClusters=1)
+    running = one.pids()
+    assert one.process is not None
+    said = one.run("down").stdout
+    assert f"process {one.process.pid}" in said
+    assert one.process.wait() == 0
+    assert one.pids() == running
+    assert "1 process goes on serving" in one.narration()
+    assert "No control plane runs" in one.run("down").stdout
+    assert one.run("down", "--engines", input="n\n", check=False).returncode == 130
+    assert one.pids() == running
+    assert "1 cache process ended" in one.run("down", "--engines", "--yes").stdout
+    assert not one.processes()
+    one.up()
+    eventually(lambda: one.status("left")["status"] == "available")
+
+
+def test_an_interrupt_answers_held_requests_and_ends(another: Callable[..., Installation]) -> None:
+    one = another().up()
+    assert one.process is not None
+    os.kill(one.process.pid, signal.SIGINT)
+    assert one.process.wait(timeout=20) == 0
+    assert "Traceback" not in one.narration()
+
+
+def test_log_lines_for_machines_hold_no_secret(another: Callable[..., Installation]) -> None:
+    one = another("--log-format", "json").up()
+    client: Any = one.client()
+    created(client, "told", NumCacheClusters=1)
+    one.run("down")
+    lines = [json.loads(line) for line in one.narration().splitlines()]
+    assert lines[0]["message"] == "ready"
+    assert lines[-1]["processes_that_go_on"] == 1
+    assert any("told is available" in line["message"] for line in lines)
+    secret = json.loads((one.data_dir / "credentials.json").read_text())["secret_key"]
+    assert secret not in one.narration()

@@ -1,0 +1,186 @@
+"""The HTTP server before the gateway: raw requests, limits, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from tests.wire.conftest import KEY, SECRET, Endpoint, form, signed
+
+from cachekeep.clock import SystemClock
+from cachekeep.errors import ApiError
+from cachekeep.security.sigv4 import Secret
+from cachekeep.web.protocol import HEAD_BYTES_MAX, DeadlineProtocol
+from cachekeep.web.server import Web
+from cachekeep.wire.gateway import BODY_BYTES_MAX
+from cachekeep.wire.http import HttpRequest
+
+
+class Hasty(DeadlineProtocol):
+    head_seconds = 0.3
+
+
+class ToyDesk:
+    """Stands where the desk stands; remembers what got through to it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+
+    def health(self) -> dict[str, Any]:
+        return {"ok": True}
+
+    def greeting(self) -> str:
+        return "hello"
+
+    async def answer(self, call: str, body: bytes) -> dict[str, Any]:
+        self.asked.append((call, body))
+        if call == "wrong":
+            raise ApiError("NotFound", "no such thing", status=404)
+        return {"call": call}
+
+
+class Server:
+    def __init__(self) -> None:
+        self.endpoint = Endpoint()
+        self.endpoint.answer = lambda call: {"Account": "000000000000", "Arn": "a", "UserId": "u"}
+        self.desk = ToyDesk()
+        root = Secret(SECRET, "arn:aws:iam::000000000000:root", "000000000000")
+        desk: Any = self.desk
+        web = Web(self.endpoint.gateway, desk, credentials={KEY: root}.get, clock=SystemClock(), body_seconds=0.5)
+        config = uvicorn.Config(web, http=Hasty, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        self.uvicorn = uvicorn.Server(config)
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen()
+        self.port = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.uvicorn.serve([self.socket])))
+
+    def send(self, request: HttpRequest, path: str | None = None) -> tuple[int, bytes, http.client.HTTPMessage]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(request.method, path or request.path, request.body, dict(request.headers))
+            answer = connection.getresponse()
+            return answer.status, answer.read(), answer.headers
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    made = Server()
+    made.thread.start()
+    try:
+        yield made
+    finally:
+        made.uvicorn.should_exit = True
+        made.thread.join()
+
+
+def read_all(s: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := s.recv(65536):
+            found += more
+    return found
+
+
+def test_a_signed_request_gets_through_as_it_was_sent(server: Server) -> None:
+    status, body, headers = server.send(signed(form("sts", "GetCallerIdentity"), service="sts"))
+    assert (status, b"<Arn>a</Arn>" in body) == (200, True)
+    assert headers["x-amzn-requestid"]
+    assert server.endpoint.calls[-1].operation == "GetCallerIdentity"
+
+
+def test_the_signature_covers_the_path_and_query_undecoded(server: Server) -> None:
+    request = signed(form("sts", "GetCallerIdentity"), service="sts", path="/a%2Fb/?x=%2F&y=a%20b")
+    assert server.send(request, "/a%2Fb/?x=%2F&y=a%20b")[0] == 200
+    assert server.send(request, "/a/b/?x=%2F&y=a%20b")[0] == 403
+
+
+def test_a_body_that_is_too_large_is_refused_in_aws_words(server: Server) -> None:
+    calls = len(server.endpoint.calls)
+    status, body, _ = server.send(signed(b"x" * (BODY_BYTES_MAX + 100_000), service="sts"))
+    assert (status, b"<Code>RequestEntityTooLarge</Code>" in body) == (413, True)
+    assert len(server.endpoint.calls) == calls
+
+
+def test_an_endless_body_is_not_read_to_its_end(server: Server) -> None:
+    with server.connect() as s:
+        s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+        with pytest.raises(OSError):
+            for _ in range(2000):
+                s.sendall(b"x" * 65536)
+
+
+def test_headers_drop_by_drop_end_the_connection(server: Server) -> None:
+    with server.connect() as s:
+        s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        assert read_all(s) == b""
+    with server.connect() as s:
+        assert read_all(s) == b"", "nor may a connection say nothing at all"
+
+
+def test_a_body_drop_by_drop_is_told_so(server: Server) -> None:
+    with server.connect() as s:
+        s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        said = read_all(s)
+    assert said.startswith(b"HTTP/1.1 408")
+    assert b"<Code>RequestTimeout</Code>" in said
+
+
+def test_too_many_headers_are_refused(server: Server) -> None:
+    with server.connect() as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(HEAD_BYTES_MAX // 1000 + 2):
+                s.sendall(b"A: " + b"b" * 1000 + b"\r\n")
+        assert read_all(s).startswith(b"HTTP/1.1 400")
+
+
+def test_a_browser_is_greeted(server: Server) -> None:
+    assert server.send(HttpRequest("GET"))[:2] == (200, b"hello")
+    status, body, headers = server.send(HttpRequest("HEAD"))
+    assert (status, body, headers["content-length"]) == (200, b"", "5")
+
+
+def test_health_is_open_and_the_rest_of_the_desk_is_not(server: Server) -> None:
+    status, body, _ = server.send(HttpRequest("GET", "/_cachekeep/health"))
+    assert (status, json.loads(body)) == (200, {"ok": True})
+    assert server.send(HttpRequest("POST", "/_cachekeep/status"))[0] == 403
+    assert not server.desk.asked
+
+
+def test_the_desk_takes_only_signatures_of_its_own_scope(server: Server) -> None:
+    other = signed(b"{}", service="sts", path="/_cachekeep/status")
+    assert server.send(other)[0] == 403
+    assert not server.desk.asked
+    assert server.send(_for_desk("status", b"{}"))[:2] == (200, b'{"call":"status"}')
+    assert server.send(_for_desk("wrong"))[0] == 404
+
+
+def _for_desk(call: str, body: bytes = b"") -> HttpRequest:
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    request = AWSRequest("POST", f"http://127.0.0.1:8379/_cachekeep/{call}", data=body, headers={"Host": "127.0.0.1:8379"})
+    SigV4Auth(Credentials(KEY, SECRET), "cachekeep", "us-east-1").add_auth(request)
+    return HttpRequest("POST", f"/_cachekeep/{call}", headers=dict(request.headers.items()), body=body)
+
+
+def test_garbage_gets_no_trace(server: Server) -> None:
+    for garbage in (b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
+        with server.connect() as s:
+            s.sendall(garbage)
+            said = read_all(s)
+        assert said.startswith(b"HTTP/1.1 400"), said
+        assert b"Traceback" not in said
