@@ -215,6 +215,9 @@ def test_a_failover_of_the_primary() -> None:
         wait_for(lambda: valkey.Valkey(port=new.port).info("replication")["master_link_status"] == "up", "replication")
         cache, near = near_cache(old)
         warm(cache, "k", lambda: 1)
+        with valkey.Valkey(port=old.port, single_connection_client=True) as writer:
+            writer.set("last", 1)
+            assert writer.wait(1, 30_000)  # "link up" is not yet "has it": the primary streams only after the first ACK
         port = old.port
         old.kill()
         wait_for(lambda: not near.peek("n:k"), "the flush")
