@@ -28,16 +28,17 @@ def target(cache: Cache, node: Node) -> Target:
         version=node.version,
         password=cache.admin_password,
         cluster_id=cluster_node_id(cache, node) if cache.wanted.cluster_mode == "enabled" else "",
-        moving=cache.decided.resharding or cache.decided.available_at is None,
+        moving=cache.decided.resharding > 0 or cache.decided.available_at is None,
     )
 
 
 class Observer:
-    """Looks at caches. Remembers only since when a node has been silent, and what the last effect on it said."""
+    """Looks at caches. Remembers only since when a node has been silent, when it was a witness, and what the last effect on it said."""
 
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
         self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
         self._silent_since: dict[Key, float] = {}
+        self._witnessed_at: dict[Key, float] = {}
         self._last_offset: dict[Key, int] = {}
         self.problems: dict[Key, str] = {}
 
@@ -59,14 +60,15 @@ class Observer:
     async def _node(self, cache: Cache, node: Node, process: ProcessSeen) -> NodeView:
         key = (cache.uid, node.name)
         seen = NodeView()
+        asked_at = self._clock.monotonic()
         if process.process == "running":
             seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
         if seen.answering or process.process != "running":
             self._silent_since.pop(key, None)
             silent = None
         else:
-            now = self._clock.monotonic()
-            silent = now - self._silent_since.setdefault(key, now)
+            since = asked_at - (seen.silent_seconds or 0.0)  # a heartbeat may have asked before us
+            silent = self._clock.monotonic() - self._silent_since.setdefault(key, since)
         if seen.offset is not None:
             self._last_offset[key] = seen.offset
         return replace(
@@ -74,6 +76,7 @@ class Observer:
             process=process.process,
             incarnation=process.incarnation,
             silent_seconds=silent,
+            witnessed_seconds=asked_at - self._witnessed_at[key] if key in self._witnessed_at else None,
             offset=seen.offset if seen.offset is not None else self._last_offset.get(key),
             live_digest=process.live_digest,
             boot_digest=process.boot_digest,
@@ -104,8 +107,12 @@ class Observer:
             return ()
         return free(self._pool, await self._store.addresses(), len(missing) + 3, seed=cache.uid)
 
+    def has_witnessed(self, key: Key) -> None:
+        """A replica has just connected to its primary anew, or tried to."""
+        self._witnessed_at[key] = self._clock.monotonic()
+
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
-        for memory in (self._silent_since, self._last_offset, self.problems):
+        for memory in (self._silent_since, self._witnessed_at, self._last_offset, self.problems):
             for key in [k for k in memory if k[0] == cache.uid]:
                 del memory[key]

@@ -7,6 +7,7 @@ Redis node, or 1–60 Memcached nodes). Names follow ElastiCache: a *member* of 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from typing import Literal
 
 import msgspec
@@ -176,8 +177,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     configuration_address: str | None = None
     discovery_version: int = 0
     discovery_nodes: tuple[str, ...] = ()
-    resharding: bool = False
-    """Slots are on their way to where ``Shard.slots`` wants them."""
+    resharding: int = 0
+    """How many slots were astray when they set out for where ``Shard.slots`` wants them; 0: none is on its way."""
     errands_done: int = 0
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""
@@ -185,7 +186,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """The last refusal that was told as an event, so that it is told once."""
 
 
-class Cache(msgspec.Struct, frozen=True, kw_only=True):
+class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A replication group or a stand-alone cache cluster."""
 
     uid: str
@@ -203,11 +204,19 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
 
     def node(self, name: str) -> Node | None:
         """The decided node of that name."""
-        return next((n for n in self.decided.nodes if n.name == name), None)
+        return self._nodes.get(name)
 
     def shard(self, id: str) -> Shard | None:
         """The decided shard of that id."""
-        return next((s for s in self.decided.shards if s.id == id), None)
+        return self._shards.get(id)
+
+    @functools.cached_property
+    def _nodes(self) -> dict[str, Node]:
+        return {n.name: n for n in self.decided.nodes}
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, Shard]:
+        return {s.id: s for s in self.decided.shards}
 
     def wanted_names(self) -> tuple[str, ...]:
         """Names of all members that are wanted, in order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Event, Node, Step
+from cachekeep.plan import cluster_members
 from cachekeep.plan.situation import Situation, names, with_nodes
 
 
@@ -15,6 +16,8 @@ def ready(s: Situation, node: Node) -> bool:
         return False
     if not s.replicated:
         return node.name in s.decided.discovery_nodes
+    if s.clustered and not cluster_members.part_of_cluster(s, node):
+        return False
     return s.leads(node) if node.name == shard.primary else node.name in shard.in_sync
 
 
@@ -61,6 +64,8 @@ def _first_time(s: Situation) -> Step | None:
 
 
 def _endpoints(s: Situation) -> bool:
-    """Every front runs; what it passes on to has been told."""
+    """Every front runs; what it passes on to has been told; somebody serves the configuration endpoint."""
+    if not cluster_members.served(s):
+        return False
     seen = [s.view.fronts.get(f.name) for f in s.decided.fronts if not f.leaving]
     return all(v is not None and v.process == "running" and v.targets for v in seen)

@@ -33,7 +33,7 @@ def track(s: Situation) -> Step | None:
 
     The replica's own word is not enough: before its first ACK reached the primary it receives nothing of what is written.
     """
-    if not s.replicated or s.clustered:
+    if not s.replicated:
         return None
     decided, joined, left = s.decided, [], []
     for shard in s.decided.shards:

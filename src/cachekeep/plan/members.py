@@ -21,6 +21,7 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
+from cachekeep.plan import cluster_members
 from cachekeep.plan.situation import Situation, names, pairs, with_nodes
 
 BALANCER = "readers"
@@ -107,6 +108,8 @@ def _node(s: Situation, shard: WantedShard, member: Member, needs: _Needs) -> No
 def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
     """The decided shards, with those that are missing, and endpoint addresses where a group without cluster mode lacks them."""
     found = {shard.id: shard for shard in s.decided.shards}
+    if s.clustered:
+        return (*found.values(), *cluster_members.new_shards(s).values())
     for wanted in s.cache.wanted.shards:
         if wanted.id not in found:
             first = wanted.members[0].name if s.replicated else None
@@ -125,7 +128,9 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
     if not s.replicated:
         configuration = configuration or needs.take()
         fronts.setdefault(DISCOVERY, Front(name=DISCOVERY, kind="discovery", address=configuration, port=port))
-    elif s.cache.kind == "group" and not s.clustered:
+    elif s.clustered:
+        configuration = configuration or needs.take()
+    elif s.cache.kind == "group":
         reader = shards[0].reader_address or ""
         many = len(s.cache.wanted.shards[0].members) > 2
         has = fronts.get(BALANCER)
@@ -160,7 +165,8 @@ def _effect_names(effects: list[Effect]) -> str:
 def start(s: Situation) -> Step | None:
     """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
     dealt with by the leaders' rules before this one is asked."""
-    ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n)]
+    held = cluster_members.held_back(s)
+    ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
         return _again(s, ended)
     fronts = [f for f in s.decided.fronts if not f.leaving]
@@ -172,7 +178,7 @@ def start(s: Situation) -> Step | None:
     if dead:
         again = tuple(replace(f, incarnation=f.incarnation + 1) if f.name in dead else f for f in s.decided.fronts)
         return Decide(replace(s.decided, fronts=again), f"{' and '.join(sorted(dead))} ended and is started again")
-    effects: list[Effect] = [Start(n.name) for n in s.decided.nodes if not n.leaving and s.gone(n)]
+    effects: list[Effect] = [Start(n.name) for n in s.decided.nodes if not n.leaving and s.gone(n) and n.name not in held]
     taken = {a for _, v in pairs(s) for a in v.bound or ()}
     effects += [
         Start(f.name)
@@ -208,11 +214,11 @@ def part(s: Situation) -> Step | None:
     """Nodes that are no longer wanted leave: first the lead (leaders' rules), then their place in lists, then the process."""
     if s.may_apply("shards"):
         wanted = set(s.cache.wanted_names())
-        unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving]
+        unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving and not cluster_members.stays(s, n)]
         if unwanted:
             decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
             return Decide(decided, f"{names(unwanted)} {'is' if len(unwanted) == 1 else 'are'} no longer wanted")
-    leading = {x.primary for x in s.decided.shards} | {x.moving_to for x in s.decided.shards}
+    leading = cluster_members.leading(s)
     listed = set(s.decided.discovery_nodes)
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
     if off:
@@ -228,7 +234,11 @@ def _leave(s: Situation, off: list[Node]) -> Step:
     there = [n for n in off if s.seen(n).process != "absent"]
     if there:
         return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} leaves: process and files go")
-    decided = replace(s.decided, nodes=tuple(n for n in s.decided.nodes if n.name not in lost))
+    known = cluster_members.still_known(s, off)
+    if known:
+        return Wait(s.policy.poll_seconds, f"{names(known)} is still known to others")
+    kept = tuple(n for n in s.decided.nodes if n.name not in lost)
+    decided = replace(s.decided, nodes=kept, shards=cluster_members.drop_shards(s, kept))
     if s.replicated:
         told = [s.tell("Cache cluster deleted", node=n) for n in off]
     else:

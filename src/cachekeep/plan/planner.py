@@ -6,7 +6,17 @@ import datetime as dt
 from collections.abc import Callable
 
 from cachekeep.model import Cache, Step, View, Wait
-from cachekeep.plan import announce, endpoints, followers, leaders, members, rollout
+from cachekeep.plan import (
+    announce,
+    cluster_leaders,
+    cluster_members,
+    cluster_slots,
+    endpoints,
+    followers,
+    leaders,
+    members,
+    rollout,
+)
 from cachekeep.plan.situation import Policy, Situation, names
 
 Rule = Callable[[Situation], Step | None]
@@ -15,16 +25,22 @@ RULES: tuple[Rule, ...] = (
     members.delete,
     members.stop,
     leaders.lead,
+    cluster_leaders.lead,
+    cluster_slots.record,
     members.appoint,
     leaders.conclude,
     members.start,
+    cluster_members.acquaint,
+    cluster_leaders.follow,
     followers.follow,
     followers.track,
     endpoints.publish,
+    cluster_members.publish,
     endpoints.balance,
     endpoints.discovery,
     announce.announce,
     leaders.transfer,
+    cluster_slots.reshard,
     members.part,
     rollout.configure,
     rollout.resize,

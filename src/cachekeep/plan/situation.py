@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
+from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Cache, Decided, Event, Node, NodeView, Shard, View
 from cachekeep.model.windows import in_window
 
@@ -18,7 +20,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     silence_seconds: float = 5.0
     """A primary that its host still takes connections for (a long script, a slow disk) is given this long before it counts as hung."""
     unreachable_seconds: float = 0.4
-    """A primary whose host takes no connections, and whose replicas have lost it too, is given this long."""
+    """A primary whose host takes nothing that is sent to it is given this long, then its replicas are asked whether they reach it."""
+    witness_seconds: float = 5.0
+    """A replica that reached such a primary is not asked again for this long: each time it connects anew."""
     loss_budget_bytes: int = 0
     """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
     hand_over_seconds: float = 1.0
@@ -50,7 +54,56 @@ class Situation:
 
     @property
     def clustered(self) -> bool:
-        return self.cache.wanted.cluster_mode != "disabled"
+        return self.cache.wanted.cluster_mode == "enabled"
+
+    @cached_property
+    def wanted_shards(self) -> frozenset[str]:
+        """Ids of the shards that shall be; while a change of them waits for its window, of those that are."""
+        wanted = frozenset(w.id for w in self.cache.wanted.shards)
+        return wanted if self.may_apply("shards") else wanted | frozenset(x.id for x in self.decided.shards)
+
+    @cached_property
+    def _by_shard(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.decided.nodes:
+            found.setdefault(node.shard, []).append(node)
+        return found
+
+    # -- cluster mode: who knows whom
+
+    @cached_property
+    def cluster_ids(self) -> dict[str, str]:
+        """Node name → its id on the cluster bus."""
+        return {n.name: cluster_node_id(self.cache, n) for n in self.decided.nodes}
+
+    @cached_property
+    def _there(self) -> frozenset[str]:
+        """Ids of all nodes that everybody shall know: those that have been started, but for those that are leaving and are gone."""
+        return frozenset(
+            self.cluster_ids[n.name]
+            for n in self.decided.nodes
+            if self.seen(n).process not in ("absent", None) and not (n.leaving and self.gone(n))
+        )
+
+    @cached_property
+    def _verdicts(self) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
+        return {}
+
+    def acquaintance(self, node: Node) -> tuple[frozenset[str], frozenset[str]]:
+        """Ids that a node should know and does not, and ids that it knows and should not; nothing for one that does not answer."""
+        seen = self.seen(node).cluster
+        if seen is None or not self.alive(node):
+            return frozenset(), frozenset()
+        key = hash(seen.knows)  # most nodes know the same: it is worked out once for all of them, not once for each
+        if key not in self._verdicts:
+            expected = frozenset(self.cluster_ids[n.name] for n in self.decided.nodes if not (n.leaving and self.gone(n)))
+            self._verdicts[key] = (self._there - seen.knows, seen.knows - expected)
+        return self._verdicts[key]
+
+    @cached_property
+    def acquainted(self) -> bool:
+        """Everybody who answers knows everybody who is there."""
+        return not any(self.acquaintance(n)[0] for n in self.decided.nodes if not n.leaving)
 
     def seen(self, node: Node) -> NodeView:
         """The view of a node."""
@@ -58,7 +111,7 @@ class Situation:
 
     def members(self, shard_id: str, *, leaving: bool = True) -> list[Node]:
         """The decided nodes of a shard."""
-        return [n for n in self.decided.nodes if n.shard == shard_id and (leaving or not n.leaving)]
+        return [n for n in self._by_shard.get(shard_id, ()) if leaving or not n.leaving]
 
     def runs(self, node: Node) -> bool:
         """The process that was decided is there."""

@@ -7,6 +7,7 @@ from typing import Literal
 from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
 from cachekeep.plan.announce import ready
+from cachekeep.plan.cluster_slots import progress
 from cachekeep.plan.situation import Situation
 
 Status = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
@@ -21,6 +22,7 @@ def condition(s: Situation, step: Step) -> Condition:
         settled=status == "available",
         refused=isinstance(step, Wait) and step.refused,
         nodes=tuple(_node(s, n) for n in s.decided.nodes),
+        resharding_percent=progress(s),
         version=s.cache.version,
     )
 
@@ -45,6 +47,8 @@ def _changing(s: Situation) -> bool:
     decided, wanted = s.decided, s.cache.wanted
     nodes = decided.nodes
     if any(e.serial > decided.errands_done for e in wanted.errands) or any(x.moving_to for x in decided.shards):
+        return True
+    if decided.resharding:
         return True
     if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.name for n in nodes}:
         return True

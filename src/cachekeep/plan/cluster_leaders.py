@@ -1,0 +1,195 @@
+"""Cluster mode: who leads a shard. The engine elects; we begin the election at once when a primary is confirmed gone, and go by what
+came of it.
+
+The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the loss); it
+takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote has failed and the
+engine itself cannot yet have begun one for another. One election at a time in the whole cluster, each with an order number of its own,
+saved before the engine hears of it.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
+from cachekeep.plan import leaders
+from cachekeep.plan.situation import Situation, names, with_shard
+
+ELECTION_SECONDS = 1.5
+"""An election that began lasts a tenth of this. One that has not ended by then was refused by those who voted in this shard lately."""
+ENGINE_SECONDS = 7.0
+"""The engine begins elections of its own only after its node timeout (15 s) has passed since a primary was lost."""
+
+
+def lead(s: Situation) -> Step | None:
+    """The first shard that needs something of its leadership."""
+    if not s.clustered:
+        return None
+    return leaders.first(_lead(s, shard) for shard in s.decided.shards)
+
+
+def _lead(s: Situation, shard: Shard) -> Step | None:
+    primary = s.primary(shard)
+    if primary is None:
+        return leaders.abdicated(s, shard)
+    leader = _leader(s, shard)
+    if leader is not None and leader.name != primary.name:
+        return _adopt(s, shard, primary, leader)
+    if shard.moving_to is not None:
+        return (_elect if shard.recovering_from else _swap)(s, shard, primary)
+    if s.leads(primary) or (primary.condemned and not s.gone(primary)):
+        return None
+    if s.gone(primary):
+        return leaders.succeed(s, shard, primary, _nominate)
+    return leaders.hung(s, shard, primary)
+
+
+def _leader(s: Situation, shard: Shard) -> Node | None:
+    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to them."""
+    saying = [(bool(c.slots), c.epoch, n.name, n) for n in s.members(shard.id) if s.leads(n) and (c := s.seen(n).cluster)]
+    return max(saying)[3] if saying else None
+
+
+def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
+    seen = s.seen(new).cluster
+    assert seen is not None
+    planned = shard.moving_to == new.name and shard.recovering_from is None
+    led = replace(
+        shard,
+        primary=new.name,
+        order=shard.order + 1,
+        in_sync=shard.in_sync - {new.name, old.name},
+        owned=seen.slots,
+        epoch=max(seen.epoch, shard.epoch),
+        ordered_at=None,
+        seize=False,
+        moving_to=None,
+        recovering_from=None if planned else old.name,
+        preferred=None,
+        accept_stale=False,
+    )
+    because = f"{new.name} leads shard {shard.id} in place of {old.name}, at epoch {seen.epoch}"
+    told = leaders.failover_told(s, old, new) if planned else ()
+    return Decide(replace(with_shard(s.decided, led), refusal=None), because, told)
+
+
+# -- a primary is gone
+
+
+def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Step:
+    """Decide an election. The primary is another only when the engine has made it one."""
+    voters = [x for x in s.decided.shards if x.owned]
+    voting = [x for x in voters if (p := s.primary(x)) is not None and s.leads(p)]
+    seize = not shard.owned
+    if shard.owned and len(voting) <= len(voters) // 2:
+        unsure = [p for x in voters if (p := s.primary(x)) is not None and not s.leads(p) and not s.gone(p)]
+        if unsure:
+            told = (
+                f"{lost.name} is gone, and too few primaries are left to elect another: {names(unsure)} is not known to be stopped"
+            )
+            return Wait(s.policy.poll_seconds * 5, told, refused=True)
+        seize = True
+        because += f"; of {len(voters)} primaries only {len(voting)} could vote, and all others are confirmed stopped: it takes over without a vote"
+    elif other := _electing(s, shard):
+        return Wait(s.policy.poll_seconds, f"{lost.name} is gone; shard {other.id} elects first")
+    nominated = replace(
+        shard,
+        moving_to=best.name,
+        order=shard.order + 1,
+        recovering_from=lost.name,
+        ordered_at=s.now,
+        seize=seize,
+        accept_stale=False,
+    )
+    return Decide(replace(with_shard(s.decided, nominated), refusal=None), because)
+
+
+def _electing(s: Situation, but: Shard) -> Shard | None:
+    """A shard whose election may still be won: two at a time would take each other's votes."""
+    return next(
+        (
+            x
+            for x in s.decided.shards
+            if x.id != but.id and x.moving_to and x.recovering_from and not x.seize and _age(s, x) < ELECTION_SECONDS
+        ),
+        None,
+    )
+
+
+def _age(s: Situation, shard: Shard) -> float:
+    return (s.now - shard.ordered_at).total_seconds() if shard.ordered_at else 0.0
+
+
+def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
+    """An election that has been decided: begun once, waited for, begun otherwise, or called off."""
+    taker = s.cache.node(shard.moving_to or "")
+    if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving or taker.condemned:
+        return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
+    if not s.alive(taker):
+        if _age(s, shard) > ELECTION_SECONDS:
+            return _call_off(s, shard, f"{taker.name} does not answer")
+        return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
+    if (s.seen(taker).last_order or 0) < shard.order:
+        how = "takes over shard" if shard.seize else "stands for election in shard"
+        return Act(((Elect(taker.name, shard.order, shard.seize),),), f"{taker.name} {how} {shard.id} (order {shard.order})")
+    if _age(s, shard) < ELECTION_SECONDS:
+        return Wait(s.policy.poll_seconds, f"{taker.name} is being elected")
+    if not shard.seize and _age(s, shard) < ENGINE_SECONDS:
+        because = f"the vote for {taker.name} has failed, {lost.name} is confirmed stopped and nobody else can have been elected: it takes over"
+        return Decide(with_shard(s.decided, replace(shard, seize=True, order=shard.order + 1)), because)
+    return _call_off(s, shard, f"{taker.name} was not elected")
+
+
+def _call_off(s: Situation, shard: Shard, why: str) -> Step:
+    calm = replace(shard, moving_to=None, ordered_at=None, seize=False, recovering_from=None)
+    return Decide(with_shard(s.decided, calm), f"the lead of shard {shard.id} does not go to {shard.moving_to}: {why}")
+
+
+# -- planned moves
+
+
+def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
+    """A planned move that has been decided: carried out or called off. When it is done the taker is adopted."""
+    taker = s.cache.node(shard.moving_to or "")
+    if taker is None or s.gone(taker) or taker.leaving:
+        return _call_off(s, shard, f"{shard.moving_to} is gone")
+    if s.gone(giver):
+        return _call_off(s, shard, f"{giver.name} is gone")
+    if not s.alive(giver) or not s.alive(taker):
+        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
+        if silent > s.policy.hand_over_seconds:
+            return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
+        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+    if not s.leads(giver):
+        return _call_off(s, shard, f"{giver.name} does not lead")
+    if taker.name not in shard.in_sync:
+        return _call_off(s, shard, f"{taker.name} is not in sync")
+    swap = Swap(giver.name, taker.name, shard.order, s.policy.hand_over_seconds)
+    return Act(((swap,),), f"{giver.name} hands shard {shard.id} over to {taker.name} (order {shard.order})")
+
+
+# -- replicas
+
+
+def follow(s: Situation) -> Step | None:
+    """Replicas follow the primary of their shard. The engine sees to it; this is for those that came up while it changed."""
+    if not s.clustered:
+        return None
+    effects: list[Effect] = []
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not s.leads(primary) or shard.moving_to:
+            continue
+        for node in s.replicas(shard):
+            seen = s.seen(node)
+            if not s.alive(node) or seen.cluster is None or seen.follows == primary.address:
+                continue
+            if s.cluster_ids[primary.name] not in seen.cluster.knows or seen.cluster.slots:
+                continue  # it has not met the primary yet, or has not heard yet that it was replaced
+            if seen.has_history and node.name in shard.in_sync and s.seen(primary).has_history is False:
+                because = f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, or it would be emptied"
+                return Wait(1.0, because, refused=True)
+            effects.append(Replicate(node.name, primary.name, shard.order))
+    if not effects:
+        return None
+    return Act((tuple(effects),), f"{' and '.join(e.node for e in effects if isinstance(e, Replicate))} follows its primary")

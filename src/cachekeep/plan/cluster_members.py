@@ -1,0 +1,133 @@
+"""Cluster mode: who knows whom, which processes must not be started yet, and where the configuration endpoint is."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Bind, Disown, Effect, Meet, Node, Shard, Step, Wait
+from cachekeep.plan.situation import Situation, names
+from cachekeep.plan.slots import even
+
+
+def new_shards(s: Situation) -> dict[str, Shard]:
+    """The shards that are wanted and not decided yet. The first ones share all slots among them, as given or evenly; those that come
+    later begin with none."""
+    wanted = s.cache.wanted.shards
+    given = {w.id: w.slots for w in wanted}
+    if s.decided.shards:
+        given = dict.fromkeys(given, ())
+    elif not all(given.values()):
+        given = even(list(given))
+    known = {x.id for x in s.decided.shards}
+    return {
+        w.id: Shard(
+            id=w.id,
+            primary=w.members[0].name,
+            order=1,
+            slots=given[w.id],
+            owned=given[w.id],
+            epoch=index if given[w.id] else 0,
+        )
+        for index, w in enumerate(wanted, start=1)
+        if w.id not in known
+    }
+
+
+def held_back(s: Situation) -> frozenset[str]:
+    """Dead primaries that must not come back yet: they would come back empty, as primaries, and their replicas would be emptied after
+    them. One that another has replaced, or whose shard holds nothing any more, may."""
+    if not s.clustered:
+        return frozenset()
+    return frozenset(
+        x.primary
+        for x in s.decided.shards
+        if x.primary and any(s.runs(n) and s.seen(n).has_history is not False for n in s.replicas(x))
+    )
+
+
+def stays(s: Situation, node: Node) -> bool:
+    """A node that is not wanted any more stays while its shard, which is not wanted either, has slots to give away."""
+    shard = s.cache.shard(node.shard)
+    if not s.clustered or shard is None or _wanted(s, shard):
+        return False
+    return bool(shard.slots or shard.owned or s.decided.resharding)
+
+
+def leading(s: Situation) -> set[str | None]:
+    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may."""
+    going = [x for x in s.decided.shards if s.clustered and not _wanted(s, x)]
+    return {name for x in s.decided.shards if x not in going for name in (x.primary, x.moving_to)}
+
+
+def _wanted(s: Situation, shard: Shard) -> bool:
+    return shard.id in s.wanted_shards
+
+
+def still_known(s: Situation, nodes: list[Node]) -> list[Node]:
+    """Nodes that somebody else still knows: they are dropped when nobody does."""
+    if not s.clustered:
+        return []
+    known = frozenset[str]().union(*{c.knows for n in s.decided.nodes if s.alive(n) and (c := s.seen(n).cluster)})
+    return [n for n in nodes if s.cluster_ids[n.name] in known]
+
+
+def acquaint(s: Situation) -> Step | None:
+    """Every node knows every other that there is, and nobody who is gone for good."""
+    if not s.clustered:
+        return None
+    by_id = {id: name for name, id in s.cluster_ids.items()}
+    effects: list[Effect] = []
+    said: list[str] = []
+    for node in s.decided.nodes:
+        missing, strangers = s.acquaintance(node)
+        if missing and not node.leaving:
+            effects.append(Meet(node.name, tuple(sorted(by_id[id] for id in missing))))
+            said.append(f"{node.name} meets {len(missing)}")
+        if strangers:
+            effects.append(Disown(node.name, tuple(sorted(strangers))))
+            said.append(f"{node.name} forgets {len(strangers)}")
+    if not effects:
+        return None
+    more = f" and {len(said) - 3} others do alike" if len(said) > 3 else ""
+    return Act((tuple(effects),), ", ".join(said[:3]) + more)
+
+
+def part_of_cluster(s: Situation, node: Node) -> bool:
+    """The node says that the cluster serves, and everybody knows everybody."""
+    seen = s.seen(node).cluster
+    return seen is not None and seen.ok and s.acquainted
+
+
+def publish(s: Situation) -> Step | None:
+    """The configuration endpoint is one more address of a node that answers; it moves when that node does not stay."""
+    address = s.decided.configuration_address
+    if not s.clustered or not address:
+        return None
+    holders = [n for n in s.decided.nodes if address in (s.seen(n).bound or ())]
+    good = [n for n in holders if s.alive(n) and not n.leaving]
+    if good:
+        return None
+    lose = [n for n in holders if s.alive(n)]
+    if lose:
+        return Act((tuple(Bind(n.name, (n.address,)) for n in lose),), f"{names(lose)} leaves the configuration endpoint to others")
+    stuck = [n for n in holders if s.runs(n)]
+    if stuck:
+        return Wait(s.policy.poll_seconds * 5, f"{names(stuck)} has the configuration endpoint and does not answer")
+    able = [n for n in s.decided.nodes if s.alive(n) and not n.leaving and not n.due and s.seen(n).bound is not None]
+    if not able:
+        return None
+    best = min(able, key=lambda n: (not n.announced, not s.leads(n), n.name))
+    return Act(((Bind(best.name, (best.address, address)),),), f"{best.name} serves the configuration endpoint")
+
+
+def served(s: Situation) -> bool:
+    """Somebody answers at the configuration endpoint."""
+    address = s.decided.configuration_address
+    return not s.clustered or any(address in (s.seen(n).bound or ()) and s.alive(n) for n in s.decided.nodes)
+
+
+def drop_shards(s: Situation, nodes: tuple[Node, ...]) -> tuple[Shard, ...]:
+    """The shards that are left when these are all nodes; what has led or followed and is no more is not mentioned again."""
+    there = {n.shard for n in nodes} | s.wanted_shards
+    left = {n.name for n in nodes}
+    return tuple(replace(x, in_sync=x.in_sync & left) for x in s.decided.shards if x.id in there or not s.clustered)

@@ -1,0 +1,171 @@
+"""Cluster mode: which shard owns which slots, and how they get there while all of them serve.
+
+``Shard.slots`` is the aim. What the engines own is looked at before every step, so a move that was interrupted, anywhere and by anything,
+is not resumed: what is still astray is moved.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
+
+SLICE_SECONDS = 0.3
+"""A move goes on for so long before the cache is looked at again: a failure elsewhere is not left waiting."""
+
+
+def record(s: Situation) -> Step | None:
+    """What primaries own is written down, for the case that one of them has to start anew."""
+    if not s.clustered:
+        return None
+    changed = {}
+    for shard in s.decided.shards:
+        seen = _seen(s, shard)
+        if seen and not shard.moving_to and (seen.slots != shard.owned or seen.epoch > shard.epoch):
+            changed[shard.id] = replace(shard, owned=seen.slots, epoch=max(seen.epoch, shard.epoch))
+    if not changed:
+        return None
+    decided = replace(s.decided, shards=tuple(changed.get(x.id, x) for x in s.decided.shards))
+    owns = ", ".join(f"{x.id} owns {count(x.owned)} slots at epoch {x.epoch}" for x in list(changed.values())[:4])
+    return Decide(decided, owns + (f", and {len(changed) - 4} others" if len(changed) > 4 else ""))
+
+
+def _seen(s: Situation, shard: Shard) -> ClusterSeen | None:
+    """What the shard's primary says, if it leads."""
+    primary = s.primary(shard)
+    return s.seen(primary).cluster if primary is not None and s.leads(primary) else None
+
+
+def reshard(s: Situation) -> Step | None:
+    """Slots go where they shall be."""
+    if not s.clustered or s.decided.available_at is None:
+        return None
+    seen = {x.id: _seen(s, x) for x in s.decided.shards}
+    silent = [id for id, v in seen.items() if v is None]
+    if silent:
+        return Wait(s.policy.poll_seconds * 5, f"slots move on when shard {silent[0]} leads") if s.decided.resharding else None
+    now = {id: v for id, v in seen.items() if v is not None}
+    step = _aim(s, now) or _unowned(s, now)
+    if step is not None:
+        return step
+    target = {x.id: x.slots for x in s.decided.shards}
+    todo = moves({id: v.slots for id, v in now.items()}, target)
+    open_moves, stray = _open(s, now)
+    if not todo and not open_moves and not stray:
+        return _done(s, now)
+    if not s.decided.resharding:
+        left = sum(count(m.slots) for m in (*todo, *open_moves))
+        return (
+            Decide(replace(s.decided, resharding=max(left, 1)), f"{left} slots are not where they shall be")
+            if left or stray
+            else None
+        )
+    if stray:
+        effects: tuple[Effect, ...] = tuple(Settle(name, compact(slots)) for name, slots in stray.items())
+        return Act((effects,), f"slots are closed that were left open on {' and '.join(stray)}")
+    return _go(s, open_moves or todo, sum(count(m.slots) for m in todo))
+
+
+def _aim(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
+    """Other shards are wanted than those that share the slots: new shares, as soon as the new ones can take them."""
+    if not s.may_apply("shards"):
+        return None
+    ids = [w.id for w in s.cache.wanted.shards]
+    if set(ids) == {x.id for x in s.decided.shards if x.slots}:
+        return None
+    missing = [m.name for w in s.cache.wanted.shards for m in w.members if not ((n := s.cache.node(m.name)) and n.announced)]
+    if missing:
+        return None
+    return aim(s, s.decided, {id: v.slots for id, v in now.items()}, ids)
+
+
+def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[str]) -> Step:
+    """Decide even shares for these shards, by as few moves as can be. Each shard's orders of before are void."""
+    target = rebalance(current, ids)
+    left = sum(count(m.slots) for m in moves(current, target))
+    shards = tuple(replace(x, slots=target.get(x.id, ()), order=x.order + 1) for x in decided.shards)
+    because = f"{left} slots shall move, so that {len(ids)} shards have {SLOTS // len(ids)} or one more each"
+    told = (s.tell(f"Resharding of replication group {s.cache.name} has started: {left} slots move", group=True),) if left else ()
+    return Decide(replace(decided, shards=shards, resharding=left), because, told)
+
+
+def rebalanced(s: Situation, decided: Decided) -> Step:
+    """The errand ``rebalance``."""
+    current = {x.id: v.slots for x in s.decided.shards if (v := _seen(s, x))}
+    if len(current) < len(s.decided.shards):
+        return Wait(s.policy.poll_seconds * 5, "slots are dealt out anew when every shard leads")
+    return aim(s, decided, current, [w.id for w in s.cache.wanted.shards])
+
+
+def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
+    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong."""
+    lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
+    if not lost:
+        return None
+    given = [(x.primary, common(lost, x.slots)) for x in s.decided.shards]
+    effects = tuple(Own(name, slots) for name, slots in given if name and slots)
+    return Act((effects,), f"{count(lost)} slots belong to nobody: they are given to whom they shall belong") if effects else None
+
+
+def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
+    """Slots that were left half open: those to finish, and those that are open on one side for nothing."""
+    shard_of = {v.id: id for id, v in now.items()}
+    pairs: dict[tuple[str, str], set[int]] = {}
+    stray: dict[str, list[int]] = {}
+    for id, v in now.items():
+        primary = next(x.primary for x in s.decided.shards if x.id == id)
+        sides: list[tuple[int, str | None, str | None]] = [(slot, id, shard_of.get(other)) for slot, other in v.migrating.items()]
+        sides += [(slot, shard_of.get(other), id) for slot, other in v.importing.items()]
+        for slot, source, target in sides:
+            if source and target and common(((slot, slot),), now[source].slots):
+                pairs.setdefault((source, target), set()).add(slot)
+            elif primary:
+                stray.setdefault(primary, []).append(slot)
+    return [Move(source, target, compact(slots)) for (source, target), slots in pairs.items()], stray
+
+
+def _go(s: Situation, todo: list[Move], left: int) -> Step:
+    """One move for each source at a time, to different targets as far as there are some."""
+    shard = {x.id: x for x in s.decided.shards}
+    sources: dict[str, list[Move]] = {}
+    for move in todo:
+        sources.setdefault(move.source, []).append(move)
+    chosen = [found[i % len(found)] for i, found in enumerate(sources.values())]
+    effects = tuple(
+        MoveSlots(
+            shard[m.source].primary or "",
+            shard[m.target].primary or "",
+            m.slots,
+            shard[m.source].order,
+            shard[m.target].order,
+            SLICE_SECONDS,
+        )
+        for m in chosen
+    )
+    said = ", ".join(f"{m.source} to {m.target}" for m in chosen[:4])
+    return Act((effects,), f"slots move from {said}: {percent(s.decided.resharding, left):.0f} % done, {left} left")
+
+
+def percent(total: int, left: int) -> float:
+    """How much is done."""
+    return 100.0 * max(0, total - left) / total if total else 100.0
+
+
+def progress(s: Situation) -> float | None:
+    """Percent of the slots of the present move that have arrived; None when none is under way."""
+    if not s.decided.resharding:
+        return None
+    return percent(s.decided.resharding, sum(count(without(x.owned, x.slots)) for x in s.decided.shards))
+
+
+def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
+    if not s.decided.resharding:
+        return None
+    told = (s.tell(f"Resharding of replication group {s.cache.name} has finished", group=True),)
+    return Decide(
+        replace(s.decided, resharding=0),
+        f"all slots are where they shall be, in {sum(bool(v.slots) for v in now.values())} shards",
+        told,
+    )
