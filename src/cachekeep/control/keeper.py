@@ -27,6 +27,7 @@ log = logging.getLogger("cachekeep.keeper")
 LEASE_SECONDS = 15.0
 SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
+MOST_DECISIONS = 50
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
 HEARTBEAT_SECONDS, CALM_HEARTBEAT_SECONDS = 0.25, 1.0
 HEARTBEAT_DEADLINE_SECONDS = 0.25
@@ -147,7 +148,10 @@ class Keeper:
             if cache is None:
                 return
             view = await self._observer.look(cache)
+            before = cache.version
             cache, step = await self._think(cache, view, lease)
+            if isinstance(step, Wait) and cache.version != before:
+                continue  # what was just decided has not been looked at yet
             if isinstance(step, Forget):
                 await self._forget(cache, step, lease)
                 return
@@ -167,13 +171,14 @@ class Keeper:
 
     async def _think(self, cache: Cache, view: View, lease: Lease) -> tuple[Cache, Step]:
         """Save decisions until there is something to do or to wait for: thinking again needs no new look."""
-        while True:
+        for _ in range(MOST_DECISIONS):
             step = plan(cache, view, self._clock.now(), self._policy)
             if not isinstance(step, Decide):
                 return cache, step
             self._narrate(cache, step)
             new = replace(cache, decided=step.decided)
             cache = await self._store.save_decided(new, lease, events=step.events, addresses=addresses(step.decided))
+        raise CachekeepError(f"{cache.name}: {MOST_DECISIONS} decisions in a row led nowhere, the last one: {step.because}")
 
     async def _forget(self, cache: Cache, step: Forget, lease: Lease) -> None:
         self._narrate(cache, step)

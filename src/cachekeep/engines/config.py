@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -98,10 +100,30 @@ class Limits(msgspec.Struct, frozen=True):
     cpus: float
 
 
+class _Sort(NamedTuple):
+    """All that settings depend on: nodes of one sort share them, so each sort is worked out once."""
+
+    engine: str
+    version: str
+    node_type: str
+    cluster_mode: str
+    parameters: tuple[tuple[str, str], ...]
+
+
+def _sort(cache: Cache, node: Node) -> _Sort:
+    wanted = cache.wanted
+    return _Sort(node.engine, node.version, node.node_type, wanted.cluster_mode, tuple(wanted.parameters.items()))
+
+
 def settings(cache: Cache, node: Node) -> Settings:
-    """The settings of ``node`` in ``cache``. Raises KeyError for a node type that is not in the table."""
+    """The settings of ``node`` in ``cache``: to be read only. Raises KeyError for a node type that is not in the table."""
+    return _settings(_sort(cache, node))
+
+
+@lru_cache(maxsize=1024)
+def _settings(node: _Sort) -> Settings:
     machine = _machine(node)
-    values = _values(cache, node, machine)
+    values = _values(node, machine)
     if node.engine == "memcached":
         return Settings(live={}, boot=values, left_out={})
     live: dict[str, str] = {"maxmemory": str(maxmemory(values, machine)), **_buffer_limits(values)} | _OUR_OWN_LIVE
@@ -110,13 +132,13 @@ def settings(cache: Cache, node: Node) -> Settings:
     for name, value in values.items():
         if name in _MAPPED or name.startswith("client-output-buffer-limit-"):
             continue
-        if name in _CLUSTER_ONLY and cache.wanted.cluster_mode != "enabled":
+        if name in _CLUSTER_ONLY and node.cluster_mode != "enabled":
             left_out[name] = "only with cluster mode"
         elif (reason := _unknown(name, node)) is not None:
             left_out[name] = reason
         else:
             (boot if name in _BOOT else live)[name] = value
-    if cache.wanted.cluster_mode == "enabled":
+    if node.cluster_mode == "enabled":
         boot["cluster-enabled"] = "yes"
         if _version(node) >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
@@ -150,12 +172,12 @@ def limits(node: Node) -> Limits:
 
 def live_digest(cache: Cache, node: Node) -> str:
     """Of the settings that a running server can change: equal digests, nothing to configure."""
-    return _digest(settings(cache, node).live)
+    return _digests(_sort(cache, node))[0]
 
 
 def boot_digest(cache: Cache, node: Node) -> str:
     """Of the settings that only a restart changes."""
-    return _digest(settings(cache, node).boot)
+    return _digests(_sort(cache, node))[1]
 
 
 def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
@@ -163,18 +185,24 @@ def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
     return boot_digest(cache, node) != boot_digest_seen
 
 
+@lru_cache(maxsize=1024)
+def _digests(node: _Sort) -> tuple[str, str]:
+    found = _settings(node)
+    return _digest(found.live), _digest(found.boot)
+
+
 def _digest(values: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _machine(node: Node) -> NodeType:
+def _machine(node: Node | _Sort) -> NodeType:
     machine = node_type(node.node_type)
     if machine is None:
         raise KeyError(f"{node.node_type} is not a node type")
     return machine
 
 
-def _values(cache: Cache, node: Node, machine: NodeType) -> dict[str, str]:
+def _values(node: _Sort, machine: NodeType) -> dict[str, str]:
     """Every parameter of the node's own family: default, node type's value, or the group's.
 
     Right after an engine upgrade the group may still be of the old family: names that the new one lacks are not for this server.
@@ -182,13 +210,13 @@ def _values(cache: Cache, node: Node, machine: NodeType) -> dict[str, str]:
     family = family_of(node.engine, node.version)
     known = parameters(family)
     by_type = {name: value for name in known if (value := node_type_value(name, machine)) is not None}
-    chosen = {name: value for name, value in cache.wanted.parameters.items() if name in known}
+    chosen = {name: value for name, value in node.parameters if name in known}
     if "reserved-memory-percent" in chosen:
         chosen["reserved-memory"] = "0"
     return defaults(family) | by_type | chosen
 
 
-def _unknown(name: str, node: Node) -> str | None:
+def _unknown(name: str, node: _Sort) -> str | None:
     """Why the server does not know the parameter; None if it does."""
     if name in _LEFT_OUT:
         return _LEFT_OUT[name]
@@ -199,7 +227,7 @@ def _unknown(name: str, node: Node) -> str | None:
     return None if _version(node) >= since else f"{node.engine} knows it from {since[0]}.{since[1]} on"
 
 
-def _version(node: Node) -> _Version:
+def _version(node: Node | _Sort) -> _Version:
     """Redis 7.1 exists at AWS only and is served by 7.0: nothing in the tables starts at 7.1."""
     major, minor = (*node.version.split("."), "0")[:2]
     return int(major), int(minor)

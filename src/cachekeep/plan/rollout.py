@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.config import live_digest
 from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Step, Wait
+from cachekeep.plan import cluster_slots
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
 
@@ -53,7 +54,7 @@ def upgrade(s: Situation) -> Step | None:
 
 def restart(s: Situation) -> Step | None:
     """Nodes that are due for a restart: one per shard at a time, the primary last and after it has handed over."""
-    due = [n for n in s.decided.nodes if n.due and n.announced and not n.leaving]
+    due = [n for n in s.decided.nodes if n.due and n.announced and not n.leaving and not n.condemned]
     if not due:
         return None
     if not s.replicated:
@@ -111,6 +112,8 @@ def errand(s: Situation) -> Step | None:
             return _promote(s, first)
         case "test-failover":
             return _test_failover(s, first)
+        case "rebalance":
+            return cluster_slots.rebalanced(s, decided) if s.clustered else Decide(decided, "there are no slots to deal out")
         case "promote-stale":
             shard = s.cache.shard(first.shard or s.decided.shards[0].id)
             if shard is None or s.decided.refusal is None:

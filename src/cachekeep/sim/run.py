@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -103,6 +103,9 @@ class Run:
                 self._broken(f"order went back from {old.order} to {shard.order}")
             if shard.primary not in old.in_sync and shard.primary != old.moving_to and not old.accept_stale:
                 self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
+            engine = self.world.processes.get((UID, shard.primary))
+            if shard.primary != old.moving_to and not old.accept_stale and engine is not None and not engine.fed:
+                self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
 
     def _in_sync(self) -> set[Key]:
         if self.cache is None:
@@ -143,7 +146,7 @@ class Run:
     def _keeper(self, name: str) -> asyncio.Task[None]:
         driver, link, fronts = SimDriver(self.world), SimLink(self.world, name), SimFronts(self.world)
         observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=self.clock, pool="127.77.0.0/16")
-        hands = Hands(driver=driver, link=link, fronts=fronts, specs=_spec, observer=observer)
+        hands = self._hands(driver=driver, link=link, fronts=fronts, specs=_spec, observer=observer)
         keeper = Keeper(
             store=self.store,
             driver=driver,
@@ -163,6 +166,10 @@ class Run:
 
         return asyncio.get_running_loop().create_task(live())
 
+    def _hands(self, **parts: Any) -> Hands:
+        """A seam for tests that want worse hands."""
+        return Hands(**parts)
+
     async def _restart_keeper(self, which: int) -> None:
         """kill -9: no release, no goodbye. A new one comes up a moment later."""
         self.keepers[which].cancel()
@@ -178,7 +185,7 @@ class Run:
                 async with self.store.transaction() as tx:
                     cache = await tx.cache(NAME, "group")
                     if cache is not None:
-                        await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
+                        self.cache = await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
                         tx.wake(UID)
                 return
 

@@ -34,6 +34,10 @@ class Engine:
     linked: bool = False
     online: bool = False
     """What its primary knows: the first ACK has arrived, so the stream flows."""
+    fed: bool = False
+    """Its present primary has streamed to it at least once."""
+    haste: float = 1.0
+    """Chance, at each turn, that its first ACK reaches the primary: up to about a second, as in the engines."""
     history: bool = False
     writes: list[int] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
@@ -111,7 +115,7 @@ class World:
     def follow(self, engine: Engine, address: str) -> None:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
         engine.role, engine.follows = "replica", address
-        engine.linked = engine.online = False
+        engine.linked = engine.online = engine.fed = False
         engine.link_epoch += 1
         self.spawn(self._replicate(engine, engine.link_epoch))
 
@@ -119,11 +123,11 @@ class World:
         while engine.alive and engine.link_epoch == epoch:
             await asyncio.sleep(STREAM_SECONDS * (0.5 + self.random.random()))
             primary = self.at(engine.follows)
-            reached = primary is not None and primary.works and primary.role == "primary" and self._peers(engine, primary)
+            reached = primary is not None and primary.works and primary.role == "primary" and self.peers(engine, primary)
             if not reached or not engine.works or primary is None:
-                if primary is None or not self._peers(engine, primary):
+                if primary is None:
                     engine.linked = engine.online = False
-                continue
+                continue  # a cut is silent: the replica goes on believing that it is linked
             if not engine.linked:
                 await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if engine.link_epoch != epoch or not primary.works or not engine.works:
@@ -134,15 +138,16 @@ class World:
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
                     engine.writes = list(primary.writes)
                     engine.history, engine.linked = True, True
+                    engine.haste = self.random.choice((1.0, 0.2, 0.005))
                 continue
             if not engine.online:  # linked by its own word; the primary streams only after the first ACK
-                if self.random.random() < 0.2:
-                    engine.online = True
+                if self.random.random() < engine.haste:
+                    engine.online = engine.fed = True
                     engine.writes = list(primary.writes)
                 continue
             engine.writes = list(primary.writes)
 
-    def _peers(self, one: Engine, other: Engine) -> bool:
+    def peers(self, one: Engine, other: Engine) -> bool:
         return one.spec.key not in self.cut and other.spec.key not in self.cut
 
     def spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
@@ -261,12 +266,30 @@ class SimLink:
             role="primary" if primary else "replica",
             follows=None if primary else engine.follows,
             link_up=None if primary else engine.linked,
+            reaches=None if primary else self._reaches(engine),
             offset=len(engine.writes),
             has_history=engine.history,
             replicas=replicas if primary else (),
             bound=frozenset(engine.bound),
             discovery_version=engine.discovery,
         )
+
+    def _reaches(self, replica: Engine) -> bool | None:
+        """By its own word while it is linked; else whether the primary's host takes its connection, as one with a frozen engine does."""
+        whom = self._world.at(replica.follows)
+        return True if replica.linked else None if whom is None else self._world.peers(replica, whom)
+
+    async def witness(self, target: Target) -> None:
+        await asyncio.sleep(0.001)
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{target.key[1]} does not answer")
+        if engine.role == "replica":
+            engine.linked = engine.online = False
+        for _ in range(20):
+            if engine.linked:
+                return
+            await asyncio.sleep(0.01)
 
     async def _order(self, target: Target, order: int, do: Callable[[Engine], None]) -> None:
         """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""

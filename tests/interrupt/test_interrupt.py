@@ -1,0 +1,157 @@
+"""A control plane that dies at every step of a cache's life, and effects that are carried out twice: all the same in the end.
+
+The story: a group of three is created, grown, resized, fails over, is rebooted, shrinks and is deleted. It is told once to count its
+steps; then once for each step, with the control plane killed just before it and just after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from cachekeep.control import Hands
+from cachekeep.model import Act, Cache, Errand, Event, Member, Wanted
+from cachekeep.sim.run import NAME, UID, Run, Scenario, _Witness
+from cachekeep.sim.timeless import run
+from cachekeep.store.contract import Lease
+
+
+class Killed(BaseException):
+    """kill -9: nothing catches it."""
+
+
+class Fuse:
+    """Blows once, at the given moment: (step, after)."""
+
+    def __init__(self, step: int, after: bool) -> None:
+        self.left, self.after, self.blown = step, after, False
+        self.steps = 0
+
+    def tick(self, after: bool) -> None:
+        if not after:
+            self.steps += 1
+        if self.steps == self.left and after is self.after and not self.blown:
+            self.blown = True
+            raise Killed
+
+
+class Story(Run):
+    """The life of one group, told to keepers of which the first one dies."""
+
+    def __init__(self, fuse: Fuse, *, twice: bool = False) -> None:
+        super().__init__(Scenario(7, faults=False, moves=False, two_keepers=False, flaky=0.0))
+        self.fuse, self.twice = fuse, twice
+        store = self.store
+
+        async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+            fuse.tick(False)
+            saved = await _Witness.save_decided(store, cache, lease, events=events, addresses=addresses)
+            fuse.tick(True)
+            return saved
+
+        store.save_decided = save  # type: ignore[method-assign]
+
+    def _hands(self, **parts: Any) -> Hands:
+        story = self
+
+        class Fragile(Hands):
+            async def carry(self, cache: Cache, act: Act) -> None:
+                for stage in act.stages:
+                    story.fuse.tick(False)
+                    for _ in range(2 if story.twice else 1):
+                        await super().carry(cache, Act((stage,), act.because))
+                    story.fuse.tick(True)
+
+        return Fragile(**parts)
+
+    async def tell(self) -> Run:
+        await self.store.open()
+        await self._create()
+        guard = asyncio.get_running_loop().create_task(self._guard())
+        writer = asyncio.get_running_loop().create_task(self._write())
+        for chapter in (None, self._grow, self._bigger, self._fail_over, self._reboot, self._shrink):
+            if chapter is not None:
+                await self._change(chapter)
+            await self._until(self._settled, str(chapter))
+        if missing := set(self.acknowledged) - set(self.world.processes[UID, self._primary() or ""].writes):
+            self._broken(f"{len(missing)} acknowledged writes were lost")
+        writer.cancel()
+        await self._change(lambda w: replace(w, deleted=True))
+        await self._until(lambda: UID not in self.store_uids() and not self.world.processes, "deletion")
+        guard.cancel()
+        return self
+
+    def store_uids(self) -> set[str]:
+        return set(self.seen)
+
+    async def _guard(self) -> None:
+        """Starts a control plane, and another one when it is killed. Watches what is stored."""
+        self.seen: set[str] = {UID}
+        while True:
+            self.keepers = [self._keeper("keeper")]
+            while not self.fuse_blown():
+                await asyncio.sleep(0.02)
+                self.seen = {UID} if await self.store.load(UID) else set()
+            self.keepers[0].cancel()
+            await asyncio.gather(*self.keepers, return_exceptions=True)
+            self.restarted = True
+
+    def fuse_blown(self) -> bool:
+        return self.fuse.blown and not getattr(self, "restarted", False)
+
+    def _settled(self) -> bool:
+        wanted_type = self.cache and self.cache.wanted.node_type
+        return (
+            self._healthy()
+            and self.cache is not None
+            and all(e.serial <= self.cache.decided.errands_done for e in self.cache.wanted.errands)
+            and all(n.node_type == wanted_type for n in self.cache.decided.nodes)
+        )
+
+    @staticmethod
+    def _grow(w: Wanted) -> Wanted:
+        return replace(w, shards=(replace(w.shards[0], members=(*w.shards[0].members, Member(name=f"{NAME}-004", zone="a"))),))
+
+    @staticmethod
+    def _bigger(w: Wanted) -> Wanted:
+        return replace(w, node_type="cache.t3.small")
+
+    @staticmethod
+    def _fail_over(w: Wanted) -> Wanted:
+        return replace(w, errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
+
+    @staticmethod
+    def _reboot(w: Wanted) -> Wanted:
+        names = tuple(m.name for m in w.shards[0].members)
+        return replace(w, errands=(*w.errands, Errand(serial=2, kind="reboot", nodes=names)))
+
+    @staticmethod
+    def _shrink(w: Wanted) -> Wanted:
+        return replace(w, shards=(replace(w.shards[0], members=w.shards[0].members[2:]),))
+
+
+def steps() -> int:
+    """How many saves and acts the story takes when nothing goes wrong."""
+    fuse = Fuse(-1, False)
+    run(Story(fuse).tell())
+    return fuse.steps
+
+
+def test_the_story_is_long_enough_to_mean_something() -> None:
+    assert steps() > 40
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_every_step(after: bool) -> None:
+    for step in range(1, steps() + 1):
+        fuse = Fuse(step, after)
+        run(Story(fuse).tell())
+        assert fuse.blown, f"step {step} was never reached"
+
+
+def test_every_effect_twice() -> None:
+    run(Story(Fuse(-1, False), twice=True).tell())

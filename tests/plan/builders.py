@@ -1,0 +1,155 @@
+"""Caches and views to plan over, in a line each."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from msgspec.structs import replace
+
+from cachekeep.engines.config import boot_digest, live_digest
+from cachekeep.model import (
+    Cache,
+    Decide,
+    Decided,
+    FrontView,
+    Member,
+    Node,
+    NodeView,
+    ReplicaSeen,
+    Secret,
+    Shard,
+    Step,
+    View,
+    Wanted,
+    WantedShard,
+)
+from cachekeep.plan import Policy, plan
+
+NOW = dt.datetime(2030, 1, 2, 12, 0, tzinfo=dt.UTC)  # a Wednesday, far from the maintenance window
+ADDRESSES = tuple(f"127.77.0.{i}" for i in range(50, 90))
+
+
+def group(count: int = 3, *, settled: bool = True, shards: dict[str, Any] | None = None, **wanted: Any) -> Cache:
+    """A replication group ``demo``; ``settled``: everything was decided and announced, ``demo-001`` leads, all others are in sync."""
+    members = tuple(Member(name=f"demo-{i:03}", zone="abc"[(i - 1) % 3]) for i in range(1, count + 1))
+    asked = {
+        "engine": "valkey",
+        "version": "8.0.1",
+        "node_type": "cache.t3.micro",
+        "port": 6379,
+        "shards": (WantedShard(id="0001", members=members),),
+        "automatic_failover": count > 1,
+        "parameter_group": "default.valkey8",
+    }
+    cache = Cache(
+        uid="u1",
+        name="demo",
+        kind="group",
+        region="us-east-1",
+        created_at=NOW,
+        admin_password=Secret("x"),
+        wanted=Wanted(**(asked | wanted)),
+        version=1,
+    )
+    if not settled:
+        return cache
+    cache = decided(cache, View(free_addresses=ADDRESSES))
+    nodes = tuple(replace(n, announced=True) for n in cache.decided.nodes)
+    names = frozenset(n.name for n in nodes)
+    shard = replace(cache.decided.shards[0], **({"in_sync": names - {"demo-001"}} | (shards or {})))
+    return replace(cache, decided=replace(cache.decided, nodes=nodes, shards=(shard,), available_at=NOW))
+
+
+def memcached(count: int = 3) -> Cache:
+    """A Memcached cluster ``mc`` that has only been asked for."""
+    members = tuple(Member(name=f"mc.{i:04}", zone="abc"[(i - 1) % 3]) for i in range(1, count + 1))
+    return Cache(
+        uid="u2",
+        name="mc",
+        kind="cluster",
+        region="us-east-1",
+        created_at=NOW,
+        admin_password=Secret("x"),
+        wanted=Wanted(
+            engine="memcached",
+            version="1.6.18",
+            node_type="cache.t3.micro",
+            port=11211,
+            shards=(WantedShard(id="0001", members=members),),
+            parameter_group="default.memcached1.6",
+        ),
+    )
+
+
+def decided(cache: Cache, view: View) -> Cache:
+    """The cache after one decision. Fails if the planner has another kind of step."""
+    step = plan(cache, view, NOW)
+    assert isinstance(step, Decide), step
+    return replace(cache, decided=step.decided)
+
+
+def healthy(cache: Cache, **changes: NodeView | None) -> View:
+    """A view in which all is as it should be, but for ``demo_002=NodeView(…)``-like changes (None: nothing is known)."""
+    shard = cache.decided.shards[0]
+    views = {n.name: _node(cache, shard, n) for n in cache.decided.nodes}
+    for name, view in changes.items():
+        views[name.replace("_", "-")] = view if view is not None else NodeView()
+    replicas = tuple(n.name for n in cache.decided.nodes if n.name in shard.in_sync)
+    fronts = {
+        f.name: FrontView(process="running", incarnation=1, targets=replicas or ("demo-001",), version=1)
+        for f in cache.decided.fronts
+    }
+    return View(nodes=views, fronts=fronts)
+
+
+def running(cache: Cache, name: str, **changes: Any) -> NodeView:
+    """The healthy view of one node, with changes."""
+    node = cache.node(name)
+    assert node is not None
+    return replace(_node(cache, cache.decided.shards[0], node), **changes)
+
+
+def gone(incarnation: int = 1) -> NodeView:
+    """A process that has ended."""
+    return NodeView(process="exited", incarnation=incarnation)
+
+
+def silent(cache: Cache, name: str, seconds: float, *, reachable: bool = True, process: Any = "running") -> NodeView:
+    """A process that is there and does not answer."""
+    return NodeView(process=process, incarnation=1, answering=False, silent_seconds=seconds, reachable=reachable)
+
+
+def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
+    leads = node.name == shard.primary
+    primary = cache.node(shard.primary or "")
+    others = [n for n in cache.decided.nodes if n.name != shard.primary]
+    bound = {node.address} | ({shard.primary_address} if leads and shard.primary_address else set())
+    if not any(f.name == "readers" for f in cache.decided.fronts) and shard.reader_address:
+        serves = next((n.name for n in others if n.name in shard.in_sync), shard.primary)
+        bound |= {shard.reader_address} if serves == node.name else set()
+    return NodeView(
+        process="running",
+        incarnation=node.incarnation,
+        answering=True,
+        role="primary" if leads else "replica",
+        follows=None if leads or primary is None else primary.address,
+        link_up=None if leads else True,
+        offset=1000,
+        has_history=True,
+        replicas=tuple(ReplicaSeen(n.address, n.port, True, 1000, 0) for n in others if n.name in shard.in_sync) if leads else (),
+        bound=frozenset(bound),
+        live_digest=live_digest(cache, node),
+        boot_digest=boot_digest(cache, node),
+    )
+
+
+def step(cache: Cache, view: View, policy: Policy | None = None, now: dt.datetime = NOW) -> Step:
+    """The planner's answer."""
+    return plan(cache, view, now, policy)
+
+
+def shard(decided: Decided) -> Shard:
+    """The only shard."""
+    (only,) = decided.shards
+    return only

@@ -1,0 +1,124 @@
+"""Take a guard away and some seed must notice: otherwise the guard, or the simulation, is for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
+from cachekeep.plan import followers, leaders, members, planner
+from cachekeep.plan.situation import Situation, with_shard
+from cachekeep.sim import run as simulation
+from cachekeep.sim.run import Scenario, Violation, simulate
+from cachekeep.sim.world import SimDriver
+
+Break = Callable[[pytest.MonkeyPatch], None]
+TRIED = 150
+
+
+def _any_successor(patch: pytest.MonkeyPatch) -> None:
+    """The best in-sync replica is whichever comes first, not the one that has most."""
+    patch.setattr(leaders, "_best", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None))
+
+
+def _the_replicas_own_word(patch: pytest.MonkeyPatch) -> None:
+    """In sync is who says so itself."""
+    patch.setattr(followers, "_in_sync", lambda s, shard, primary, n: s.alive(n) and s.seen(n).link_up is True)
+
+
+def _no_fence(patch: pytest.MonkeyPatch) -> None:
+    """A hung primary is succeeded without being stopped first."""
+
+    def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
+        if leaders._why_hung(s, shard, primary) is None:
+            return None
+        return leaders._succeed(s, shard, primary)
+
+    patch.setattr(leaders, "_hung", hung)
+
+
+def _silence_is_death(patch: pytest.MonkeyPatch) -> None:
+    """Whoever does not answer is gone, in-sync set or not."""
+
+    def succeed(s: Situation, shard: Shard, lost: Node) -> Step | None:
+        alive = [n for n in s.replicas(shard) if s.alive(n)]
+        return leaders._appoint(s, shard, lost, alive[0], "the first that answers") if alive else None
+
+    patch.setattr(leaders, "_succeed", succeed)
+
+
+def _empty_leads(patch: pytest.MonkeyPatch) -> None:
+    """The old primary comes back and leads, empty as it is."""
+
+    def first(s: Situation, shard: Shard, primary: Node) -> Step | None:
+        if not s.alive(primary):
+            return None
+        return Act(((Promote(primary.name, shard.order, leaders.addresses(s, shard, primary)),),), "it leads, as ever")
+
+    patch.setattr(leaders, "_first_promotion", first)
+    patch.setattr(leaders, "_succeed", lambda s, shard, lost: None)
+
+
+def _no_order_numbers(patch: pytest.MonkeyPatch) -> None:
+    """Late orders are obeyed."""
+    patch.setattr(SimDriver, "admit", lambda self, key, order: True)
+    patch.setattr(simulation, "HARM_SECONDS", 30.0)
+
+
+def _move_without_catching_up(patch: pytest.MonkeyPatch) -> None:
+    """A planned move is a promotion: nobody waits until the taker has everything."""
+
+    def move(s: Situation, shard: Shard, to: Node, because: str) -> Decide:
+        led = replace(shard, primary=to.name, order=shard.order + 1, in_sync=shard.in_sync - {to.name})
+        return Decide(with_shard(s.decided, led), because)
+
+    for place in (leaders, simulation.Keeper.__module__ and __import__("cachekeep.plan.rollout", fromlist=["move"])):
+        patch.setattr(place, "move", move)
+
+
+def _restart_beside(patch: pytest.MonkeyPatch) -> None:
+    """Nodes that are condemned need not be confirmed stopped."""
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not members.stop))
+
+
+def _forget_the_lost(patch: pytest.MonkeyPatch) -> None:
+    """A node whose process ended stays in the in-sync set."""
+    real = members._again
+
+    def again(s: Situation, ended: list[Node]) -> Step:
+        step = real(s, ended)
+        assert isinstance(step, Decide)
+        kept = tuple(replace(x, in_sync=s.decided.shards[i].in_sync) for i, x in enumerate(step.decided.shards))
+        return Decide(replace(step.decided, shards=kept), step.because, step.events)
+
+    patch.setattr(members, "_again", again)
+    patch.setattr(followers, "track", lambda s: None)
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.__name__ != "track"))
+
+
+BREAKS: tuple[tuple[Break, dict[str, Any]], ...] = (
+    (_any_successor, {}),
+    (_the_replicas_own_word, {}),
+    (_no_fence, {}),
+    (_silence_is_death, {}),
+    (_empty_leads, {}),
+    (_no_order_numbers, {"flaky": 0.6}),
+    (_move_without_catching_up, {"faults": False}),
+    (_restart_beside, {}),
+    (_forget_the_lost, {}),
+)
+
+
+@pytest.mark.parametrize(("remove", "scenario"), BREAKS, ids=[b.__name__.strip("_") for b, _ in BREAKS])
+def test_a_missing_guard_is_noticed(remove: Break, scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    remove(monkeypatch)
+    monkeypatch.setattr(simulation, "CALM_SECONDS", 25.0)
+    for seed in range(TRIED):
+        try:
+            simulate(Scenario(seed, **scenario))
+        except Violation:
+            return
+    pytest.fail(f"{TRIED} seeds and none noticed")
