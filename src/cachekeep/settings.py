@@ -8,8 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from cachekeep.errors import Unusable
-
 PREFIX: Final = "CACHEKEEP_"
 """``CACHEKEEP_PORT`` sets ``port``, and so for every field."""
 
@@ -74,7 +72,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 def read(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Settings:
     """Settings from flags (None: not given), then ``CACHEKEEP_…`` of the environment, then defaults.
 
-    Raises ``Unusable`` naming the flag or variable whose value cannot be.
+    Raises ``ValueError`` naming the flag or variable whose value cannot be.
     """
     values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
     for field in Settings.__struct_fields__:
@@ -101,4 +99,4 @@ def _value(field: str, where: str, given: Any) -> Any:
         return msgspec.convert(given, types[field], strict=False)
     except msgspec.ValidationError as error:
         shown = "" if field == "database" else f" {given!r}"
-        raise Unusable(f"{where}{shown} cannot be used: {str(error)[0].lower()}{str(error)[1:]}") from None
+        raise ValueError(f"{where}{shown} cannot be used: {str(error)[0].lower()}{str(error)[1:]}") from None

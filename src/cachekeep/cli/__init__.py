@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from cachekeep.errors import CachekeepError
+from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.settings import Settings, read
 
 _COMMANDS: Final = {
@@ -84,7 +84,10 @@ def options(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def settings_of(flags: dict[str, Any]) -> Settings:
     """Settings from flags and this process's environment. Raises ``Unusable``."""
-    return read(os.environ, flags)
+    try:
+        return read(os.environ, flags)
+    except ValueError as error:
+        raise Unusable(str(error)) from None
 
 
 _SWITCHES: Final = frozenset({"overcommit"})
