@@ -204,8 +204,10 @@ def test_who_comes_after_an_invalidation_does_not_join_an_older_load(client: Any
         source.value = 2
         two.invalidate("k")
         assert two.get("k", lambda: 2) == 2
+        two.invalidate("k")  # so that the late one finds nothing on the server, but a load under way in its own process
+        waits = one.counters.waits
         late = pool.submit(one.get, "k", source)
-        time.sleep(0.02)
+        wait_for(lambda: one.counters.waits > waits, "the late one to wait")
         source.gate.set()
         assert early.result() == 1
         assert late.result() == 2

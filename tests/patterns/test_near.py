@@ -157,6 +157,15 @@ def test_a_frozen_server_is_trusted_no_longer_than_promised(frail: Server) -> No
     near.close()
 
 
+def test_memory_without_a_recent_heartbeat_is_not_believed(server: Server) -> None:
+    """As after this process was itself asleep: the tracker had no chance to notice anything."""
+    cache, near = near_cache(server, max_stale_seconds=60)
+    warm(cache, "k", lambda: 1)
+    near.trusted_until = time.monotonic() - 1
+    assert not near.peek("n:k")
+    near.close()
+
+
 def test_a_crowd_of_writers_never_leaves_memory_behind(server: Server) -> None:
     """After the last write every near cache comes to the last value, and none goes back to an earlier one on the way."""
     pairs = [near_cache(server) for _ in range(3)]
@@ -199,9 +208,10 @@ async def test_under_asyncio(server: Server) -> None:
     near = NearCache(client)
     cache = AsyncCache(client, namespace="n", near=near)
     near.wait_trusted()
-    for _ in range(3):
+    until = time.monotonic() + 10
+    while not cache.counters.near_hits:  # the notice of our own fill may come in late, and drop it once
         assert await cache.get("k", lambda: 1) == 1
-    assert cache.counters.near_hits >= 1
+        assert time.monotonic() < until
     Cache(connect(url(server)), namespace="n").invalidate("k")
     until = time.monotonic() + 10
     while await cache.get("k", lambda: 2) != 2:
