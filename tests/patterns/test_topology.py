@@ -385,3 +385,29 @@ async def test_async_memcached(memory: Server) -> None:
     assert await cache.get("k", load) == 4
     assert await cache.get_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1)) == {"a": 1, "b": 1}
     await client.close()
+
+
+async def test_glide(server: Server) -> None:
+    glide = pytest.importorskip("glide")
+    client = await glide.GlideClient.create(
+        glide.GlideClientConfiguration([glide.NodeAddress("127.0.0.1", server.port)], request_timeout=2000)
+    )
+    cache = AsyncCache(client, namespace="g")
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        await asyncio.sleep(0.02)
+        return loads
+
+    assert await asyncio.gather(*(cache.get("k", load) for _ in range(50))) == [1] * 50
+    await cache.invalidate("k")
+    assert await cache.get("k", load) == 2
+    assert await cache.get("t", load, tags=["red"]) == 3
+    await cache.invalidate(tags=["red"])
+    assert await cache.get("t", load, tags=["red"]) == 4
+    assert loads == 4
+    with pytest.raises(TypeError, match="async"):
+        Cache(client)
+    await client.close()

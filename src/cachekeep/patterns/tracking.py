@@ -168,7 +168,7 @@ class Tracker:
                     elif now - link.asked_at > self.near.max_stale_seconds:
                         raise Lost("no answer to the heartbeat")
                 next_beat = now + beat
-            ready, _, _ = select.select(links, [], [], max(0.0, next_beat - now))
+            ready, _, _ = select.select(links, [], [], min(0.3, max(0.0, next_beat - now)))
             for link in ready:
                 link.read()
             # Trust is the least of all; it only ever moves on PONGs.
