@@ -170,6 +170,9 @@ class Link(Protocol):
     ) -> None:
         """``HandOver``. On failure the giver leads on and its clients are served again."""
 
+    async def witness(self, target: Target) -> None:
+        """``Witness``."""
+
     async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
         """``Bind``."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +17,10 @@ Parse = Callable[[bytearray, int], "tuple[Reply, int] | None"]
 """(buffer, position) → (reply, position behind it), or None while it is incomplete."""
 Answer = Callable[["list[Reply] | None"], None]
 """Called once: with the replies, or with None when the line was lost before they came."""
+
+
+_TCP_INFO_BYTES, _UNACKED_AT = 104, 24
+"""``tcpi_unacked`` of ``struct tcp_info`` (linux/tcp.h)."""
 
 
 class ReplyError(Exception):
@@ -65,6 +72,18 @@ class Line(asyncio.Protocol):
     def silent_seconds(self) -> float:
         """How long the oldest command has been waiting for its reply; 0 when none is."""
         return time.monotonic() - self._pending[0][2] if self._pending else 0.0
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether something that was sent has not arrived at the other host. Its kernel acknowledges even if the engine is busy: within
+        40 ms, for so long it may wait for a reply to ride on (Linux, TCP_DELACK_MIN)."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or not hasattr(socket, "TCP_INFO"):
+            return False
+        with contextlib.suppress(OSError, struct.error):
+            told: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            return bool(struct.unpack_from("=I", told, _UNACKED_AT)[0])
+        return False
 
     def close(self) -> None:
         """Close at once; whoever waits is told that the line was lost."""

@@ -15,7 +15,7 @@ from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
 from cachekeep.compute.pulse import Pulse
 from cachekeep.engines.launch import ADMIN, NOBODY_PORT
-from cachekeep.engines.replies import discovery_version, info, node_view
+from cachekeep.engines.replies import discovery_version, info, node_view, reaches
 from cachekeep.errors import OrderFailed
 from cachekeep.model import NodeView
 
@@ -23,6 +23,12 @@ _ORDER_SECONDS = 5.0
 """Within this an order is confirmed, or it has failed."""
 _HOPELESS_SECONDS = 5.0
 """A line that owes a reply for this long is given up and opened anew."""
+_LAST_WORD_SECONDS = 0.06
+"""What a node that is silent already is given to answer a look; longer than its host may wait with an acknowledgement."""
+_CONNECT_SECONDS = 0.15
+"""Within this a replica's connection to its primary is taken, or its host is out of reach."""
+_NEXT_TRY_SECONDS = 1.2
+"""A replica that could not even try does so again within a second (the engines' ``replicationCron``)."""
 _DISCOVERY_KEY = "AmazonElastiCache:cluster"
 
 _LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"))
@@ -52,18 +58,32 @@ class EngineLink:
     # -- looking
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        """One that owes an answer already, to a heartbeat, has had its time: it is not given the whole deadline again."""
+        kept = self._kept(target)
+        owed_seconds = kept.silent_seconds if kept is not None else 0.0
+        stuck = kept is not None and owed_seconds > _LAST_WORD_SECONDS and kept.unacknowledged
         try:
-            async with asyncio.timeout(deadline_seconds):
-                line = await self._line(target)
-                if target.engine == "memcached":
-                    return await _look_memcached(line, target)
-                seen = await _look_resp(line, target)
-                return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen
+            async with asyncio.timeout(max(deadline_seconds - owed_seconds, _LAST_WORD_SECONDS)):
+                try:
+                    return await self._ask(await self._line(target), target)
+                except LineLost:
+                    if kept is None:
+                        raise
+                    return await self._ask(await self._line(target), target)  # a line may be closed; is the engine there?
         except (LineLost, ReplyError) as error:
             return NodeView(answering=False, problem=str(error))
         except TimeoutError:
+            line = self._kept(target)
+            reachable = not stuck if owed_seconds > _LAST_WORD_SECONDS else line is not None and not line.unacknowledged
             self._give_up_if_hopeless(target.key)
-            return NodeView(answering=False, problem=f"no answer within {deadline_seconds:g} s")
+            problem = f"no answer within {deadline_seconds:g} s"
+            return NodeView(answering=False, silent_seconds=owed_seconds, reachable=reachable, problem=problem)
+
+    async def _ask(self, line: Line, target: Target) -> NodeView:
+        if target.engine == "memcached":
+            return await _look_memcached(line, target)
+        seen = await _look_resp(line, target)
+        return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen
 
     # -- orders
 
@@ -76,6 +96,17 @@ class EngineLink:
         async with self._orders(target):
             self._let_pass(order, target)
             await self._order(target, _replicaof(primary.address, primary.port))
+
+    async def witness(self, target: Target) -> None:
+        async with self._orders(target):
+            await self._order(target, ("CLIENT", "KILL", "TYPE", "master"))
+            started = self._clock.monotonic()
+            while True:
+                (role,) = await self._order(target, ("ROLE",))
+                patience = _CONNECT_SECONDS if reaches(role) is False else _NEXT_TRY_SECONDS
+                if reaches(role) or self._clock.monotonic() > started + patience:
+                    return
+                await self._clock.sleep(0.005)
 
     async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
         async with self._orders(target):
@@ -310,9 +341,10 @@ class EngineLink:
 
 
 async def _look_resp(line: Line, target: Target) -> NodeView:
-    replication, persistence, keyspace, bound = _good(await line.ask(_LOOK_PAYLOAD, len(_LOOK)))
+    replication, persistence, keyspace, bound, role = _good(await line.ask(_LOOK_PAYLOAD, len(_LOOK)))
     fields = info(b"".join(part for part in (replication, persistence, keyspace) if isinstance(part, bytes)))
-    return node_view(fields, _text(bound[1]) if isinstance(bound, list) and len(bound) == 2 else None)
+    seen = node_view(fields, _text(bound[1]) if isinstance(bound, list) and len(bound) == 2 else None)
+    return replace(seen, reaches=reaches(role))
 
 
 async def _look_memcached(line: Line, target: Target) -> NodeView:

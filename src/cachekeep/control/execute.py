@@ -37,6 +37,7 @@ from cachekeep.model import (
     Start,
     Stop,
     Swap,
+    Witness,
 )
 
 EFFECT_SECONDS = 20.0
@@ -119,6 +120,9 @@ class Hands:
                     taker_addresses=effect.taker_addresses,
                     timeout_seconds=effect.timeout_seconds,
                 )
+            case Witness(node):
+                await self._link.witness(target(cache, _node(cache, node)))
+                self._observer.has_witnessed((cache.uid, node))
             case Bind(node, addresses):
                 await self._link.bind(target(cache, _node(cache, node)), addresses)
             case DropClients(node):

@@ -122,6 +122,14 @@ def _number(fields: Mapping[str, str], name: str) -> int | None:
         return None
 
 
+def reaches(role: object) -> bool | None:
+    """What a replica's ``ROLE`` says of its primary's host: True when it takes the connection, False while it does not, None for a
+    replica that is not trying at the moment, and for a primary."""
+    if not isinstance(role, list) or len(role) < 4 or role[0] != b"slave":
+        return None
+    return {b"connected": True, b"sync": True, b"handshake": True, b"connecting": False}.get(role[3])
+
+
 _PULSE = re.compile(
     rb"^(?:role|master_host|master_port|master_link_status):[^\r]*|^slave\d+:ip=[^,]*,port=\d+,state=\w+", re.MULTILINE
 )

@@ -43,6 +43,7 @@ from cachekeep.model.step import (
     Stop,
     Swap,
     Wait,
+    Witness,
 )
 from cachekeep.model.view import ClusterSeen, FrontView, NodeView, Process, ReplicaSeen, View
 
@@ -98,4 +99,5 @@ __all__ = [
     "Wait",
     "Wanted",
     "WantedShard",
+    "Witness",
 ]

@@ -59,6 +59,13 @@ class HandOver(msgspec.Struct, frozen=True):
     timeout_seconds: float
 
 
+class Witness(msgspec.Struct, frozen=True):
+    """Have a replica connect to its primary anew, so that what it says of the link is the truth. Confirmed when it is linked again, is
+    shaking hands, or has tried in vain. It resumes where it was (partial resynchronisation)."""
+
+    node: str
+
+
 class Bind(msgspec.Struct, frozen=True):
     """Let the node accept connections on exactly these addresses."""
 
@@ -167,6 +174,7 @@ Effect = (
     | Promote
     | Follow
     | HandOver
+    | Witness
     | Bind
     | DropClients
     | Configure

@@ -50,13 +50,18 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     silent_seconds: float | None = None
     """For how long it has left every look unanswered; None when it answered the last one."""
     reachable: bool | None = None
-    """While it is silent: whether its host still takes connections for it. A busy engine is reachable, a cut-off host is not."""
+    """While it is silent: whether its host still takes what is sent to it. A busy engine is reachable, a cut-off host is not."""
     loading: bool = False
     role: Literal["primary", "replica"] | None = None
     follows: str | None = None
     """Address of the primary that a replica has been told to follow."""
     link_up: bool | None = None
     link_down_seconds: int | None = None
+    reaches: bool | None = None
+    """Of a replica: whether its primary's host takes its connection. True by its own word only, while the link is up: a silent cut
+    shows when it connects anew. False: it tries to, in vain."""
+    witnessed_seconds: float | None = None
+    """How long ago this replica was last made to connect to its primary anew (``Witness``)."""
     offset: int | None = None
     """Replication offset: of what it wrote (primary) or received (replica)."""
     has_history: bool | None = None

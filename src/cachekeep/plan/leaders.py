@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Follow, HandOver, Node, Promote, Shard, Step, Wait
+from cachekeep.model import Act, Decide, Effect, Follow, HandOver, Node, Promote, Shard, Step, Wait, Witness
 from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
 
@@ -172,6 +172,9 @@ def _hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     """The process is there but does not work: confirmed frozen, silent for too long, or cut off. It is fenced only if somebody can
     take over: killing it would lose what it holds."""
     v = s.seen(primary)
+    doubt = _ask_witnesses(s, shard, primary)
+    if doubt is not None:
+        return doubt
     reason = _why_hung(s, shard, primary)
     if reason is None:
         if v.answering is not True:
@@ -188,6 +191,31 @@ def _hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     return Decide(decided, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
 
 
+def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    """A primary that we cannot reach may be cut off, or we may be. Its replicas know, but not by themselves: a silent cut shows only
+    when a connection is made. So they are made to connect anew before anything rests on their word."""
+    if not _unreachable(s, primary) or not s.cache.wanted.automatic_failover:
+        return None
+    unsure = [n for n in _witnesses(s, shard) if s.seen(n).reaches is not False]
+    ask = [n for n in unsure if (asked := s.seen(n).witnessed_seconds) is None or asked >= s.policy.witness_seconds]
+    if ask:
+        because = f"{primary.name} takes nothing from here: {names(ask)} shall try to reach it"
+        return Act((tuple(Witness(n.name) for n in ask),), because)
+    if unsure:
+        because = f"{primary.name} takes nothing from here, but {names(unsure)} does not find it lost: it may be we who are cut off"
+        return Wait(s.policy.poll_seconds * 5, because)
+    return None
+
+
+def _unreachable(s: Situation, primary: Node) -> bool:
+    v = s.seen(primary)
+    return v.process == "running" and v.reachable is False and (v.silent_seconds or 0.0) >= s.policy.unreachable_seconds
+
+
+def _witnesses(s: Situation, shard: Shard) -> list[Node]:
+    return [n for n in s.replicas(shard) if n.name in shard.in_sync and s.alive(n)]
+
+
 def _why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
     v = s.seen(primary)
     if v.process == "frozen":
@@ -195,9 +223,9 @@ def _why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
     silent = v.silent_seconds
     if silent is None:
         return None
-    if v.reachable is False and silent >= s.policy.unreachable_seconds:
-        others = [n for n in s.replicas(shard) if n.name in shard.in_sync and s.alive(n)]
-        if others and all(s.seen(n).link_up is False for n in others):
+    if v.reachable is False:
+        witnesses = _witnesses(s, shard)
+        if _unreachable(s, primary) and witnesses and all(s.seen(n).reaches is False for n in witnesses):
             return f"has been unreachable for {silent:.1f} s, for its replicas too"
         return None  # its replicas still hear it: it is we who are cut off
     if silent >= s.policy.silence_seconds:
