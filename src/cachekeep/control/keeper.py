@@ -162,8 +162,9 @@ class Keeper:
                 await self._hands.carry(cache, step)
                 said = ""
             elif isinstance(step, Wait):
-                if step.because != said:
-                    self._narrate(cache, step)
+                if step.because != said or step.steady:
+                    if step.because != said:
+                        self._narrate(cache, step)
                     said, pause = step.because, step.seconds
                 else:
                     pause = min(pause * 1.5, max(LONGEST_POLL_SECONDS, step.seconds))

@@ -175,6 +175,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     shards: tuple[Shard, ...] = ()
     fronts: tuple[Front, ...] = ()
     configuration_address: str | None = None
+    configuration_node: str | None = None
+    """Cluster mode: the node that answers at ``configuration_address`` too."""
     discovery_version: int = 0
     discovery_nodes: tuple[str, ...] = ()
     resharding: int = 0

@@ -207,11 +207,15 @@ class Act(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do for ``seconds``, or until woken. ``refused``: a rule stops here rather than guess; users should read why."""
+    """Nothing to do for ``seconds``, or until woken. ``refused``: a rule stops here rather than guess; users should read why.
+
+    ``steady``: it is about to happen, so waits that repeat are not stretched.
+    """
 
     seconds: float
     because: str
     refused: bool = False
+    steady: bool = False
 
 
 class Forget(msgspec.Struct, frozen=True):

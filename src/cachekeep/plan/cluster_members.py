@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Bind, Disown, Effect, Meet, Node, Shard, Step, Wait
+from cachekeep.model import Act, Bind, Decide, Disown, Effect, Meet, Node, Shard, Step, Wait
 from cachekeep.plan.situation import Situation, names
 from cachekeep.plan.slots import even
+
+WRITABLE_SECONDS = 2.0
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
@@ -99,31 +101,43 @@ def part_of_cluster(s: Situation, node: Node) -> bool:
 
 
 def publish(s: Situation) -> Step | None:
-    """The configuration endpoint is one more address of a node that answers; it moves when that node does not stay."""
+    """The configuration endpoint is one more address of a node that answers. It moves when that node is gone or does not stay; while
+    it is not known to be gone, nobody else can have its address."""
     address = s.decided.configuration_address
     if not s.clustered or not address:
         return None
-    holders = [n for n in s.decided.nodes if address in (s.seen(n).bound or ())]
-    good = [n for n in holders if s.alive(n) and not n.leaving]
-    if good:
-        return None
-    lose = [n for n in holders if s.alive(n)]
+    lose = [
+        n for n in s.decided.nodes if n.name != s.decided.configuration_node and s.alive(n) and address in (s.seen(n).bound or ())
+    ]
     if lose:
         return Act((tuple(Bind(n.name, (n.address,)) for n in lose),), f"{names(lose)} leaves the configuration endpoint to others")
-    stuck = [n for n in holders if s.runs(n)]
-    if stuck:
-        return Wait(s.policy.poll_seconds * 5, f"{names(stuck)} has the configuration endpoint and does not answer")
-    able = [n for n in s.decided.nodes if s.alive(n) and not n.leaving and not n.due and s.seen(n).bound is not None]
-    if not able:
-        return None
-    best = min(able, key=lambda n: (not n.announced, not s.leads(n), n.name))
-    return Act(((Bind(best.name, (best.address, address)),),), f"{best.name} serves the configuration endpoint")
+    holder = s.cache.node(s.decided.configuration_node or "")
+    if holder is None or s.gone(holder) or holder.leaving or holder.due:
+        able = [n for n in s.decided.nodes if s.alive(n) and not n.leaving and not n.due]
+        if not able:
+            return None
+        best = min(able, key=lambda n: (not n.announced, not s.leads(n), n.name))
+        return Decide(replace(s.decided, configuration_node=best.name), f"{best.name} shall serve the configuration endpoint")
+    if s.alive(holder) and (bound := s.seen(holder).bound) is not None and address not in bound:
+        return Act(((Bind(holder.name, (holder.address, address)),),), f"{holder.name} serves the configuration endpoint")
+    return None
 
 
 def served(s: Situation) -> bool:
     """Somebody answers at the configuration endpoint."""
-    address = s.decided.configuration_address
-    return not s.clustered or any(address in (s.seen(n).bound or ()) and s.alive(n) for n in s.decided.nodes)
+    holder = s.cache.node(s.decided.configuration_node or "")
+    return not s.clustered or (holder is not None and s.decided.configuration_address in (s.seen(holder).bound or ()))
+
+
+def settle(s: Situation) -> Step | None:
+    """A new cluster serves when its primaries have been up for two seconds (an engine's own rule): until shortly before that there is
+    nothing to look at, and from then on every look may be the one."""
+    nodes = s.decided.nodes
+    if not s.clustered or s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
+        return None
+    born = max(n.created_at for n in nodes if n.created_at)
+    left = WRITABLE_SECONDS - (s.now - born).total_seconds()
+    return Wait(max(left, s.policy.poll_seconds), "the engines will serve when they have been up for two seconds", steady=True)
 
 
 def drop_shards(s: Situation, nodes: tuple[Node, ...]) -> tuple[Shard, ...]:

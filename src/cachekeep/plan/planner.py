@@ -29,13 +29,13 @@ RULES: tuple[Rule, ...] = (
     cluster_slots.record,
     members.appoint,
     leaders.conclude,
+    cluster_members.publish,
     members.start,
     cluster_members.acquaint,
     cluster_leaders.follow,
     followers.follow,
     followers.track,
     endpoints.publish,
-    cluster_members.publish,
     endpoints.balance,
     endpoints.discovery,
     announce.announce,
@@ -47,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     rollout.upgrade,
     rollout.restart,
     rollout.errand,
+    cluster_members.settle,
 )
 
 
