@@ -67,8 +67,8 @@ def wanted_shard(id: str, replicas: int) -> WantedShard:
 
 def _wanted(build: Build, shards: tuple[WantedShard, ...], port: int, more: dict[str, object]) -> Wanted:
     version = ".".join(build.version.split(".")[:2])
-    given: dict[str, object] = {"automatic_failover": len(shards[0].members) > 1} | more
-    return Wanted(engine=build.engine, version=version, node_type="cache.t3.micro", port=port, shards=shards, **given)  # type: ignore[arg-type]
+    given: dict[str, object] = {"automatic_failover": len(shards[0].members) > 1, "node_type": "cache.t3.micro"} | more
+    return Wanted(engine=build.engine, version=version, port=port, shards=shards, **given)  # type: ignore[arg-type]
 
 
 class LiveCache:
