@@ -1,6 +1,6 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test engines run test lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
+.PHONY: help setup setup-test setup-bench engines run test lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
 
 PYTHON := .venv/bin/python
 SEEDS ?= 20000
@@ -14,6 +14,9 @@ setup: ## engines, Python environment, packages
 
 setup-test:
 	@tools/setup test
+
+setup-bench:
+	@tools/setup bench
 
 engines: ## try again to install the engines that are missing
 	@tools/setup engines
@@ -38,10 +41,10 @@ types: setup-test ## mypy --strict
 layers: setup-test ## imports point down only
 	.venv/bin/lint-imports
 
-bench: setup-test ## create time, throughput, listing, footprint; ratios against bare servers
+bench: setup-bench ## create time, throughput, listing, footprint; ratios against bare servers
 	$(PYTHON) -m benchmarks.bench $(ARGS)
 
-bench-failover bench-cluster bench-patterns: bench-%: setup-test
+bench-failover bench-cluster bench-patterns: bench-%: setup-bench
 	$(PYTHON) -m benchmarks.$* $(ARGS)
 
 sim: setup-test ## many seeds of the simulated world (SEEDS=20000)

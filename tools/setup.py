@@ -71,12 +71,14 @@ NEEDS = (
         tests_only=True,
         also_at="/usr/lib/postgresql/*/bin/postgres",
     ),
+    Need("chromium", "chromium", "the session store's test in a browser", tests_only=True),
 )
+LOCKS = {"run": "run.lock", "test": "dev.lock", "bench": "bench.lock"}
 
 
 def missing(purpose: str) -> list[Need]:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-    wanted = [need for need in NEEDS if purpose == "test" or not need.tests_only]
+    wanted = [need for need in NEEDS if purpose != "run" or not need.tests_only]
     return [n for n in wanted if not shutil.which(n.program, path=path) and not (n.also_at and glob.glob(n.also_at))]
 
 
@@ -336,7 +338,7 @@ class Stamp:
 
 
 def lock_of(purpose: str) -> Path:
-    return ROOT / "requirements" / ("dev.lock" if purpose == "test" else "run.lock")
+    return ROOT / "requirements" / LOCKS[purpose]
 
 
 def key_of(purpose: str, venv: Path) -> str:
@@ -346,7 +348,8 @@ def key_of(purpose: str, venv: Path) -> str:
 
 
 def set_up_python(venv: Path, purpose: str, stamp: Stamp) -> None:
-    serves = {purpose, "test"}  # what the tests need holds what running needs
+    purposes = list(LOCKS)  # what each needs holds what those before it need
+    serves = purposes[purposes.index(purpose) :]
     if works(venv / "bin" / "python") and any(stamp.done.get(name) == key_of(name, venv) for name in serves):
         return
     lock = lock_of(purpose)
@@ -361,7 +364,7 @@ def set_up_python(venv: Path, purpose: str, stamp: Stamp) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     command = arguments[0] if len(arguments) == 1 else ""
-    if command not in {"run", "test", "engines"}:
+    if command not in {*LOCKS, "engines"}:
         print(__doc__)
         return 2
     purpose = "test" if command == "engines" else command

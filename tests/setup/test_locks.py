@@ -15,6 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
 RUN = [*PROJECT["project"]["dependencies"], *EXTRAS["engines"], *GROUPS["build"], *PROJECT["build-system"]["requires"]]
+BENCH = GROUPS["bench"]
 DEV = [*RUN, *GROUPS["dev"], *EXTRAS["postgres"], *EXTRAS["fast"], *EXTRAS["patterns"]]
 
 
@@ -23,7 +24,7 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(n): v for n, v in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE)}
 
 
-@pytest.mark.parametrize(("lock", "wanted"), [("run.lock", RUN), ("dev.lock", DEV)])
+@pytest.mark.parametrize(("lock", "wanted"), [("run.lock", RUN), ("dev.lock", DEV), ("bench.lock", [*DEV, *BENCH])])
 def test_every_requirement_is_pinned_to_a_version_it_allows(lock: str, wanted: list[str]) -> None:
     held = pins(lock)
     outside = {
@@ -41,7 +42,7 @@ def test_what_runs_is_what_is_tested() -> None:
     assert {name: version for name, version in pins("run.lock").items() if tested.get(name) != version} == {}
 
 
-@pytest.mark.parametrize("lock", ["run.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", ["run.lock", "dev.lock", "bench.lock"])
 def test_a_lock_names_no_host_and_no_place(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text()
     assert (
@@ -50,7 +51,7 @@ def test_a_lock_names_no_host_and_no_place(lock: str) -> None:
     )
 
 
-@pytest.mark.parametrize("lock", ["run.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", ["run.lock", "dev.lock", "bench.lock"])
 def test_every_pin_has_hashes(lock: str) -> None:
     entries = re.split(r"\n(?=\S)", (ROOT / "requirements" / lock).read_text())
     assert [entry for entry in entries if "==" in entry and "--hash=sha256:" not in entry] == []
