@@ -38,6 +38,7 @@ class Pulse:
         deadline_seconds: float,
         wake: Callable[[Key], None],
     ) -> None:
+        self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
         self._question = _ASK_MEMCACHED if target.engine == "memcached" else _ASK_ENGINE
         self._open_line = open_line

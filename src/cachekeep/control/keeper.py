@@ -17,7 +17,7 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Step, View, Wait
+from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Start, Step, View, Wait
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.situation import Situation
 from cachekeep.store.contract import Lease, Store
@@ -52,13 +52,15 @@ class Keeper:
         self._clock, self._holder, self._policy = clock, holder, policy or Policy()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
+        self._alarms: dict[str, asyncio.Event] = {}
+        """Set by a death or a heartbeat: not by what anybody wants."""
         self._news = asyncio.Event()
         self._unclaimed: set[str] = set()
 
     async def run(self) -> None:
         """Claim, renew, keep; until cancelled. Then every lease is given back; processes go on."""
         forget_change = self._store.on_change(self._changed)
-        self._driver.on_death(self._died)
+        self._driver.on_death(self._alarmed)
         renewal = asyncio.create_task(self._renew())
         try:
             while True:
@@ -87,7 +89,7 @@ class Keeper:
             old = self._tasks.get(lease.uid)
             if old is not None:
                 old.cancel()
-            self._wakes[lease.uid] = asyncio.Event()
+            self._wakes[lease.uid], self._alarms[lease.uid] = asyncio.Event(), asyncio.Event()
             self._tasks[lease.uid] = asyncio.create_task(self._keep(lease), name=f"keep {lease.uid}")
 
     async def _renew(self) -> None:
@@ -109,10 +111,9 @@ class Keeper:
         else:
             self._news.set()
 
-    def _died(self, key: Key) -> None:
-        self._changed(key[0])
-
-    def _beat(self, key: Key) -> None:
+    def _alarmed(self, key: Key) -> None:
+        if key[0] in self._alarms:
+            self._alarms[key[0]].set()
         self._changed(key[0])
 
     # -- one cache
@@ -139,11 +140,13 @@ class Keeper:
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
         self._tasks.pop(lease.uid, None)
         self._wakes.pop(lease.uid, None)
+        self._alarms.pop(lease.uid, None)
 
     async def _passes(self, lease: Lease) -> None:
         said, pause = "", 0.0
         while True:
             self._wakes[lease.uid].clear()
+            self._alarms[lease.uid].clear()
             cache = await self._store.load(lease.uid)
             if cache is None:
                 return
@@ -159,7 +162,7 @@ class Keeper:
             await self._publish(cache, view, step, lease, urgent=isinstance(step, Act))
             if isinstance(step, Act):
                 self._narrate(cache, step)
-                await self._hands.carry(cache, step)
+                await self._carry(cache, step)
                 said = ""
             elif isinstance(step, Wait):
                 if step.because != said or step.steady:
@@ -188,6 +191,23 @@ class Keeper:
             self._link.unwatch((cache.uid, node.name))
         self._observer.forget(cache)
 
+    async def _carry(self, cache: Cache, act: Act) -> None:
+        """Starting may take long, and on a lost host it never ends. Who fails meanwhile is not kept waiting: the driver goes on
+        without us, and the next look shows how far it is."""
+        if not all(isinstance(e, Start) for stage in act.stages for e in stage):
+            await self._hands.carry(cache, act)
+            return
+        carrying = asyncio.create_task(self._hands.carry(cache, act))
+        alarm = asyncio.create_task(self._alarms[cache.uid].wait())
+        try:
+            await asyncio.wait({carrying, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if carrying.done():
+                await carrying
+        finally:
+            carrying.cancel()
+            alarm.cancel()
+            await asyncio.gather(carrying, alarm, return_exceptions=True)
+
     async def _rest(self, uid: str, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -201,15 +221,15 @@ class Keeper:
         await self._store.publish(cache.uid, told, lease)
 
     def _watch(self, cache: Cache, view: View) -> None:
-        """Heartbeats for what runs: quick where a failover may follow, calm elsewhere."""
-        quick = cache.wanted.automatic_failover
+        """Heartbeats for what runs: quick for a primary whose failover may follow, calm for the rest, of which there is more."""
+        leads = {shard.primary for shard in cache.decided.shards} if cache.wanted.automatic_failover else set()
         for node in cache.decided.nodes:
             if view.node(node.name).process == "running" and not node.leaving:
                 self._link.watch(
                     target(cache, node),
-                    interval_seconds=HEARTBEAT_SECONDS if quick else CALM_HEARTBEAT_SECONDS,
+                    interval_seconds=HEARTBEAT_SECONDS if node.name in leads else CALM_HEARTBEAT_SECONDS,
                     deadline_seconds=HEARTBEAT_DEADLINE_SECONDS,
-                    wake=self._beat,
+                    wake=self._alarmed,
                 )
             else:
                 self._link.unwatch((cache.uid, node.name))
