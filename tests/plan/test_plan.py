@@ -146,7 +146,7 @@ def test_between_equals_another_zone_than_the_lost_one_comes_last() -> None:
 
 def test_the_new_primary_gets_the_endpoint_and_the_others_follow_in_one_act() -> None:
     cache = group(shards={"primary": "demo-003", "order": 2, "in_sync": frozenset({"demo-002"}), "recovering_from": "demo-001"})
-    first, second, third = cache.decided.nodes
+    first, _second, third = cache.decided.nodes
     view = healthy(
         cache,
         demo_001=gone(),
@@ -465,7 +465,7 @@ def test_a_deferred_change_waits_for_the_window() -> None:
 
 def test_an_endpoint_is_taken_from_one_before_it_is_given_to_another() -> None:
     cache = group(2, shards={"primary": "demo-002", "in_sync": frozenset({"demo-001"})})
-    first, second = cache.decided.nodes
+    first, _second = cache.decided.nodes
     lead = shard(cache.decided)
     both = frozenset({first.address, lead.primary_address or "", lead.reader_address or ""})
     answer = step(cache, healthy(cache, demo_001=running(cache, "demo-001", bound=both)))
