@@ -177,6 +177,8 @@ def _hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
         return doubt
     reason = _why_hung(s, shard, primary)
     if reason is None:
+        if v.reachable is False and (left := s.policy.unreachable_seconds - (v.silent_seconds or 0.0)) > 0:
+            return Wait(left, f"{primary.name} takes nothing from here; its replicas are asked when that lasts")
         if v.answering is not True:
             return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
         return None
