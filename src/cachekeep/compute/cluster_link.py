@@ -29,12 +29,14 @@ _ELECTION_SECONDS = 0.5
 _POLL_SECONDS = 0.002
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""
-_OPEN_SLOTS, _OPEN_KEYS = 512, 20_000
-"""So many slots are half open at a time, and no more than hold so many keys together."""
+_OPEN_SLOTS, _OPEN_KEYS = 128, 1_500
+"""So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent from
+one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
 _MIGRATE_KEYS, _MIGRATE_WINDOW = 16, 4
 """Keys in one MIGRATE, and MIGRATEs sent ahead. A source serves nobody while it carries one out, and takes up those that it has
 received before it turns to others: more of either is faster, and slower for clients."""
 _MIGRATE_TIMEOUT_SECONDS = 15
+_COUNT_SLOTS, _LISTED_KEYS = 512, 1000
 _LINE_SECONDS = 20.0
 
 
@@ -201,36 +203,45 @@ class EngineClusterLink:
         end: float,
     ) -> None:
         """Batch after batch of slots: open them on both sides, empty them, hand them over."""
-        todo = list(_each(slots))
-        while todo and self._clock.monotonic() < end:
-            batch = await _batch(source_line, source, todo)
-            await self._open(source_line, target_line, source, target, batch)
-            if not await self._empty(source_line, source, target, batch, end):
-                return  # time is up: these stay half open, and the next call goes on with them
-            given = [("CLUSTER", "SETSLOT", str(s), "NODE", target.cluster_id) for s in batch]
-            _good(await target_line.ask(resp(*given), len(given)), target)
-            _good(await source_line.ask(resp(*given), len(given)), source)
-            # Others would hear of it by themselves; told now, they send clients to the right place at once.
-            await asyncio.gather(*(self._order(o, *given) for o in others), return_exceptions=True)
-            del todo[: len(batch)]
+        todo, done = list(_each(slots)), 0
+        counts: list[int] = []
+        try:
+            while done < len(todo) and self._clock.monotonic() < end:
+                if not counts:
+                    counts = await _counts(source_line, source, todo[done : done + _COUNT_SLOTS])
+                batch = todo[done : done + _fit(counts)]
+                del counts[: len(batch)]
+                if not await self._move_batch(source_line, target_line, source, target, batch, end):
+                    return  # time is up: these stay half open, and the next call goes on with them
+                done += len(batch)
+        finally:
+            if done and others:  # they would hear of it by themselves; told now, they send clients to the right place at once
+                given = _setslot(todo[:done], "NODE", target.cluster_id)
+                await asyncio.gather(*(self._order(o, *given) for o in others), return_exceptions=True)
 
-    async def _open(self, source_line: Line, target_line: Line, source: Target, target: Target, batch: list[int]) -> None:
-        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. Harmless where it is so already."""
-        takes = [("CLUSTER", "SETSLOT", str(s), "IMPORTING", source.cluster_id) for s in batch]
-        gives = [("CLUSTER", "SETSLOT", str(s), "MIGRATING", target.cluster_id) for s in batch]
+    async def _move_batch(
+        self, source_line: Line, target_line: Line, source: Target, target: Target, batch: list[int], end: float
+    ) -> bool:
+        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. The target owns before the source lets go:
+        at every moment somebody answers. Each of it is harmless where it is so already. False if time was up before it was done."""
+        takes, gives = _setslot(batch, "IMPORTING", source.cluster_id), _setslot(batch, "MIGRATING", target.cluster_id)
+        given = _setslot(batch, "NODE", target.cluster_id)
         with _but_for("already the owner"):
             _good(await target_line.ask(resp(*takes), len(takes)), target)
-        _good(await source_line.ask(resp(*gives), len(gives)), source)
+        asked = _keys_of(batch)
+        replies = _good(await source_line.ask(resp(*gives, *asked), len(gives) + len(asked)), source)
+        if not await self._empty(source_line, source, target, batch, replies[len(gives) :], end):
+            return False
+        _good(await target_line.ask(resp(*given), len(given)), target)
+        _good(await source_line.ask(resp(*given), len(given)), source)
+        return True
 
-    async def _empty(self, line: Line, source: Target, target: Target, batch: list[int], end: float) -> bool:
-        """Move every key of these slots; False if time was up before."""
+    async def _empty(self, line: Line, source: Target, target: Target, left: list[int], found: list[Reply], end: float) -> bool:
+        """Move every key of these slots, ``found`` being the first of each; False if time was up before."""
         head = _words("MIGRATE", target.address, str(target.port), "", "0", str(_MIGRATE_TIMEOUT_SECONDS * 1000))
         # What the source has of a key is what clients see: a copy that an interrupted move left at the target gives way.
         head += _words("REPLACE", "AUTH2", ADMIN, target.password.value, "KEYS")
-        left = batch
-        while left:
-            asked = [("CLUSTER", "GETKEYSINSLOT", str(s), "1000") for s in left]
-            found = _good(await line.ask(resp(*asked), len(asked)), source)
+        while True:
             full = [(slot, keys) for slot, keys in zip(left, found, strict=True) if isinstance(keys, list) and keys]
             packs = [_bulk(head, keys[i : i + _MIGRATE_KEYS]) for _, keys in full for i in range(0, len(keys), _MIGRATE_KEYS)]
             for i in range(0, len(packs), _MIGRATE_WINDOW):
@@ -238,8 +249,10 @@ class EngineClusterLink:
                 _good(await line.ask(b"".join(window), len(window)), source)
                 if self._clock.monotonic() > end:
                     return False
-            left = [slot for slot, keys in full if len(keys) == 1000]
-        return True
+            left = [slot for slot, keys in full if len(keys) == _LISTED_KEYS]
+            if not left:
+                return True
+            found = _good(await line.ask(resp(*_keys_of(left)), len(left)), source)
 
     async def _replication(self, target: Target) -> Mapping[str, str]:
         (reply,) = await self._order(target, ("INFO", "replication"))
@@ -264,15 +277,28 @@ async def _private_line(target: Target) -> AsyncIterator[Line]:
         raise OrderFailed(f"{target.key[1]} did not answer in time") from None
 
 
-async def _batch(line: Line, source: Target, todo: list[int]) -> list[int]:
-    """The next slots to open: at least one."""
-    asked = [("CLUSTER", "COUNTKEYSINSLOT", str(s)) for s in todo[:_OPEN_SLOTS]]
+async def _counts(line: Line, source: Target, slots: list[int]) -> list[int]:
+    """How many keys each slot has."""
+    asked = [("CLUSTER", "COUNTKEYSINSLOT", str(s)) for s in slots]
+    return [n if isinstance(n, int) else 0 for n in _good(await line.ask(resp(*asked), len(asked)), source)]
+
+
+def _fit(counts: list[int]) -> int:
+    """How many of the next slots to open together: at least one."""
     keys = 0
-    for n, reply in enumerate(_good(await line.ask(resp(*asked), len(asked)), source)):
-        keys += reply if isinstance(reply, int) else 0
+    for n, more in enumerate(counts[:_OPEN_SLOTS]):
+        keys += more
         if keys > _OPEN_KEYS and n:
-            return todo[:n]
-    return todo[:_OPEN_SLOTS]
+            return n
+    return min(len(counts), _OPEN_SLOTS)
+
+
+def _setslot(slots: Iterable[int], what: str, id: str) -> list[Command]:
+    return [("CLUSTER", "SETSLOT", str(s), what, id) for s in slots]
+
+
+def _keys_of(slots: Iterable[int]) -> list[Command]:
+    return [("CLUSTER", "GETKEYSINSLOT", str(s), str(_LISTED_KEYS)) for s in slots]
 
 
 async def _jobs(line: Line) -> list[dict[str, str]]:

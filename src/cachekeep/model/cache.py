@@ -181,6 +181,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     discovery_nodes: tuple[str, ...] = ()
     resharding: int = 0
     """How many slots were astray when they set out for where ``Shard.slots`` wants them; 0: none is on its way."""
+    resharded_at: dt.datetime | None = None
+    """When the last of them arrived."""
     errands_done: int = 0
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""

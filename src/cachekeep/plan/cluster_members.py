@@ -9,6 +9,7 @@ from cachekeep.plan.situation import Situation, names
 from cachekeep.plan.slots import even
 
 WRITABLE_SECONDS = 2.0
+LINGER_SECONDS = 1.0
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
@@ -52,7 +53,16 @@ def stays(s: Situation, node: Node) -> bool:
     shard = s.cache.shard(node.shard)
     if not s.clustered or shard is None or _wanted(s, shard):
         return False
-    return bool(shard.slots or shard.owned or s.decided.resharding)
+    return bool(shard.slots or shard.owned or s.decided.resharding or lingering_seconds(s) > 0)
+
+
+def lingering_seconds(s: Situation) -> float:
+    """For how long shards without slots, that are not wanted any more, still send clients to where their slots are now: a redirection
+    is something that every cluster client deals with, a broken connection is not."""
+    since = s.decided.resharded_at
+    if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
+        return 0.0
+    return LINGER_SECONDS - (s.now - since).total_seconds()
 
 
 def leading(s: Situation) -> set[str | None]:

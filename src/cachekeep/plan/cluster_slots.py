@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
+from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
 
@@ -54,7 +55,7 @@ def reshard(s: Situation) -> Step | None:
     todo = moves({id: v.slots for id, v in now.items()}, target)
     open_moves, stray = _open(s, now)
     if not todo and not open_moves and not stray:
-        return _done(s, now)
+        return _done(s, now) or _linger(s)
     if not s.decided.resharding:
         left = sum(count(m.slots) for m in (*todo, *open_moves))
         return (
@@ -169,3 +170,9 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
         f"all slots are where they shall be, in {sum(bool(v.slots) for v in now.values())} shards",
         told,
     )
+
+
+def _linger(s: Situation) -> Step | None:
+    """Shards that have given away their slots stay for a moment, to send on the clients that come to them."""
+    left = lingering_seconds(s)
+    return Wait(left, "clients of the shards that go are still sent on to others", steady=True) if left > 0 else None
