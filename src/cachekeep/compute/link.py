@@ -245,8 +245,11 @@ class EngineLink:
     # -- heartbeats
 
     def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
+        terms = (target, interval_seconds, deadline_seconds, wake)
         old = self._pulses.get(target.key)
         if old is not None:
+            if old.terms == terms:
+                return  # asked for at every pass; begun anew, its first answer would wake for the next one, and so for ever
             old.stop()
         self._pulses[target.key] = Pulse(
             target,
