@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy
+from cachekeep.plan.members import addresses_needed
 
 OTHER = running  # a node's healthy view, changed in one thing
 
@@ -482,6 +484,28 @@ def test_readers_go_to_in_sync_replicas_only() -> None:
     view = replace(view, nodes=view.nodes | {"demo-002": running(cache, "demo-002", link_up=False)})
     answer = step(cache, view)
     assert answer == Act(((Point("readers", ("demo-003",)),),), "readers go to demo-003")
+
+
+@pytest.mark.parametrize(
+    "build", [group, lambda settled: memcached(), lambda settled: replace(group(1, settled=False), kind="cluster")]
+)
+def test_as_many_addresses_are_asked_for_as_are_taken(build: Any) -> None:
+    cache = build(settled=False)
+    needed = addresses_needed(cache)
+    cache = decided(cache, View(free_addresses=ADDRESSES[:needed]))
+    assert addresses_needed(cache) == 0
+
+
+def test_a_cluster_that_becomes_a_group_of_one_gets_endpoints_and_loses_them_with_the_group() -> None:
+    cluster = replace(group(1), kind="cluster", name="demo-001")
+    alone = decided(cluster, healthy(cluster))
+    assert shard(alone.decided).primary_address is None
+    regrouped = replace(alone, kind="group", name="demo")
+    assert addresses_needed(regrouped) == 2
+    led = decided(regrouped, replace(healthy(regrouped), free_addresses=ADDRESSES[:2]))
+    assert shard(led.decided).primary_address == ADDRESSES[0]
+    back = replace(led, kind="cluster", name="demo-001")
+    assert shard(decided(back, healthy(back)).decided).primary_address is None
 
 
 # -- memcached

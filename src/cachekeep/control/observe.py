@@ -13,6 +13,7 @@ from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache, Front, FrontView, Node, NodeView, View
 from cachekeep.network.addresses import free
+from cachekeep.plan.members import addresses_needed
 from cachekeep.store.contract import Store
 
 LOOK_DEADLINE_SECONDS = 0.25
@@ -102,10 +103,8 @@ class Observer:
 
     async def _free(self, cache: Cache) -> tuple[str, ...]:
         """Enough addresses for whatever this cache may still have to place; none when everything has its own."""
-        missing = set(cache.wanted_names()) - {n.name for n in cache.decided.nodes}
-        if not missing and cache.decided.available_at is not None:
-            return ()
-        return free(self._pool, await self._store.addresses(), len(missing) + 3, seed=cache.uid)
+        needed = addresses_needed(cache)
+        return free(self._pool, await self._store.addresses(), needed, seed=cache.uid) if needed else ()
 
     def has_witnessed(self, key: Key) -> None:
         """A replica has just connected to its primary anew, or tried to."""

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Decide, Event, Node, Step
 from cachekeep.plan import cluster_members
-from cachekeep.plan.situation import Situation, names, with_nodes
+from cachekeep.plan.situation import Situation, names, verb, with_nodes
 
 
 def ready(s: Situation, node: Node) -> bool:
@@ -33,7 +33,7 @@ def announce(s: Situation) -> Step | None:
         before = sum(n.announced for n in s.decided.nodes)
         told.append(s.tell(f"Finished modifying number of nodes from {before} to {before + len(fresh)}"))
     decided = with_nodes(s.decided, [replace(n, announced=True, due="") for n in fresh])
-    return Decide(decided, f"{names(fresh)} is available", tuple(told))
+    return Decide(decided, f"{names(fresh)} {verb(fresh)} available", tuple(told))
 
 
 def _back(s: Situation, node: Node) -> list[Event]:

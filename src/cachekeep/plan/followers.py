@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Follow, Node, Shard, Step, Wait
-from cachekeep.plan.situation import Situation, names, with_shard
+from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
 
 
 def follow(s: Situation) -> Step | None:
@@ -25,7 +25,8 @@ def follow(s: Situation) -> Step | None:
         effects += [Follow(n.name, primary.name, shard.order) for n in astray]
     if not effects:
         return None
-    return Act((tuple(effects),), f"{' and '.join(e.node for e in effects if isinstance(e, Follow))} follows the primary")
+    astray_names = [e.node for e in effects if isinstance(e, Follow)]
+    return Act((tuple(effects),), f"{listed(astray_names)} {verb(astray_names, 'follows', 'follow')} the primary")
 
 
 def track(s: Situation) -> Step | None:
@@ -47,8 +48,8 @@ def track(s: Situation) -> Step | None:
             decided = with_shard(decided, replace(shard, in_sync=now))
     if not joined and not left:
         return None
-    said = [f"{' and '.join(joined)} is in sync"] if joined else []
-    said += [f"{' and '.join(left)} is out of sync and may not be promoted"] if left else []
+    said = [f"{listed(joined)} {verb(joined)} in sync"] if joined else []
+    said += [f"{listed(left)} {verb(left)} out of sync and may not be promoted"] if left else []
     return Decide(decided, "; ".join(said))
 
 

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import (
     Act,
+    Cache,
     Decide,
     Effect,
     Erase,
@@ -22,7 +23,7 @@ from cachekeep.model import (
     WantedShard,
 )
 from cachekeep.plan import cluster_members
-from cachekeep.plan.situation import Situation, names, pairs, with_nodes
+from cachekeep.plan.situation import Situation, listed, names, pairs, verb, with_nodes
 
 BALANCER = "readers"
 DISCOVERY = "discovery"
@@ -72,8 +73,18 @@ def appoint(s: Situation) -> Step | None:
     told: list[Event] = []
     if nodes and s.decided.available_at and not s.replicated:
         told.append(s.tell("Increasing number of requested nodes"))
-    what = f"{names(nodes)} {'is' if len(nodes) == 1 else 'are'} appointed" if nodes else "the endpoints get their addresses"
+    what = f"{names(nodes)} {verb(nodes)} appointed" if nodes else "the endpoints get their addresses"
     return Decide(decided, what, tuple(told))
+
+
+def addresses_needed(cache: Cache) -> int:
+    """At most how many addresses ``appoint`` would take for this cache; 0 when everything that is wanted has its own."""
+    decided = cache.decided
+    nodes = len(set(cache.wanted_names()) - {n.name for n in decided.nodes})
+    if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode != "disabled":
+        return nodes + (decided.configuration_address is None)
+    led = any(x.primary_address for x in decided.shards)
+    return nodes + (2 if cache.kind == "group" and not led else 0)
 
 
 class _Needs:
@@ -115,8 +126,10 @@ def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
             first = wanted.members[0].name if s.replicated else None
             found[wanted.id] = Shard(id=wanted.id, primary=first, order=1 if first else 0, slots=wanted.slots)
         shard = found[wanted.id]
-        if s.cache.kind == "group" and not s.clustered and shard.primary_address is None:
+        if s.cache.kind == "group" and shard.primary_address is None:
             found[wanted.id] = replace(shard, primary_address=needs.take(), reader_address=needs.take())
+        elif s.cache.kind == "cluster" and shard.primary_address is not None:  # its group was deleted around it
+            found[wanted.id] = replace(shard, primary_address=None, reader_address=None)
     return tuple(found.values())
 
 
@@ -130,9 +143,9 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
         fronts.setdefault(DISCOVERY, Front(name=DISCOVERY, kind="discovery", address=configuration, port=port))
     elif s.clustered:
         configuration = configuration or needs.take()
-    elif s.cache.kind == "group":
+    else:
         reader = shards[0].reader_address or ""
-        many = len(s.cache.wanted.shards[0].members) > 2
+        many = s.cache.kind == "group" and len(s.cache.wanted.shards[0].members) > 2
         has = fronts.get(BALANCER)
         if many and has is None:
             fronts[BALANCER] = Front(name=BALANCER, kind="balancer", address=reader, port=port)
@@ -159,7 +172,7 @@ def stop(s: Situation) -> Step | None:
 
 
 def _effect_names(effects: list[Effect]) -> str:
-    return " and ".join(e.name for e in effects if isinstance(e, Stop | Start | Erase))
+    return listed(e.name for e in effects if isinstance(e, Stop | Start | Erase))
 
 
 def start(s: Situation) -> Step | None:
@@ -177,7 +190,7 @@ def start(s: Situation) -> Step | None:
     }
     if dead:
         again = tuple(replace(f, incarnation=f.incarnation + 1) if f.name in dead else f for f in s.decided.fronts)
-        return Decide(replace(s.decided, fronts=again), f"{' and '.join(sorted(dead))} ended and is started again")
+        return Decide(replace(s.decided, fronts=again), f"{listed(sorted(dead))} ended and {verb(dead)} started again")
     effects: list[Effect] = [Start(n.name) for n in s.decided.nodes if not n.leaving and s.gone(n) and n.name not in held]
     taken = {a for _, v in pairs(s) for a in v.bound or ()}
     effects += [
@@ -186,7 +199,7 @@ def start(s: Situation) -> Step | None:
         if (v := s.view.fronts.get(f.name)) and v.process in ("absent", "exited") and f.address not in taken
     ]
     if effects:
-        return Act((tuple(effects),), f"{_effect_names(effects)} {'has' if len(effects) == 1 else 'have'} no process yet")
+        return Act((tuple(effects),), f"{_effect_names(effects)} {verb(effects, 'has', 'have')} no process yet")
     return None
 
 
@@ -204,9 +217,9 @@ def _again(s: Situation, ended: list[Node]) -> Step:
     lost = {n.name for n in ended}
     shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
     empty = [x.primary for x in shards if x.primary in lost]
-    because = f"the process of {names(ended)} ended: it is started again"
+    because = f"{names(ended)} ended and {verb(ended)} started again"
     if empty and s.replicated:
-        because += f"; what only {' and '.join(filter(None, empty))} held is lost"
+        because += f"; what only {listed(filter(None, empty))} held is lost"
     return Decide(with_nodes(replace(s.decided, shards=shards), fresh), because, tuple(told))
 
 
@@ -217,7 +230,7 @@ def part(s: Situation) -> Step | None:
         unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving and not cluster_members.stays(s, n)]
         if unwanted:
             decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
-            return Decide(decided, f"{names(unwanted)} {'is' if len(unwanted) == 1 else 'are'} no longer wanted")
+            return Decide(decided, f"{names(unwanted)} {verb(unwanted)} no longer wanted")
     leading = cluster_members.leading(s)
     listed = set(s.decided.discovery_nodes)
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
@@ -230,10 +243,10 @@ def _leave(s: Situation, off: list[Node]) -> Step:
     lost = {n.name for n in off}
     if any(x.in_sync & lost for x in s.decided.shards):
         shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
-        return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted: it leaves")
+        return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted")
     there = [n for n in off if s.seen(n).process != "absent"]
     if there:
-        return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} leaves: process and files go")
+        return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go")
     known = cluster_members.still_known(s, off)
     if known:
         return Wait(s.policy.poll_seconds, f"{names(known)} is still known to others")
@@ -244,7 +257,7 @@ def _leave(s: Situation, off: list[Node]) -> Step:
     else:
         told = [s.tell(f"Removed cache nodes {', '.join(n.node_id for n in off)}")]
         told.append(s.tell(f"Finished modifying number of nodes from {len(s.decided.nodes)} to {len(decided.nodes)}"))
-    return Decide(decided, f"{names(off)} has left", tuple(told))
+    return Decide(decided, f"{names(off)} {verb(off, 'has', 'have')} left", tuple(told))
 
 
 def _retire_fronts(s: Situation) -> Step | None:

@@ -17,7 +17,7 @@ from cachekeep.plan import (
     members,
     rollout,
 )
-from cachekeep.plan.situation import Policy, Situation, names
+from cachekeep.plan.situation import Policy, Situation, names, verb
 
 Rule = Callable[[Situation], Step | None]
 
@@ -72,9 +72,10 @@ def _rest(s: Situation) -> Wait:
     coming = [n for n in s.decided.nodes if not n.announced]
     if coming or s.decided.available_at is None:
         return Wait(
-            s.policy.poll_seconds, f"{names(coming)} is not available yet" if coming else "the endpoints are not served yet"
+            s.policy.poll_seconds,
+            f"{names(coming)} {verb(coming)} not available yet" if coming else "the endpoints are not served yet",
         )
     silent = [n for n in s.decided.nodes if not s.alive(n)]
     if silent:
-        return Wait(s.policy.poll_seconds * 10, f"{names(silent)} does not answer")
+        return Wait(s.policy.poll_seconds * 10, f"{names(silent)} {verb(silent, 'does', 'do')} not answer")
     return Wait(s.policy.rest_seconds, f"{s.cache.name} is as it should be")

@@ -9,7 +9,7 @@ from cachekeep.engines.config import live_digest
 from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Step, Wait
 from cachekeep.plan import cluster_slots
 from cachekeep.plan.leaders import move, successor
-from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 
 def configure(s: Situation) -> Step | None:
@@ -18,7 +18,7 @@ def configure(s: Situation) -> Step | None:
     if not astray:
         return None
     effects: tuple[Effect, ...] = tuple(Configure(n.name) for n in astray)
-    return Act((effects,), f"{names(astray)} gets changed settings")
+    return Act((effects,), f"{names(astray)} {verb(astray, 'gets', 'get')} changed settings")
 
 
 def resize(s: Situation) -> Step | None:
@@ -30,7 +30,7 @@ def resize(s: Situation) -> Step | None:
     if not other:
         return None
     due = "" if s.replicated else "reboot"
-    decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])  # type: ignore[arg-type]
+    decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])
     return Decide(
         decided, f"the node type becomes {wanted}", (s.tell(f"Succeeded applying modification to cache node type to {wanted}."),)
     )
@@ -67,7 +67,10 @@ def restart(s: Situation) -> Step | None:
             continue
         coming_back = [n for n in s.members(shard.id, leaving=False) if not n.announced]
         if coming_back:
-            waits = waits or Wait(0.1, f"{names(mine)} restarts when {names(coming_back)} is back and in sync")
+            waits = waits or Wait(
+                0.1,
+                f"{names(mine)} {verb(mine, 'restarts', 'restart')} when {names(coming_back)} {verb(coming_back)} back and in sync",
+            )
             continue
         replicas = [n for n in mine if n.name != shard.primary]
         if replicas:
@@ -91,7 +94,7 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
     lost = {n.name for n in nodes}
     shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
     decided = with_nodes(replace(s.decided, shards=shards), [replace(n, condemned=True) for n in nodes])
-    return Decide(decided, f"{names(nodes)} restarts by plan ({nodes[0].due})")
+    return Decide(decided, f"{names(nodes)} {verb(nodes, 'restarts', 'restart')} by plan ({nodes[0].due})")
 
 
 def errand(s: Situation) -> Step | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -175,8 +175,18 @@ def with_shard(decided: Decided, shard: Shard) -> Decided:
 
 def names(nodes: Iterable[Node]) -> str:
     """``a, b and c``."""
-    found = [n.name for n in nodes]
+    return listed(n.name for n in nodes)
+
+
+def listed(words: Iterable[str]) -> str:
+    """``a, b and c``."""
+    found = list(words)
     return found[0] if len(found) == 1 else ", ".join(found[:-1]) + f" and {found[-1]}" if found else "nobody"
+
+
+def verb(subjects: Sized, one: str = "is", many: str = "are") -> str:
+    """The form that fits as many subjects."""
+    return one if len(subjects) == 1 else many
 
 
 def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
@@ -184,4 +194,4 @@ def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
     return ((n, s.seen(n)) for n in s.decided.nodes)
 
 
-__all__ = ["Policy", "Situation", "names", "pairs", "with_nodes", "with_shard"]
+__all__ = ["Policy", "Situation", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]
