@@ -32,7 +32,10 @@ _BELIEF_SECONDS = 5.0
 _OPEN_SLOTS, _OPEN_KEYS = 128, 1_500
 """So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent from
 one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
-_MIGRATE_KEYS, _MIGRATE_WINDOW = 16, 4
+_KNOWN_SHARE = 64
+"""A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK to a
+node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 64 times to one."""
+_MIGRATE_KEYS, _MIGRATE_WINDOW = 32, 4
 """Keys in one MIGRATE, and MIGRATEs sent ahead. A source serves nobody while it carries one out, and takes up those that it has
 received before it turns to others: more of either is faster, and slower for clients."""
 _MIGRATE_TIMEOUT_SECONDS = 15
@@ -204,12 +207,13 @@ class EngineClusterLink:
     ) -> None:
         """Batch after batch of slots: open them on both sides, empty them, hand them over."""
         todo, done = list(_each(slots)), 0
+        owned = sum(b - a + 1 for a, b in (await self.look(target_line, target)).slots)
         counts: list[int] = []
         try:
             while done < len(todo) and self._clock.monotonic() < end:
                 if not counts:
                     counts = await _counts(source_line, source, todo[done : done + _COUNT_SLOTS])
-                batch = todo[done : done + _fit(counts)]
+                batch = todo[done : done + _fit(counts, max((owned + done) // _KNOWN_SHARE, 1))]
                 del counts[: len(batch)]
                 if not await self._move_batch(source_line, target_line, source, target, batch, end):
                     return  # time is up: these stay half open, and the next call goes on with them
@@ -283,14 +287,15 @@ async def _counts(line: Line, source: Target, slots: list[int]) -> list[int]:
     return [n if isinstance(n, int) else 0 for n in _good(await line.ask(resp(*asked), len(asked)), source)]
 
 
-def _fit(counts: list[int]) -> int:
-    """How many of the next slots to open together: at least one."""
+def _fit(counts: list[int], most: int) -> int:
+    """How many of the next slots to open together: at least one, at most ``most``."""
     keys = 0
-    for n, more in enumerate(counts[:_OPEN_SLOTS]):
+    most = min(len(counts), _OPEN_SLOTS, most)
+    for n, more in enumerate(counts[:most]):
         keys += more
         if keys > _OPEN_KEYS and n:
             return n
-    return min(len(counts), _OPEN_SLOTS)
+    return most
 
 
 def _setslot(slots: Iterable[int], what: str, id: str) -> list[Command]:

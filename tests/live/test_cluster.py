@@ -1,0 +1,181 @@
+"""Cluster mode on real engines: created, led, lost and healed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+import valkey.asyncio
+from msgspec.structs import replace
+from tests.engines.servers import REDIS_LIKE, build_of
+from tests.live.harness import LiveCache, new_pool, wanted_cluster
+
+from cachekeep.engines.launch import cluster_node_id
+from cachekeep.model import Cache
+from cachekeep.network.addresses import free
+from cachekeep.plan.slots import SLOTS, count, even, expand
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+engines = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE, ids=lambda x: str(x))
+
+
+async def slots_at(address: str, port: int = 6379) -> dict[str, set[int]]:
+    """Who owns what, as an ordinary client reads it there (CLUSTER SLOTS): primary's address → slots."""
+    client = valkey.asyncio.Valkey(host=address, port=port, decode_responses=True)
+    try:
+        found: dict[str, set[int]] = {}
+        for first, last, primary, *_ in await client.execute_command("CLUSTER SLOTS"):
+            found.setdefault(primary[0] if isinstance(primary, list) else primary, set()).update(range(first, last + 1))
+        return found
+    finally:
+        await client.aclose()
+
+
+def in_order(cache: Cache) -> bool:
+    """Every wanted node is there, announced, in sync or leading."""
+    return all(
+        x.moving_to is None
+        and x.recovering_from is None
+        and x.in_sync == {n.name for n in cache.decided.nodes if n.shard == x.id} - {x.primary}
+        for x in cache.decided.shards
+    ) and all(n.announced and not n.due for n in cache.decided.nodes)
+
+
+async def healthy(live: LiveCache) -> Cache:
+    """Until everything is as it should be, by the keeper's word; then by the engines' own."""
+    await live.until(in_order, "in order")
+    await live.available()
+    return await live.until(lambda c: agreed(live, c), "all nodes agree")
+
+
+async def agreed(live: LiveCache, cache: Cache) -> bool:
+    """Every node, asked as a client and as the administrator, tells what was decided."""
+    address = {n.name: n.address for n in cache.decided.nodes}
+    owned = {address[x.primary]: set(expand(x.slots)) for x in cache.decided.shards if x.primary}
+    ids = {cluster_node_id(cache, n) for n in cache.decided.nodes}
+    told = [await slots_at(a) for a in (cache.decided.configuration_address or "", *address.values())]
+    seen = (await live.view()).nodes.values()
+    return all(t == owned for t in told) and all(v.cluster and v.cluster.ok and v.cluster.knows == ids for v in seen)
+
+
+async def write(cache: Cache, keys: range) -> None:
+    """As a cluster client that was given the configuration endpoint."""
+    client = valkey.asyncio.ValkeyCluster(host=cache.decided.configuration_address, port=cache.wanted.port)
+    try:
+        for key in keys:
+            await client.set(f"key:{key}", key)
+    finally:
+        await client.aclose()
+
+
+async def replicated(live: LiveCache) -> bool:
+    """Every replica has what its primary wrote."""
+    cache, view = await live.cache(), await live.view()
+    return all(
+        view.node(n.name).offset == view.node(x.primary or "").offset
+        for x in cache.decided.shards
+        for n in cache.decided.nodes
+        if n.shard == x.id
+    )
+
+
+async def missing(cache: Cache, keys: range) -> list[int]:
+    client = valkey.asyncio.ValkeyCluster(host=cache.decided.configuration_address, port=cache.wanted.port)
+    try:
+        return [key for key in keys if await client.get(f"key:{key}") != str(key).encode()]
+    finally:
+        await client.aclose()
+
+
+@engines
+async def test_few_shards_share_all_slots_evenly(engine: str, major: int) -> None:
+    build = build_of(engine, major)
+
+    async def one(shards: int) -> None:
+        async with LiveCache(None, wanted_cluster(build, shards=shards, replicas=0), name=f"c{shards}") as live:
+            cache = await live.available()
+            dealt = await slots_at(cache.decided.configuration_address or "")
+            assert sorted(map(len, dealt.values())) == sorted(count(r) for r in even([str(i) for i in range(shards)]).values())
+            assert set().union(*dealt.values()) == set(range(SLOTS))
+            await write(cache, range(20))
+            assert not await missing(cache, range(20))
+
+    await asyncio.gather(one(1), one(2))
+
+
+@engines
+async def test_a_cluster_outlives_its_nodes(engine: str, major: int) -> None:
+    """One cluster through it all: a primary lost, the endpoint's node lost, a planned move, everything lost, every address changed."""
+    async with LiveCache(None, wanted_cluster(build_of(engine, major), shards=3, replicas=1)) as live:
+        cache = await healthy(live)
+        assert [x.slots for x in cache.decided.shards] == [((0, 5461),), ((5462, 10922),), ((10923, 16383),)]
+        keys = range(200)
+        await write(cache, keys)
+        await live.until(lambda c: replicated(live), "replicas have it all")
+
+        lost = live.primary_of(cache, "0002")
+        await live.signal(lost)
+        await live.until(lambda c: live.primary_of(c, "0002") != lost, "another leads")
+        cache = await healthy(live)
+        assert not await missing(cache, keys), "what its replica had is still there"
+        assert live.said_any(lost, "is gone", "shall lead")
+        assert any("Failover" in e.message and lost in e.message for e in await live.events())
+
+        holder = cache.decided.configuration_node or ""
+        await live.signal(holder)
+        await live.until(lambda c: c.decided.configuration_node != holder, "the endpoint moves")
+        cache = await healthy(live)
+        assert not await missing(cache, keys)
+
+        leader = live.primary_of(cache, "0003")
+        await live.errand("test-failover", shard="0003")
+        await live.until(lambda c: live.primary_of(c, "0003") != leader, "handed over")
+        cache = await healthy(live)
+        assert not await missing(cache, keys), "a planned move loses nothing"
+
+        await lose_everything(live, cache)
+        await live.start_control_plane()
+        await live.until(lambda c, old=cache: started_anew(old, c), "all start anew")
+        cache = await healthy(live)
+        await write(cache, keys)
+
+        await lose_everything(live, cache)
+        cache = await move_house(live, cache)
+        await live.start_control_plane()
+        await live.until(lambda c, old=cache: started_anew(old, c), "all start anew")
+        cache = await healthy(live)
+        await write(cache, keys)
+        assert not await missing(cache, keys)
+
+
+async def lose_everything(live: LiveCache, cache: Cache) -> None:
+    """The control plane and every engine die together, as with their machine."""
+    pids = [await live.pid(n.name) for n in cache.decided.nodes]
+    await live.stop_control_plane()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def started_anew(old: Cache, new: Cache) -> bool:
+    return all(n.incarnation > m.incarnation for n, m in zip(new.decided.nodes, old.decided.nodes, strict=True))
+
+
+async def move_house(live: LiveCache, cache: Cache) -> Cache:
+    """Every node gets another address, as if the machine had been moved to another network while everything was down."""
+    new = free(new_pool(), (), len(cache.decided.nodes) + 1, seed="elsewhere")
+    nodes = tuple(replace(n, address=a) for n, a in zip(cache.decided.nodes, new, strict=False))
+    moved = replace(cache.decided, nodes=nodes, configuration_address=new[-1])
+    (lease,) = await live.store.claim("mover", ttl_seconds=5)
+    now = await live.cache()
+    saved = await live.store.save_decided(replace(now, decided=moved), lease, addresses=set(new))
+    await live.store.release(lease)
+    return saved
