@@ -31,7 +31,7 @@ _NEXT_TRY_SECONDS = 1.2
 """A replica that could not even try does so again within a second (the engines' ``replicationCron``)."""
 _DISCOVERY_KEY = "AmazonElastiCache:cluster"
 
-_LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"))
+_LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"), ("ROLE",))
 _LOOK_PAYLOAD = resp(*_LOOK)
 _PROMOTE = ("REPLICAOF", "NO", "ONE")
 _DROP = (("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"))
