@@ -120,9 +120,9 @@ class Hands:
                     taker_addresses=effect.taker_addresses,
                     timeout_seconds=effect.timeout_seconds,
                 )
-            case Witness(node):
+            case Witness(node, primary):
                 await self._link.witness(target(cache, _node(cache, node)))
-                self._observer.has_witnessed((cache.uid, node))
+                self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
             case Bind(node, addresses):
                 await self._link.bind(target(cache, _node(cache, node)), addresses)
             case DropClients(node):

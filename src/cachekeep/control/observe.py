@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -39,7 +40,7 @@ class Observer:
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
         self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
         self._silent_since: dict[Key, float] = {}
-        self._witnessed_at: dict[Key, float] = {}
+        self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._last_offset: dict[Key, int] = {}
         self.problems: dict[Key, str] = {}
 
@@ -65,7 +66,9 @@ class Observer:
         if process.process == "running":
             seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
         if seen.answering or process.process != "running":
-            self._silent_since.pop(key, None)
+            if self._silent_since.pop(key, None) is not None:  # what was said of it while it was silent is over
+                for told in [t for t in self._witnessed_at if t[0] == cache.uid and t[2] == node.address]:
+                    del self._witnessed_at[told]
             silent = None
         else:
             since = asked_at - (seen.silent_seconds or 0.0)  # a heartbeat may have asked before us
@@ -77,7 +80,7 @@ class Observer:
             process=process.process,
             incarnation=process.incarnation,
             silent_seconds=silent,
-            witnessed_seconds=asked_at - self._witnessed_at[key] if key in self._witnessed_at else None,
+            witnessed_seconds=None if (at := self._witnessed_at.get((*key, seen.follows or ""))) is None else asked_at - at,
             offset=seen.offset if seen.offset is not None else self._last_offset.get(key),
             live_digest=process.live_digest,
             boot_digest=process.boot_digest,
@@ -106,12 +109,13 @@ class Observer:
         needed = addresses_needed(cache)
         return free(self._pool, await self._store.addresses(), needed, seed=cache.uid) if needed else ()
 
-    def has_witnessed(self, key: Key) -> None:
+    def has_witnessed(self, key: Key, primary_address: str) -> None:
         """A replica has just connected to its primary anew, or tried to."""
-        self._witnessed_at[key] = self._clock.monotonic()
+        self._witnessed_at[(*key, primary_address)] = self._clock.monotonic()
 
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
-        for memory in (self._silent_since, self._witnessed_at, self._last_offset, self.problems):
+        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._last_offset, self.problems)
+        for memory in memories:
             for key in [k for k in memory if k[0] == cache.uid]:
                 del memory[key]

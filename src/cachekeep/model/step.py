@@ -64,6 +64,7 @@ class Witness(msgspec.Struct, frozen=True):
     shaking hands, or has tried in vain. It resumes where it was (partial resynchronisation)."""
 
     node: str
+    primary: str
 
 
 class Bind(msgspec.Struct, frozen=True):

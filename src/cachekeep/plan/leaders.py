@@ -202,7 +202,7 @@ def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
     ask = [n for n in unsure if (asked := s.seen(n).witnessed_seconds) is None or asked >= s.policy.witness_seconds]
     if ask:
         because = f"{primary.name} takes nothing from here: {names(ask)} shall try to reach it"
-        return Act((tuple(Witness(n.name) for n in ask),), because)
+        return Act((tuple(Witness(n.name, primary.name) for n in ask),), because)
     if unsure:
         because = f"{primary.name} takes nothing from here, but {names(unsure)} does not find it lost: it may be we who are cut off"
         return Wait(s.policy.poll_seconds * 5, because)

@@ -19,7 +19,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     silence_seconds: float = 5.0
     """A primary that its host still takes connections for (a long script, a slow disk) is given this long before it counts as hung."""
-    unreachable_seconds: float = 0.4
+    unreachable_seconds: float = 0.3
     """A primary whose host takes nothing that is sent to it is given this long, then its replicas are asked whether they reach it."""
     witness_seconds: float = 5.0
     """A replica that reached such a primary is not asked again for this long: each time it connects anew."""
