@@ -30,14 +30,14 @@ from cachekeep.control.execute import specs
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.installed import discover
 from cachekeep.errors import CachekeepError, Unusable
-from cachekeep.model import Cache, Node
+from cachekeep.model import Cache, Installation, Node
 from cachekeep.network.addresses import free
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, Endpoint, Settings
-from cachekeep.store import DataDirLock, SqlStore
+from cachekeep.store import DataDirLock, SqlStore, Store
 from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
@@ -105,12 +105,13 @@ class App:
         store = SqlStore(settings.database_url, clock)
         undo.push_async_callback(store.aclose)
         await store.open()
+        ours = _identity(settings.data_dir)
+        await _claim_database(store, ours)
         await self.reload()
         driver = LocalDriver(settings.data_dir, clock)
         undo.push_async_callback(driver.aclose)
         await driver.open()
 
-        ours = _identity(settings.data_dir)
         holder = ours + secrets.token_hex(4)
         # The lock proves that whoever held leases from here is dead; and when we go, nobody shall wait for ours to run out.
         await store.bury(ours)
@@ -254,6 +255,19 @@ def _listen(host: str, port: int) -> socket.socket:
             ) from error
         raise Unusable(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
     return listener
+
+
+async def _claim_database(store: Store, ours: str) -> None:
+    """Make the database this data directory's own. Raises ``Unusable`` when it is another's: its engines are unknown here."""
+    async with store.transaction() as tx:
+        owner = await tx.get(Installation, "installation")
+        if owner is None:
+            await tx.put(Installation(name="installation", identity=ours))
+        elif owner.identity != ours:
+            raise Unusable(
+                "the database belongs to another data directory, whose engines cannot be seen from this one. Nothing was changed. "
+                "Start with that --data-dir, or give this one a --database of its own."
+            )
 
 
 def _identity(data_dir: Path) -> str:

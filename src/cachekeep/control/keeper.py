@@ -29,6 +29,7 @@ SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
 MOST_DECISIONS = 50
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
+NOISE_SECONDS = 0.2
 HEARTBEAT_SECONDS, CALM_HEARTBEAT_SECONDS = 0.25, 1.0
 HEARTBEAT_DEADLINE_SECONDS = 0.25
 
@@ -58,7 +59,7 @@ class Keeper:
         self._unclaimed: set[str] = set()
 
     async def run(self) -> None:
-        """Claim, renew, keep; until cancelled. Then every lease is given back; processes go on."""
+        """Claim, renew, keep; until cancelled. Processes go on; leases run out, or are buried by whoever knows that we are gone."""
         forget_change = self._store.on_change(self._changed)
         self._driver.on_death(self._alarmed)
         renewal = asyncio.create_task(self._renew())
@@ -120,7 +121,7 @@ class Keeper:
 
     async def _keep(self, lease: Lease) -> None:
         """Pass after pass, until the cache is forgotten or the lease is lost."""
-        backoff = FIRST_BACKOFF_SECONDS
+        backoff, said = FIRST_BACKOFF_SECONDS, ""
         while True:
             try:
                 await self._passes(lease)
@@ -131,16 +132,21 @@ class Keeper:
             except Conflict:
                 backoff = FIRST_BACKOFF_SECONDS
             except CachekeepError as error:
-                log.warning("%s: %s; tried again in %.2f s", lease.uid, error, backoff)
+                if str(error) != said:
+                    log.warning("%s: %s; tried again, at longer and longer intervals", lease.uid, error)
+                said = str(error)
+                # What failed has made noise of its own (a death, a save): that must not cut the pause short. Real news may.
+                await self._clock.sleep(min(backoff, NOISE_SECONDS))
+                self._wakes[lease.uid].clear()
                 await self._rest(lease.uid, backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             except Exception:
                 log.exception("%s: a pass failed in a way that nobody expected; tried again in %.2f s", lease.uid, backoff)
                 await self._clock.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-        self._tasks.pop(lease.uid, None)
-        self._wakes.pop(lease.uid, None)
-        self._alarms.pop(lease.uid, None)
+        if self._tasks.get(lease.uid) is asyncio.current_task():
+            for memory in (self._tasks, self._wakes, self._alarms):
+                memory.pop(lease.uid, None)
 
     async def _passes(self, lease: Lease) -> None:
         said, pause = "", 0.0

@@ -16,7 +16,7 @@ from cachekeep.model.cache import (
     WantedShard,
 )
 from cachekeep.model.condition import Condition, NodeCondition
-from cachekeep.model.resources import Event, ParameterGroup, Subnet, SubnetGroup, Tags
+from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
 from cachekeep.model.step import (
     Act,
     Bind,
@@ -71,6 +71,7 @@ __all__ = [
     "Front",
     "FrontView",
     "HandOver",
+    "Installation",
     "Meet",
     "Member",
     "MoveSlots",

@@ -62,3 +62,11 @@ class Tags(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     values: dict[str, str]
     version: int = 0
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose database this is. Processes belong to a data directory, so two of them cannot share what is decided about processes."""
+
+    name: str
+    identity: str
+    version: int = 0

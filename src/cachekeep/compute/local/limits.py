@@ -136,9 +136,11 @@ class Limits:
         asked: list[tuple[Controller, float, str]] = []
         if memory_bytes is not None:
             asked.append(("memory", memory_bytes, f"memory {memory_bytes / (1 << 20):.0f} MiB"))
-        if cpus is not None:
-            asked.append(("cpu", cpus, f"{cpus:g} CPU{'' if cpus == 1 else 's'}"))
         said: list[str] = []
+        if cpus is not None and cpus >= self.capacity().cpus:
+            said.append(f"all {self.capacity().cpus:g} CPUs")  # a quota that limits nothing still costs an engine some 8 %
+        elif cpus is not None:
+            asked.append(("cpu", cpus, f"{cpus:g} CPU{'' if cpus == 1 else 's'}"))
         doors: dict[str, Path] = {}
         for controller, amount, words in asked:
             try:
