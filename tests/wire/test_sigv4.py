@@ -13,10 +13,10 @@ import pytest
 from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.wire.conftest import ACCOUNT, KEY, ROOT, SECRET, form, presigned, signed, unsigned
+from tests.wire.conftest import ACCOUNT, KEY, REGION, ROOT, SECRET, form, presigned, signed, unsigned
 
 from cachekeep.errors import ApiError
-from cachekeep.security.sigv4 import Secret, canonical_request, read_claim, verify
+from cachekeep.security.sigv4 import Secret, canonical_request, read_claim, sign, verify
 from cachekeep.wire.http import HttpRequest
 
 TEMPORARY = Credentials("ASIATEMPORARY", "temporary secret", "the/session+token=")
@@ -68,6 +68,15 @@ def test_good_signatures_are_believed() -> None:
         presigned(QUERY, credentials=TEMPORARY),
     ):
         assert check(request).arn == ROOT
+
+
+def test_requests_of_our_own_are_signed_as_botocore_signs_them() -> None:
+    theirs = signed(BODY)
+    headers = {name: theirs.headers[name] for name in ("host", "content-type")}
+    at = dt.datetime.strptime(theirs.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
+    ours = sign("POST", "/", headers, BODY, access_key=KEY, secret_key=SECRET, region=REGION, service="elasticache", now=at)
+    assert ours["authorization"] == theirs.headers["authorization"]
+    assert check(replace(theirs, headers=headers | ours)).arn == ROOT
 
 
 @given(

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cachekeep.clock import SystemClock
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.security.keys import FILE, load_or_make
+from cachekeep.security.sigv4 import sign
 from cachekeep.settings import ENDPOINT_FILE, PREFIX, Endpoint, Settings
 
 _PATIENCE_SECONDS = 15.0
@@ -44,10 +46,6 @@ def endpoint_of(settings: Settings, flags: Mapping[str, Any]) -> Endpoint:
 
 def call(settings: Settings, question: str, **body: Any) -> Any:
     """Ask the control plane of a data directory. Raises ``Unusable`` when none answers, ``Refused`` when it says no."""
-    from botocore.auth import SigV4Auth  # type: ignore[import-untyped]
-    from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
-    from botocore.credentials import Credentials  # type: ignore[import-untyped]
-
     endpoint = read_endpoint(settings.data_dir)
     if endpoint is None or not (settings.data_dir / FILE).exists():
         raise Unusable(
@@ -55,12 +53,22 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
         )
     key = load_or_make(settings.data_dir)
     text = json.dumps(body).encode()
-    request = AWSRequest("POST", f"{endpoint.url}/_cachekeep/{question}", data=text, headers={"Content-Type": "application/json"})
-    SigV4Auth(Credentials(key.access_key, key.secret_key), "cachekeep", endpoint.region).add_auth(request)
-    where = urlsplit(endpoint.url)
+    where, path = urlsplit(endpoint.url), f"/_cachekeep/{question}"
+    headers = {"host": where.netloc, "content-type": "application/json"}
+    headers |= sign(
+        "POST",
+        path,
+        headers,
+        text,
+        access_key=key.access_key,
+        secret_key=key.secret_key,
+        region=endpoint.region,
+        service="cachekeep",
+        now=SystemClock().now(),
+    )
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE_SECONDS)
     try:
-        connection.request("POST", f"/_cachekeep/{question}", text, dict(request.headers.items()))
+        connection.request("POST", path, text, headers)
         response = connection.getresponse()
         answer = json.loads(response.read())
     except OSError as error:
