@@ -117,11 +117,28 @@ class EngineClusterLink:
             await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
             try:
                 async with asyncio.timeout(timeout_seconds * 0.9):
-                    while (await self._replication(giver))["role"] == "master":
+                    while (await self._replication(giver))["role"] == "master" and (await self._believes(giver)).slots:
                         await self._clock.sleep(_POLL_SECONDS / 4)
             except TimeoutError:
                 raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it") from None
             await self._order(giver, ("CLIENT", "UNPAUSE"))
+            await self._become_replica(giver, taker)
+
+    async def _become_replica(self, target: Target, primary: Target) -> None:
+        """Where the engine has not done it already. One that lost its last slot to a node that it does not count to its own shard
+        (Valkey: shard ids of a new cluster may stay apart) goes on as an empty-handed primary; and a primary becomes a replica only if
+        it holds no keys. Without slots it holds none that anybody could ask it for."""
+        if (await self._replication(target))["role"] == "master":
+            if (await self._believes(target)).slots:
+                raise OrderFailed(f"{target.key[1]} owns slots, so it cannot become a replica")
+            await self._order(target, ("FLUSHALL",))
+        await self._order(target, ("CLUSTER", "REPLICATE", primary.cluster_id))
+
+    async def _believes(self, target: Target) -> ClusterSeen:
+        short, long = await self._order(target, ("CLUSTER", "INFO"), ("CLUSTER", "NODES"))
+        assert isinstance(short, bytes)
+        assert isinstance(long, bytes)
+        return cluster_seen(short, long)
 
     async def _caught_up(self, giver: Target, taker: Target) -> None:
         goal = int((await self._replication(giver))["master_repl_offset"])
@@ -131,7 +148,7 @@ class EngineClusterLink:
     async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
         async with self._guarded(target):
             self._let_pass(order, target)
-            await self._order(target, ("CLUSTER", "REPLICATE", primary.cluster_id))
+            await self._become_replica(target, primary)
 
     # -- who knows whom
 
