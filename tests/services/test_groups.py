@@ -177,9 +177,7 @@ LOG = [
         {"CacheNodeType": "cache.r6gd.xlarge"},
         {"GlobalReplicationGroupId": "g"},
         {"NetworkType": "dual_stack"},
-        {"NumNodeGroups": 2, "NumCacheClusters": None},
-        {"ClusterMode": "enabled"},
-        {"CacheParameterGroupName": "default.valkey8.cluster.on"},
+        {"ClusterMode": "compatible"},
     ],
     ids=lambda params: next(iter(params)),
 )

@@ -21,6 +21,7 @@ from cachekeep.services.elasticache import (
     groups,
     parameter_groups,
     replicas,
+    resharding,
     subnet_groups,
     tags,
 )
@@ -40,6 +41,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
         **groups.OPERATIONS,
         **parameter_groups.OPERATIONS,
         **replicas.OPERATIONS,
+        **resharding.OPERATIONS,
         **subnet_groups.OPERATIONS,
         **tags.OPERATIONS,
     },

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
+from cachekeep.plan.cluster_slots import percent
+from cachekeep.plan.slots import count, without
 from cachekeep.services.context import Context, ServiceSettings
 from cachekeep.services.names import arn
 
@@ -118,7 +120,21 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
 def _pending_group(cache: Cache) -> Shape:
     done = cache.decided.errands_done
     promoted = [e.nodes[0] for e in cache.wanted.errands if e.kind == "promote" and e.serial > done]
-    return {"PrimaryClusterId": promoted[-1]} if promoted else {}
+    pending: Shape = {"PrimaryClusterId": promoted[-1]} if promoted else {}
+    if (percent := _resharding(cache)) is not None:
+        pending["Resharding"] = {"SlotMigration": {"ProgressPercentage": percent}}
+    return pending
+
+
+def _resharding(cache: Cache) -> float | None:
+    """How far a change of node groups has come, in percent of the slots that move; None when none is under way."""
+    if cache.wanted.cluster_mode != "enabled" or cache.decided.available_at is None:
+        return None
+    decided = cache.decided
+    if decided.resharding:
+        return round(percent(decided.resharding, sum(count(without(x.owned, x.slots)) for x in decided.shards)), 2)
+    asked = any(e.kind == "rebalance" and e.serial > decided.errands_done for e in cache.wanted.errands)
+    return 0.0 if asked or {w.id for w in cache.wanted.shards} != {x.id for x in decided.shards if x.slots} else None
 
 
 def _shards(cache: Cache) -> list[WantedShard]:
@@ -136,7 +152,7 @@ def _node_group(cache: Cache, wanted: WantedShard, status: str, clustered: bool)
         "NodeGroupMembers": _members(cache, wanted, shard, clustered),
     }
     if clustered:
-        slots = shard.slots if shard and shard.slots else wanted.slots
+        slots = shard.owned if shard else wanted.slots
         shape["Slots"] = ",".join(f"{first}-{last}" if first != last else str(first) for first, last in slots)
     elif shard:
         for name, address in (("PrimaryEndpoint", shard.primary_address), ("ReaderEndpoint", shard.reader_address)):

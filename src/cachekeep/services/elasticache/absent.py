@@ -155,5 +155,4 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     **_refused("Online migration", "PrepareMigration", "StartMigration", "CompleteMigration", "StopMigration", "TestMigration"),
     **_refused("Reserving cache nodes", "PurchaseReservedCacheNodesOffering"),
     **_refused("Applying service updates", "BatchApplyUpdateAction", "BatchStopUpdateAction"),
-    **_refused("Cluster mode", "ModifyReplicationGroupShardConfiguration"),
 }

@@ -53,8 +53,11 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
     offer = want.choose_version(context, engine, params.get("EngineVersion"))
     node_type = want.check_node_type(engine, params["CacheNodeType"])
     found = shards.layouts(params, context.settings.nodes_per_shard_max)
-    group_name, values = await want.parameter_group(tx, params.get("CacheParameterGroupName"), offer.family)
-    _refuse_cluster_mode(params, len(found), values)
+    asked = params.get("CacheParameterGroupName")
+    if asked is None and shards.asks_for_cluster_mode(params, found):
+        asked = f"default.{offer.family}.cluster.on"
+    group_name, values = await want.parameter_group(tx, asked, offer.family)
+    clustered = shards.cluster_mode(params, found, values)
     subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
     allowed = await want.zones_of(tx, context, subnet_group)
     wanted = Wanted(
@@ -62,14 +65,15 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         version=offer.version,
         node_type=node_type,
         port=names.port(params.get("Port"), want.DEFAULT_PORTS[engine]),
-        shards=await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed),
+        shards=await shards.build(tx, context, group_id, found, clustered=clustered, allowed=allowed),
+        cluster_mode="enabled" if clustered else "disabled",
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
         **want.plain(params),
         **want.windows(params),
     )
-    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, node_type)
+    shards.check_failover(wanted)
     await want.check_room(tx, context, wanted)
     cache = Cache(
         uid=context.clock.new_id(),
@@ -84,18 +88,6 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         return await tx.insert(cache)
     except AlreadyThere:
         raise _already_exists(group_id) from None
-
-
-def _refuse_cluster_mode(params: Params, shard_count: int, values: Mapping[str, str]) -> None:
-    asked = {
-        f"ClusterMode={params.get('ClusterMode')}": params.get("ClusterMode", "disabled") != "disabled",
-        f"{shard_count} node groups": shard_count > 1,
-        "a parameter group with cluster-enabled": values.get("cluster-enabled") == "yes",
-        "Slots": any("Slots" in each for each in params.get("NodeGroupConfiguration", ())),
-    }
-    for what, is_asked in asked.items():
-        if is_asked:
-            raise want.refuse_cluster_mode(what)
 
 
 _FROM_PRIMARY: Final = ("Engine", "EngineVersion", "CacheNodeType", "CacheParameterGroupName", "CacheSubnetGroupName", "Port")
@@ -114,14 +106,15 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     if clashing:
         raise combination_error(f"{', '.join(clashing)} cannot differ from those of the primary cluster {primary_id}.")
     found = shards.layouts(params, context.settings.nodes_per_shard_max)
-    _refuse_cluster_mode(params, len(found), cache.wanted.parameters)
+    if shards.asks_for_cluster_mode(params, found):
+        raise combination_error("A cache cluster that exists can become the primary of a group without cluster mode only.")
     allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
     first = cache.wanted.shards[0].members[0]
     built = await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed, first=first)
     # The node goes on in the shard that it was decided in.
     built = (replace(built[0], id=cache.wanted.shards[0].id),)
     wanted = replace(cache.wanted, shards=built, **want.plain(params), **want.windows(params, cache.wanted))
-    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, wanted.node_type)
+    shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
     try:
         return await tx.save_wanted(replace(cache, name=group_id, kind="group", wanted=wanted))
@@ -182,7 +175,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if "PrimaryClusterId" in params:
         changes |= _promote(cache, params["PrimaryClusterId"].lower())
     wanted = want.revise(cache, changes, immediately=immediately)
-    shards.check_failover(wanted.automatic_failover, wanted.multi_az, wanted.shards, wanted.node_type)
+    shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
     events = []
     if wanted.automatic_failover != before.automatic_failover:

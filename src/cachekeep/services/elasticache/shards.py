@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
-from cachekeep.model import Member, WantedShard
+from cachekeep.model import Member, Wanted, WantedShard
+from cachekeep.plan.slots import SLOTS, Ranges, count, union
 from cachekeep.services import zones
-from cachekeep.services.context import Context, Params, combination_error, value_error
+from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
 
@@ -19,6 +22,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     nodes: int
     zones: tuple[str, ...] = ()
+    slots: Ranges = ()
+
+
+SHARDS_MAX: Final = 500
+"""[AWS: up to 500 node groups in a cluster; 90 before the quota is raised]."""
+_SLOTS: Final = re.compile(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*")
 
 
 def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> list[Layout]:
@@ -32,8 +41,8 @@ def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> li
         raise combination_error(
             "NumCacheClusters cannot be used together with NumNodeGroups, ReplicasPerNodeGroup or NodeGroupConfiguration."
         )
-    if shards < 1:
-        raise value_error("NumNodeGroups must be at least 1.")
+    if not 1 <= shards <= SHARDS_MAX:
+        raise value_error(f"NumNodeGroups must be between 1 and {SHARDS_MAX}.")
     if configurations and len(configurations) != shards:
         raise combination_error(f"NodeGroupConfiguration has {len(configurations)} entries for {shards} node groups.")
     nodes = params.get("NumCacheClusters", params.get("ReplicasPerNodeGroup", 0) + 1)
@@ -50,7 +59,57 @@ def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> li
         _check(layout, nodes_max)
     if len({layout.id for layout in found}) < len(found):
         raise value_error("Each NodeGroupId may be used once.")
+    _check_slots(found)
     return found
+
+
+def _check_slots(found: Sequence[Layout]) -> None:
+    given = [layout for layout in found if layout.slots]
+    if not given:
+        return
+    if len(given) < len(found):
+        raise combination_error("Slots must be given for every node group or for none.")
+    if union(*(x.slots for x in given)) != ((0, SLOTS - 1),) or sum(count(x.slots) for x in given) != SLOTS:
+        raise value_error(f"The Slots of all node groups together must cover 0-{SLOTS - 1}, each slot once.")
+
+
+def _slots(text: str) -> Ranges:
+    """``0-5460,5462``. Raises ApiError InvalidParameterValue."""
+    found = []
+    for part in text.split(","):
+        read = _SLOTS.fullmatch(part)
+        first, last = (int(read[1]), int(read[2] or read[1])) if read else (1, 0)
+        if first > last or last >= SLOTS:
+            raise value_error(f"Slots {text!r} is not a list of ranges within 0-{SLOTS - 1}, such as 0-5460,8000.")
+        found.append((first, last))
+    if count(union(tuple(found))) != count(tuple(found)):
+        raise value_error(f"Slots {text!r} names a slot twice.")
+    return union(tuple(found))
+
+
+def asks_for_cluster_mode(params: Params, found: Sequence[Layout]) -> bool:
+    """Whether a request can only mean cluster mode. Raises ApiError for a mode that cannot be had."""
+    mode = params.get("ClusterMode", "")
+    if mode == "compatible":
+        raise unsupported("ClusterMode=compatible")
+    return mode == "enabled" or len(found) > 1 or any(layout.slots for layout in found)
+
+
+def cluster_mode(params: Params, found: Sequence[Layout], values: Mapping[str, str]) -> bool:
+    """Whether a new group runs in cluster mode: its parameter group says so, and the rest of the request must agree.
+
+    Raises ApiError InvalidParameterCombination.
+    """
+    clustered = values.get("cluster-enabled") == "yes"
+    if asks_for_cluster_mode(params, found) and not clustered:
+        raise combination_error("Cluster mode needs a parameter group with cluster-enabled, such as default.valkey8.cluster.on.")
+    if clustered and params.get("ClusterMode") == "disabled":
+        raise combination_error("ClusterMode=disabled cannot be used with a parameter group that has cluster-enabled.")
+    if clustered and "NumCacheClusters" in params:
+        raise combination_error("NumCacheClusters cannot be used with cluster mode; use NumNodeGroups and ReplicasPerNodeGroup.")
+    if clustered and not params.get("AutomaticFailoverEnabled"):
+        raise combination_error("AutomaticFailoverEnabled must be true with cluster mode.")
+    return clustered
 
 
 def _configured(index: int, configuration: Params, nodes: int) -> Layout:
@@ -63,7 +122,12 @@ def _configured(index: int, configuration: Params, nodes: int) -> Layout:
     if replicas and primary is None:
         raise combination_error("ReplicaAvailabilityZones needs PrimaryAvailabilityZone too.")
     where = (primary, *replicas) if primary and (replicas or nodes == 1) else ()
-    return Layout(id=configuration.get("NodeGroupId", f"{index:04}").zfill(4), nodes=nodes, zones=tuple(z for z in where if z))
+    return Layout(
+        id=configuration.get("NodeGroupId", f"{index:04}").zfill(4),
+        nodes=nodes,
+        zones=tuple(z for z in where if z),
+        slots=_slots(configuration["Slots"]) if configuration.get("Slots") else (),
+    )
 
 
 def _check(layout: Layout, nodes_max: int) -> None:
@@ -101,20 +165,24 @@ async def build(
             raise combination_error(f"{here[0].name} is in {here[0].zone}, and the first availability zone named is {where[0]}.")
         new = await want.new_names(tx, prefix, 3, layout.nodes - len(here), (m.name for m in here))
         members = [*here, *(Member(name=name, zone=zone) for name, zone in zip(new, where[len(here) :], strict=True))]
-        built.append(WantedShard(id=layout.id, members=tuple(members)))
+        built.append(WantedShard(id=layout.id, members=tuple(members), slots=layout.slots))
     return tuple(built)
 
 
-def check_failover(automatic: bool, multi_az: bool, shards: Iterable[WantedShard], node_type: str) -> None:
+def check_failover(wanted: Wanted) -> None:
     """The rules of AutomaticFailoverEnabled and MultiAZEnabled [fact sheet §3]. Raises ApiError InvalidParameterCombination."""
+    automatic, multi_az, node_type = wanted.automatic_failover, wanted.multi_az, wanted.node_type
+    clustered = wanted.cluster_mode == "enabled"
+    if clustered and not automatic:
+        raise combination_error("Automatic failover cannot be turned off with cluster mode.")
     if multi_az and not automatic:
         raise combination_error(
             "Multi-AZ needs automatic failover: MultiAZEnabled cannot be true while AutomaticFailoverEnabled is false."
         )
     if automatic and node_type.startswith("cache.t1."):
         raise combination_error(f"Automatic failover is not supported for the cache node type {node_type}.")
-    for shard in shards:
-        if automatic and len(shard.members) < 2:
+    for shard in wanted.shards:
+        if automatic and not clustered and len(shard.members) < 2:
             raise combination_error(
                 "Automatic failover needs at least one replica: two cache clusters or more in every node group."
             )

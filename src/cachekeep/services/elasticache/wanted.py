@@ -84,8 +84,8 @@ def refuse_unsupported(params: Params) -> None:
 
 
 def refuse_cluster_mode(what: str) -> ApiError:
-    """The one place that says that there is no cluster mode yet."""
-    return unsupported(f"Cluster mode ({what})")
+    """Cluster mode is chosen when a group is made; it cannot be changed yet."""
+    return unsupported(f"Changing the cluster mode of a group ({what})")
 
 
 # ------------------------------------------------------------------ engine, version, node type, parameter group
@@ -278,7 +278,7 @@ def revise(cache: Cache, changes: Mapping[str, Any], *, immediately: bool) -> Wa
 
 def with_errand(
     cache: Cache,
-    kind: Literal["reboot", "promote", "test-failover"],
+    kind: Literal["reboot", "promote", "test-failover", "rebalance"],
     *,
     nodes: tuple[str, ...] = (),
     shard: str | None = None,
