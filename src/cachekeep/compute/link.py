@@ -29,6 +29,9 @@ _CONNECT_SECONDS = 0.15
 """Within this a replica's connection to its primary is taken, or its host is out of reach."""
 _NEXT_TRY_SECONDS = 1.2
 """A replica that could not even try does so again within a second (the engines' ``replicationCron``)."""
+_BIND_SECONDS = 0.3
+"""An address that cannot be bound for longer belongs to somebody else."""
+_SET_BIND = ("CONFIG", "SET", "bind")
 _DISCOVERY_KEY = "AmazonElastiCache:cluster"
 
 _LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"), ("ROLE",))
@@ -334,8 +337,22 @@ class EngineLink:
             raise OrderFailed(f"{target.key[1]}: Memcached cannot be told {commands[0][0]}")
         with _failures(target):
             async with asyncio.timeout(_ORDER_SECONDS):
-                replies = await (await self._line(target)).ask(resp(*commands), len(commands))
+                line = await self._line(target)
+                replies = await line.ask(resp(*commands), len(commands))
+                for at, command in enumerate(commands):
+                    if command[:3] == _SET_BIND and isinstance(replies[at], ReplyError):
+                        replies[at] = await self._bind_again(line, command)
             return _good(replies)
+
+    async def _bind_again(self, line: Line, command: Command) -> Reply:
+        """An engine that has just forked (to feed a replica) shares its listening sockets with the child for a moment, so it cannot
+        bind them anew; then it fails to go back to the old ones, too, and listens nowhere, whatever ``CONFIG GET bind`` says."""
+        until = self._clock.monotonic() + _BIND_SECONDS
+        while True:
+            await self._clock.sleep(0.003)
+            (reply,) = await line.ask(resp(command), 1)
+            if not isinstance(reply, ReplyError) or self._clock.monotonic() > until:
+                return reply
 
     async def _replication(self, target: Target) -> dict[str, str]:
         (reply,) = await self._order(target, ("INFO", "replication"))
@@ -368,7 +385,7 @@ def _replicaof(address: str, port: int) -> Command:
 
 
 def _bind(addresses: tuple[str, ...]) -> Command:
-    return ("CONFIG", "SET", "bind", " ".join(addresses))
+    return (*_SET_BIND, " ".join(addresses))
 
 
 def _offset(fields: Mapping[str, str]) -> int:

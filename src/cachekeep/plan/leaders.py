@@ -323,6 +323,9 @@ def transfer(s: Situation) -> Step | None:
             decided = with_shard(s.decided, replace(shard, primary=None, in_sync=frozenset()))
             return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
         back = s.cache.node(shard.preferred) if shard.preferred else None
+        if shard.preferred and (back is None or back.leaving):
+            decided = with_shard(s.decided, replace(shard, preferred=None))
+            return Decide(decided, f"{shard.preferred} is no longer wanted: {primary.name} leads for good")
         if back is not None and back.name in shard.in_sync and s.alive(back):
             return move(s, shard, back, f"{back.name} is in sync again and leads as before")
     return None

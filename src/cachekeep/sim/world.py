@@ -92,13 +92,14 @@ class World:
         kept: set[int] = set()
         for other in self.in_sync() - {key}:
             engine = self.processes.get(other)
-            if engine is not None and engine.alive:
+            if engine is not None and engine.works:  # what only a frozen one holds besides cannot be waited for
                 kept |= set(engine.writes)
         self.lossable |= set(dying.writes) - kept
 
     def freeze(self, key: Key) -> None:
         """SIGSTOP."""
         if (engine := self.processes.get(key)) and engine.alive:
+            self._note_losses(key, engine)
             engine.frozen = True
 
     def thaw(self, key: Key) -> None:
@@ -115,7 +116,8 @@ class World:
     def follow(self, engine: Engine, address: str) -> None:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
         engine.role, engine.follows = "replica", address
-        engine.linked = engine.online = engine.fed = False
+        engine.linked = engine.online = False
+        engine.fed = engine.fed and engine.history  # it holds what it was fed, until a full resynchronisation empties it
         engine.link_epoch += 1
         self.spawn(self._replicate(engine, engine.link_epoch))
 
@@ -134,6 +136,7 @@ class World:
                     continue
                 if engine.writes != primary.writes[: len(engine.writes)]:
                     engine.writes = []  # a full resynchronisation empties the replica first
+                    engine.fed = False
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
                     engine.writes = list(primary.writes)
@@ -190,6 +193,7 @@ class SimDriver:
         engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest)
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
+        world.orders[spec.key] = max(world.orders.get(spec.key, 0), spec.order)
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
         await asyncio.sleep(0.002)

@@ -1,0 +1,128 @@
+"""Hosts that cannot be reached: the primary's for everybody, or only for us. Cut by rules between loopback addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.live.harness import LiveCache
+from tests.live.test_failover import (
+    ENGINES,
+    anyio_backend,  # noqa: F401  (fixture)
+    goes_on,
+    group,
+    lost,
+    whole,
+    writing,
+)
+
+from cachekeep.chaos.cuts import Cuts, unusable
+
+pytestmark = pytest.mark.skipif(unusable() is not None, reason=unusable() or "")
+_tags = itertools.count()
+US = "127.0.0.1"
+"""Where connections come from that were not bound to an address: the control plane's and the clients'."""
+
+
+@contextlib.asynccontextmanager
+async def cutting() -> AsyncIterator[Cuts]:
+    """Cuts that end with the block."""
+    cuts = Cuts(f"test{os.getpid()}n{next(_tags)}")
+    cuts.open()
+    try:
+        yield cuts
+    finally:
+        cuts.clear()
+
+
+async def cut_host(live: LiveCache, cuts: Cuts, name: str) -> None:
+    """The node's host is gone with all that it listens on. The endpoint is at nobody's host once the process is."""
+    node, cache = await live.node(name), await live.cache()
+    loop, moves = asyncio.get_running_loop(), [a for a in cache_endpoints(cache) if a in (await live.view()).node(name).bound]  # type: ignore[operator]
+    pidfd = os.pidfd_open(await live.pid(name))
+
+    def gone() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        if moves:
+            cuts.heal(moves)
+
+    loop.add_reader(pidfd, gone)
+    cuts.cut([node.address, *moves])
+
+
+def cache_endpoints(cache) -> list[str]:  # type: ignore[no-untyped-def]
+    return [a for x in cache.decided.shards for a in (x.primary_address, x.reader_address) if a]
+
+
+@ENGINES
+@pytest.mark.parametrize("nodes", [2, 3])
+async def test_a_primary_whose_host_nobody_reaches_is_succeeded(engine: str, major: int, nodes: int, tmp_path: Path) -> None:
+    async with group(tmp_path, engine, major, nodes) as live, cutting() as cuts, writing(live) as writer:
+        old = live.primary_of(await live.cache())
+        await cut_host(live, cuts, old)
+        await live.until(lambda c: live.primary_of(c) != old, "another primary")
+        await goes_on(live, writer)
+        assert live.said_any(old, "unreachable", "for its replicas too")
+        cuts.heal([(await live.node(old)).address])
+        await whole(live)
+        assert (await live.view()).node(old).role == "replica"
+        assert await lost(live, writer) <= 5
+
+
+@ENGINES
+async def test_a_primary_that_only_we_cannot_reach_leads_on(engine: str, major: int, tmp_path: Path) -> None:
+    async with group(tmp_path, engine, major) as live, cutting() as cuts, writing(live) as writer:
+        old = live.primary_of(await live.cache())
+        address, pid = (await live.node(old)).address, await live.pid(old)
+        cuts.cut_line(US, address)
+        await live.until(lambda _: live.said_any(old, "it may be we who are cut off"), "it asks the replicas")
+        await goes_on(live, writer)
+        cuts.heal_line(US, address)
+        await whole(live)
+        assert (live.primary_of(await live.cache()), await live.pid(old)) == (old, pid)
+        assert await lost(live, writer) == 0, "being asked costs no write"
+
+
+@ENGINES
+async def test_a_zone_that_is_cut_takes_its_replicas_with_it(engine: str, major: int, tmp_path: Path) -> None:
+    """Four nodes in three zones: the primary's zone has a replica, too, that goes on hearing it. It does not count: we cannot ask it."""
+    async with group(tmp_path, engine, major, 4) as live, cutting() as cuts, writing(live) as writer:
+        cache = await live.cache()
+        old = live.primary_of(cache)
+        zone = (await live.node(old)).zone
+        inside = [n for n in cache.decided.nodes if n.zone == zone]
+        assert len(inside) == 2
+        cuts.cut([n.address for n in inside if n.name != old])
+        await cut_host(live, cuts, old)
+        cache = await live.until(lambda c: live.primary_of(c) != old, "another primary")
+        assert (await live.node(live.primary_of(cache))).zone != zone
+        await goes_on(live, writer)
+        cuts.heal([n.address for n in inside])
+        await whole(live)
+        assert await lost(live, writer) <= 5
+
+
+@ENGINES
+async def test_a_crash_during_a_cut_is_not_kept_waiting(engine: str, major: int, tmp_path: Path) -> None:
+    """One node's host is gone and its replacement cannot start; the new primary dies meanwhile."""
+    async with group(tmp_path, engine, major) as live, cutting() as cuts, writing(live) as writer:
+        first = live.primary_of(await live.cache())
+        await cut_host(live, cuts, first)
+        cache = await live.until(lambda c: live.primary_of(c) != first, "another primary")
+        second = live.primary_of(cache)
+        await live.until(
+            lambda c: second not in c.decided.shards[0].in_sync and len(c.decided.shards[0].in_sync) == 1, "the third is in sync"
+        )
+        await goes_on(live, writer)
+        await live.signal(second, signal.SIGKILL)
+        await live.until(lambda c: live.primary_of(c) not in (first, second), "the third leads")
+        await goes_on(live, writer)
+        cuts.heal([(await live.node(first)).address])
+        await whole(live)
