@@ -52,6 +52,13 @@ def made_once(name: str, inputs: Mapping[str, bytes], make: Callable[[Path], Non
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, seconds: float = 120) -> str:
     """What a command prints; fails with everything that it printed."""
     whole = dict(os.environ if env is None else env)
-    done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    try:
+        done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"{command[0]} was not done after {seconds} s\n{_text(late.stdout)}\n{_text(late.stderr)}")
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}\n{_text(done.stdout)}\n{_text(done.stderr)}"
+    return _text(done.stdout)
+
+
+def _text(printed: bytes | None) -> str:
+    return (printed or b"").decode(errors="replace")

@@ -8,7 +8,7 @@ import { GetCallerIdentityCommand, STSClient } from "@aws-sdk/client-sts";
 
 const client = new ec.ElastiCacheClient({});
 const call = (operation, input = {}) => client.send(new ec[`${operation}Command`](input));
-const patience = { client, maxWaitTime: 60 };
+const patience = { client, maxWaitTime: 25 };
 
 /** Send an inline command; the first line of the answer. */
 const ask = ({ Address, Port }, command) =>
