@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
 
 from cachekeep.compute.contract import Driver, File, Key, ProcessSeen
@@ -174,6 +175,16 @@ async def test_a_new_incarnation_keeps_the_last_order(world: World) -> None:
     await driver.stop(spec.key, grace_seconds=0)
     await driver.start(world.spec(incarnation=2))
     assert not driver.admit(spec.key, 8)
+
+
+async def test_a_process_is_born_deaf_to_older_orders(world: World) -> None:
+    """A late duplicate of a promotion that was meant for the node's former process must not make the new, empty one lead."""
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    assert driver.admit(spec.key, 4)
+    await driver.stop(spec.key, grace_seconds=0)
+    await driver.start(replace(world.spec(incarnation=2), order=5))
+    assert [driver.admit(spec.key, order) for order in (4, 5)] == [False, True]
 
 
 async def test_the_digest_follows_a_rewrite(world: World) -> None:

@@ -219,6 +219,14 @@ def test_when_nobody_holds_anything_the_primary_comes_back_empty() -> None:
     assert [e.message for e in answer.events] == ["Recovering cache nodes 0001"]
 
 
+def test_a_primary_that_starts_anew_gets_a_new_order() -> None:
+    """A late duplicate of the promotion of its former process made the empty one lead, and an in-sync replica follow it."""
+    cache = group(1)
+    answer = step(cache, healthy(cache, demo_001=gone()))
+    assert isinstance(answer, Decide)
+    assert (answer.decided.nodes[0].incarnation, shard(answer.decided).order) == (2, 2)
+
+
 def test_a_restarted_empty_primary_is_not_followed_but_succeeded() -> None:
     """Pitfall: the old primary comes back empty and its replicas copy the emptiness."""
     cache = group()

@@ -40,6 +40,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     live_digest: str | None = None
     boot_digest: str | None = None
+    order: int = 0
+    """The process is born having seen this order: one that was meant for an earlier process of the node finds deaf ears."""
 
 
 class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,14 +134,13 @@ class ClusterLink(Protocol):
         self,
         source: Target,
         target: Target,
-        others: Sequence[Target],
         slots: Sequence[SlotRange],
         *,
         source_order: int,
         target_order: int,
         seconds: float,
     ) -> None:
-        """``MoveSlots``. Returns when all are moved or time is up; ``others`` are told who owns them now."""
+        """``MoveSlots``. Returns when all are moved or time is up. The engines themselves tell others who owns them now."""
 
 
 class Link(Protocol):

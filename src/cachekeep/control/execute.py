@@ -64,6 +64,7 @@ def specs(catalogue: Catalogue, *, run_as: str | None = None, open_files: int | 
             cpus=plan.cpus,
             live_digest=live_digest(cache, node),
             boot_digest=boot_digest(cache, node),
+            order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 
     return spec
@@ -160,11 +161,9 @@ class Hands:
             case Settle(node, slots):
                 await link.settle(to(node), slots)
             case MoveSlots():
-                leaders = [x.primary for x in cache.decided.shards if x.primary not in (None, effect.source, effect.target)]
                 await link.move_slots(
                     to(effect.source),
                     to(effect.target),
-                    [to(name) for name in leaders if name and cache.node(name)],
                     effect.slots,
                     source_order=effect.source_order,
                     target_order=effect.target_order,

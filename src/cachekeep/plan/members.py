@@ -215,7 +215,8 @@ def _again(s: Situation, ended: list[Node]) -> Step:
             told.append(s.tell(f"Recovering cache nodes {n.node_id}", node=n))
         fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, announced=False))
     lost = {n.name for n in ended}
-    shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+    # A primary that starts anew gets a new order: a promotion of its former process, arriving late, must not make it lead.
+    shards = tuple(replace(x, in_sync=x.in_sync - lost, order=x.order + (x.primary in lost)) for x in s.decided.shards)
     empty = [x.primary for x in shards if x.primary in lost]
     because = f"{names(ended)} ended and {verb(ended)} started again"
     if empty and s.replicated:

@@ -391,6 +391,7 @@ def _spec(cache: Cache, node: Node) -> ProcessSpec:
         port=node.port,
         live_digest=live_digest(cache, node),
         boot_digest=boot_digest(cache, node),
+        order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
     )
 
 

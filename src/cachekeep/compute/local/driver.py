@@ -336,9 +336,11 @@ class LocalDriver:
                 os.close(log_fd)
             seen = proc.stat(gated.pid)
             assert seen is not None
+            before = self._ledger.get(key)
             self._ledger.change(
                 key,
                 incarnation=spec.incarnation,
+                last_order=max(before.last_order if before is not None else 0, spec.order),
                 pid=gated.pid,
                 started_ticks=seen.started_ticks,
                 boot_id=proc.boot_id(),
