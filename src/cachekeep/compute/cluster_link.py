@@ -32,9 +32,10 @@ _BELIEF_SECONDS = 5.0
 _OPEN_SLOTS, _OPEN_KEYS = 128, 1_500
 """So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent from
 one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
-_KNOWN_SHARE = 64
+_SETSLOT_LINES = 32
+_KNOWN_SHARE = 32
 """A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK to a
-node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 64 times to one."""
+node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 32 times to one."""
 _MIGRATE_KEYS, _MIGRATE_WINDOW = 32, 4
 """Keys in one MIGRATE, and MIGRATEs sent ahead. A source serves nobody while it carries one out, and takes up those that it has
 received before it turns to others: more of either is faster, and slower for clients."""
@@ -177,7 +178,6 @@ class EngineClusterLink:
         self,
         source: Target,
         target: Target,
-        others: Sequence[Target],
         slots: Sequence[SlotRange],
         *,
         source_order: int,
@@ -187,14 +187,18 @@ class EngineClusterLink:
         self._let_pass(source_order, source)
         self._let_pass(target_order, target)
         end = self._clock.monotonic() + seconds
-        async with _private_line(source) as from_source:
+        async with _private_lines(source, 1) as (from_source,):
             if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(
                 target.engine, target.version
             ):
                 await self._move_whole(from_source, source, target, slots, end)
                 return
-            async with _private_line(target) as from_target:
-                await self._move_keys(from_source, from_target, source, target, others, slots, end)
+            lines = [_SETSLOT_LINES if await self._waits_for_replicas(node) else 1 for node in (source, target)]
+            async with _private_lines(source, lines[0]) as gives, _private_lines(target, lines[1]) as takes:
+                await self._move_keys(gives, takes, source, target, slots, end)
+
+    async def _waits_for_replicas(self, target: Target) -> bool:
+        return target.engine == "valkey" and (await self._replication(target)).get("connected_slaves", "0") != "0"
 
     async def _move_whole(self, line: Line, source: Target, target: Target, slots: Sequence[SlotRange], end: float) -> None:
         """Have the engine do it. A move that was begun before, by whomever, is waited for instead."""
@@ -214,55 +218,47 @@ class EngineClusterLink:
 
     async def _move_keys(
         self,
-        source_line: Line,
-        target_line: Line,
+        gives: Sequence[Line],
+        takes: Sequence[Line],
         source: Target,
         target: Target,
-        others: Sequence[Target],
         slots: Sequence[SlotRange],
         end: float,
     ) -> None:
         """Batch after batch of slots: open them on both sides, empty them, hand them over."""
         todo, done = list(_each(slots)), 0
-        owned = sum(b - a + 1 for a, b in (await self.look(target_line, target)).slots)
+        owned = sum(b - a + 1 for a, b in (await self.look(takes[0], target)).slots)
         counts: list[int] = []
-        try:
-            while done < len(todo) and self._clock.monotonic() < end:
-                if not counts:
-                    counts = await _counts(source_line, source, todo[done : done + _COUNT_SLOTS])
-                batch = todo[done : done + _fit(counts, max((owned + done) // _KNOWN_SHARE, 1))]
-                del counts[: len(batch)]
-                if not await self._move_batch(source_line, target_line, source, target, batch, end):
-                    return  # time is up: these stay half open, and the next call goes on with them
-                done += len(batch)
-        finally:
-            if done and others:  # they would hear of it by themselves; told now, they send clients to the right place at once
-                given = _setslot(todo[:done], "NODE", target.cluster_id)
-                await asyncio.gather(*(self._order(o, *given) for o in others), return_exceptions=True)
+        while done < len(todo) and self._clock.monotonic() < end:
+            if not counts:
+                counts = await _counts(gives[0], source, todo[done : done + _COUNT_SLOTS])
+            batch = todo[done : done + _fit(counts, max((owned + done) // _KNOWN_SHARE, 1))]
+            del counts[: len(batch)]
+            if not await self._move_batch(gives, takes, source, target, batch, end):
+                return  # time is up: these stay half open, and the next call goes on with them
+            done += len(batch)
 
     async def _move_batch(
-        self, source_line: Line, target_line: Line, source: Target, target: Target, batch: list[int], end: float
+        self, gives: Sequence[Line], takes: Sequence[Line], source: Target, target: Target, batch: list[int], end: float
     ) -> bool:
         """IMPORTING before MIGRATING: whom the source sends to the target is let in there. The target owns before the source lets go:
         at every moment somebody answers. Each of it is harmless where it is so already. False if time was up before it was done."""
-        takes, gives = _setslot(batch, "IMPORTING", source.cluster_id), _setslot(batch, "MIGRATING", target.cluster_id)
-        given = _setslot(batch, "NODE", target.cluster_id)
         with _but_for("already the owner"):
-            _good(await target_line.ask(resp(*takes), len(takes)), target)
-        asked = _keys_of(batch)
-        replies = _good(await source_line.ask(resp(*gives, *asked), len(gives) + len(asked)), source)
-        if not await self._empty(source_line, source, target, batch, replies[len(gives) :], end):
+            await _spread(takes, target, _setslot(batch, "IMPORTING", source.cluster_id))
+        await _spread(gives, source, _setslot(batch, "MIGRATING", target.cluster_id))
+        if not await self._empty(gives[0], source, target, batch, end):
             return False
-        _good(await target_line.ask(resp(*given), len(given)), target)
-        _good(await source_line.ask(resp(*given), len(given)), source)
+        await _spread(takes, target, _setslot(batch, "NODE", target.cluster_id))
+        await _spread(gives, source, _setslot(batch, "NODE", target.cluster_id))
         return True
 
-    async def _empty(self, line: Line, source: Target, target: Target, left: list[int], found: list[Reply], end: float) -> bool:
-        """Move every key of these slots, ``found`` being the first of each; False if time was up before."""
+    async def _empty(self, line: Line, source: Target, target: Target, left: list[int], end: float) -> bool:
+        """Move every key of these slots; False if time was up before."""
         head = _words("MIGRATE", target.address, str(target.port), "", "0", str(_MIGRATE_TIMEOUT_SECONDS * 1000))
         # What the source has of a key is what clients see: a copy that an interrupted move left at the target gives way.
         head += _words("REPLACE", "AUTH2", ADMIN, target.password.value, "KEYS")
-        while True:
+        while left:
+            found = _good(await line.ask(resp(*_keys_of(left)), len(left)), source)
             full = [(slot, keys) for slot, keys in zip(left, found, strict=True) if isinstance(keys, list) and keys]
             packs = [_bulk(head, keys[i : i + _MIGRATE_KEYS]) for _, keys in full for i in range(0, len(keys), _MIGRATE_KEYS)]
             for i in range(0, len(packs), _MIGRATE_WINDOW):
@@ -271,9 +267,7 @@ class EngineClusterLink:
                 if self._clock.monotonic() > end:
                     return False
             left = [slot for slot, keys in full if len(keys) == _LISTED_KEYS]
-            if not left:
-                return True
-            found = _good(await line.ask(resp(*_keys_of(left)), len(left)), source)
+        return True
 
     async def _replication(self, target: Target) -> Mapping[str, str]:
         (reply,) = await self._order(target, ("INFO", "replication"))
@@ -282,20 +276,32 @@ class EngineClusterLink:
 
 
 @contextlib.asynccontextmanager
-async def _private_line(target: Target) -> AsyncIterator[Line]:
-    """A line of one's own: looks and heartbeats do not wait behind what is moved over it. Failures become OrderFailed."""
+async def _private_lines(target: Target, number: int) -> AsyncIterator[list[Line]]:
+    """Lines of one's own: looks and heartbeats do not wait behind what is moved over them. Failures become OrderFailed."""
+    lines: list[Line] = []
     try:
         async with asyncio.timeout(_LINE_SECONDS):
-            line = await connect(target.address, target.port, parse_resp)
             try:
-                _good(await line.ask(resp(("AUTH", ADMIN, target.password.value)), 1), target)
-                yield line
+                for _ in range(number):
+                    lines.append(await connect(target.address, target.port, parse_resp))
+                    _good(await lines[-1].ask(resp(("AUTH", ADMIN, target.password.value)), 1), target)
+                yield lines
             finally:
-                line.close()
+                for line in lines:
+                    line.close()
     except LineLost as error:
         raise OrderFailed(f"{target.key[1]}: {error}") from error
     except TimeoutError:
         raise OrderFailed(f"{target.key[1]} did not answer in time") from None
+
+
+async def _spread(lines: Sequence[Line], target: Target, commands: list[Command]) -> None:
+    """Commands whose order does not matter, over several lines. Valkey 8 and later answers SETSLOT when the replicas have it: on one
+    line each would wait for that by itself, on several they wait together."""
+    parts = [commands[i :: len(lines)] for i in range(len(lines))]
+    answers = await asyncio.gather(*(line.ask(resp(*p), len(p)) for line, p in zip(lines, parts, strict=True) if p))
+    for replies in answers:
+        _good(replies, target)
 
 
 async def _counts(line: Line, source: Target, slots: list[int]) -> list[int]:

@@ -13,7 +13,7 @@ from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
 
-SLICE_SECONDS = 0.3
+SLICE_SECONDS = 0.5
 """A move goes on for so long before the cache is looked at again: a failure elsewhere is not left waiting."""
 
 
