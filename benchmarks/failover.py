@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import valkey
 from benchmarks import report
 from benchmarks.failover_systems import PORT, Kind, Ours, Sentinel, System
 from tests.live.writer import Writer
@@ -41,9 +42,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 def fault(system: System, writer: Writer, kind: Kind) -> Fault:
     """Harm the primary while the client writes; wait until another leads and serves; count."""
+    _clear(system)
     before = writer.count
     _wait(lambda: writer.count > before + 100, "writes before the fault")
-    writer.mark()
+    writer.mark()  # what was acknowledged before may have been cleared
     at = system.harm(kind)
     _wait(system.moved, "another primary")
     since = writer.count
@@ -54,6 +56,12 @@ def fault(system: System, writer: Writer, kind: Kind) -> Fault:
     acknowledged = writer.count
     lost = len(writer.missing(*system.where()))
     return Fault(outage, known, led, acknowledged, lost)
+
+
+def _clear(system: System) -> None:
+    """Begin with an empty cache each time: what is measured shall not depend on how much was written before."""
+    with valkey.Valkey(*system.where(), socket_timeout=10) as client:
+        client.flushall()
 
 
 def _wait(met, what: str) -> None:  # type: ignore[no-untyped-def]

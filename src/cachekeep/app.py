@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 import uvicorn
 
+from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import ProcessSpec
 from cachekeep.compute.link import EngineLink
@@ -100,6 +101,7 @@ class App:
         settings, clock, undo = self.settings, self.clock, self._undo
         free(settings.address_pool, (), 1, seed="")  # an unreadable pool is told now
         undo.enter_context(DataDirLock(settings.data_dir))
+        await asyncio.to_thread(clear_left_over, settings.data_dir)
         key = keys.load_or_make(settings.data_dir)
         listener = undo.enter_context(_listen(settings.host, settings.port))
         store = SqlStore(settings.database_url, clock)

@@ -93,6 +93,9 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users:
         ("save", ""),
         ("appendonly", "no"),
         ("rdbcompression", "yes"),
+        # What is left of a replication must never be loaded: a process that is started anew is empty, or it would serve stale data.
+        ("rdb-del-sync-files", "yes"),
+        ("dbfilename", f"replication-{node.incarnation}.rdb"),
         ("user", *admin_user(password).split()),
         *(("user", *line.split()) for line in (users or (default_user(build.engine, build.numbers),))),
         ("masteruser", ADMIN),

@@ -37,6 +37,13 @@ class FailoverAsked(msgspec.Struct, forbid_unknown_fields=True):
     allow_data_loss: bool = False
 
 
+class Told(msgspec.Struct, forbid_unknown_fields=True):
+    """A sentence for the events of a cache."""
+
+    name: str
+    message: str
+
+
 class Desk:
     """Answers the command line. ``reload`` looks for engines again and returns what it found."""
 
@@ -78,6 +85,8 @@ class Desk:
                 return await self._explain(_read(body, Named).name)
             case "failover":
                 return await self._failover(_read(body, FailoverAsked))
+            case "tell":
+                return await self._tell(_read(body, Told))
             case "reload":
                 found: Catalogue = await self._reload()
                 return {"engines": [f"{b.engine} {b.version}" for b in found.builds]}
@@ -94,6 +103,13 @@ class Desk:
             cache = await _find(tx, name)
         found = await explain(cache, self._observer, self._clock.now(), self._policy)
         return msgspec.structs.asdict(found)
+
+    async def _tell(self, told: Told) -> Mapping[str, Any]:
+        async with self._store.transaction() as tx:
+            cache = await _find(tx, told.name)
+            kind: Any = "replication-group" if cache.kind == "group" else "cache-cluster"
+            await tx.tell(Event(source_type=kind, source=cache.name, message=told.message[:1000]))
+        return {}
 
     async def _failover(self, asked: FailoverAsked) -> Mapping[str, Any]:
         async with self._store.transaction() as tx:

@@ -1,0 +1,98 @@
+"""A client that writes as fast as it can, in a thread of its own, and remembers what was acknowledged: what a user would have felt."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+REPLY_SECONDS = 0.25
+CONNECT_PAUSE_SECONDS = 0.001
+KEPT_SECONDS = 300
+"""Its keys expire by themselves."""
+Where = tuple[str, int]
+
+
+class Writer:
+    """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each connection;
+    a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the cache."""
+
+    def __init__(self, where: Where | Callable[[], Where], *, prefix: str = "w", pause_seconds: float = 0.0) -> None:
+        self._where = where if callable(where) else lambda: where
+        self._prefix = prefix.encode()
+        self._pause_seconds = pause_seconds
+        self._stop = threading.Event()
+        self._moved: Where | None = None
+        self.acknowledged: list[int] = []
+        self.longest_pause_seconds = 0.0
+        self.connections = 0
+        self.last_error = ""
+        """The last reply or failure that was no acknowledgement."""
+        self._last_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def count(self) -> int:
+        """Acknowledged so far."""
+        return len(self.acknowledged)
+
+    def mark(self) -> None:
+        """Measure the longest pause from here on, and forget what was acknowledged before."""
+        self.acknowledged = []
+        self.longest_pause_seconds = 0.0
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            try:
+                where, self._moved = self._moved or self._where(), None
+                with socket.create_connection(where, timeout=REPLY_SECONDS) as line:
+                    self.connections += 1
+                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    while not self._stop.is_set():
+                        number += 1
+                        line.sendall(_command(b"SET", b"%b:%d" % (self._prefix, number), b"x", b"EX", b"%d" % KEPT_SECONDS))
+                        reply = line.recv(4096)
+                        if reply != b"+OK\r\n":
+                            self._refused(reply)
+                            break  # it does not lead, or is going: connect anew
+                        self._acknowledged(number)
+                        if self._pause_seconds:
+                            time.sleep(self._pause_seconds)
+            except OSError as error:
+                self.last_error = str(error)
+            time.sleep(CONNECT_PAUSE_SECONDS)
+
+    def _refused(self, reply: bytes) -> None:
+        self.last_error = reply.decode(errors="replace").strip() or "the connection was closed"
+        words = self.last_error.split()
+        if words and words[0] == "-MOVED":
+            host, _, port = words[2].rpartition(":")
+            self._moved = (host, int(port))
+
+    def _acknowledged(self, number: int) -> None:
+        now = time.monotonic()
+        self.longest_pause_seconds = max(self.longest_pause_seconds, now - self._last_at)
+        self._last_at = now
+        self.acknowledged.append(number)
+
+    def missing(self, address: str, port: int = 6379) -> list[int]:
+        """Numbers that were acknowledged (since the mark) and are not there. Raises ``OSError``."""
+        asked, gone = list(self.acknowledged), []
+        with socket.create_connection((address, port), timeout=30) as line, line.makefile("rb") as replies:
+            for start in range(0, len(asked), 500):
+                part = asked[start : start + 500]
+                line.sendall(b"".join(_command(b"EXISTS", b"%b:%d" % (self._prefix, n)) for n in part))
+                gone += [n for n in part if replies.readline() != b":1\r\n"]
+        return gone
+
+
+def _command(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)

@@ -1,0 +1,256 @@
+"""``cachekeep chaos``: harm a cache of one's own on purpose, and see what a client of it would have felt."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from cachekeep.chaos.cuts import unusable
+from cachekeep.chaos.harm import Cut, Filling, Victim, clear_left_over
+from cachekeep.chaos.probe import Writer
+from cachekeep.cli import options, settings_of
+from cachekeep.cli.client import call
+from cachekeep.errors import CachekeepError, Unusable
+
+_KINDS: Final = {
+    "kill-node": "kills the process of {nodes} (SIGKILL)",
+    "hang-node": "freezes the process of {nodes} (SIGSTOP)",
+    "cut-node": "cuts {nodes} off from everybody",
+    "cut-zone": "cuts {zone} off from everybody: {nodes}",
+    "fill-disk": "fills the disk of {nodes}",
+}
+_RECOVERY_SECONDS: Final = 120.0
+_PROBE_PAUSE_SECONDS: Final = 0.001
+_PROBE: Final = "cachekeep-chaos-probe"
+
+
+class _Span(click.ParamType[float]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)?", str(value))
+        if not found:
+            self.fail(f"{value!r} is no time such as 500ms, 10s or 2m", param, ctx)
+        return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[found[2] or "s"]
+
+
+@click.command(short_help="Harm a cache on purpose, and see what its clients feel.")
+@click.argument("kind", type=click.Choice([*_KINDS, "heal"]))
+@click.argument("name")
+@click.option("--node", help="Which node. [the primary]")
+@click.option("--for", "seconds", type=_Span(), default="10s", show_default=True, help="How long the harm lasts.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@options("data_dir")
+def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **flags: Any) -> None:
+    """Harm the cache NAME, while a client writes to it, and report how long it could not, and which acknowledged writes are gone.
+
+    Works on this machine, on caches of this data directory. The harm is undone at the end, and on Ctrl-C; after a `kill -9` of this
+    command, `cachekeep chaos heal NAME` undoes it, as the next `cachekeep up` does with cuts. Cutting needs root. The report goes to
+    the directory `reports` of the data directory and, in a sentence, to the cache's events.
+    """
+    settings = settings_of(flags)
+    cache = call(settings, "status", name=name)["caches"][0]
+    if cache["engine"] == "memcached":
+        raise Unusable(f"{name} runs memcached, which replicates nothing: there is no failover to try.")
+    if kind == "heal":
+        _heal(settings.data_dir, cache)
+        return
+    chosen = _chosen(cache, node)
+    zone = chosen["zone"]
+    nodes = [n for n in cache["nodes"] if n["zone"] == zone] if kind == "cut-zone" else [chosen]
+    if kind.startswith("cut") and (why := unusable()) is not None:
+        raise Unusable(f"{kind} {why}: it drops packets by rules of the kernel's.")
+    victims = [Victim(settings.data_dir, n["name"], _host(n["endpoint"])) for n in nodes]
+    harm = _harm(kind, settings.data_dir, cache, victims)
+    what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({n.get('role') or 'no role'})" for n in nodes), zone=zone)
+    if not yes:
+        click.confirm(
+            f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in 5 minutes. "
+            f"Everybody else who uses {name} feels it. Go on?",
+            abort=True,
+        )
+    report = _run(settings, cache, chosen, harm, kind, what, seconds)
+    path = _keep(settings.data_dir, report)
+    sentence = _sentence(report)
+    call(settings, "tell", name=name, message=f"Chaos: {sentence}")
+    click.echo(sentence)
+    click.echo(f"Report: {path}")
+
+
+def _chosen(cache: Mapping[str, Any], node: str | None) -> Mapping[str, Any]:
+    found = [n for n in cache["nodes"] if (n["name"] == node if node else n.get("role") == "primary")]
+    if not found:
+        raise Unusable(
+            f"{cache['name']} has no {f'node {node}' if node else 'primary now'}: {', '.join(n['name'] for n in cache['nodes'])}"
+        )
+    return found[0]  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _signals(victims: list[Victim], first: signal.Signals, last: signal.Signals | None) -> Iterator[None]:
+    for victim in victims:
+        victim.signal(first)
+    try:
+        yield
+    finally:
+        if last is not None:
+            for victim in victims:
+                victim.signal(last)
+
+
+@contextlib.contextmanager
+def _between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    try:
+        begin()
+        yield
+    finally:
+        end()
+
+
+def _harm(kind: str, data_dir: Path, cache: Mapping[str, Any], victims: list[Victim]) -> contextlib.AbstractContextManager[None]:
+    """What is done, and undone; nothing is touched before it is entered. Raises ``Unusable`` where it cannot be."""
+    match kind:
+        case "kill-node":
+            return _signals(victims, signal.SIGKILL, None)
+        case "hang-node":
+            return _signals(victims, signal.SIGSTOP, signal.SIGCONT)
+        case "fill-disk":
+            filling = Filling(victims[0], data_dir)
+            return _between(filling.begin, filling.end)
+        case _:
+            leads = {n["name"] for n in cache["nodes"] if n.get("role") == "primary"}
+            with_endpoint = [v for v in victims if v.name in leads]
+            endpoints = [_host(e) for role, e in cache["endpoints"].items() if role.startswith("primary")] if with_endpoint else []
+            cut = Cut(data_dir, with_endpoint or victims, endpoints, [v.address for v in victims])
+            return _between(cut.begin, cut.end)
+
+
+def _run(
+    settings: Any,
+    cache: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    harm: contextlib.AbstractContextManager[None],
+    kind: str,
+    what: str,
+    seconds: float,
+) -> dict[str, Any]:
+    where = _written_at(cache, chosen)
+    probe = Writer(where, prefix=f"{_PROBE}:{{{_tag(chosen, cache)}}}", pause_seconds=_PROBE_PAUSE_SECONDS)
+    try:
+        end = time.monotonic() + 5
+        while not probe.count and time.monotonic() < end:
+            time.sleep(0.01)
+        if not probe.count:
+            raise Unusable(
+                f"The probe cannot write to {cache['name']} at {where[0]}:{where[1]}: {probe.last_error}. Nothing was harmed."
+            )
+        probe.mark()
+        began = dt.datetime.now(dt.UTC)
+        click.echo(f"{began:%H:%M:%S} chaos begins: it {what}")
+        with harm:
+            time.sleep(seconds)
+        healed = time.monotonic()
+        recovered = _recovered(settings, cache["name"])
+        recovery_seconds = time.monotonic() - healed if recovered else None
+        before = probe.count
+        while probe.count < before + 10 and time.monotonic() < healed + _RECOVERY_SECONDS:
+            time.sleep(0.01)
+        writes_again = probe.count >= before + 10
+    finally:
+        probe.stop()
+    after = call(settings, "status", name=cache["name"])["caches"][0]
+    try:
+        lost: int | None = len(probe.missing(*_written_at(after, _now(after, chosen))))
+    except OSError:
+        lost = None
+    return {
+        "cache": cache["name"],
+        "kind": kind,
+        "what": what,
+        "node": chosen["name"],
+        "began": began.isoformat(timespec="milliseconds"),
+        "lasted_seconds": seconds,
+        "outage_seconds": round(probe.longest_pause_seconds, 4),
+        "writes_again": writes_again,
+        "acknowledged": probe.count,
+        "lost": lost,
+        "recovered_after_seconds": None if recovery_seconds is None else round(recovery_seconds, 2),
+        "primary_before": chosen["name"] if chosen.get("role") == "primary" else None,
+        "primary_after": _now(after, chosen)["name"],
+        "status_after": after["status"],
+    }
+
+
+def _recovered(settings: Any, name: str) -> bool:
+    """Wait until the cache and every node of it is available."""
+    end = time.monotonic() + _RECOVERY_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(CachekeepError):
+            seen = call(settings, "status", name=name)["caches"][0]
+            if seen["status"] == "available" and all(n["status"] == "available" for n in seen["nodes"]):
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def _now(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Who leads the chosen node's shard now."""
+    return next((n for n in cache["nodes"] if n["shard"] == chosen["shard"] and n.get("role") == "primary"), chosen)
+
+
+def _written_at(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[str, int]:
+    """The primary endpoint; of a cluster the shard's primary, which a client finds by being sent there; of one node, the node."""
+    endpoint = cache["endpoints"].get("primary") or _now(cache, chosen)["endpoint"]
+    return _host(endpoint), int(endpoint.rpartition(":")[2])
+
+
+def _tag(chosen: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
+    """One run's own keys."""
+    return f"{int(time.time())}"
+
+
+def _host(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0].strip("[]")
+
+
+def _keep(data_dir: Path, report: Mapping[str, Any]) -> Path:
+    directory = data_dir / "reports"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    stamp = re.sub(r"[^0-9T]", "", str(report["began"])[:19])
+    path = directory / f"chaos-{stamp}-{report['cache']}-{report['kind']}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path
+
+
+def _sentence(report: Mapping[str, Any]) -> str:
+    lost = "it could not be checked which are gone" if report["lost"] is None else f"{report['lost']} of them lost"
+    moved = (
+        f", {report['primary_after']} leads now"
+        if report["primary_before"] and report["primary_after"] != report["primary_before"]
+        else ""
+    )
+    end = "" if report["writes_again"] else "; it cannot write yet"
+    return (
+        f"{report['kind']} {report['node']} for {report['lasted_seconds']:g} s: a client could not write for "
+        f"{report['outage_seconds'] * 1000:.0f} ms, {report['acknowledged']} writes acknowledged, {lost}{moved}{end}."
+    )
+
+
+def _heal(data_dir: Path, cache: Mapping[str, Any]) -> None:
+    """Undo what a chaos that was killed has left: cuts, frozen processes, filling files."""
+    clear_left_over(data_dir)
+    for node in cache["nodes"]:
+        with contextlib.suppress(Unusable):
+            victim = Victim(data_dir, node["name"], _host(node["endpoint"]))
+            victim.signal(signal.SIGCONT)
+            Filling.undo(victim)
+    click.echo(f"Nothing of a chaos is left at {cache['name']}.")
