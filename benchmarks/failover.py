@@ -10,6 +10,7 @@ root. Written to docs/benchmarks.md when everything was measured.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -91,7 +92,7 @@ def run(system: System, plan: Sequence[tuple[Kind, int]]) -> dict[Kind, list[Fau
 def percentile(values: Sequence[float], part: float) -> float:
     """Nearest rank."""
     ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, max(0, round(part * len(ranked) + 0.5) - 1))]
+    return ranked[max(0, math.ceil(part * len(ranked)) - 1)]
 
 
 def shown(faults: Sequence[Fault]) -> str:
