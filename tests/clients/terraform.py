@@ -232,6 +232,16 @@ class Provider:
         self.client.decrease_replica_count(ReplicationGroupId=group_id, NewReplicaCount=count - 1, ApplyImmediately=True)
         self.group_available(group_id)
 
+    def scale_shards(self, group_id: str, count: int) -> None:
+        """The shards that go are the last of the list."""
+        self.group_available(group_id)
+        ids = [shard["NodeGroupId"] for shard in self.find_group(group_id)["NodeGroups"]]
+        gone = {"NodeGroupsToRemove": ids[count:]} if ids[count:] else {}
+        self.client.modify_replication_group_shard_configuration(
+            ReplicationGroupId=group_id, NodeGroupCount=count, ApplyImmediately=True, **gone
+        )
+        self.group_available(group_id)
+
     def delete_group(self, group_id: str) -> None:
         self._again_while("InvalidReplicationGroupState", lambda: self.client.delete_replication_group(ReplicationGroupId=group_id))
         self.group_gone(group_id)
@@ -251,7 +261,9 @@ class Provider:
         found = self.find_group(group_id)
         if found is None or found["Status"] == "deleting":
             return None
-        (shard,) = found["NodeGroups"]
+        shard = found["NodeGroups"][0]
+        configuration = found.get("ConfigurationEndpoint")
+        primary, reader = (None, None) if configuration else (shard["PrimaryEndpoint"], shard["ReaderEndpoint"])
         first = self.find_cluster(found["MemberClusters"][0])
         return self._cluster_attributes(first) | {
             "arn": found["ARN"],
@@ -265,12 +277,13 @@ class Provider:
             "member_clusters": set(found["MemberClusters"]),
             "num_node_groups": len(found["NodeGroups"]),
             "replicas_per_node_group": len(shard["NodeGroupMembers"]) - 1,
-            "zones": [member["PreferredAvailabilityZone"] for member in shard["NodeGroupMembers"]],
+            "zones": [member["PreferredAvailabilityZone"] for each in found["NodeGroups"] for member in each["NodeGroupMembers"]],
             "cluster_enabled": found["ClusterEnabled"],
             "cluster_mode": found["ClusterMode"],
-            "primary_endpoint_address": shard["PrimaryEndpoint"]["Address"],
-            "reader_endpoint_address": shard["ReaderEndpoint"]["Address"],
-            "port": shard["PrimaryEndpoint"]["Port"],
+            "configuration_endpoint_address": configuration and configuration["Address"],
+            "primary_endpoint_address": primary and primary["Address"],
+            "reader_endpoint_address": reader and reader["Address"],
+            "port": (configuration or primary)["Port"],
             "user_group_ids": set(found["UserGroupIds"]),
             "log_delivery_configuration": found["LogDeliveryConfigurations"],
             "network_type": found["NetworkType"],

@@ -393,3 +393,43 @@ def test_a_replica_as_a_cluster_resource(client: Any, provider: Provider) -> Non
     provider.group_available("tf-parent")
     planned(provider.read_group, "tf-parent", num_cache_clusters=1)
     provider.delete_group("tf-parent")
+
+
+def test_replication_group_of_shards(client: Any, provider: Provider) -> None:
+    """``num_node_groups`` and ``replicas_per_node_group``, each changed by a call of its own."""
+    client.create_replication_group(
+        ReplicationGroupId="tf-shards",
+        ReplicationGroupDescription="d",
+        Engine="valkey",
+        CacheNodeType=SIZE,
+        NumNodeGroups=2,
+        ReplicasPerNodeGroup=1,
+        CacheParameterGroupName="default.valkey8.cluster.on",
+        EngineVersion="8.0",
+        AutomaticFailoverEnabled=True,
+        TransitEncryptionEnabled=False,
+    )
+    provider.group_available("tf-shards")
+    configured: State = {
+        "num_node_groups": 2,
+        "replicas_per_node_group": 1,
+        "num_cache_clusters": 4,
+        "cluster_enabled": True,
+        "cluster_mode": "enabled",
+        "primary_endpoint_address": None,
+        "reader_endpoint_address": None,
+        "parameter_group_name": "default.valkey8.cluster.on",
+        "engine_version": "8.0",
+    }
+    state = planned(provider.read_group, "tf-shards", **configured)
+    configured |= {key: state[key] for key in ("arn", "configuration_endpoint_address", "port")}
+    assert configured["configuration_endpoint_address"]
+
+    provider.scale_shards("tf-shards", 3)
+    configured |= {"num_node_groups": 3, "num_cache_clusters": 6}
+    planned(provider.read_group, "tf-shards", **configured)
+    client.decrease_replica_count(ReplicationGroupId="tf-shards", NewReplicaCount=0, ApplyImmediately=True)
+    provider.group_available("tf-shards")
+    configured |= {"replicas_per_node_group": 0, "num_cache_clusters": 3}
+    planned(provider.read_group, "tf-shards", **configured)
+    provider.delete_group("tf-shards")
