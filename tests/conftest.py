@@ -33,3 +33,9 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
         reason = str(report.longrepr[2]).removeprefix("Skipped: ")
         if reason.startswith("needs "):
             pytest.exit(f"{report.nodeid} skipped where nothing may be ({NO_SKIP} is set): {reason}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What Cachekeep runs on. Clients that are installed for the tests bring other event loops with them."""
+    return "asyncio"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+from functools import partial
 from typing import Any
 
 import cbor2
@@ -175,30 +176,30 @@ def test_cloudwatch_in_its_three_protocols(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [
-        (signed(form("elasticache", "NoSuchThing")), 400, "InvalidAction"),
-        (signed(b"Version=2015-02-02"), 400, "MissingAction"),
-        (signed(form("sts", "GetCallerIdentity")), 400, "InvalidAction"),
-        (signed(b"\xff\xfe=1"), 400, "MalformedQueryString"),
-        (signed(b"a&" * 30_000), 400, "MalformedQueryString"),
-        (signed(b"{}", headers={"X-Amz-Target": "AmazonElastiCache.DescribeEvents"}), 400, "UnknownOperationException"),
-        (signed(b"{}", service="kms", headers={"X-Amz-Target": "TrentService.Nope"}), 400, "UnknownOperationException"),
-        (signed(b"{", service="kms", headers={"X-Amz-Target": "TrentService.ListKeys"}), 400, "SerializationException"),
-        (signed(form("elasticache", "DescribeEvents", MaxRecords="ten")), 400, "InvalidParameterValue"),
-        (signed(form("elasticache", "DescribeEvents", MaxRecords="9" * 12)), 400, "InvalidParameterValue"),
-        (signed(form("elasticache", "DescribeEvents", StartTime="soon")), 400, "InvalidParameterValue"),
-        (signed(form("iam", "ListRoles", MaxItems="ten"), service="iam"), 400, "MalformedInput"),
-        (signed(b"x" * (BODY_BYTES_MAX + 1)), 413, "RequestEntityTooLarge"),
-        (signed(method="DELETE"), 405, "MethodNotAllowed"),
-        (signed(method="GET"), 400, "MissingAction"),
-        (unsigned(form("elasticache", "DescribeEvents")), 403, "MissingAuthenticationToken"),
-        (unsigned(method="GET"), 403, "MissingAuthenticationToken"),
-        (unsigned(headers={"x-amz-target": "TrentService.ListKeys"}), 400, "MissingAuthenticationTokenException"),
-        (unsigned(headers={"authorization": "Basic YTpi"}), 400, "IncompleteSignature"),
+        (partial(signed, form("elasticache", "NoSuchThing")), 400, "InvalidAction"),
+        (partial(signed, b"Version=2015-02-02"), 400, "MissingAction"),
+        (partial(signed, form("sts", "GetCallerIdentity")), 400, "InvalidAction"),
+        (partial(signed, b"\xff\xfe=1"), 400, "MalformedQueryString"),
+        (partial(signed, b"a&" * 30_000), 400, "MalformedQueryString"),
+        (partial(signed, b"{}", headers={"X-Amz-Target": "AmazonElastiCache.DescribeEvents"}), 400, "UnknownOperationException"),
+        (partial(signed, b"{}", service="kms", headers={"X-Amz-Target": "TrentService.Nope"}), 400, "UnknownOperationException"),
+        (partial(signed, b"{", service="kms", headers={"X-Amz-Target": "TrentService.ListKeys"}), 400, "SerializationException"),
+        (partial(signed, form("elasticache", "DescribeEvents", MaxRecords="ten")), 400, "InvalidParameterValue"),
+        (partial(signed, form("elasticache", "DescribeEvents", MaxRecords="9" * 12)), 400, "InvalidParameterValue"),
+        (partial(signed, form("elasticache", "DescribeEvents", StartTime="soon")), 400, "InvalidParameterValue"),
+        (partial(signed, form("iam", "ListRoles", MaxItems="ten"), service="iam"), 400, "MalformedInput"),
+        (partial(signed, b"x" * (BODY_BYTES_MAX + 1)), 413, "RequestEntityTooLarge"),
+        (partial(signed, method="DELETE"), 405, "MethodNotAllowed"),
+        (partial(signed, method="GET"), 400, "MissingAction"),
+        (partial(unsigned, form("elasticache", "DescribeEvents")), 403, "MissingAuthenticationToken"),
+        (partial(unsigned, method="GET"), 403, "MissingAuthenticationToken"),
+        (partial(unsigned, headers={"x-amz-target": "TrentService.ListKeys"}), 400, "MissingAuthenticationTokenException"),
+        (partial(unsigned, headers={"authorization": "Basic YTpi"}), 400, "IncompleteSignature"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals(endpoint: Endpoint, request_: Any, status: int, code: str) -> None:
-    response = endpoint.send(request_)
+    response = endpoint.send(request_())
     assert refusal(response)[:2] == (status, code)
     assert response.headers["x-amzn-requestid"]
     assert not endpoint.calls
