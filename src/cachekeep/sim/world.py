@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec, Target
+from cachekeep.compute.contract import ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, NodeView, ReplicaSeen
 
@@ -244,6 +244,11 @@ class SimLink:
         self._world, self._keeper = world, keeper
         self._admit = SimDriver(world).admit
         self._watched: dict[Key, asyncio.Task[None]] = {}
+
+    @property
+    def cluster(self) -> ClusterLink:
+        """Not yet: this world knows nothing of slots."""
+        raise NotImplementedError("the simulated world has no cluster mode")
 
     def _engine(self, target: Target) -> Engine | None:
         if target.key in self._world.cut or self._keeper in self._world.blind:

@@ -1,0 +1,85 @@
+"""The cost of one pass grows with the number of shards, not with its square: counted in what is looked at, not in time."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from msgspec.structs import replace
+from tests.plan.builders import NOW, group
+
+from cachekeep.engines.launch import cluster_node_id
+from cachekeep.model import Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, View, Wait, WantedShard
+from cachekeep.plan import Policy, plan
+
+
+def settled(shards: int) -> tuple[Cache, View]:
+    """A cluster of ``shards`` × (1 + 1), as it should be."""
+    wanted = tuple(
+        WantedShard(id=f"{i:04}", members=tuple(Member(name=f"demo-{i:04}-{j:03}", zone="a") for j in (1, 2)))
+        for i in range(1, shards + 1)
+    )
+    cache = group(2, settled=False)
+    cache = replace(cache, wanted=replace(cache.wanted, cluster_mode="enabled", shards=wanted, automatic_failover=True))
+    step = plan(cache, View(free_addresses=tuple(f"127.77.{i // 250}.{i % 250 + 1}" for i in range(2 * shards + 3))), NOW)
+    assert isinstance(step, Decide)
+    decided = replace(step.decided, configuration_node=step.decided.nodes[0].name)
+    from cachekeep.engines.config import boot_digest, live_digest
+
+    cache = replace(cache, decided=decided)
+    ids = frozenset(cluster_node_id(cache, n) for n in decided.nodes)
+    views = {}
+    for shard in decided.shards:
+        one, two = (n for n in decided.nodes if n.shard == shard.id)
+        for node in (one, two):
+            leads = node is one
+            views[node.name] = NodeView(
+                process="running",
+                incarnation=1,
+                answering=True,
+                role="primary" if leads else "replica",
+                follows=None if leads else one.address,
+                link_up=None if leads else True,
+                has_history=True,
+                replicas=(ReplicaSeen(two.address, two.port, True, 1, 0),) if leads else (),
+                bound=frozenset(
+                    {node.address, decided.configuration_address or ""} if node is decided.nodes[0] else {node.address}
+                ),
+                live_digest=live_digest(cache, node),
+                boot_digest=boot_digest(cache, node),
+                cluster=ClusterSeen(
+                    id=cluster_node_id(cache, node), ok=True, epoch=shard.epoch, slots=shard.owned if leads else (), knows=ids
+                ),
+            )
+    view = View(nodes=views)
+    for _ in range(20):
+        step = plan(cache, view, NOW, Policy())
+        if not isinstance(step, Decide):
+            break
+        cache = replace(cache, decided=step.decided)
+    return cache, view
+
+
+def calls(shards: int) -> int:
+    """Python-level calls of one pass."""
+    cache, view = settled(shards)
+    cache = replace(cache)  # without what was worked out before
+    count = 0
+
+    def counted(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        step = plan(cache, view, NOW, Policy())
+    finally:
+        sys.setprofile(None)
+    assert isinstance(step, Wait), step
+    assert "as it should be" in step.because
+    return count
+
+
+@pytest.mark.parametrize(("few", "many"), [(10, 50), (50, 200)])
+def test_a_pass_over_a_settled_cluster_costs_as_much_for_each_shard(few: int, many: int) -> None:
+    assert calls(many) / many < 1.5 * calls(few) / few
