@@ -56,7 +56,9 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
     if not mine:
         raise ValueError("CLUSTER NODES does not name the node that was asked")
     id, _, _, _, epoch, _, *owned = mine
-    slots, migrating, importing = [], {}, {}
+    slots: list[tuple[int, int]] = []
+    migrating: dict[int, str] = {}
+    importing: dict[int, str] = {}
     for word in owned:
         if word.startswith("["):
             slot, way, other = word[1:-1].split("-", 2)
