@@ -7,23 +7,26 @@ an order number of its own, saved before the engine hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Follow, HandOver, Node, Promote, Shard, Step, Wait, Witness
 from cachekeep.plan.endpoints import addresses
-from cachekeep.plan.situation import Situation, names, with_nodes, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
+
+Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
+"""(situation, shard, who was lost, who shall lead, why) → what makes it so."""
 
 
 def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
     if not s.replicated or s.clustered:
         return None
-    return _first(_lead(s, shard) for shard in s.decided.shards)
+    return first(_lead(s, shard) for shard in s.decided.shards)
 
 
-def _first(steps: Iterable[Step | None]) -> Step | None:
+def first(steps: Iterable[Step | None]) -> Step | None:
     """The first decision or act; a refusal or wait only if no other shard has something to do."""
     waiting: Step | None = None
     for step in steps:
@@ -37,7 +40,7 @@ def _first(steps: Iterable[Step | None]) -> Step | None:
 def _lead(s: Situation, shard: Shard) -> Step | None:
     primary = s.primary(shard)
     if primary is None:
-        return _abdicated(s, shard)
+        return abdicated(s, shard)
     if shard.moving_to is not None:
         return _move(s, shard, primary)
     if s.leads(primary):
@@ -45,11 +48,11 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
     if primary.condemned and not s.gone(primary):
         return None  # members.stop confirms it first
     if s.gone(primary):
-        return _succeed(s, shard, primary)
-    return _hung(s, shard, primary) or _first_promotion(s, shard, primary)
+        return succeed(s, shard, primary, _appoint)
+    return hung(s, shard, primary) or _first_promotion(s, shard, primary)
 
 
-def _abdicated(s: Situation, shard: Shard) -> Step | None:
+def abdicated(s: Situation, shard: Shard) -> Step | None:
     """The decided primary is no longer a node at all: the best of the others."""
     members = s.members(shard.id, leaving=False)
     if not members:
@@ -69,7 +72,7 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
     v = s.seen(primary)
     others = [n for n in s.replicas(shard) if s.runs(n)]
     if v.has_history is False:
-        lost = _succeed(s, shard, primary)  # an empty process is as good as none, for whoever holds data
+        lost = succeed(s, shard, primary, _appoint)  # an empty process is as good as none, for whoever holds data
         if lost is not None:
             return lost
         unknown = [n for n in others if s.seen(n).answering is not True and n.announced]
@@ -96,31 +99,33 @@ def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
 # -- the primary is gone or hung
 
 
-def _succeed(s: Situation, shard: Shard, lost: Node) -> Step | None:
+def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
     """The primary and what it held are gone: the in-sync replica that has the most takes over; else whoever may."""
     in_sync = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync]
     best = _best(s, [n for n in in_sync if s.alive(n)], lost)
     if best is not None:
-        return _appoint(s, shard, lost, best, f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead")
+        return appoint(s, shard, lost, best, f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead")
     waiting = [n for n in in_sync if s.runs(n)]
     if waiting:
         return Wait(
-            s.policy.poll_seconds, f"{lost.name} is gone; {names(waiting)} is in sync but does not answer yet", refused=True
+            s.policy.poll_seconds,
+            f"{lost.name} is gone; {names(waiting)} {verb(waiting)} in sync but {verb(waiting, 'does', 'do')} not answer yet",
+            refused=True,
         )
     holders = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).has_history]
     if holders:
-        return _without_in_sync(s, shard, lost, holders)
+        return _without_in_sync(s, shard, lost, holders, appoint)
     return None  # nobody holds anything: members.start brings the primary back, empty
 
 
-def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]) -> Step:
+def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
     """Only nodes outside the in-sync set hold data: promoting one loses what it never received. The user decides, or the budget."""
     best = _best(s, holders, lost) or holders[0]
     behind = _behind(s, lost, best)
     if shard.accept_stale:
-        return _appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
+        return appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
     if behind is not None and s.policy.loss_budget_bytes and behind <= s.policy.loss_budget_bytes:
-        return _appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
+        return appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
     because = (
         f"{lost.name} is gone and no in-sync replica is left; {best.name} holds older data. It is not promoted by itself: "
         f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts what it never received"
@@ -168,7 +173,7 @@ def _best(s: Situation, candidates: list[Node], lost: Node | None) -> Node | Non
     return min(candidates, key=lambda n: (-(s.seen(n).offset or 0), n.zone != zone, n.name))
 
 
-def _hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
+def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     """The process is there but does not work: confirmed frozen, silent for too long, or cut off. It is fenced only if somebody can
     take over: killing it would lose what it holds."""
     v = s.seen(primary)
@@ -229,7 +234,7 @@ def _why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
         witnesses = _witnesses(s, shard)
         if _unreachable(s, primary) and witnesses and all(s.seen(n).reaches is False for n in witnesses):
             return f"has been unreachable for {silent:.1f} s, for its replicas too"
-        return None  # its replicas still hear it: it is we who are cut off
+        return None  # a replica reaches it, or nobody can tell: it may be we who are cut off
     if silent >= s.policy.silence_seconds:
         return f"has not answered for {silent:.1f} s"
     return None
@@ -260,7 +265,7 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
             in_sync=shard.in_sync - {taker.name},
             preferred=None if shard.preferred == taker.name else shard.preferred,
         )
-        return Decide(with_shard(s.decided, led), f"{giver.name} has handed over to {taker.name}", _failover_told(s, giver, taker))
+        return Decide(with_shard(s.decided, led), f"{giver.name} has handed over to {taker.name}", failover_told(s, giver, taker))
     if not s.leads(giver):
         return _call_off(s, shard, f"{giver.name} does not lead")
     if taker.name not in shard.in_sync:
@@ -286,7 +291,7 @@ def _call_off(s: Situation, shard: Shard, why: str) -> Step:
     )
 
 
-def _failover_told(s: Situation, giver: Node, taker: Node):  # type: ignore[no-untyped-def]
+def failover_told(s: Situation, giver: Node, taker: Node):  # type: ignore[no-untyped-def]
     text = f"Failover from primary node {giver.name} to replica node {taker.name} completed"
     return (s.tell(text, node=giver), s.tell(text, group=True))
 
@@ -307,13 +312,13 @@ def successor(s: Situation, shard: Shard) -> Node | None:
 
 def transfer(s: Situation) -> Step | None:
     """A primary that leaves, or that stands in for the preferred one, hands over when somebody can take over."""
-    if not s.replicated or s.clustered:
+    if not s.replicated:
         return None
     for shard in s.decided.shards:
         primary = s.primary(shard)
         if primary is None or shard.moving_to or not s.leads(primary):
             continue
-        if primary.leaving:
+        if primary.leaving and not (s.clustered and shard.id not in s.wanted_shards):
             to = successor(s, shard)
             if to is not None:
                 return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
@@ -338,7 +343,7 @@ def conclude(s: Situation) -> Step | None:
     for shard in s.decided.shards:
         lost, primary = s.cache.node(shard.recovering_from or ""), s.primary(shard)
         if shard.recovering_from and primary is not None and s.leads(primary):
-            told = _failover_told(s, lost, primary) if lost else ()
+            told = failover_told(s, lost, primary) if lost else ()
             decided = with_shard(s.decided, replace(shard, recovering_from=None))
             return Decide(decided, f"{primary.name} leads in place of {shard.recovering_from}", told)
     return None
