@@ -16,7 +16,7 @@ import pytest
 SLOW = "CACHEKEEP_TEST_SLOW"
 HERE = Path(__file__).parent
 
-slow = pytest.mark.skipif(not os.environ.get(SLOW), reason=f"takes minutes the first time: set {SLOW}=1")
+slow = pytest.mark.skipif(not os.environ.get(SLOW), reason=f"slow: set {SLOW}=1")
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
