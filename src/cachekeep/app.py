@@ -122,7 +122,11 @@ class App:
         link = EngineLink(driver.admit, clock)
         undo.push_async_callback(link.aclose)
         fronts = LocalFronts(lambda key: driver.log_path(key).parent)
-        policy = Policy(silence_seconds=settings.silence_seconds, loss_budget_bytes=settings.loss_budget_bytes)
+        policy = Policy(
+            silence_seconds=settings.silence_seconds,
+            loss_budget_seconds=settings.loss_budget_seconds,
+            loss_budget_bytes=settings.loss_budget_bytes,
+        )
         observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, pool=settings.address_pool)
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
@@ -139,6 +143,7 @@ class App:
                 capacity_memory_bytes=driver.capacity().memory_bytes,
                 overcommit=settings.overcommit,
                 hold_seconds=settings.hold_seconds,
+                test_failovers_per_day_max=settings.test_failovers_per_day_max,
                 root_created_at=key.created_at,
             ),
             clock,

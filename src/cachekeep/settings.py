@@ -36,8 +36,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["plain", "json"] = "plain"
     silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """How long a primary that is there may leave everything unanswered before it counts as hung."""
+    loss_budget_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How long ago a replica outside the in-sync set may have lost its primary and still be promoted by itself; 0: not at all."""
     loss_budget_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+
+    test_failovers_per_day_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """How many node groups TestFailover takes in 24 hours: 15 at AWS; None: as many as are asked for."""
 
     @property
     def zones(self) -> tuple[str, ...]:

@@ -188,6 +188,15 @@ def test_a_loss_budget_promotes_by_itself(budget: int, behind: int, promoted: bo
     assert (shard(answer.decided).primary == "demo-002") is promoted
 
 
+@pytest.mark.parametrize(("budget", "late", "promoted"), [(0, 0, False), (10, 4, True), (10, 40, False)])
+def test_a_loss_budget_in_seconds_promotes_by_itself(budget: int, late: int, promoted: bool) -> None:
+    cache = group(2, shards={"in_sync": frozenset()})
+    view = healthy(cache, demo_001=gone(), demo_002=running(cache, "demo-002", link_up=False, link_down_seconds=late))
+    answer = step(cache, view, Policy(loss_budget_seconds=budget))
+    assert isinstance(answer, Decide)
+    assert (shard(answer.decided).primary == "demo-002") is promoted
+
+
 def test_the_user_may_accept_the_loss_past_errands_that_wait() -> None:
     errands = (Errand(serial=1, kind="test-failover", shard="0001"), Errand(serial=2, kind="promote-stale", shard="0001"))
     cache = group(2, shards={"in_sync": frozenset()}, errands=errands)

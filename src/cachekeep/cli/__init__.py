@@ -104,7 +104,9 @@ _METAVARS: Final = {
     "log_level": "LEVEL",
     "log_format": "[plain|json]",
     "silence_seconds": "S",
+    "loss_budget_seconds": "S",
     "loss_budget_bytes": "BYTES",
+    "test_failovers_per_day_max": "N",
 }
 _HELP: Final = {
     "data_dir": "Where everything is kept. [$XDG_DATA_HOME/cachekeep]",
@@ -121,5 +123,7 @@ _HELP: Final = {
     "log_level": "debug, info, warning or error. [info]",
     "log_format": "How log lines look. [plain]",
     "silence_seconds": "How long a primary may be silent before it counts as hung. [5]",
+    "loss_budget_seconds": "How long ago a replica that is not in sync may have lost its primary and still be promoted by itself. [0]",
+    "test_failovers_per_day_max": "How many node groups TestFailover takes in 24 hours; AWS takes 15. [no limit]",
     "loss_budget_bytes": "How far behind a replica that is not in sync may be and still be promoted by itself. [0]",
 }

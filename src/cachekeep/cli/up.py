@@ -26,7 +26,9 @@ from cachekeep.cli.engines import how_to_get, missing
     "overcommit",
     "hold_seconds",
     "silence_seconds",
+    "loss_budget_seconds",
     "loss_budget_bytes",
+    "test_failovers_per_day_max",
     "log_level",
     "log_format",
 )

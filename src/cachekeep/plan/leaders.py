@@ -124,6 +124,9 @@ def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]
     behind = _behind(s, lost, best)
     if shard.accept_stale:
         return appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
+    late = s.seen(best).link_down_seconds
+    if late is not None and s.policy.loss_budget_seconds and late <= s.policy.loss_budget_seconds:
+        return appoint(s, shard, lost, best, f"{best.name} shall lead: it was fed until {late} s ago, within the loss budget")
     if behind is not None and s.policy.loss_budget_bytes and behind <= s.policy.loss_budget_bytes:
         return appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
     because = (

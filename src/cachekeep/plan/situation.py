@@ -23,6 +23,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A primary whose host takes nothing that is sent to it is given this long, then its replicas are asked whether they reach it."""
     witness_seconds: float = 5.0
     """A replica that reached such a primary is not asked again for this long: each time it connects anew."""
+    loss_budget_seconds: float = 0.0
+    """For how long a replica outside the in-sync set may have been without its primary and still be promoted by itself; 0: never."""
     loss_budget_bytes: int = 0
     """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
     hand_over_seconds: float = 1.0
