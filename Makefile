@@ -1,6 +1,6 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench engines run test lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
+.PHONY: help setup setup-test setup-bench engines run test test-slow lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
 
 PYTHON := .venv/bin/python
 SEEDS ?= 20000
@@ -26,6 +26,9 @@ run: setup ## serve on 127.0.0.1:8379 in the foreground (ARGS="--auth open" …)
 
 test: setup-test ## the whole suite (ARGS="-k name" …)
 	@exec $(PYTHON) -m pytest $(ARGS)
+
+test-slow: setup-test ## also the clients that take minutes (Go, Ansible)
+	@CACHEKEEP_TEST_SLOW=1 exec $(PYTHON) -m pytest $(ARGS)
 
 lint: setup-test ## style
 	.venv/bin/ruff check .
