@@ -25,7 +25,6 @@ from cachekeep.compute.local.launch import Gated, launch
 from cachekeep.compute.local.ledger import Ledger, Record, place
 from cachekeep.compute.local.limits import Capacity, Limits
 from cachekeep.compute.local.probe import accepts, why_not_free
-from cachekeep.compute.local.zones import ZoneNets
 from cachekeep.errors import OrderFailed, Unusable
 
 _log = logging.getLogger(__name__)
@@ -59,17 +58,13 @@ class _Held:
 class LocalDriver:
     """``compute.contract.Driver`` on this machine. Call ``open`` before anything else.
 
-    ``data_dir`` gets a directory ``nodes``. One driver at a time uses it; it is locked while open. ``zones``, opened and closed by
-    the caller, gives processes of those zones a network of their own.
+    ``data_dir`` gets a directory ``nodes``. One driver at a time uses it; it is locked while open.
     """
 
-    def __init__(
-        self, data_dir: Path, clock: Clock, *, start_deadline_seconds: float = 10.0, zones: ZoneNets | None = None
-    ) -> None:
+    def __init__(self, data_dir: Path, clock: Clock, *, start_deadline_seconds: float = 10.0) -> None:
         self._clock = clock
         self._ledger = Ledger(data_dir.absolute() / "nodes")
         self._limits = Limits()
-        self._zones = zones
         self._start_deadline_seconds = start_deadline_seconds
         self._held: dict[Key, _Held] = {}
         self._unreadable: dict[Key, Path] = {}
@@ -316,15 +311,11 @@ class LocalDriver:
         key = spec.key
         if shutil.which(spec.argv[0]) is None:
             raise FileNotFoundError(2, "no such program", spec.argv[0])
-        zones = self._zones if self._zones is not None and spec.zone in self._zones else None
-        if zones is not None:
-            zones.claim(spec.address, spec.zone)
-        elif (taken := why_not_free(spec.address, spec.port)) is not None:
+        if (taken := why_not_free(spec.address, spec.port)) is not None:
             raise OSError(0, taken)
         directory = self._ledger.make_directory(key)
         files = self._ledger.write_files(key, spec.files)
-        enter_zone = zones.enter(spec.zone) if zones is not None else ()
-        argv = (*enter_zone, *(place(word, directory) for word in spec.argv))
+        argv = tuple(place(word, directory) for word in spec.argv)
         limits = self._limits.prepare(key, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
         gated: Gated | None = None
         try:
@@ -347,7 +338,6 @@ class LocalDriver:
                 argv=argv,
                 address=spec.address,
                 port=spec.port,
-                zone=spec.zone,
                 files=files,
                 live_digest=spec.live_digest,
                 boot_digest=spec.boot_digest,
@@ -458,8 +448,6 @@ class LocalDriver:
             record = self._ledger.get(key) or Record()
             try:
                 await asyncio.to_thread(self._limits.release, record.cgroups)
-                if self._zones is not None and record.zone in self._zones:
-                    await asyncio.to_thread(self._zones.release, record.address, record.zone)
                 await asyncio.to_thread(self._ledger.forget, key)
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: not erased: {error.strerror} ({error.filename}).") from error

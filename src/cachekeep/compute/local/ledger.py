@@ -38,7 +38,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...] = ()
     address: str = ""
     port: int = 0
-    zone: str = ""
     files: tuple[str, ...] = ()
     live_digest: str | None = None
     boot_digest: str | None = None
