@@ -22,7 +22,9 @@ slow = pytest.mark.skipif(not os.environ.get(SLOW), reason=f"slow: set {SLOW}=1"
 def needs(*programs: str) -> pytest.MarkDecorator:
     """Skip where a program is not installed."""
     missing = [program for program in programs if shutil.which(program) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {' and '.join(programs)} (another toolchain's client; nothing of ours)")
+    return pytest.mark.skipif(
+        bool(missing), reason=f"not installed: {' and '.join(programs)} (another toolchain's client; nothing of ours)"
+    )
 
 
 def made_once(name: str, inputs: Mapping[str, bytes], make: Callable[[Path], None]) -> Path:
