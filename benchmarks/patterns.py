@@ -431,7 +431,7 @@ def _cells(timing: tuple[float, float] | None) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--engine", default=next((e for e in ("valkey-server", "redis-server") if shutil.which(e)), ""))
-    arguments.add_argument("--markdown", help="write the report to this file too")
+    arguments.add_argument("--markdown", default="docs/benchmarks-patterns.md", help="write the report to this file too")
     arguments.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.worker:
@@ -440,6 +440,8 @@ def main() -> None:
         return
     if not options.engine:
         sys.exit("needs valkey-server or redis-server on the PATH")
+    from benchmarks.sessions import rows as session_rows  # not needed by workers, and slow to import
+
     lines: list[str] = []
 
     def say(text: str = "") -> None:
@@ -451,7 +453,7 @@ def main() -> None:
     missing = [package for package in packages if not installed(package)]
     say("# What the patterns cost, and whether they are right")
     say()
-    say("    make bench-patterns          # or: python benchmarks/patterns.py --markdown docs/benchmarks-patterns.md")
+    say("    make bench-patterns")
     say()
     say(
         f"{version[0]} {' '.join(v for v in version if v.startswith('v='))}, Python {platform.python_version()}, {os.cpu_count()} cores; "
@@ -509,6 +511,21 @@ def main() -> None:
             wrong[name] = wrong[name] or old
             cells.append("**wrong**: old value" if old else "new value")
             say(f"| {name} | {' | '.join(cells)} |")
+        say()
+        say("## Sessions")
+        say()
+        say(
+            "A whole request of a web application, anonymous, without network. Races: two requests of one session that change different"
+        )
+        say("keys; a request that ends after the log-out of its session.")
+        say()
+        say("| store | read, µs | change, µs | bytes per session | lost updates | revived after log-out |")
+        say("|---|---:|---:|---:|---:|---:|")
+        for row in session_rows():
+            races = [f"{'**wrong**: ' if n else ''}{n} of {row.races}" for n in (row.lost_updates, row.revivals)]
+            say(
+                f"| {row.store} | {row.read_microseconds:.0f} | {row.change_microseconds:.0f} | {row.bytes_per_session} | {' | '.join(races)} |"
+            )
         say()
         say("## Targets")
         say()
