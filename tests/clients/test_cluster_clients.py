@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import subprocess
 
+import glide
 import pytest
 import redis.cluster
 import valkey.cluster
@@ -33,6 +34,21 @@ def use(make: type, host: str, rounds: int = 300) -> None:
         client.close()
 
 
+async def use_glide(host: str, rounds: int = 300) -> None:
+    """The same with valkey-glide, which reads from replicas too when it is told to."""
+    for read_from in (glide.ReadFrom.PRIMARY, glide.ReadFrom.PREFER_REPLICA):
+        where = glide.GlideClusterClientConfiguration([glide.NodeAddress(host, 6379)], read_from=read_from)
+        client = await glide.GlideClusterClient.create(where)
+        try:
+            for i in range(rounds):
+                assert await client.set(f"glide:{i}", str(i)) == "OK"
+            if read_from is glide.ReadFrom.PREFER_REPLICA:
+                await client.wait(1, 5000, route=glide.AllPrimaries())
+            assert await client.mget([f"glide:{i}" for i in range(rounds)]) == [str(i).encode() for i in range(rounds)]
+        finally:
+            await client.close()
+
+
 def benchmark(program: str, host: str) -> None:
     """Its report on both commands, and no error."""
     run = [program, "--cluster", "-h", host, "-n", "5000", "-c", "10", "-t", "set,get", "-q"]
@@ -52,6 +68,7 @@ async def test_clients_live_through_it_all() -> None:
         async def all_of_them() -> None:
             await asyncio.to_thread(use, valkey.cluster.ValkeyCluster, endpoint)
             await asyncio.to_thread(use, redis.cluster.RedisCluster, endpoint)
+            await use_glide(endpoint)
             await asyncio.to_thread(benchmark, "valkey-benchmark", endpoint)
             if len((await live.cache()).decided.shards) > 1:  # redis-benchmark takes one primary for no cluster
                 await asyncio.to_thread(benchmark, "redis-benchmark", endpoint)
