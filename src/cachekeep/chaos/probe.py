@@ -16,9 +16,13 @@ Where = tuple[str, int]
 
 class Writer:
     """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each connection;
-    a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the cache."""
+    a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the cache. With ``replicas``
+    a write counts as acknowledged only when so many replicas have it (``WAIT``)."""
 
-    def __init__(self, where: Where | Callable[[], Where], *, prefix: str = "w", pause_seconds: float = 0.0) -> None:
+    def __init__(
+        self, where: Where | Callable[[], Where], *, prefix: str = "w", pause_seconds: float = 0.0, replicas: int = 0
+    ) -> None:
+        self._replicas = replicas
         self._where = where if callable(where) else lambda: where
         self._prefix = prefix.encode()
         self._pause_seconds = pause_seconds
@@ -60,6 +64,14 @@ class Writer:
                         number += 1
                         line.sendall(_command(b"SET", b"%b:%d" % (self._prefix, number), b"x", b"EX", b"%d" % KEPT_SECONDS))
                         reply = line.recv(4096)
+                        if reply == b"+OK\r\n" and self._replicas:
+                            line.sendall(_command(b"WAIT", b"%d" % self._replicas, b"%d" % (REPLY_SECONDS * 1000)))
+                            reached = line.recv(4096)
+                            if not reached.startswith(b":"):
+                                self._refused(reached)
+                                break
+                            if int(reached[1:]) < self._replicas:
+                                continue  # written, but not acknowledged in our sense
                         if reply != b"+OK\r\n":
                             self._refused(reply)
                             break  # it does not lead, or is going: connect anew

@@ -25,7 +25,9 @@ _HOPELESS_SECONDS = 5.0
 """A line that owes a reply for this long is given up and opened anew."""
 _LAST_WORD_SECONDS = 0.06
 """What a node that is silent already is given to answer a look; longer than its host may wait with an acknowledgement."""
-_CONNECT_SECONDS = 0.15
+_CONNECT_SECONDS = 0.5
+"""Within this a host takes a connection of ours, or it is tried anew."""
+_REACH_SECONDS = 0.15
 """Within this a replica's connection to its primary is taken, or its host is out of reach."""
 _NEXT_TRY_SECONDS = 1.2
 """A replica that could not even try does so again within a second (the engines' ``replicationCron``)."""
@@ -106,7 +108,7 @@ class EngineLink:
             started = self._clock.monotonic()
             while True:
                 (role,) = await self._order(target, ("ROLE",))
-                patience = _CONNECT_SECONDS if reaches(role) is False else _NEXT_TRY_SECONDS
+                patience = _REACH_SECONDS if reaches(role) is False else _NEXT_TRY_SECONDS
                 if reaches(role) or self._clock.monotonic() > started + patience:
                     return
                 await self._clock.sleep(0.005)
@@ -287,9 +289,15 @@ class EngineLink:
                 return kept
             self._hang_up(target.key)
             memcached = target.engine == "memcached"
-            line = await connect(
-                target.address, target.port, parse_memcached if memcached else parse_resp, lambda: self._lost(target.key)
-            )
+            try:
+                async with asyncio.timeout(
+                    _CONNECT_SECONDS
+                ):  # a lost host answers nothing, and comes back between two tries of the kernel's
+                    line = await connect(
+                        target.address, target.port, parse_memcached if memcached else parse_resp, lambda: self._lost(target.key)
+                    )
+            except TimeoutError as error:
+                raise LineLost(f"no connection within {_CONNECT_SECONDS:g} s") from error
             self._lines[target.key] = (target.address, target.port, line)
             if not memcached:
                 (reply,) = await line.ask(resp(("AUTH", ADMIN, target.password.value)), 1)

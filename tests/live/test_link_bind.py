@@ -1,0 +1,71 @@
+"""Addresses that cannot be bound at this moment, as when an engine's child still shares its listening sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+import valkey.asyncio
+from tests.engines.servers import REDIS_LIKE, build_of, new_address, servers
+
+from cachekeep.clock import SystemClock
+from cachekeep.compute.link import EngineLink
+from cachekeep.errors import OrderFailed
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def holding(address: str) -> socket.socket:
+    """Somebody who listens there."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((address, 6379))
+    holder.listen()
+    return holder
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_an_address_that_is_free_in_a_moment_is_bound_then(engine: str, major: int, tmp_path: Path) -> None:
+    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    with servers(build_of(engine, major), tmp_path, 1) as (only,):
+        holder = holding(endpoint)
+        asyncio.get_running_loop().call_later(0.05, holder.close)
+        await link.promote(only.target, order=1, addresses=(only.node.address, endpoint))
+        async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
+            assert await client.set("k", "v")
+    await link.aclose()
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_own(engine: str, major: int, tmp_path: Path) -> None:
+    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    with servers(build_of(engine, major), tmp_path, 1) as (only,), holding(endpoint):
+        await link.promote(only.target, order=1, addresses=(only.node.address,))
+        with pytest.raises(OrderFailed, match="bind"):
+            await link.bind(only.target, (only.node.address, endpoint))
+        async with valkey.asyncio.Valkey(host=only.node.address, port=6379) as client:
+            assert await client.set("k", "v")
+    await link.aclose()
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_a_replica_that_is_made_to_connect_anew_resumes_where_it_was(engine: str, major: int, tmp_path: Path) -> None:
+    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    with servers(build_of(engine, major), tmp_path, 2) as (first, second):
+        await link.promote(first.target, order=1, addresses=(first.node.address, endpoint))
+        await link.follow(second.target, primary=first.target, order=1)
+        async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
+            await client.set("k", "v")
+            assert await client.wait(1, 10_000) == 1
+            full = (await client.info("stats"))["sync_full"]
+            await link.witness(second.target)
+            assert (await link.look(second.target, deadline_seconds=5)).reaches is True
+            await client.set("k", "w")
+            assert await client.wait(1, 10_000) == 1
+            assert (await client.info("stats"))["sync_full"] == full
+    await link.aclose()
