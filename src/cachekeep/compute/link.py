@@ -290,9 +290,8 @@ class EngineLink:
             self._hang_up(target.key)
             memcached = target.engine == "memcached"
             try:
-                async with asyncio.timeout(
-                    _CONNECT_SECONDS
-                ):  # a lost host answers nothing, and comes back between two tries of the kernel's
+                # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
+                async with asyncio.timeout(_CONNECT_SECONDS):
                     line = await connect(
                         target.address, target.port, parse_memcached if memcached else parse_resp, lambda: self._lost(target.key)
                     )
