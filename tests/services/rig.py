@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.model import Cache, Condition, Decided, Event, Node, NodeCondition, ParameterGroup, Shard
+from cachekeep.plan.slots import Ranges, rebalance
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
@@ -270,6 +271,7 @@ class Keeper:
                     created_at=old.created_at if old else self._clock.now(),
                 )
             )
+        dealt = self._deal(cache)
         shards = []
         for s in wanted.shards:
             old_shard = cache.shard(s.id)
@@ -281,7 +283,8 @@ class Keeper:
             shard = old_shard or Shard(id=s.id)
             if cache.kind == "group" and not shard.primary_address:
                 shard = replace(shard, primary_address=self._address(), reader_address=self._address())
-            shards.append(replace(shard, primary=primary if wanted.engine != "memcached" else None))
+            has = dealt.get(s.id, ())
+            shards.append(replace(shard, primary=primary if wanted.engine != "memcached" else None, slots=has, owned=has))
         configuration = before.configuration_address
         if wanted.engine == "memcached" and configuration is None:
             configuration = self._address()
@@ -293,6 +296,15 @@ class Keeper:
             errands_done=max([before.errands_done, *(e.serial for e in wanted.errands)]),
             available_at=before.available_at or self._clock.now(),
         )
+
+    @staticmethod
+    def _deal(cache: Cache) -> dict[str, Ranges]:
+        """Slots of each shard: as asked for, as they are, or evenly when shards come and go or shall be dealt out anew."""
+        asked, has = ({s.id: s.slots for s in shards} for shards in (cache.wanted.shards, cache.decided.shards))
+        anew = any(e.kind == "rebalance" and e.serial > cache.decided.errands_done for e in cache.wanted.errands)
+        if cache.wanted.cluster_mode != "enabled" or (not has and all(asked.values())):
+            return asked
+        return has if has.keys() == asked.keys() and not anew else rebalance(has, list(asked))
 
     def _address(self) -> str:
         self._addresses += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ def test_slots_are_dealt_out_as_asked(rig: Rig) -> None:
         ({"NumNodeGroups": 2, "NodeGroupConfiguration": [{"Slots": "0-100"}, {}]}, "InvalidParameterCombination"),
         ({"NumNodeGroups": 1, "NodeGroupConfiguration": [{"Slots": "0-16384"}]}, "InvalidParameterValue"),
         ({"NumNodeGroups": 1, "NodeGroupConfiguration": [{"Slots": "all"}]}, "InvalidParameterValue"),
+        ({"NumNodeGroups": 2, "NodeGroupConfiguration": [{"ReplicaCount": 1}] * 3}, "InvalidParameterCombination"),
+        ({"PreferredCacheClusterAZs": ["us-east-1a", "us-east-1b"]}, "InvalidParameterCombination"),
+        ({"CacheParameterGroupName": "default.valkey9.cluster.on"}, "InvalidParameterCombination"),
+        ({"ReplicasPerNodeGroup": 0, "MultiAZEnabled": True}, "InvalidParameterCombination"),
+        ({"ClusterMode": "compatible"}, "InvalidParameterCombination"),
+        ({"PrimaryClusterId": "nobody"}, "CacheClusterNotFound"),
+        ({"Engine": "memcached"}, "InvalidParameterValue"),
+        ({"Port": 55536}, "InvalidParameterValue"),
     ],
     ids=str,
 )
@@ -88,8 +97,11 @@ def test_node_groups_come_and_go(rig: Rig) -> None:
     assert [s.id for s in rig.stored("demo").wanted.shards] == ["0002", "0005"]
 
 
+UNEVEN = [{"Slots": "0-99"}, {"Slots": "100-199"}, {"Slots": "200-16383"}]
+
+
 def test_the_same_number_deals_the_slots_out_anew(rig: Rig) -> None:
-    cluster(rig)
+    cluster(rig, NodeGroupConfiguration=UNEVEN)
     reshard(rig, 3)
     assert [e.kind for e in rig.stored("demo").wanted.errands] == ["rebalance"]
 
@@ -114,6 +126,90 @@ def test_resharding_that_makes_no_sense_is_refused(rig: Rig, number: int, params
     before = rig.stored("demo")
     assert refused(lambda **p: reshard(rig, number, **p), **params).code == code
     assert rig.stored("demo") == before
+
+
+def test_slots_that_are_even_are_left_alone(rig: Rig) -> None:
+    cluster(rig)
+    failed = refused(lambda: reshard(rig, 3))
+    assert failed.code == "InvalidReplicationGroupState"
+    assert "uniformly distributed" in failed.message
+
+
+def test_new_node_groups_are_as_large_as_the_smallest(rig: Rig) -> None:
+    cluster(rig, NumNodeGroups=2, NodeGroupConfiguration=[{"ReplicaCount": 2}, {"ReplicaCount": 1}])
+    reshard(rig, 3)
+    assert [len(s.members) for s in rig.stored("demo").wanted.shards] == [3, 2, 2]
+
+
+Ask = Callable[[Any], Any]
+OTHER_CHANGES: list[tuple[str, Ask, str]] = [
+    ("DeleteCacheCluster", lambda c: c.delete_cache_cluster(CacheClusterId="demo-0001-002"), "InvalidParameterCombination"),
+    (
+        "CreateCacheCluster",
+        lambda c: c.create_cache_cluster(CacheClusterId="more", ReplicationGroupId="demo"),
+        "InvalidParameterCombination",
+    ),
+    (
+        "RebootCacheCluster",
+        lambda c: c.reboot_cache_cluster(CacheClusterId="demo-0001-001", CacheNodeIdsToReboot=["0001"]),
+        "InvalidParameterCombination",
+    ),
+    (
+        "RetainPrimaryCluster",
+        lambda c: c.delete_replication_group(ReplicationGroupId="demo", RetainPrimaryCluster=True),
+        "InvalidParameterCombination",
+    ),
+    *(
+        (f"{name}={value}", lambda c, p={name: value}: c.modify_replication_group(ReplicationGroupId="demo", **p), code)
+        for name, value, code in [
+            ("PrimaryClusterId", "demo-0001-002", "InvalidParameterCombination"),
+            ("PrimaryClusterId", "demo-0009-001", "InvalidParameterValue"),
+            ("AutomaticFailoverEnabled", False, "InvalidParameterCombination"),
+            ("CacheParameterGroupName", "default.valkey8", "InvalidParameterCombination"),
+            ("CacheParameterGroupName", "default.valkey9.cluster.on", "InvalidParameterCombination"),
+            ("ClusterMode", "disabled", "InvalidParameterCombination"),
+            ("ClusterMode", "compatible", "InvalidParameterCombination"),
+            ("ClusterMode", "no", "InvalidParameterValue"),
+            ("SnapshottingClusterId", "demo-0001-002", "InvalidParameterCombination"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "code"), [pytest.param(c, code, id=name) for name, c, code in OTHER_CHANGES])
+def test_what_does_not_go_with_cluster_mode_is_refused(rig: Rig, change: Ask, code: str) -> None:
+    cluster(rig, NumNodeGroups=1)
+    before = rig.stored("demo")
+    assert refused(lambda: change(rig.cache)).code == code
+    assert rig.stored("demo") == before
+
+
+def test_a_node_group_of_primaries_only_cannot_be_in_several_zones(rig: Rig) -> None:
+    cluster(rig, ReplicasPerNodeGroup=0)
+    multi = refused(rig.cache.modify_replication_group, ReplicationGroupId="demo", MultiAZEnabled=True)
+    assert multi.code == "InvalidParameterCombination"
+
+
+@pytest.mark.parametrize("wider", [{"NumNodeGroups": 251}, {"NumNodeGroups": 100, "ReplicasPerNodeGroup": 5}], ids=str)
+def test_a_cluster_has_no_more_nodes_than_its_quota(rig: Rig, wider: dict[str, Any]) -> None:
+    failed = refused(lambda: cluster(rig, keep=False, **wider))
+    assert failed.code == "NodeQuotaForClusterExceeded"
+
+
+def test_a_stand_alone_cluster_has_no_cluster_mode(rig: Rig) -> None:
+    asked = {"CacheClusterId": "one", "Engine": "valkey", "CacheNodeType": "cache.t3.micro", "NumCacheNodes": 1}
+    asked["CacheParameterGroupName"] = "default.valkey8.cluster.on"
+    assert refused(rig.cache.create_cache_cluster, **asked).code == "InvalidParameterCombination"
+
+
+def test_the_cluster_bus_needs_a_port_too(rig: Rig) -> None:
+    failed = refused(lambda: cluster(rig, Port=55536, keep=False))
+    assert failed.code == "InvalidParameterValue"
+    assert "55535" in failed.message
+    cluster(rig, Port=55535)
+    assert rig.stored("demo").wanted.port == 55535
+    rig.group("plain", Port=65535)
+    assert rig.stored("plain").wanted.port == 65535
 
 
 def test_a_group_without_cluster_mode_has_no_shards_to_change(rig: Rig) -> None:

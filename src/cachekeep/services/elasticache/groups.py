@@ -58,13 +58,15 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         asked = f"default.{offer.family}.cluster.on"
     group_name, values = await want.parameter_group(tx, asked, offer.family)
     clustered = shards.cluster_mode(params, found, values)
+    port = names.port(params.get("Port"), want.DEFAULT_PORTS[engine])
+    shards.check_port(port, clustered=clustered)
     subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
     allowed = await want.zones_of(tx, context, subnet_group)
     wanted = Wanted(
         engine=engine,
         version=offer.version,
         node_type=node_type,
-        port=names.port(params.get("Port"), want.DEFAULT_PORTS[engine]),
+        port=port,
         shards=await shards.build(tx, context, group_id, found, clustered=clustered, allowed=allowed),
         cluster_mode="enabled" if clustered else "disabled",
         parameter_group=group_name,
@@ -258,8 +260,8 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 
 async def _retain_primary(tx: Transaction, context: Context, cache: Cache) -> Mapping[str, Any]:
     cache = await find.group_to_change(tx, cache.name)
-    if len(cache.wanted.shards) != 1:
-        raise combination_error("RetainPrimaryCluster can only be used with a replication group that has one node group.")
+    if cache.wanted.cluster_mode != "disabled":
+        raise combination_error("RetainPrimaryCluster cannot be used with cluster mode: a stand-alone cluster has none.")
     primary = want.primary_of(cache, cache.wanted.shards[0])
     if primary is None or await tx.cache(primary, "cluster"):
         raise ApiError("InvalidReplicationGroupState", f"Replication group {cache.name} has no primary that can be retained now.")

@@ -222,6 +222,8 @@ async def remove_named(tx: Transaction, cache: Cache, cluster_id: str) -> Cache:
     """Take one replica out of its group [DeleteCacheCluster]."""
     if cluster_id not in cache.wanted_names():
         raise find.cluster_state_error(cluster_id)
+    if cache.wanted.cluster_mode == "enabled":
+        raise combination_error("Use DecreaseReplicaCount to remove replicas where cluster mode is enabled.")
     if len(cache.wanted_names()) == 1:
         message = f"Cache cluster {cluster_id} is the only member of a replication group; delete the group {cache.name} instead."
         raise ApiError("InvalidCacheClusterState", message)

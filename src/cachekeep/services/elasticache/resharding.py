@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, WantedShard
+from cachekeep.plan.slots import count
 from cachekeep.services import render
 from cachekeep.services.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import find, shards
@@ -36,11 +37,19 @@ async def modify_shards(call: Call, tx: Transaction, context: Context) -> Mappin
         wanted = replace(wanted, shards=_fewer(params, cache, number))
     else:
         _refuse(params, "ReshardingConfiguration", "NodeGroupsToRemove", "NodeGroupsToRetain", why="when their number stays")
+        _refuse_if_even(cache)
         wanted = replace(wanted, errands=want.with_errand(cache, "rebalance"))
     shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
     cache = await want.save(tx, cache, wanted)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
+
+
+def _refuse_if_even(cache: Cache) -> None:
+    """Raises ApiError InvalidReplicationGroupState [AWS: equal count, slots already even]."""
+    shares = [count(s.slots) for s in cache.decided.shards]
+    if shares and max(shares) - min(shares) <= 1:
+        raise ApiError("InvalidReplicationGroupState", "Slots in the replication group are uniformly distributed. Nothing to do.")
 
 
 def _refuse(params: Params, *names: str, why: str) -> None:
@@ -50,14 +59,14 @@ def _refuse(params: Params, *names: str, why: str) -> None:
 
 
 async def _more(params: Params, tx: Transaction, context: Context, cache: Cache, number: int) -> tuple[WantedShard, ...]:
-    """New node groups, with as many replicas as the present ones have."""
+    """New node groups, with as many replicas as the smallest present one has [AWS: adding shards]."""
     _refuse(params, "NodeGroupsToRemove", "NodeGroupsToRetain", why="to add node groups")
     listed: Sequence[Params] = params.get("ReshardingConfiguration", ())
     if listed and len(listed) != number:
         raise combination_error(f"ReshardingConfiguration has {len(listed)} entries for {number} new node groups.")
     used = {s.id for s in cache.wanted.shards} | {s.id for s in cache.decided.shards}
     fresh = [id for id in (f"{i:04}" for i in range(1, 10_000)) if id not in used][:number]
-    nodes = max(len(s.members) for s in cache.wanted.shards)
+    nodes = min(len(s.members) for s in cache.wanted.shards)
     layouts = []
     for id, each in zip(fresh, listed or [{}] * number, strict=True):
         id, zones = each.get("NodeGroupId", id).zfill(4), tuple(each.get("PreferredAvailabilityZones", ()))

@@ -25,6 +25,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     slots: Ranges = ()
 
 
+PORT_MAX: Final = 65535 - 10_000
+"""Nodes of a cluster speak to each other on their port + 10000."""
 SHARDS_MAX: Final = 500
 """[AWS: up to 500 node groups in a cluster; 90 before the quota is raised]."""
 _SLOTS: Final = re.compile(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*")
@@ -43,6 +45,8 @@ def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> li
         )
     if not 1 <= shards <= SHARDS_MAX:
         raise value_error(f"NumNodeGroups must be between 1 and {SHARDS_MAX}.")
+    if shards > 1 and params.get("PreferredCacheClusterAZs"):
+        raise combination_error("PreferredCacheClusterAZs is for one node group; use NodeGroupConfiguration for several.")
     if configurations and len(configurations) != shards:
         raise combination_error(f"NodeGroupConfiguration has {len(configurations)} entries for {shards} node groups.")
     nodes = params.get("NumCacheClusters", params.get("ReplicasPerNodeGroup", 0) + 1)
@@ -167,6 +171,14 @@ async def build(
         members = [*here, *(Member(name=name, zone=zone) for name, zone in zip(new, where[len(here) :], strict=True))]
         built.append(WantedShard(id=layout.id, members=tuple(members), slots=layout.slots))
     return tuple(built)
+
+
+def check_port(number: int, *, clustered: bool) -> None:
+    """Raises ApiError InvalidParameterValue for a port whose cluster bus would have none."""
+    if clustered and number > PORT_MAX:
+        raise value_error(
+            f"Invalid port {number}: with cluster mode it must be at most {PORT_MAX}, because nodes speak to each other on port + 10000."
+        )
 
 
 def check_failover(wanted: Wanted) -> None:

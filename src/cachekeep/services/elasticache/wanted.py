@@ -23,6 +23,8 @@ from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
 from cachekeep.services.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
 
+CLUSTER_NODES_MAX: Final = 500
+"""Primaries and replicas of one group with cluster mode [AWS quota L-AF354865, raised as far as it goes]."""
 DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
 
 
@@ -207,7 +209,7 @@ def _memory_bytes(wanted: Wanted) -> int:
 async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: Cache | None = None) -> None:
     """Refuse what does not fit, if it is more than before.
 
-    Raises ApiError NodeQuotaForCustomerExceeded or InsufficientCacheClusterCapacity.
+    Raises ApiError NodeQuotaForClusterExceeded, NodeQuotaForCustomerExceeded or InsufficientCacheClusterCapacity.
     """
     settings = context.settings
     before = cache.wanted if cache else None
@@ -215,6 +217,9 @@ async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: C
     more_memory = _memory_bytes(wanted) > (_memory_bytes(before) if before else 0)
     if not (more_nodes or more_memory):
         return
+    if more_nodes and wanted.cluster_mode == "enabled" and _count(wanted) > CLUSTER_NODES_MAX:
+        message = f"Cluster node quota exceeded. Each cluster can have at most {CLUSTER_NODES_MAX} nodes in this region."
+        raise ApiError("NodeQuotaForClusterExceeded", message)
     others = await taken(tx, cache.uid if cache else None)
     if more_nodes and others.nodes + _count(wanted) > settings.nodes_max:
         message = f"Customer node quota exceeded. You can have at most {settings.nodes_max} nodes in this region"
