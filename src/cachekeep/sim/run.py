@@ -79,7 +79,7 @@ class Run:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.random = random.Random(scenario.seed)
-        self.world = World(scenario.seed)
+        self.world = self._world(scenario.seed)
         self.clock = SimClock(random.Random(scenario.seed + 1))
         self.report = Report(scenario.seed)
         self.store = _Witness(self.clock, self._check)
@@ -88,6 +88,9 @@ class Run:
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
         self.broken: str | None = None
+
+    def _world(self, seed: int) -> World:
+        return World(seed)
 
     # -- safety
 
@@ -144,9 +147,10 @@ class Run:
     # -- control planes
 
     def _keeper(self, name: str) -> asyncio.Task[None]:
-        driver, link, fronts = SimDriver(self.world), SimLink(self.world, name), SimFronts(self.world)
+        driver, link = self._doors(name)
+        fronts = SimFronts(self.world)
         observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=self.clock, pool="127.77.0.0/16")
-        hands = self._hands(driver=driver, link=link, fronts=fronts, specs=_spec, observer=observer)
+        hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=self.store,
             driver=driver,
@@ -165,6 +169,22 @@ class Run:
                 await link.aclose()
 
         return asyncio.get_running_loop().create_task(live())
+
+    def _doors(self, keeper: str) -> tuple[SimDriver, SimLink]:
+        return SimDriver(self.world), SimLink(self.world, keeper)
+
+    def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
+        """A node of the simulated world needs no installed engine: its name and its address are all."""
+        return ProcessSpec(
+            key=(cache.uid, node.name),
+            incarnation=node.incarnation,
+            argv=(node.engine, node.version),
+            address=node.address,
+            port=node.port,
+            live_digest=live_digest(cache, node),
+            boot_digest=boot_digest(cache, node),
+            order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
+        )
 
     def _hands(self, **parts: Any) -> Hands:
         """A seam for tests that want worse hands."""
@@ -284,13 +304,17 @@ class Run:
                 lambda: self.world.kill((UID, "readers")),
             ]
         if self.scenario.moves:
-            faults += [
-                lambda: self.world.spawn(self._errand("test-failover")),
-                lambda: self.world.spawn(self._errand("promote")),
-                lambda: self.world.spawn(self._errand("reboot")),
-                lambda: self.world.spawn(self._resize()),
-            ]
+            faults += self._moves()
         self.random.choice(faults)()
+
+    def _moves(self) -> list[Callable[[], object]]:
+        """What users do."""
+        return [
+            lambda: self.world.spawn(self._errand("test-failover")),
+            lambda: self.world.spawn(self._errand("promote")),
+            lambda: self.world.spawn(self._errand("reboot")),
+            lambda: self.world.spawn(self._resize()),
+        ]
 
     def _primary(self) -> str | None:
         return self.cache.decided.shards[0].primary if self.cache and self.cache.decided.shards else None
@@ -379,20 +403,6 @@ class Run:
             self._broken(f"planned moves alone lost {len(missing)} acknowledged writes: {missing[:5]}")
         self.report.acknowledged, self.report.lost = len(self.acknowledged), len(missing)
         return self.report
-
-
-def _spec(cache: Cache, node: Node) -> ProcessSpec:
-    """A node of the simulated world needs no installed engine: its name and its address are all."""
-    return ProcessSpec(
-        key=(cache.uid, node.name),
-        incarnation=node.incarnation,
-        argv=(node.engine, node.version),
-        address=node.address,
-        port=node.port,
-        live_digest=live_digest(cache, node),
-        boot_digest=boot_digest(cache, node),
-        order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
-    )
 
 
 def simulate(scenario: Scenario) -> Report:

@@ -1,0 +1,740 @@
+"""Simulated engines in cluster mode: who knows whom, epochs, votes, slots, and keys that live in them.
+
+Physics as of the engines: everybody believes what the newest epoch that it has heard of says; gossip takes its time and is lost where a
+network is cut; a vote needs a majority of the primaries that own slots, and none is given twice about one shard within two node timeouts; a
+primary that hears from no majority for a node timeout serves nobody; a process begins with what its cluster file says. So every way of
+losing a slot or a key in a real one exists here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from cachekeep.compute.contract import Key, ProcessSpec, Target
+from cachekeep.engines.catalogue import capabilities_of
+from cachekeep.errors import OrderFailed
+from cachekeep.model import ClusterSeen, NodeView, SlotRange
+from cachekeep.plan.slots import SLOTS, Ranges, common, compact, count, expand, take, union, without
+from cachekeep.sim.world import NOBODY, Engine, SimDriver, SimLink, World
+
+NODE_TIMEOUT_SECONDS = 15.0
+WRITABLE_SECONDS, REJOIN_SECONDS, BAN_SECONDS = 2.0, 5.0, 60.0
+GOSSIP_SECONDS = 0.1
+BATCH_SLOTS = 256
+
+
+@dataclass
+class Peer:
+    """What a node believes of another."""
+
+    address: str
+    follows: str = ""
+    """Id of its primary; empty: it is a primary itself."""
+    epoch: int = 0
+    heard: float = 0.0
+
+
+class Op(NamedTuple):
+    """An entry of a replication stream: a key gets a value, or goes."""
+
+    key: int
+    value: int | None
+
+
+@dataclass(eq=False)
+class Member:
+    """The cluster side of one process."""
+
+    engine: Engine
+    id: str
+    born: float
+    peers: dict[str, Peer] = field(default_factory=dict)
+    owner: dict[str, Ranges] = field(default_factory=dict)
+    """Id → slots that it owns, in this node's belief; its own belong here too."""
+    follows: str = ""
+    epoch: int = 0
+    current_epoch: int = 0
+    last_vote_epoch: int = 0
+    voted: dict[str, float] = field(default_factory=dict)
+    banned: dict[str, float] = field(default_factory=dict)
+    migrating: dict[int, str] = field(default_factory=dict)
+    importing: dict[int, str] = field(default_factory=dict)
+    handing: Ranges = ()
+    """Slots whose writes wait, at the end of an atomic move."""
+    ok: bool = False
+    minority_at: float = -REJOIN_SECONDS
+    stood_at: float = -NODE_TIMEOUT_SECONDS
+    job: asyncio.Event | None = None
+    """An atomic move that has not ended."""
+    folded: tuple[int, int] = (-1, 0)
+    held: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> Ranges:
+        return self.owner.get(self.id, ())
+
+    @property
+    def leads(self) -> bool:
+        return self.engine.role == "primary"
+
+    def owner_of(self, slot: int) -> str | None:
+        return next((id for id, ranges in self.owner.items() if common(((slot, slot),), ranges)), None)
+
+
+class ClusterWorld(World):
+    """A world whose engines form a cluster. Keys are slots here: each slot that clients use holds one key or none."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.members: dict[Key, Member] = {}
+        self.ops: list[Op] = []
+        self.shard_ids_apart = seed % 2 == 0
+        """A primary that loses its last slot to a node of its own shard goes on empty-handed, instead of following it."""
+
+        self.slowness = self.random.choice((1.0, 20.0))
+        """Keys and slots take so many times longer to move one by one: what may happen in between happens."""
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def at_id(self, id: str) -> Member | None:
+        """The living process of a node."""
+        return next((m for m in self.members.values() if m.id == id and m.engine.alive), None)
+
+    def serving(self) -> list[Member]:
+        """Whom clients reach."""
+        return [m for m in self.members.values() if m.engine.works and m.engine.spec.key not in self.cut]
+
+    # -- processes
+
+    def join(self, engine: Engine) -> None:
+        """A process begins with what its file says."""
+        member = _member(engine, self.now)
+        self.members[engine.spec.key] = member
+        if member.follows:
+            self.follow(engine, member.peers[member.follows].address)
+        else:
+            engine.role, engine.follows = "primary", NOBODY
+        self.spawn(self._live(member))
+
+    def thaw(self, key: Key) -> None:
+        """What came in meanwhile is read before any client is served."""
+        super().thaw(key)
+        if (member := self.members.get(key)) and member.engine.alive:
+            for other in list(self.members.values()):
+                self._send(other, member)
+            self._judge(member)
+
+    def _note_losses(self, key: Key, dying: Engine) -> None:
+        """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here."""
+        member = self.members.get(key)
+        if member is None or not member.leads:
+            return
+        kept: set[int] = set()
+        for other in self.in_sync() - {key}:
+            if other[1].rpartition("-")[0] == key[1].rpartition("-")[0] and (m := self.members.get(other)) and m.engine.works:
+                kept |= set(self.data(m).values())
+        self.lossable |= {v for slot, v in self.data(member).items() if common(((slot, slot),), member.slots)} - kept
+
+    async def _live(self, member: Member) -> None:
+        while member.engine.alive:
+            await asyncio.sleep(GOSSIP_SECONDS * (0.5 + self.random.random()))
+            if not member.engine.works:
+                continue
+            self._tell(member)
+            self._judge(member)
+            if self._orphaned(member):
+                member.stood_at = self.now
+                self.spawn(self.stand(member, forced=False))
+
+    # -- gossip
+
+    def _tell(self, member: Member) -> None:
+        for id in list(member.peers):
+            if (other := self.at_id(id)) is not None:
+                self._send(member, other)
+
+    def broadcast(self, member: Member) -> None:
+        """A change is told at once, as fast as a network is."""
+
+        async def soon() -> None:
+            await asyncio.sleep(0.001 + 0.01 * self.random.random())
+            self._tell(member)
+
+        self.spawn(soon())
+
+    def _send(self, sender: Member, to: Member) -> None:
+        """One packet: who I am, what I own, whom I know. Whoever does not know the sender does not listen."""
+        if not (sender.engine.works and to.engine.works and self.peers(sender.engine, to.engine)) or sender is to:
+            return
+        peer = to.peers.get(sender.id)
+        if peer is None:
+            return
+        peer.heard, peer.address, peer.epoch = self.now, sender.engine.spec.address, sender.epoch
+        peer.follows = "" if sender.leads else sender.follows
+        to.current_epoch = max(to.current_epoch, sender.current_epoch)
+        if sender.leads:
+            if to.leads and sender.epoch == to.epoch and to.id > sender.id:  # two of one epoch: one of them moves on
+                to.current_epoch += 1
+                to.epoch = to.current_epoch
+            self._claim(to, sender.id, sender.epoch, sender.slots)
+            for id, ranges in list(to.owner.items()):  # UPDATE: somebody else has had these since
+                if id != sender.id and common(ranges, sender.slots) and self._epoch(to, id) > sender.epoch and id in sender.peers:
+                    self._hear_of(sender, id, self._epoch(to, id), ranges)
+        elif peer.follows and to.follows == sender.id and peer.follows != to.id and peer.follows in to.peers:
+            self._follow(to, peer.follows)
+        for id, known in sender.peers.items():
+            whom = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.now else None
+            if whom is not None and whom.engine.works and self.peers(to.engine, whom.engine):
+                to.peers[id] = Peer(known.address, known.follows, known.epoch, self.now)
+
+    def _hear_of(self, member: Member, id: str, epoch: int, slots: Ranges) -> None:
+        if id in member.peers:
+            member.peers[id].epoch = max(member.peers[id].epoch, epoch)
+        self._claim(member, id, epoch, slots)
+
+    def _epoch(self, member: Member, id: str) -> int:
+        return member.epoch if id == member.id else member.peers[id].epoch if id in member.peers else 0
+
+    def _claim(self, member: Member, id: str, epoch: int, slots: Ranges) -> None:
+        """``member`` hears that ``id`` owns these: true, unless it knows of a newer owner. Slots on their way in are not touched."""
+        claimed = without(slots, compact(member.importing))
+        before = member.slots
+        led_by = member.owner.get(member.follows, ()) if member.follows else ()
+        for other, ranges in list(member.owner.items()):
+            if other == id or not (contested := common(ranges, claimed)):
+                continue
+            if self._epoch(member, other) < epoch:
+                member.owner[other] = without(ranges, contested)
+            else:
+                claimed = without(claimed, contested)
+        member.owner[id] = union(member.owner.get(id, ()), claimed)
+        lost = without(before, member.slots)
+        if lost:
+            self._lose(member, id, lost)
+        elif (
+            led_by
+            and not member.owner.get(member.follows)
+            and id != member.follows
+            and id in member.peers
+            and self._kin(member, id)
+        ):
+            self._follow(member, id)
+
+    def _kin(self, member: Member, id: str) -> bool:
+        other = self.at_id(id)
+        return other is not None and _group(other) == _group(member)
+
+    def _lose(self, member: Member, to: str, lost: Ranges) -> None:
+        """Keys of slots that somebody else owns now go; without a last slot, so does the lead, within a shard."""
+        member.handing = without(member.handing, lost)
+        for slot in [s for s in member.migrating if common(((s, s),), lost)]:
+            del member.migrating[slot]
+        if not member.slots and self._kin(member, to) and member.leads:
+            self._note_losses_to(member, to)
+            if not self.shard_ids_apart:
+                self._follow(member, to)
+                return
+        for slot in [k for k in self.data(member) if common(((k, k),), lost)]:
+            self.write_op(member, slot, None)
+
+    def _note_losses_to(self, loser: Member, id: str) -> None:
+        winner = self.at_id(id)
+        if winner is not None:
+            self.lossable |= set(self.data(loser).values()) - set(self.data(winner).values()) if self._unfenced(loser) else set()
+
+    def _unfenced(self, loser: Member) -> bool:
+        """It was out of everybody's sight for so long that the engines elected another by themselves."""
+        return self.now - loser.minority_at < 2 * NODE_TIMEOUT_SECONDS
+
+    def _follow(self, member: Member, id: str) -> None:
+        member.follows = id
+        member.migrating.clear()
+        member.importing.clear()
+        self.follow(member.engine, member.peers[id].address)
+
+    # -- state
+
+    def _judge(self, member: Member) -> None:
+        """``cluster_state``."""
+        owners = [id for id, ranges in member.owner.items() if ranges]
+        reached = [id for id in owners if id == member.id or self._hears(member, id)]
+        minority = len(reached) <= len(owners) // 2
+        if minority:
+            member.minority_at = self.now
+        covered = count(union(*(member.owner[id] for id in reached))) == SLOTS
+        able = covered and not minority
+        if able and member.leads and not member.ok:
+            able = self.now - member.born >= WRITABLE_SECONDS and self.now - member.minority_at >= REJOIN_SECONDS
+        member.ok = able
+
+    def _hears(self, member: Member, id: str) -> bool:
+        peer = member.peers.get(id)
+        return peer is not None and self.now - peer.heard < NODE_TIMEOUT_SECONDS
+
+    def _orphaned(self, member: Member) -> bool:
+        return (
+            not member.leads
+            and member.follows in member.peers
+            and not self._hears(member, member.follows)
+            and bool(member.owner.get(member.follows))
+            and not member.engine.linked
+            and self.now - member.stood_at > 2 * NODE_TIMEOUT_SECONDS
+        )
+
+    # -- elections
+
+    async def stand(self, member: Member, *, forced: bool) -> None:
+        """Ask every primary that owns slots for its vote."""
+        member.current_epoch += 1
+        epoch, primary = member.current_epoch, member.follows
+        claimed = self._epoch(member, primary)
+        voters = [id for id, ranges in member.owner.items() if ranges]
+
+        async def ask(id: str) -> bool:
+            await asyncio.sleep(0.001 + 0.015 * self.random.random())
+            voter = self.at_id(id)
+            if voter is None or not voter.engine.works or not member.engine.works or not self.peers(voter.engine, member.engine):
+                return False
+            return self._vote(voter, member, primary, epoch, claimed, forced)
+
+        votes = await asyncio.gather(*(ask(id) for id in voters))
+        if sum(votes) > len(voters) // 2 and member.engine.works and not member.leads and member.follows == primary:
+            if not forced and (old := next((m for m in self.members.values() if m.id == primary), None)) is not None:
+                self.lossable |= set(self.data(old).values()) - set(
+                    self.data(member).values()
+                )  # nobody but the engines decided this
+            member.epoch = epoch
+            self.lead(member)
+
+    def _vote(self, voter: Member, candidate: Member, primary: str, epoch: int, claimed: int, forced: bool) -> bool:
+        peer = voter.peers.get(candidate.id)
+        if peer is None or peer.follows != primary or not voter.leads or not voter.slots:
+            return False
+        if epoch < voter.current_epoch or voter.last_vote_epoch >= epoch or not (forced or not self._hears(voter, primary)):
+            return False
+        voter.current_epoch = epoch
+        if self.now - voter.voted.get(primary, -100.0) < 2 * NODE_TIMEOUT_SECONDS:
+            return False
+        wants = candidate.owner.get(primary, ())
+        if any(common(ranges, wants) and self._epoch(voter, id) > claimed for id, ranges in voter.owner.items()):
+            return False
+        voter.last_vote_epoch, voter.voted[primary] = epoch, self.now
+        return True
+
+    def lead(self, member: Member) -> None:
+        """It takes the slots of its primary, at its own, newer epoch."""
+        engine, old = member.engine, member.follows
+        member.owner[member.id] = union(member.slots, member.owner.pop(old, ()))
+        member.follows = ""
+        engine.role, engine.follows, engine.history = "primary", NOBODY, True
+        engine.link_epoch += 1
+        self._judge(member)
+        self.broadcast(member)
+
+    def newer_epoch(self, member: Member) -> None:
+        """A greater one than all that it knows, without asking anybody."""
+        known = max([member.current_epoch, member.epoch, *(p.epoch for p in member.peers.values())])
+        member.current_epoch = member.epoch = known + 1
+
+    # -- keys
+
+    def data(self, member: Member) -> dict[int, int]:
+        """What its stream amounts to."""
+        engine = member.engine
+        epoch, length = member.folded
+        if epoch != engine.link_epoch or engine.role != "primary" or length > len(engine.writes):
+            member.held, length = {}, 0
+        for id in engine.writes[length:]:
+            key, value = self.ops[id]
+            if value is None:
+                member.held.pop(key, None)
+            else:
+                member.held[key] = value
+        member.folded = (engine.link_epoch, len(engine.writes))
+        return member.held
+
+    def write_op(self, member: Member, key: int, value: int | None) -> None:
+        """One more entry of its stream."""
+        self.ops.append(Op(key, value))
+        member.engine.writes.append(len(self.ops) - 1)
+
+    def accepts(self, member: Member, slot: int, *, asking: bool = False) -> bool:
+        """Whether a client's write is carried out here."""
+        engine = member.engine
+        one: Ranges = ((slot, slot),)
+        if not engine.works or engine.spec.key in self.cut or not member.leads or not member.ok:
+            return False
+        if self.now < engine.paused_until or common(one, member.handing):
+            return False
+        if not common(one, member.slots):
+            return asking and slot in member.importing
+        return slot not in member.migrating or slot in self.data(member)
+
+    def route(self, slot: int, first: Member) -> Member | None:
+        """Where a client that asks ``first`` ends up, by MOVED and ASK; None: nobody takes it now."""
+        at: Member | None = first
+        asking = False
+        for _ in range(6):
+            if at is None or not at.engine.works or at.engine.spec.key in self.cut:
+                return None
+            if self.accepts(at, slot, asking=asking):
+                return at
+            owner = at.owner_of(slot)
+            asking = owner == at.id and slot in at.migrating
+            next_id = at.migrating[slot] if asking else owner
+            if next_id is None or next_id == at.id:
+                return None
+            at = self.at_id(next_id)
+        return None
+
+
+def _group(member: Member) -> str:
+    return member.engine.spec.key[1].rpartition("-")[0]
+
+
+def _member(engine: Engine, now: float) -> Member:
+    """What ``nodes.conf`` says."""
+    member = Member(engine, "", now)
+    for line in engine.spec.files["nodes.conf"].text.splitlines():
+        words = line.split()
+        if words[0] == "vars":
+            member.current_epoch, member.last_vote_epoch = int(words[2]), int(words[4])
+            continue
+        id, where, flags, primary, _, _, epoch, _, *slots = words
+        follows = "" if primary == "-" else primary
+        ranges: list[SlotRange] = [(int(a), int(b or a)) for a, _, b in (w.partition("-") for w in slots)]
+        member.owner[id] = union(tuple(ranges))
+        if "myself" in flags:
+            member.id, member.follows, member.epoch = id, follows, int(epoch)
+        else:
+            member.peers[id] = Peer(where.partition(":")[0], follows, int(epoch), now)
+    return member
+
+
+class SimClusterDriver(SimDriver):
+    """Starts processes that know what their files say."""
+
+    def __init__(self, world: ClusterWorld) -> None:
+        super().__init__(world)
+        self._cluster = world
+
+    async def start(self, spec: ProcessSpec) -> None:
+        await super().start(spec)
+        engine = self._cluster.processes[spec.key]
+        if (there := self._cluster.members.get(spec.key)) is None or there.engine is not engine:
+            self._cluster.join(engine)
+
+    async def erase(self, key: Key) -> None:
+        await super().erase(key)
+        self._cluster.members.pop(key, None)
+
+
+class SimClusteredLink(SimLink):
+    """``Link`` to engines in cluster mode."""
+
+    def __init__(self, world: ClusterWorld, keeper: str = "keeper") -> None:
+        super().__init__(world, keeper)
+        self._clustered = world
+        self._orders = SimClusterLink(world, self)
+
+    @property
+    def cluster(self) -> SimClusterLink:
+        return self._orders
+
+    async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        seen = await super().look(target, deadline_seconds=deadline_seconds)
+        member = self._clustered.members.get(target.key)
+        if not seen.answering or member is None:
+            return seen
+        return replace(
+            seen,
+            has_history=member.engine.history or bool(member.engine.writes) or bool(seen.replicas),
+            cluster=ClusterSeen(
+                id=member.id,
+                ok=member.ok,
+                epoch=member.epoch,
+                slots=member.slots,
+                migrating=dict(member.migrating),
+                importing=dict(member.importing),
+                knows=frozenset(member.peers) | {member.id},
+            ),
+        )
+
+    def reached(self, target: Target) -> Member:
+        """Raises OrderFailed where nobody answers."""
+        engine = self._engine(target)
+        member = self._clustered.members.get(target.key)
+        if engine is None or not engine.works or member is None:
+            raise OrderFailed(f"{target.key[1]} does not answer")
+        return member
+
+    def let_pass(self, order: int, target: Target) -> None:
+        """Raises OrderFailed where a later order was seen."""
+        if not self._admit(target.key, order):
+            raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
+
+
+class SimClusterLink:
+    """``compute.contract.ClusterLink`` of the simulated world."""
+
+    def __init__(self, world: ClusterWorld, link: SimClusteredLink) -> None:
+        self._world, self._link = world, link
+
+    def _last(self, target: Target) -> int:
+        return self._world.orders.get(target.key, 0)
+
+    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+        world = self._world
+
+        def do(engine: Engine) -> None:
+            member = world.members[target.key]
+            if member.leads or member.follows not in member.peers:
+                raise OrderFailed(f"{target.key[1]} is no replica")
+            if seize:
+                world.newer_epoch(member)
+                world.lead(member)
+            else:
+                world.spawn(world.stand(member, forced=True))
+
+        await self._link._order(target, order, do)
+        await asyncio.sleep(0.05)
+
+    async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
+        world = self._world
+        gives, takes = self._link.reached(giver), self._link.reached(taker)
+        self._link.let_pass(order, giver)
+        self._link.let_pass(order, taker)
+        if not gives.leads and takes.leads:
+            return
+        if not gives.leads or takes.follows != gives.id or not takes.engine.linked:
+            raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary")
+        gives.engine.paused_until = until = world.now + timeout_seconds
+        while len(takes.engine.writes) < len(gives.engine.writes) or not takes.engine.online:
+            await asyncio.sleep(0.002)
+            lost = self._link.reached(giver) is not gives or self._link.reached(taker) is not takes or takes.follows != gives.id
+            if lost or world.now > until - 0.2 * timeout_seconds:
+                gives.engine.paused_until = 0.0
+                raise OrderFailed("the taker did not catch up in time")
+        gives.engine.paused_until = until = world.now + timeout_seconds
+        if world.random.random() < world.flaky:
+            raise OrderFailed("the connection broke in the middle of a move")
+        world.newer_epoch(takes)
+        world.lead(takes)
+        while gives.leads and gives.slots:
+            await asyncio.sleep(0.001)
+            self._link.reached(giver)
+            if world.now > until - 0.1 * timeout_seconds:
+                raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it")
+        gives.engine.paused_until = 0.0
+        self._become_replica(gives, taker)
+
+    def _become_replica(self, member: Member, primary: Target) -> None:
+        if primary.cluster_id not in member.peers:
+            raise OrderFailed(f"Unknown node {primary.cluster_id}")
+        if member.leads:
+            if member.slots:
+                raise OrderFailed(f"{member.engine.spec.key[1]} owns slots, so it cannot become a replica")
+            member.engine.writes = []
+        if member.follows != primary.cluster_id:
+            self._world._follow(member, primary.cluster_id)
+
+    async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
+        await self._link._order(target, order, lambda e: self._become_replica(self._world.members[target.key], primary))
+
+    async def meet(self, target: Target, others: Sequence[Target]) -> None:
+        world = self._world
+
+        async def shake(other: Target) -> None:
+            await asyncio.sleep(0.002 + 0.02 * world.random.random())
+            one, two = world.members.get(target.key), world.members.get(other.key)
+            if (
+                one is None
+                or two is None
+                or not one.engine.works
+                or not two.engine.works
+                or not world.peers(one.engine, two.engine)
+            ):
+                return
+            for a, b in ((one, two), (two, one)):
+                a.peers.setdefault(b.id, Peer(b.engine.spec.address, b.follows, b.epoch, world.now))
+                a.banned.pop(b.id, None)
+
+        def do(engine: Engine) -> None:
+            for other in others:
+                world.spawn(shake(other))
+
+        await self._link._order(target, self._last(target), do)
+
+    async def disown(self, target: Target, ids: Sequence[str]) -> None:
+        world = self._world
+
+        def do(engine: Engine) -> None:
+            member = world.members[target.key]
+            for id in ids:
+                if id == member.follows and not member.leads:
+                    raise OrderFailed("Can't forget my master!")
+                if member.peers.pop(id, None) is not None:
+                    member.owner.pop(id, None)
+                    member.banned[id] = world.now + BAN_SECONDS
+
+        await self._link._order(target, self._last(target), do)
+
+    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        def do(engine: Engine) -> None:
+            member = self._world.members[target.key]
+            if common(union(*member.owner.values()), tuple(slots)):
+                raise OrderFailed("Slot is already busy")
+            member.owner[member.id] = union(member.slots, tuple(slots))
+            self._world.broadcast(member)
+
+        await self._link._order(target, self._last(target), do)
+
+    async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
+        def do(engine: Engine) -> None:
+            member = self._world.members[target.key]
+            for slot in expand(tuple(slots)):
+                member.migrating.pop(slot, None)
+                member.importing.pop(slot, None)
+
+        await self._link._order(target, self._last(target), do)
+
+    async def move_slots(
+        self,
+        source: Target,
+        target: Target,
+        slots: Sequence[SlotRange],
+        *,
+        source_order: int,
+        target_order: int,
+        seconds: float,
+    ) -> None:
+        gives = self._link.reached(source)
+        self._link.reached(target)
+        self._link.let_pass(source_order, source)
+        self._link.let_pass(target_order, target)
+        end = self._world.now + seconds
+        able = capabilities_of(source.engine, source.version) & capabilities_of(target.engine, target.version)
+        if "atomic-slot-migration" in able:
+            await self._move_whole(gives, target, tuple(slots), end)
+            return
+        left: Ranges = tuple(slots)
+        while left and self._world.now < end:
+            batch = take(left, BATCH_SLOTS)
+            left = without(left, batch)
+            if not await self._move_batch(source, target, batch, end):
+                return
+
+    # -- slots that go as a whole: the engines do it, whether or not a keeper is there to see it
+
+    async def _move_whole(self, gives: Member, target: Target, slots: Ranges, end: float) -> None:
+        if gives.job is None:
+            if without(slots, gives.slots) or not gives.leads:
+                raise OrderFailed(f"{gives.engine.spec.key[1]} does not own all of these slots")
+            if target.cluster_id not in gives.peers:
+                raise OrderFailed(f"Unknown node {target.cluster_id}")
+            gives.job = asyncio.Event()
+            self._world.spawn(self._job(gives, target.cluster_id, slots, gives.job))
+        job = gives.job
+        while self._world.now < end and not job.is_set() and gives.engine.works:
+            await asyncio.sleep(0.01)
+
+    async def _job(self, gives: Member, to: str, slots: Ranges, done: asyncio.Event) -> None:
+        world = self._world
+        takes = world.at_id(to)
+
+        def both(*, leading: bool = True) -> bool:
+            if takes is None or not gives.engine.alive or not takes.engine.alive:
+                return False
+            return not leading or (takes.leads and gives.leads and not without(slots, gives.slots))
+
+        async def for_a_while(most_seconds: float) -> bool:
+            await asyncio.sleep(most_seconds * world.random.random())
+            waited = world.now
+            while (
+                both()
+                and takes is not None
+                and not (gives.engine.works and takes.engine.works and world.peers(gives.engine, takes.engine))
+            ):
+                await asyncio.sleep(0.02)
+                if world.now - waited > 5.0:
+                    return False
+            return both()
+
+        try:
+            if takes is not None and await for_a_while(0.5):
+                gives.handing = slots
+                if await for_a_while(0.01):
+                    mine = {k: v for k, v in world.data(gives).items() if common(((k, k),), slots)}
+                    for key, value in mine.items():
+                        world.write_op(takes, key, value)
+                    world.newer_epoch(takes)
+                    world._claim(takes, takes.id, takes.epoch, slots)
+                    world.broadcast(takes)
+                    while common(gives.slots, slots) and both(leading=False) and gives.leads:  # writes wait until it has heard
+                        await asyncio.sleep(0.005)
+        finally:
+            gives.handing, gives.job = (), None
+            done.set()
+
+    # -- key by key
+
+    async def _move_batch(self, source: Target, target: Target, batch: Ranges, end: float) -> bool:
+        world = self._world
+
+        async def step() -> tuple[Member, Member]:
+            await asyncio.sleep((0.001 + 0.002 * world.random.random()) * world.slowness)
+            return self._both(source, target)
+
+        _, takes = await step()
+        self._set(takes.importing, without(batch, takes.slots), source.cluster_id)
+        gives, _ = await step()
+        if without(batch, union(gives.slots, takes.slots)):
+            raise OrderFailed(f"{source.key[1]} does not own all of these slots")
+        self._set(gives.migrating, common(batch, gives.slots), target.cluster_id)
+        while keys := [k for k in world.data((await step())[0]) if common(((k, k),), batch)]:
+            gives, takes = await step()
+            if not world.peers(gives.engine, takes.engine):
+                raise OrderFailed("IOERR")
+            if keys[0] in world.data(gives):
+                self._restore(takes, keys[0], world.data(gives)[keys[0]])
+                world.write_op(gives, keys[0], None)
+            if world.now > end:
+                return False
+        _, takes = await step()
+        if gained := without(batch, takes.slots):
+            for slot in expand(batch):
+                takes.importing.pop(slot, None)
+            world.newer_epoch(takes)
+            world._claim(takes, takes.id, takes.epoch, gained)
+            world.broadcast(takes)
+        gives, takes = await step()
+        if common(gives.slots, batch):
+            if any(common(((k, k),), batch) for k in world.data(gives)):
+                raise OrderFailed("Can't assign hashslot to a different node while I still hold keys for this hash slot")
+            for slot in expand(batch):
+                gives.migrating.pop(slot, None)
+            gives.owner[gives.id] = without(gives.slots, batch)
+            gives.owner[takes.id] = union(gives.owner.get(takes.id, ()), batch)
+        return True
+
+    def _restore(self, takes: Member, key: int, value: int) -> None:
+        self._world.write_op(takes, key, value)
+
+    def _both(self, source: Target, target: Target) -> tuple[Member, Member]:
+        gives, takes = self._link.reached(source), self._link.reached(target)
+        if not gives.leads or not takes.leads:
+            raise OrderFailed("ERR Please use SETSLOT only with masters.")
+        for one, other in ((gives, takes), (takes, gives)):
+            if other.id not in one.peers:
+                raise OrderFailed(f"I don't know about node {other.id}")
+        return gives, takes
+
+    def _set(self, half_open: dict[int, str], slots: Iterable[SlotRange], id: str) -> None:
+        half_open.update(dict.fromkeys(expand(tuple(slots)), id))
