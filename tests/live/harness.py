@@ -226,12 +226,18 @@ class LiveCache:
         )
 
     async def ask(self, name: str, *command: object) -> object:
-        """One command to a node, as admin."""
-        client = await self.client(name)
-        try:
-            return await client.execute_command(*command)
-        finally:
-            await client.aclose()
+        """One command to a node, as admin. Tried again when the connection is reset before it was taken: an engine whose addresses
+        change opens its sockets anew."""
+        for attempt in range(5):
+            client = await self.client(name)
+            try:
+                return await client.execute_command(*command)
+            except valkey.exceptions.ConnectionError:
+                if attempt == 4:
+                    raise
+            finally:
+                await client.aclose()
+        raise AssertionError("not reached")
 
     # -- waiting
 

@@ -20,7 +20,9 @@ SLOTS = [(0, 5460), (5461, 10922), (10923, 16383)]
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_three_shards_agree_without_being_introduced(engine: str, major: int, tmp_path: Path) -> None:
     build = build_of(engine, major)
-    shards = tuple(Shard(id=f"{i:04}", primary=f"demo-{i:04}-001", slots=(s,)) for i, s in enumerate(SLOTS, start=1))
+    shards = tuple(
+        Shard(id=f"{i:04}", primary=f"demo-{i:04}-001", slots=(s,), owned=(s,), epoch=i) for i, s in enumerate(SLOTS, start=1)
+    )
     nodes = [
         msgspec.structs.replace(node_of(build, f"demo-{shard.id}-00{member}"), shard=shard.id)
         for shard in shards
