@@ -164,6 +164,9 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         return _call_off(s, shard, f"{giver.name} does not lead")
     if taker.name not in shard.in_sync:
         return _call_off(s, shard, f"{taker.name} is not in sync")
+    if (seen := s.seen(giver).cluster) is not None and (seen.migrating or seen.importing):
+        because = f"{giver.name} hands shard {shard.id} over when no slot of it is half open: the taker would not know of that"
+        return Wait(s.policy.poll_seconds, because)
     swap = Swap(giver.name, taker.name, shard.order, s.policy.hand_over_seconds)
     return Act(((swap,),), f"{giver.name} hands shard {shard.id} over to {taker.name} (order {shard.order})")
 

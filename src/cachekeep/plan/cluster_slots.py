@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
 from cachekeep.plan.cluster_members import lingering_seconds
-from cachekeep.plan.situation import Situation
+from cachekeep.plan.situation import Situation, listed
 from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
 
 SLICE_SECONDS = 0.5
@@ -48,7 +48,7 @@ def reshard(s: Situation) -> Step | None:
     if silent:
         return Wait(s.policy.poll_seconds * 5, f"slots move on when shard {silent[0]} leads") if s.decided.resharding else None
     now = {id: v for id, v in seen.items() if v is not None}
-    step = _aim(s, now) or _unowned(s, now)
+    step = _aim(s, now) or _leftover(s) or _unowned(s, now)
     if step is not None:
         return step
     target = {x.id: x.slots for x in s.decided.shards}
@@ -100,6 +100,20 @@ def rebalanced(s: Situation, decided: Decided) -> Step:
     return aim(s, decided, current, [w.id for w in s.cache.wanted.shards])
 
 
+def _leftover(s: Situation) -> Step | None:
+    """A primary that was replaced by a node that had not heard of all its slots yet gives the others to its successor."""
+    effects: list[Effect] = []
+    for shard in s.decided.shards:
+        for node in s.replicas(shard):
+            seen = s.seen(node).cluster
+            if shard.primary and not shard.moving_to and s.leads(node) and seen is not None and seen.slots:
+                effects.append(MoveSlots(node.name, shard.primary, seen.slots, shard.order, shard.order, SLICE_SECONDS))
+    if not effects:
+        return None
+    givers = listed(e.source for e in effects if isinstance(e, MoveSlots))
+    return Act((tuple(effects),), f"{givers} was replaced, but not in all of its slots: the others go after them")
+
+
 def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong."""
     lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
@@ -112,7 +126,9 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
 
 def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
     """Slots that were left half open: those to finish, and those that are open on one side for nothing."""
-    shard_of = {v.id: id for id, v in now.items()}
+    # By any of its nodes: who was half open towards a primary that has been replaced since is finished with its successor. To close the
+    # slot instead would leave the keys that have moved already where nobody looks for them.
+    shard_of = {id: n.shard for n in s.decided.nodes if (id := s.cluster_ids[n.name]) and n.shard in now}
     pairs: dict[tuple[str, str], set[int]] = {}
     stray: dict[str, list[int]] = {}
     for id, v in now.items():

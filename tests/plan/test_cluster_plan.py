@@ -1,0 +1,207 @@
+"""Cluster mode: who leads, who knows whom, and where half open slots go. A case is a change of a healthy cluster of 2 × (1 + 1)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.plan.builders import NOW, gone, silent, step
+from tests.plan.test_cluster_growth import settled as grown
+
+from cachekeep.engines.launch import cluster_node_id
+from cachekeep.model import Act, Cache, Decide, Disown, Elect, Errand, Meet, MoveSlots, NodeView, Step, Swap, View, Wait
+
+ONE, TWO = "demo-0001-001", "demo-0001-002"
+OTHER, OTHERS_REPLICA = "demo-0002-001", "demo-0002-002"
+
+
+def settled(shards: int) -> tuple[Cache, View]:
+    """A healthy cluster; its last node serves the configuration endpoint, out of the way of what happens to the first ones."""
+    cache, view = grown(shards)
+    address = cache.decided.configuration_address or ""
+    for node in (cache.decided.nodes[0], cache.decided.nodes[-1]):
+        bound = {node.address} | ({address} if node is cache.decided.nodes[-1] else set())
+        view = seen(view, **{node.name.replace("-", "_"): {"bound": frozenset(bound)}})
+    return replace(cache, decided=replace(cache.decided, configuration_node=cache.decided.nodes[-1].name)), view
+
+
+def seen(view: View, **changes: Any) -> View:
+    """``view`` with ``demo_0001_001=…``-like changes: a view, or a dict of changes to the one that is there."""
+    nodes = dict(view.nodes)
+    for name, change in changes.items():
+        name = name.replace("_", "-")
+        nodes[name] = change if isinstance(change, NodeView) else replace(nodes[name], **change)
+    return View(nodes=nodes)
+
+
+def cluster(view: View, name: str, **changes: Any) -> dict[str, Any]:
+    """What a node believes of the cluster, changed."""
+    return {"cluster": replace(view.node(name).cluster, **changes)}  # type: ignore[type-var]
+
+
+def shard(cache: Cache, **changes: Any) -> Cache:
+    """``cache`` with changes to its first shard."""
+    first, *rest = cache.decided.shards
+    return replace(cache, decided=replace(cache.decided, shards=(replace(first, **changes), *rest)))
+
+
+def electing(cache: Cache, seconds: float, **changes: Any) -> Cache:
+    """An election in the first shard that was decided so long ago."""
+    decided_at = NOW - dt.timedelta(seconds=seconds)
+    return shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=decided_at, order=2, **changes)
+
+
+def first(answer: Step) -> Any:
+    """The first effect."""
+    assert isinstance(answer, Act), answer
+    return answer.stages[0][0]
+
+
+def test_three_shards_vote_for_the_replica_of_a_primary_that_is_gone() -> None:
+    cache, view = settled(3)
+    answer = step(cache, seen(view, demo_0001_001=gone()))
+    assert isinstance(answer, Decide)
+    assert answer.because == f"{ONE} is gone: {TWO} has the most of what it wrote and shall lead"
+    led = answer.decided.shards[0]
+    assert (led.primary, led.moving_to, led.recovering_from, led.seize, led.order) == (ONE, TWO, ONE, False, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "because"),
+    [
+        ({}, "of 2 primaries only 1 could vote, and all others are confirmed stopped: it takes over without a vote"),
+        ({"silent": True}, f"{OTHER} is not known to be stopped"),
+    ],
+)
+def test_without_a_majority_it_takes_over_only_where_nobody_can_object(changes: dict[str, bool], because: str) -> None:
+    cache, view = settled(2)
+    view = seen(view, demo_0001_001=gone())
+    if changes:
+        view = seen(view, demo_0002_001=silent(cache, OTHER, 0.1))
+    answer = step(cache, view)
+    assert because in answer.because
+    if changes:
+        assert isinstance(answer, Wait)
+        assert answer.refused
+    else:
+        assert isinstance(answer, Decide)
+        assert answer.decided.shards[0].seize
+
+
+def test_one_election_at_a_time() -> None:
+    cache, view = settled(5)
+    cache = electing(cache, 0.1)
+    view = seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2}, demo_0002_001=gone())
+    answer = step(cache, view)
+    assert isinstance(answer, Wait)
+    assert answer.because == f"{TWO} is being elected"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "two", "because"),
+    [
+        (0.1, {"last_order": 1}, f"{TWO} stands for election in shard 0001 (order 2)"),
+        (0.1, {"last_order": 2}, f"{TWO} is being elected"),
+        (
+            2.0,
+            {"last_order": 2},
+            f"the vote for {TWO} has failed, {ONE} is confirmed stopped and nobody else can have been elected",
+        ),
+        (8.0, {"last_order": 2}, f"the lead of shard 0001 does not go to {TWO}: {TWO} was not elected"),
+        (0.1, {"role": "primary", "follows": None}, f"{TWO} leads shard 0001 in place of {ONE}, at epoch 1"),
+    ],
+)
+def test_an_election(seconds: float, two: dict[str, Any], because: str) -> None:
+    cache, view = settled(3)
+    answer = step(electing(cache, seconds), seen(view, demo_0001_001=gone(), demo_0001_002=two))
+    assert answer.because.startswith(because)
+
+
+def test_an_election_is_called_off_when_the_primary_is_back() -> None:
+    cache, view = settled(3)
+    answer = step(electing(cache, 0.1), view)
+    assert answer.because == f"the lead of shard 0001 does not go to {TWO}: {ONE} is back"
+
+
+def test_who_takes_over_is_told_once_for_each_order() -> None:
+    cache, view = settled(3)
+    view = seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2})
+    assert first(step(electing(cache, 0.1, seize=True), seen(view, demo_0001_002={"last_order": 1}))) == Elect(TWO, 2, True)
+    assert isinstance(step(electing(cache, 0.1, seize=True), view), Wait)
+
+
+def test_a_planned_move() -> None:
+    cache, view = settled(2)
+    cache = replace(cache, wanted=replace(cache.wanted, errands=(Errand(serial=1, kind="test-failover", shard="0001"),)))
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == f"test failover of node group 0001: {TWO} shall lead and {ONE} be replaced"
+    moving = replace(cache, decided=answer.decided)
+    assert isinstance(first(step(moving, view)), Swap)
+
+
+def test_a_planned_move_waits_for_slots_that_are_half_open() -> None:
+    """The taker would not know that they are: what had moved already would be looked for, and written, where it is not."""
+    cache, view = settled(2)
+    other = cluster_node_id(cache, cache.decided.nodes[2])
+    mine = cluster_node_id(cache, cache.decided.nodes[0])
+    cache = shard(replace(cache, decided=replace(cache.decided, resharding=1)), moving_to=TWO, order=2)
+    open_ = seen(
+        view,
+        demo_0001_001=cluster(view, ONE, migrating={7: other}),
+        demo_0002_001=cluster(view, OTHER, importing={7: mine}),
+    )
+    assert first(step(cache, open_)) == MoveSlots(ONE, OTHER, ((7, 7),), 2, 1, 0.5)
+    assert isinstance(first(step(cache, view)), Swap)
+
+
+def test_slots_half_open_towards_a_replaced_primary_are_finished_with_its_successor() -> None:
+    """To close them would leave the keys that have moved already where nobody looks for them."""
+    cache, view = settled(2)
+    replaced = cluster_node_id(cache, cache.decided.nodes[1])
+    cache = replace(cache, decided=replace(cache.decided, resharding=1))
+    view = seen(view, demo_0002_001=cluster(view, OTHER, importing={7: replaced}))
+    assert first(step(cache, view)) == MoveSlots(ONE, OTHER, ((7, 7),), 1, 1, 0.5)
+
+
+def test_slots_that_a_replaced_primary_still_owns_go_to_its_successor() -> None:
+    """Its successor had not heard of them yet when it took over."""
+    cache, view = settled(2)
+    cache = shard(cache, primary=TWO, in_sync=frozenset(), owned=((0, 8000),), epoch=3)
+    view = seen(
+        view,
+        demo_0001_001={"replicas": (), **cluster(view, ONE, slots=((8001, 8191),))},
+        demo_0001_002={"role": "primary", "follows": None, "link_up": None, **cluster(view, TWO, slots=((0, 8000),), epoch=3)},
+    )
+    answer = step(cache, view)
+    assert first(answer) == MoveSlots(ONE, TWO, ((8001, 8191),), 1, 1, 0.5)
+    assert answer.because == f"{ONE} was replaced, but not in all of its slots: the others go after them"
+
+
+def test_whom_nobody_knows_is_met_and_strangers_are_forgotten() -> None:
+    cache, view = settled(2)
+    ids = {n.name: cluster_node_id(cache, n) for n in cache.decided.nodes}
+    lonely = seen(view, demo_0001_001=cluster(view, ONE, knows=frozenset({ids[ONE], ids[TWO], ids[OTHER]})))
+    answer = step(cache, lonely)
+    assert answer.because == f"{ONE} meets 1"
+    assert first(answer) == Meet(ONE, (OTHERS_REPLICA,))
+    crowded = seen(view, demo_0001_001=cluster(view, ONE, knows=frozenset({*ids.values(), "f" * 40})))
+    answer = step(cache, crowded)
+    assert answer.because == f"{ONE} forgets 1"
+    assert first(answer) == Disown(ONE, ("f" * 40,))
+
+
+def test_the_configuration_endpoint_moves_when_its_node_is_gone_and_not_before() -> None:
+    cache, view = settled(3)
+    cache = replace(cache, decided=replace(cache.decided, configuration_node=TWO))
+    address = cache.decided.configuration_address or ""
+    last = cache.decided.nodes[-1]
+    view = seen(view, **{last.name.replace("-", "_"): {"bound": frozenset({last.address})}})
+    answer = step(cache, view)
+    assert answer.because == f"{TWO} serves the configuration endpoint"
+    assert address in first(answer).addresses
+    answer = step(cache, seen(view, demo_0001_002=gone()))
+    assert answer.because == f"{ONE} shall serve the configuration endpoint"
+    assert "configuration endpoint" not in step(cache, seen(view, demo_0001_002=silent(cache, TWO, 1.0))).because
