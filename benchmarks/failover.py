@@ -182,7 +182,9 @@ def _body(results: dict[str, dict[Kind, list[Fault]]], engine: str) -> str:
     return (
         f"One primary and two replicas, {engine}, port {PORT}. Outage: the longest time between two acknowledged writes of one client "
         "that writes one key after the other. Loss known, next leads: medians, from the logs; of a planned move, when it was decided. "
-        "Lost: acknowledged writes that were not there after the fault; in a crash, what no replica had yet.\n\n"
+        "Lost: acknowledged writes that were not there after the fault; in a crash or a cut, what had not left the primary's host yet. "
+        "Sentinel's own failover on request (planned) does not hold writes back: the old primary takes them until it is told to follow, "
+        "which is done here as soon as another leads.\n\n"
         f"{table}\n\n" + (f"Median outage of tuned Sentinel against ours: {', '.join(ratios)}.\n\n" if ratios else "") + bars
     )
 
