@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.run import Report, Scenario, Violation, simulate
 
 
@@ -18,9 +20,9 @@ def scenario(seed: int) -> Scenario:
     return Scenario(seed, faults=seed % 5 != 0, nodes=2 + seed % 4, automatic_failover=seed % 7 != 0)
 
 
-def _one(seed: int) -> Report | str:
+def _one(seed: int, cluster: bool) -> Report | str:
     try:
-        return simulate(scenario(seed))
+        return simulate_cluster(cluster_scenario(seed)) if cluster else simulate(scenario(seed))
     except Violation as broken:
         return str(broken)
     except Exception as error:  # a crash of the simulation itself is a finding too
@@ -34,13 +36,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=Path, default=None, help="file to which failing seeds are added")
+    parser.add_argument("--cluster", action="store_true", help="cluster mode: shards and slots")
     asked = parser.parse_args()
     logging.getLogger("cachekeep").setLevel(logging.CRITICAL)
     began = time.monotonic()
     broken: list[str] = []
     written = lost = failovers = 0
     with multiprocessing.Pool(asked.jobs) as pool:
-        for result in pool.imap_unordered(_one, range(asked.first, asked.first + asked.seeds), chunksize=8):
+        for result in pool.imap_unordered(
+            functools.partial(_one, cluster=asked.cluster), range(asked.first, asked.first + asked.seeds), chunksize=8
+        ):
             if isinstance(result, str):
                 broken.append(result)
                 print(result[:2000], flush=True)

@@ -377,6 +377,10 @@ class ClusterWorld(World):
             return asking and slot in member.importing
         return slot not in member.migrating or slot in self.data(member)
 
+    def half_open(self, slot: int) -> bool:
+        """Somebody is being given this slot, key by key: part of it may be where only ASK leads."""
+        return any(slot in m.importing for m in self.members.values())
+
     def route(self, slot: int, first: Member) -> Member | None:
         """Where a client that asks ``first`` ends up, by MOVED and ASK; None: nobody takes it now."""
         at: Member | None = first
@@ -387,7 +391,7 @@ class ClusterWorld(World):
             if self.accepts(at, slot, asking=asking):
                 return at
             owner = at.owner_of(slot)
-            asking = owner == at.id and slot in at.migrating
+            asking = owner == at.id and at.ok and slot in at.migrating and slot not in self.data(at)
             next_id = at.migrating[slot] if asking else owner
             if next_id is None or next_id == at.id:
                 return None
@@ -565,6 +569,8 @@ class SimClusterLink:
             for a, b in ((one, two), (two, one)):
                 a.peers.setdefault(b.id, Peer(b.engine.spec.address, b.follows, b.epoch, world.now))
                 a.banned.pop(b.id, None)
+            world._send(one, two)
+            world._send(two, one)
 
         def do(engine: Engine) -> None:
             for other in others:
@@ -592,6 +598,8 @@ class SimClusterLink:
             if common(union(*member.owner.values()), tuple(slots)):
                 raise OrderFailed("Slot is already busy")
             member.owner[member.id] = union(member.slots, tuple(slots))
+            for slot in expand(tuple(slots)):
+                member.importing.pop(slot, None)
             self._world.broadcast(member)
 
         await self._link._order(target, self._last(target), do)

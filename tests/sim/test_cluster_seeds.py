@@ -1,0 +1,64 @@
+"""Seeds in cluster mode: each slot has one writer, no acknowledged key is lost, and everything converges when faults stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from cachekeep.model import ClusterSeen
+from cachekeep.plan import cluster_leaders, cluster_slots
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.slots import Move
+from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
+from cachekeep.sim.run import Violation
+
+SEEDS = int(os.environ.get("CACHEKEEP_CLUSTER_SEEDS", "24"))
+CHUNK = 12
+FOUND = (49, 173, 256)
+"""Seeds that broke a promise once."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_seeds(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        simulate_cluster(cluster_scenario(seed))
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seeds_that_found_something(seed: int) -> None:
+    simulate_cluster(cluster_scenario(seed))
+
+
+def test_a_seed_is_a_seed() -> None:
+    """The same seed, the same story: or the number in a failure line would be worth nothing."""
+    assert simulate_cluster(cluster_scenario(5)) == simulate_cluster(cluster_scenario(5))
+
+
+def _close_what_is_half_open(patch: pytest.MonkeyPatch) -> None:
+    """Slots that were half open towards a primary of before are closed, not finished."""
+
+    def closed(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
+        stray = {s.cache.shard(id).primary: [*v.migrating, *v.importing] for id, v in now.items()}  # type: ignore[union-attr]
+        return [], {name: slots for name, slots in stray.items() if name and slots}
+
+    patch.setattr(cluster_slots, "_open", closed)
+
+
+def _nominate_anybody(patch: pytest.MonkeyPatch) -> None:
+    """Whoever answers stands for election, in sync or not."""
+
+    def succeed(s, shard, lost, appoint):  # type: ignore[no-untyped-def]
+        alive = [n for n in s.replicas(shard) if s.alive(n)]
+        return appoint(s, shard, lost, alive[0], "the first that answers") if alive else None
+
+    patch.setattr(cluster_leaders.leaders, "succeed", succeed)
+
+
+@pytest.mark.parametrize("harm", [_close_what_is_half_open, _nominate_anybody])
+def test_without_a_guard_some_seed_notices(harm: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    harm(monkeypatch)
+    with pytest.raises(Violation):
+        for seed in (*FOUND, *range(1, 60)):
+            simulate_cluster(cluster_scenario(seed))
