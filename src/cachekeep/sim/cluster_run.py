@@ -7,6 +7,7 @@ held it; when faults stop, every slot is owned once, by whom it shall be, in eve
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedShard
-from cachekeep.plan.slots import SLOTS, common
+from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
 from cachekeep.sim.run import NAME, UID, WRITE_SECONDS, Report, Run, Scenario, Violation
 from cachekeep.sim.timeless import run
@@ -78,10 +79,11 @@ class ClusterRun(Run):
                 self._broken(f"{shard.moving_to} was nominated although {old.primary} never streamed to it")
 
     def _one_writer(self) -> None:
-        for slot in range(0, KEYS * STEP, STEP):
-            writers = [m.engine.spec.key[1] for m in self.world.serving() if self.world.accepts(m, slot)]
-            if len(writers) > 1:
-                self._broken(f"{' and '.join(writers)} both accept writes for slot {slot}")
+        leaders = [m for m in self.world.serving() if m.leads and m.ok]
+        for one, other in itertools.combinations(leaders, 2):
+            for slot in expand(common(one.slots, other.slots)):
+                if self.world.accepts(one, slot) and self.world.accepts(other, slot):
+                    self._broken(f"{one.engine.spec.key[1]} and {other.engine.spec.key[1]} both accept writes for slot {slot}")
 
     # -- clients
 
