@@ -49,6 +49,7 @@ log = logging.getLogger("cachekeep")
 VERSION: Final = importlib.metadata.version("cachekeep")
 _CONNECTIONS_MAX: Final = 4000
 _LAST_ANSWERS_SECONDS: Final = 3
+_POOL_CHECKED_MAX: Final = 64
 
 
 class _Parts(NamedTuple):
@@ -99,7 +100,7 @@ class App:
 
     async def _start(self) -> None:
         settings, clock, undo = self.settings, self.clock, self._undo
-        free(settings.address_pool, (), 1, seed="")  # an unreadable pool is told now
+        _check_pool(settings.address_pool)
         undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
         key = keys.load_or_make(settings.data_dir)
@@ -240,6 +241,25 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _check_pool(pool: str) -> None:
+    """Find out now whether the pool can be read and, of its first addresses, that they are this machine's. Raises ``Unusable``.
+
+    No engine could ever bind another's: its cache would be ``creating`` for good.
+    """
+    for address in free(pool, (), _POOL_CHECKED_MAX, seed=""):
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                probe.bind((address, 0))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise Unusable(f"{address} of the address pool {pool} cannot be used: {error.strerror}.") from error
+            given = f"ip route add local {pool} dev lo" if "/" in pool else f"ip address add {address} dev lo"
+            raise Unusable(
+                f"{address} of the address pool {pool} is not an address of this machine, so no node could serve there. "
+                f"Choose addresses that it has with --address-pool, or give it these first, such as: {given}"
+            ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

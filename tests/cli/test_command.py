@@ -57,6 +57,8 @@ def test_every_command_has_help(command: str) -> None:
         (("--auth", "maybe"), "--auth 'maybe' cannot be used"),
         (("--port", "70000"), "--port '70000' cannot be used"),
         (("--address-pool", "127.0.0.1/8x"), "address pool '127.0.0.1/8x'"),
+        (("--address-pool", "203.0.113.0/24"), "of the address pool 203.0.113.0/24 is not an address of this machine"),
+        (("--address-pool", "127.0.0.9,203.0.113.7"), "203.0.113.7 of the address pool"),
         (("--host", "203.0.113.7"), "203.0.113.7"),
         (("--database", "mysql://user:hunter2@host/db"), "only SQLite files and PostgreSQL"),
     ],
