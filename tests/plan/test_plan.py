@@ -307,6 +307,38 @@ def test_without_automatic_failover_a_frozen_primary_is_left_alone() -> None:
     assert "automatic failover is off" in answer.because
 
 
+@pytest.mark.parametrize("kind", ["reboot", "promote", "test-failover", "promote-stale"])
+def test_the_user_may_give_up_a_hung_primary(kind: Any) -> None:
+    nodes = ("demo-002",) if kind == "promote" else ("demo-001",)
+    cache = group(automatic_failover=False, errands=(Errand(serial=1, kind=kind, nodes=nodes, shard="0001"),))
+    frozen = silent(cache, "demo-001", 60, process="frozen")
+    given_up = decided(cache, healthy(cache, demo_001=frozen))
+    assert (given_up.decided.nodes[0].due, given_up.decided.errands_done) == ("reboot", 1)
+    condemned = decided(given_up, healthy(given_up, demo_001=frozen))
+    assert condemned.decided.nodes[0].condemned
+    led = shard(decided(condemned, healthy(condemned, demo_001=gone())).decided)
+    assert led.primary in ("demo-002", "demo-003")
+    if kind == "promote":
+        assert "demo-002" in (led.primary, led.preferred)
+
+
+def test_a_lone_hung_primary_may_be_given_up_too() -> None:
+    cache = group(1, errands=(Errand(serial=1, kind="reboot", nodes=("demo-001",)),))
+    frozen = silent(cache, "demo-001", 60, process="frozen")
+    given_up = decided(cache, healthy(cache, demo_001=frozen))
+    assert decided(given_up, healthy(given_up, demo_001=frozen)).decided.nodes[0].condemned
+
+
+@pytest.mark.parametrize(("seconds", "revived"), [(1.0, False), (6.0, True)])
+def test_a_replica_that_stays_frozen_is_started_anew(seconds: float, revived: bool) -> None:
+    cache = group()
+    view = healthy(cache, demo_003=silent(cache, "demo-003", seconds, process="frozen"))
+    cache = decided(cache, view)
+    assert shard(cache.decided).in_sync == {"demo-002"}
+    answer = step(cache, view)
+    assert (isinstance(answer, Decide) and answer.decided.nodes[2].condemned) is revived
+
+
 def test_without_automatic_failover_the_lead_goes_back_when_the_lost_node_is_in_sync_again() -> None:
     cache = group(automatic_failover=False)
     answer = step(cache, healthy(cache, demo_001=gone()))

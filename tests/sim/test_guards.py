@@ -35,7 +35,7 @@ def _no_fence(patch: pytest.MonkeyPatch) -> None:
     """A hung primary is succeeded without being stopped first."""
 
     def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
-        if leaders._why_hung(s, shard, primary) is None:
+        if leaders.why_hung(s, shard, primary) is None:
             return None
         return leaders.succeed(s, shard, primary, leaders._appoint)
 

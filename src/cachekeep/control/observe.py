@@ -65,7 +65,7 @@ class Observer:
         asked_at = self._clock.monotonic()
         if process.process == "running":
             seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
-        if seen.answering or process.process != "running":
+        if seen.answering or process.process not in ("running", "frozen"):
             if self._silent_since.pop(key, None) is not None:  # what was said of it while it was silent is over
                 for told in [t for t in self._witnessed_at if t[0] == cache.uid and t[2] == node.address]:
                     del self._witnessed_at[told]

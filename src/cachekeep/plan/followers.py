@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Follow, Node, Shard, Step, Wait
-from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
+from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes, with_shard
 
 
 def follow(s: Situation) -> Step | None:
@@ -51,6 +51,28 @@ def track(s: Situation) -> Step | None:
     said = [f"{listed(joined)} {verb(joined)} in sync"] if joined else []
     said += [f"{listed(left)} {verb(left)} out of sync and may not be promoted"] if left else []
     return Decide(decided, "; ".join(said))
+
+
+def revive(s: Situation) -> Step | None:
+    """A replica that has been stopped for long is started anew: nothing is lost by it, as its primary leads and has everything."""
+    if not s.replicated or s.clustered:
+        return None
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not s.leads(primary):
+            continue
+        stuck = [
+            n
+            for n in s.replicas(shard, leaving=False)
+            if s.seen(n).process == "frozen" and not n.condemned and (s.seen(n).silent_seconds or 0.0) >= s.policy.silence_seconds
+        ]
+        if stuck:
+            decided = with_nodes(s.decided, [replace(n, condemned=True) for n in stuck])
+            because = (
+                f"{names(stuck)} {verb(stuck, 'has', 'have')} been frozen for long: {verb(stuck, 'it is', 'they are')} started anew"
+            )
+            return Decide(decided, because)
+    return None
 
 
 def _in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:

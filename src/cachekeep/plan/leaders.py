@@ -146,26 +146,19 @@ def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
 
 
 def _appoint(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Step:
-    """A new primary, with a new order. The old one may come back only as a replica."""
-    decided = with_shard(
-        s.decided,
-        replace(
-            shard,
-            primary=best.name,
-            order=shard.order + 1,
-            in_sync=shard.in_sync - {best.name, lost.name},
-            recovering_from=lost.name,
-            accept_stale=False,
-            preferred=None if s.cache.wanted.automatic_failover or lost.leaving else lost.name,
-        ),
+    """A new primary, with a new order. The old one may come back only as a replica, and leads again only where nobody asked for
+    automatic failover."""
+    back = shard.preferred or (None if s.cache.wanted.automatic_failover or lost.leaving else lost.name)
+    led = replace(
+        shard,
+        primary=best.name,
+        order=shard.order + 1,
+        in_sync=shard.in_sync - {best.name, lost.name},
+        recovering_from=lost.name,
+        accept_stale=False,
+        preferred=None if back == best.name else back,
     )
-    if shard.preferred == best.name:
-        decided = with_shard(decided, replace(_of(decided.shards, shard.id), preferred=None))
-    return Decide(replace(decided, refusal=None), because)
-
-
-def _of(shards: tuple[Shard, ...], id: str) -> Shard:
-    return next(x for x in shards if x.id == id)
+    return Decide(replace(with_shard(s.decided, led), refusal=None), because)
 
 
 def _best(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
@@ -183,20 +176,23 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     doubt = _ask_witnesses(s, shard, primary)
     if doubt is not None:
         return doubt
-    reason = _why_hung(s, shard, primary)
+    reason = why_hung(s, shard, primary)
     if reason is None:
         if v.reachable is False and (left := s.policy.unreachable_seconds - (v.silent_seconds or 0.0)) > 0:
             return Wait(left, f"{primary.name} takes nothing from here; its replicas are asked when that lasts")
         if v.answering is not True:
             return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
         return None
+    if primary.due:
+        decided = with_nodes(s.decided, [replace(primary, condemned=True)])
+        return Decide(decided, f"{primary.name} {reason}, and its restart was asked for: it is stopped for certain")
+    go_on = f"`cachekeep failover {s.cache.name}`, or a reboot of {primary.name}, goes on without what only it holds"
     if not s.cache.wanted.automatic_failover:
-        return Wait(
-            1.0, f"{primary.name} {reason}; automatic failover is off, so it is left alone. `promote` or `reboot` it to go on", True
-        )
+        return Wait(1.0, f"{primary.name} {reason}; automatic failover is off, so it is left alone. {go_on}", True)
     able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n)]
     if not able:
-        return Wait(1.0, f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data", True)
+        because = f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
+        return Wait(1.0, because, True)
     decided = with_nodes(s.decided, [replace(primary, condemned=True)])
     return Decide(decided, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
 
@@ -226,7 +222,7 @@ def _witnesses(s: Situation, shard: Shard) -> list[Node]:
     return [n for n in s.replicas(shard) if n.name in shard.in_sync and s.alive(n)]
 
 
-def _why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
+def why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
     v = s.seen(primary)
     if v.process == "frozen":
         return "is frozen"

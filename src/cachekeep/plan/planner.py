@@ -35,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     cluster_leaders.follow,
     followers.follow,
     followers.track,
+    followers.revive,
     endpoints.publish,
     endpoints.balance,
     endpoints.discovery,

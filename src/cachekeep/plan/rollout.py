@@ -6,9 +6,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Configure, Decide, Effect, Errand, Node, Step, Wait
+from cachekeep.model import Act, Configure, Decide, Decided, Effect, Errand, Node, Shard, Step, Wait
 from cachekeep.plan import cluster_slots
-from cachekeep.plan.leaders import move, successor
+from cachekeep.plan.leaders import move, successor, why_hung
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 
@@ -119,6 +119,10 @@ def errand(s: Situation) -> Step | None:
             return cluster_slots.rebalanced(s, decided) if s.clustered else Decide(decided, "there are no slots to deal out")
         case "promote-stale":
             shard = s.cache.shard(first.shard or s.decided.shards[0].id)
+            primary = s.primary(shard) if shard is not None else None
+            if shard is not None and primary is not None and (reason := why_hung(s, shard, primary)):
+                word = _given_up(s, decided, replace(shard, accept_stale=True), primary)
+                return Decide(word, f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds")
             if shard is None or s.decided.refusal is None:
                 return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
             return Decide(
@@ -133,6 +137,9 @@ def _promote(s: Situation, errand: Errand) -> Step:
     if node is None or shard is None or node.name == shard.primary:
         return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")
     primary = s.primary(shard)
+    if primary is not None and (reason := why_hung(s, shard, primary)):
+        word = _given_up(s, done, replace(shard, preferred=node.name), primary)
+        return Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked")
     if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
         return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync")
     return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
@@ -144,12 +151,19 @@ def _test_failover(s: Situation, errand: Errand) -> Step:
     done = replace(s.decided, errands_done=errand.serial)
     if shard is None or primary is None:
         return Decide(done, f"node group {errand.shard} is gone: no failover to test")
+    if reason := why_hung(s, shard, primary):
+        return Decide(_given_up(s, done, shard, primary), f"{primary.name} {reason} and is given up, as asked")
     to = successor(s, shard)
     if to is None:
         return Wait(0.2, f"the test failover of node group {shard.id} waits for a replica in sync")
     step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
     step = Decide(with_nodes(step.decided, [replace(primary, due="reboot")]), step.because)
     return _with_errand(step, errand)
+
+
+def _given_up(s: Situation, decided: Decided, shard: Shard, primary: Node) -> Decided:
+    """The user's word about a primary that hangs: it may be stopped, whatever only it holds."""
+    return with_nodes(with_shard(decided, shard), [replace(primary, due="reboot")])
 
 
 def _with_errand(step: Decide, errand: Errand) -> Decide:
