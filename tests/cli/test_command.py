@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -123,6 +124,23 @@ def test_status_shows_nodes_roles_endpoints_and_the_sentence(installation: Insta
         assert text in shown
     unknown = installation.run("status", "nobody", check=False)
     assert (unknown.returncode, unknown.stderr[:40]) == (1, "cachekeep: There is no cache 'nobody'. `cachek"[:40])
+
+
+def test_status_shows_what_runs_and_what_it_shall_become(installation: Installation, group: str) -> None:
+    client = installation.client()
+    eventually(lambda: installation.status(group)["status"] == "available")
+    runs = installation.status(group)["node_type"]
+    shall = "cache.t3.small" if runs != "cache.t3.small" else "cache.t3.medium"
+    away = (dt.datetime.now(dt.UTC) + dt.timedelta(days=3)).strftime("%a").lower()
+    window = f"{away}:05:00-{away}:06:00"
+    client.modify_replication_group(
+        ReplicationGroupId=group, CacheNodeType=shall, PreferredMaintenanceWindow=window, ApplyImmediately=False
+    )
+    assert installation.status(group)["node_type"] == runs
+    assert f"{runs} → {shall} in the window" in installation.run("status", group).stdout
+    client.modify_replication_group(ReplicationGroupId=group, ApplyImmediately=True)
+    eventually(lambda: installation.status(group)["node_type"] == shall)
+    assert "→" not in installation.run("status", group).stdout
 
 
 def test_explain_thinks_and_does_nothing(installation: Installation, group: str) -> None:

@@ -38,7 +38,9 @@ def status(name: str | None, as_json: bool, **flags: Any) -> None:
     sentences: list[tuple[str, Text]] = []
     for cache in found["caches"]:
         state = Text(cache["status"], style=_colour(cache["status"], cache["refused"]))
-        table.add_row(cache["name"], state, f"{cache['engine']} {cache['version']}", f"[dim]{cache['node_type']}[/]", "", "", "")
+        running = f"{cache['engine']} {cache['version']}{_pending(cache, 'engine')}"
+        node_type = Text(f"{cache['node_type']}{_pending(cache, 'node_type')}", style="dim")
+        table.add_row(cache["name"], state, running, node_type, "", "", "")
         for role, endpoint in cache["endpoints"].items():
             table.add_row("", "", "", "", f"[dim]{role}[/]", "", endpoint)
         for node in cache["nodes"]:
@@ -59,6 +61,15 @@ def _is_terminal() -> bool:
 
 def _colour(state: str, wrong: bool) -> str:
     return "red" if wrong or state in ("failed", "create-failed") else "green" if state == "available" else "yellow"
+
+
+def _pending(cache: Mapping[str, Any], what: str) -> str:
+    """What it shall become, where it is not that yet: `` → 9.0 in the window``."""
+    for change in cache["pending"]:
+        if change["what"] == what:
+            shall = change["to"].removeprefix(f"{cache['engine']} ")
+            return f" → {shall}{' in the window' if change['in_window'] else ''}"
+    return ""
 
 
 def _details(node: Mapping[str, Any]) -> str:

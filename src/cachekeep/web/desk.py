@@ -193,9 +193,7 @@ def _shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
     return {
         "name": cache.name,
         "kind": cache.kind,
-        "engine": wanted.engine,
-        "version": wanted.version,
-        "node_type": wanted.node_type,
+        **_running(cache),
         "status": condition.status
         if condition
         else "deleting"
@@ -215,6 +213,29 @@ def _shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
                 **(msgspec.to_builtins(replace(seen[n.name], name=n.name)) if n.name in seen else {"status": "unknown"}),
             }
             for n in decided.nodes
+        ],
+    }
+
+
+def _running(cache: Cache) -> Mapping[str, Any]:
+    """What is decided for the nodes, and beside it what they shall become: a change may wait for the window, or be half done."""
+    wanted = cache.wanted
+    shall: dict[str, tuple[str, ...]] = {"engine": (wanted.engine, wanted.version), "node_type": (wanted.node_type,)}
+    nodes = [n for n in cache.decided.nodes if not n.leaving] or cache.decided.nodes
+    have: dict[str, list[tuple[str, ...]]] = {
+        "engine": [(n.engine, n.version) for n in nodes],
+        "node_type": [(n.node_type,) for n in nodes],
+    }
+    now = {what: next((h for h in have[what] if h != shall[what]), shall[what]) for what in shall}
+    field = {"engine": "version", "node_type": "node_type"}
+    return {
+        "engine": now["engine"][0],
+        "version": now["engine"][1],
+        "node_type": now["node_type"][0],
+        "pending": [
+            {"what": what, "from": " ".join(now[what]), "to": " ".join(shall[what]), "in_window": field[what] in wanted.deferred}
+            for what in shall
+            if now[what] != shall[what]
         ],
     }
 

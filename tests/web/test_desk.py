@@ -1,0 +1,60 @@
+"""The desk: what is shown of a cache whose nodes are not yet what is wanted of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from msgspec.structs import replace
+
+from cachekeep.model import Cache, Decided, Node, Secret, Wanted
+from cachekeep.web.desk import _shown
+
+
+def cache(**wanted: Any) -> Cache:
+    """Two nodes of Valkey 8.0 on cache.t3.micro, of which something else is wanted."""
+    node = Node(
+        name="c-001",
+        shard="0001",
+        zone="z",
+        address="127.77.0.1",
+        port=6379,
+        engine="valkey",
+        version="8.0",
+        node_type="cache.t3.micro",
+    )
+    return Cache(
+        uid="u",
+        name="c",
+        kind="group",
+        region="r",
+        created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        admin_password=Secret("x"),
+        wanted=replace(Wanted(engine="valkey", version="8.0", node_type="cache.t3.micro", port=6379, shards=()), **wanted),
+        decided=Decided(nodes=(node, replace(node, name="c-002", address="127.77.0.2"))),
+    )
+
+
+def test_nothing_is_pending_where_the_nodes_are_as_wanted() -> None:
+    shown = _shown(cache(), None)
+    assert (shown["engine"], shown["version"], shown["node_type"], shown["pending"]) == ("valkey", "8.0", "cache.t3.micro", [])
+
+
+def test_what_waits_for_the_window_is_not_shown_as_if_it_ran() -> None:
+    shown = _shown(cache(version="9.0", deferred=frozenset({"version"})), None)
+    assert (shown["engine"], shown["version"]) == ("valkey", "8.0")
+    assert shown["pending"] == [{"what": "engine", "from": "valkey 8.0", "to": "valkey 9.0", "in_window": True}]
+
+
+def test_a_change_is_pending_until_the_last_node_has_it() -> None:
+    asked = cache(node_type="cache.m7g.large")
+    first, second = asked.decided.nodes
+    half = replace(asked, decided=replace(asked.decided, nodes=(replace(first, node_type="cache.m7g.large"), second)))
+    shown = _shown(half, None)
+    assert shown["node_type"] == "cache.t3.micro"
+    assert shown["pending"] == [{"what": "node_type", "from": "cache.t3.micro", "to": "cache.m7g.large", "in_window": False}]
+
+
+def test_before_there_are_nodes_the_wanted_ones_are_shown() -> None:
+    shown = _shown(replace(cache(version="9.0"), decided=Decided()), None)
+    assert (shown["version"], shown["pending"]) == ("9.0", [])
