@@ -12,7 +12,7 @@ help: ## this list
 setup: ## engines, Python environment, packages
 	@tools/setup run
 
-setup-test:
+setup-test: ## what the tests need, too: clients such as aws, a linter, PostgreSQL, a browser
 	@tools/setup test
 
 setup-bench:
