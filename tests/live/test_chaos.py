@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -11,12 +12,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.acceptance.installation import COMMAND, Installation, created, eventually
+import valkey
+from click.testing import CliRunner
+from tests.acceptance.installation import COMMAND, Installation, available, created, eventually
 
 from cachekeep.chaos.cuts import unusable
 from cachekeep.chaos.harm import tag_of
+from cachekeep.chaos.probe import Writer
+from cachekeep.cli.chaos import _PROBE, _kept_seconds, _tag
 from cachekeep.compute.local import proc
 
 needs_cuts = pytest.mark.skipif(unusable() is not None, reason=unusable() or "")
@@ -36,10 +42,10 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         one.close()
 
 
-def report(one: Installation, kind: str) -> dict[str, object]:
+def report(one: Installation, kind: str) -> dict[str, Any]:
     """The newest of that kind."""
     newest = max((one.data_dir / "reports").glob(f"chaos-*-{kind}.json"), key=lambda path: path.stat().st_mtime)
-    found: dict[str, object] = json.loads(newest.read_text())
+    found: dict[str, Any] = json.loads(newest.read_text())
     return found
 
 
@@ -70,6 +76,83 @@ def test_a_primary_is_harmed_and_the_report_says_what_a_client_felt(installation
     assert any(e["Message"].startswith(f"Chaos: {kind} {before}") for e in events)
     if kind.startswith("cut"):
         assert tag_of(installation.data_dir) not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def shards(installation: Installation) -> dict[str, list[dict[str, Any]]]:
+    """A cluster of two shards: its nodes by shard, primaries first."""
+    client = installation.client()
+    client.create_replication_group(
+        ReplicationGroupId="wide",
+        ReplicationGroupDescription="wide",
+        Engine="valkey",
+        CacheNodeType="cache.t3.micro",
+        NumNodeGroups=2,
+        ReplicasPerNodeGroup=1,
+        AutomaticFailoverEnabled=True,
+        CacheParameterGroupName="default.valkey8.cluster.on",
+        EngineVersion="8.0",
+    )
+    available(client, "wide")
+    seen = eventually(lambda: (s := installation.status("wide")) and all(n["status"] == "available" for n in s["nodes"]) and s)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in sorted(seen["nodes"], key=lambda n: str(n["role"] != "primary")):
+        found.setdefault(node["shard"], []).append(node)
+    return found
+
+
+def test_the_probe_writes_to_the_shard_that_is_harmed(installation: Installation, shards: dict[str, list[dict[str, Any]]]) -> None:
+    """The probe's keys are the second shard's; another shard's node, when asked for them, sends on, and nothing is called lost."""
+    cache = installation.status("wide")
+    node = shards["0002"][0]
+    where = [(n[0]["endpoint"].rpartition(":")[0], int(n[0]["endpoint"].rpartition(":")[2])) for n in shards.values()]
+    probe = Writer(where[0], prefix=f"p:{{{_tag(cache, node)}}}")
+    try:
+        eventually(lambda: probe.count >= 10)
+    finally:
+        probe.stop()
+    assert probe.last_error.startswith("-MOVED"), "the first shard has sent it on"
+    assert f"{where[1][0]}:{where[1][1]}" in probe.last_error
+    assert probe.missing(*where[0]) == probe.missing(*where[1]) == []
+
+
+def test_a_shard_of_a_cluster_is_harmed_and_the_report_says_which(
+    installation: Installation, shards: dict[str, list[dict[str, Any]]]
+) -> None:
+    before, replica = (n["name"] for n in shards["0002"])
+    done = installation.run("chaos", "kill-node", "wide", "--node", before, "--for", "3s", "--yes")
+    seen = report(installation, "kill-node")
+    assert (seen["cache"], seen["shard"], seen["primary_before"], seen["primary_after"]) == ("wide", "0002", before, replica)
+    assert seen["writes_again"] is True
+    assert seen["outage_seconds"] > 0.01, "it wrote elsewhere"
+    assert isinstance(seen["lost"], int)
+    assert seen["lost"] < 100, "all but what was on the wire is there"
+    assert f"kill-node {before} (shard 0002)" in done.stdout
+
+
+def test_a_replica_that_stays_away_is_not_mistaken_for_an_outage(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("cachekeep.cli.chaos")
+    monkeypatch.setattr(module, "_whole", lambda settings, name: False)
+    monkeypatch.setattr(module, "_RECOVERY_SECONDS", 0.2)
+    done = CliRunner().invoke(
+        module.chaos, ["hang-node", "alone", "--for", "100ms", "--yes", "--data-dir", str(installation.data_dir)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "cannot write yet" not in done.output
+    assert "not all nodes are back yet" in done.output
+    seen = report(installation, "hang-node")
+    assert (seen["writes_again"], seen["recovered_after_seconds"], seen["lost"]) == (True, None, 0)
+
+
+def test_its_keys_outlast_the_harm(installation: Installation) -> None:
+    installation.run("chaos", "hang-node", "alone", "--for", "100ms", "--yes")
+    node = installation.status("alone")["nodes"][0]["endpoint"]
+    with valkey.Valkey(host=node.rpartition(":")[0], port=int(node.rpartition(":")[2])) as client:
+        newest = max(client.ttl(key) for key in client.scan_iter(f"{_PROBE}:*"))
+    assert 200 < newest <= _kept_seconds(0.1)
+    assert _kept_seconds(360) > 360 + 120 + 30
 
 
 def test_it_asks_before_it_hurts(installation: Installation) -> None:

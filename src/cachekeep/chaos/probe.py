@@ -10,18 +10,27 @@ from collections.abc import Callable
 REPLY_SECONDS = 0.25
 CONNECT_PAUSE_SECONDS = 0.001
 KEPT_SECONDS = 300
-"""Its keys expire by themselves."""
+"""Its keys expire by themselves, after so long unless told otherwise."""
+_MOVES_MAX = 5
 Where = tuple[str, int]
 
 
 class Writer:
     """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each connection;
     a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the cache. With ``replicas``
-    a write counts as acknowledged only when so many replicas have it (``WAIT``)."""
+    a write counts as acknowledged only when so many replicas have it (``WAIT``). Keys expire after ``kept_seconds``: what is asked for
+    later than that is ``missing`` for that reason alone."""
 
     def __init__(
-        self, where: Where | Callable[[], Where], *, prefix: str = "w", pause_seconds: float = 0.0, replicas: int = 0
+        self,
+        where: Where | Callable[[], Where],
+        *,
+        prefix: str = "w",
+        pause_seconds: float = 0.0,
+        replicas: int = 0,
+        kept_seconds: int = KEPT_SECONDS,
     ) -> None:
+        self._kept_seconds = kept_seconds
         self._replicas = replicas
         self._where = where if callable(where) else lambda: where
         self._prefix = prefix.encode()
@@ -41,6 +50,11 @@ class Writer:
     def count(self) -> int:
         """Acknowledged so far."""
         return len(self.acknowledged)
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last acknowledgement."""
+        return time.monotonic() - self._last_at
 
     def mark(self) -> None:
         """Measure the longest pause from here on, and forget what was acknowledged before."""
@@ -62,7 +76,7 @@ class Writer:
                     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     while not self._stop.is_set():
                         number += 1
-                        line.sendall(_command(b"SET", b"%b:%d" % (self._prefix, number), b"x", b"EX", b"%d" % KEPT_SECONDS))
+                        line.sendall(_command(b"SET", b"%b:%d" % (self._prefix, number), b"x", b"EX", b"%d" % self._kept_seconds))
                         reply = line.recv(4096)
                         if reply == b"+OK\r\n" and self._replicas:
                             line.sendall(_command(b"WAIT", b"%d" % self._replicas, b"%d" % (REPLY_SECONDS * 1000)))
@@ -84,10 +98,7 @@ class Writer:
 
     def _refused(self, reply: bytes) -> None:
         self.last_error = reply.decode(errors="replace").strip() or "the connection was closed"
-        words = self.last_error.split()
-        if words and words[0] == "-MOVED":
-            host, _, port = words[2].rpartition(":")
-            self._moved = (host, int(port))
+        self._moved = _moved_to(reply)
 
     def _acknowledged(self, number: int) -> None:
         now = time.monotonic()
@@ -96,14 +107,43 @@ class Writer:
         self.acknowledged.append(number)
 
     def missing(self, address: str, port: int = 6379) -> list[int]:
-        """Numbers that were acknowledged (since the mark) and are not there. Raises ``OSError``."""
-        asked, gone = list(self.acknowledged), []
-        with socket.create_connection((address, port), timeout=30) as line, line.makefile("rb") as replies:
+        """Numbers that were acknowledged (since the mark) and are not there. A shard of a cluster is followed where its slots are.
+
+        Raises ``OSError`` where the question is not answered: only an engine that leads can say that a key is gone.
+        """
+        where, asked = (address, port), list(self.acknowledged)
+        for _ in range(_MOVES_MAX):
+            gone = self._gone(where, asked)
+            if isinstance(gone, list):
+                return gone
+            where = gone
+        raise OSError(f"{where[0]}:{where[1]}: moved again and again")
+
+    def _gone(self, where: Where, asked: list[int]) -> list[int] | Where:
+        """Those of ``asked`` that are not there; or where to ask instead."""
+        gone: list[int] = []
+        with socket.create_connection(where, timeout=30) as line, line.makefile("rb") as replies:
             for start in range(0, len(asked), 500):
                 part = asked[start : start + 500]
                 line.sendall(b"".join(_command(b"EXISTS", b"%b:%d" % (self._prefix, n)) for n in part))
-                gone += [n for n in part if replies.readline() != b":1\r\n"]
+                for number in part:
+                    reply = replies.readline()
+                    if reply == b":0\r\n":
+                        gone.append(number)
+                    elif reply != b":1\r\n":
+                        if (moved := _moved_to(reply)) is not None:
+                            return moved
+                        raise OSError(reply.decode(errors="replace").strip() or "the connection was closed")
         return gone
+
+
+def _moved_to(reply: bytes) -> Where | None:
+    """Where a node of a cluster sends its client: ``-MOVED 3999 127.0.0.1:6381`` [Valkey cluster specification, MOVED redirection]."""
+    words = reply.decode(errors="replace").split()
+    if len(words) < 3 or words[0] != "-MOVED":
+        return None
+    host, _, port = words[2].rpartition(":")
+    return host, int(port)
 
 
 def _command(*words: bytes) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import json
+import math
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,11 @@ _KINDS: Final = {
     "cut-zone": "cuts {zone} off from everybody: {nodes}",
     "fill-disk": "fills the disk of {nodes}",
 }
-_RECOVERY_SECONDS: Final = 120.0
+_WRITING_SECONDS: Final = 120.0
+"""How long it is waited, after the harm, until the probe writes again; then, until every node is back; then, for an answer to what is lost."""
+_RECOVERY_SECONDS: Final = 30.0
+_CHECK_SECONDS: Final = 30.0
+_SLACK_SECONDS: Final = 60.0
 _PROBE_PAUSE_SECONDS: Final = 0.001
 _PROBE: Final = "cachekeep-chaos-probe"
 
@@ -71,14 +77,14 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
         raise Unusable(f"{kind} {why}: it drops packets by rules of the kernel's.")
     victims = [Victim(settings.data_dir, n["name"], _host(n["endpoint"])) for n in nodes]
     harm = _harm(kind, settings.data_dir, cache, victims)
-    what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({n.get('role') or 'no role'})" for n in nodes), zone=zone)
+    what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({_role(cache, n)})" for n in nodes), zone=zone)
     if not yes:
         click.confirm(
-            f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in 5 minutes. "
+            f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in {math.ceil(_kept_seconds(seconds) / 60)} minutes. "
             f"Everybody else who uses {name} feels it. Go on?",
             abort=True,
         )
-    report = _run(settings, cache, chosen, harm, kind, what, seconds)
+    report = _run(settings, cache, chosen, [n["name"] for n in nodes], harm, kind, what, seconds)
     path = _keep(settings.data_dir, report)
     sentence = _sentence(report)
     call(settings, "tell", name=name, message=f"Chaos: {sentence}")
@@ -138,13 +144,19 @@ def _run(
     settings: Any,
     cache: Mapping[str, Any],
     chosen: Mapping[str, Any],
+    harmed: Collection[str],
     harm: contextlib.AbstractContextManager[None],
     kind: str,
     what: str,
     seconds: float,
 ) -> dict[str, Any]:
     where = _written_at(cache, chosen)
-    probe = Writer(where, prefix=f"{_PROBE}:{{{_tag(chosen, cache)}}}", pause_seconds=_PROBE_PAUSE_SECONDS)
+    probe = Writer(
+        _seeds(cache, chosen, harmed) if _slots(cache, chosen) else where,
+        prefix=f"{_PROBE}:{{{_tag(cache, chosen)}}}",
+        pause_seconds=_PROBE_PAUSE_SECONDS,
+        kept_seconds=_kept_seconds(seconds),
+    )
     try:
         end = time.monotonic() + 5
         while not probe.count and time.monotonic() < end:
@@ -158,31 +170,27 @@ def _run(
         click.echo(f"{began:%H:%M:%S} chaos begins: it {what}")
         with harm:
             time.sleep(seconds)
-        healed = time.monotonic()
-        recovered = _recovered(settings, cache["name"])
+        healed, before = time.monotonic(), probe.count
+        writes_again = _within(_WRITING_SECONDS, lambda: probe.count >= before + 10)
+        outage_seconds = max(probe.longest_pause_seconds, 0.0 if writes_again else probe.silent_seconds)
+        recovered = _within(_RECOVERY_SECONDS, lambda: _whole(settings, cache["name"]))
         recovery_seconds = time.monotonic() - healed if recovered else None
-        before = probe.count
-        while probe.count < before + 10 and time.monotonic() < healed + _RECOVERY_SECONDS:
-            time.sleep(0.01)
-        writes_again = probe.count >= before + 10
+        outage_seconds = max(outage_seconds, probe.longest_pause_seconds)
     finally:
         probe.stop()
     after = call(settings, "status", name=cache["name"])["caches"][0]
-    try:
-        lost: int | None = len(probe.missing(*_written_at(after, _now(after, chosen))))
-    except OSError:
-        lost = None
     return {
         "cache": cache["name"],
         "kind": kind,
         "what": what,
         "node": chosen["name"],
+        "shard": chosen["shard"] if _slots(cache, chosen) else None,
         "began": began.isoformat(timespec="milliseconds"),
         "lasted_seconds": seconds,
-        "outage_seconds": round(probe.longest_pause_seconds, 4),
+        "outage_seconds": round(outage_seconds, 4),
         "writes_again": writes_again,
         "acknowledged": probe.count,
-        "lost": lost,
+        "lost": _lost(settings, cache["name"], chosen, probe),
         "recovered_after_seconds": None if recovery_seconds is None else round(recovery_seconds, 2),
         "primary_before": chosen["name"] if chosen.get("role") == "primary" else None,
         "primary_after": _now(after, chosen)["name"],
@@ -190,16 +198,35 @@ def _run(
     }
 
 
-def _recovered(settings: Any, name: str) -> bool:
-    """Wait until the cache and every node of it is available."""
-    end = time.monotonic() + _RECOVERY_SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(CachekeepError):
-            seen = call(settings, "status", name=name)["caches"][0]
-            if seen["status"] == "available" and all(n["status"] == "available" for n in seen["nodes"]):
-                return True
-        time.sleep(0.1)
+def _within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Wait until something is true, but not for longer; whether it is."""
+    end = time.monotonic() + seconds
+    while not (is_true := true()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return is_true
+
+
+def _whole(settings: Any, name: str) -> bool:
+    """Whether the cache and every node of it is available."""
+    with contextlib.suppress(CachekeepError):
+        seen = call(settings, "status", name=name)["caches"][0]
+        return seen["status"] == "available" and all(n["status"] == "available" for n in seen["nodes"])
     return False
+
+
+def _lost(settings: Any, name: str, chosen: Mapping[str, Any], probe: Writer) -> int | None:
+    """How many acknowledged writes are gone. ``None`` if nobody who leads has said."""
+    end = time.monotonic() + _CHECK_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(CachekeepError, OSError):
+            return len(probe.missing(*_written_at(call(settings, "status", name=name)["caches"][0], chosen)))
+        time.sleep(0.2)
+    return None
+
+
+def _kept_seconds(seconds: float) -> int:
+    """How long the probe's keys are kept: they must outlast every wait before somebody asks for them."""
+    return math.ceil(seconds + _WRITING_SECONDS + _RECOVERY_SECONDS + _CHECK_SECONDS + _SLACK_SECONDS)
 
 
 def _now(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -210,12 +237,44 @@ def _now(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, An
 def _written_at(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[str, int]:
     """The primary endpoint; of a cluster the shard's primary, which a client finds by being sent there; of one node, the node."""
     endpoint = cache["endpoints"].get("primary") or _now(cache, chosen)["endpoint"]
+    return _where(endpoint)
+
+
+def _slots(cache: Mapping[str, Any], node: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The slots of the node's shard, first and last of each range; none without cluster mode."""
+    return next((x["slots"] for x in cache["shards"] if x["id"] == node["shard"]), [])
+
+
+def _seeds(cache: Mapping[str, Any], chosen: Mapping[str, Any], harmed: Collection[str]) -> Callable[[], tuple[str, int]]:
+    """Whom a client of a cluster asks when its connection is lost: the shard's primary first, then one node after the other."""
+    left = [n["endpoint"] for n in cache["nodes"] if n["name"] not in harmed] or [n["endpoint"] for n in cache["nodes"]]
+    every = itertools.chain([_now(cache, chosen)["endpoint"]], itertools.cycle(left))
+    return lambda: _where(next(every))
+
+
+def _tag(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """One run's own keys; in cluster mode a hash tag whose slot the chosen node's shard owns. Raises ``Unusable`` if it owns none."""
+    run = f"{int(time.time())}"
+    if not any(x["slots"] for x in cache["shards"]):
+        return run
+    from valkey.crc import key_slot
+
+    ranges = _slots(cache, chosen)
+    if not ranges:
+        raise Unusable(
+            f"Shard {chosen['shard']} of {cache['name']} owns no slots, so nothing can be written there. Nothing was harmed."
+        )
+    tags = (f"{run}-{number}" for number in itertools.count())
+    return next(tag for tag in tags if any(first <= key_slot(tag.encode()) <= last for first, last in ranges))
+
+
+def _role(cache: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    role = node.get("role") or "no role"
+    return f"{role} of shard {node['shard']}" if _slots(cache, node) else role
+
+
+def _where(endpoint: str) -> tuple[str, int]:
     return _host(endpoint), int(endpoint.rpartition(":")[2])
-
-
-def _tag(chosen: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
-    """One run's own keys."""
-    return f"{int(time.time())}"
 
 
 def _host(endpoint: str) -> str:
@@ -232,15 +291,17 @@ def _keep(data_dir: Path, report: Mapping[str, Any]) -> Path:
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
-    lost = "it could not be checked which are gone" if report["lost"] is None else f"{report['lost']} of them lost"
+    lost = "which of them are lost was not checked: nobody answered" if report["lost"] is None else f"{report['lost']} of them lost"
     moved = (
         f", {report['primary_after']} leads now"
         if report["primary_before"] and report["primary_after"] != report["primary_before"]
         else ""
     )
     end = "" if report["writes_again"] else "; it cannot write yet"
+    end += "" if report["recovered_after_seconds"] is not None else "; not all nodes are back yet"
+    shard = f" (shard {report['shard']})" if report["shard"] else ""
     return (
-        f"{report['kind']} {report['node']} for {report['lasted_seconds']:g} s: a client could not write for "
+        f"{report['kind']} {report['node']}{shard} for {report['lasted_seconds']:g} s: a client could not write for "
         f"{report['outage_seconds'] * 1000:.0f} ms, {report['acknowledged']} writes acknowledged, {lost}{moved}{end}."
     )
 

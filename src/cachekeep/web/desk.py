@@ -204,6 +204,7 @@ def _shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
         "because": condition.because if condition else "its keeper has not looked yet",
         "refused": bool(condition and condition.refused),
         "endpoints": _endpoints(cache),
+        "shards": [{"id": x.id, "slots": x.owned or x.slots} for x in decided.shards],
         "nodes": [
             {
                 "name": n.name,
