@@ -580,6 +580,22 @@ def test_memcached_nodes_are_listed_when_they_answer_and_the_list_is_told_everyw
     assert [type(e) for e in act.stages[0]] == [Point, Discover, Discover, Discover]
 
 
+def test_the_discovery_key_of_memcached_nodes_is_looked_after() -> None:
+    """A client's flush_all takes it away."""
+    cache = decided(memcached(), View(free_addresses=ADDRESSES))
+    cache = decided(cache, _listed(cache, 0))
+    nodes = tuple(replace(n, announced=True) for n in cache.decided.nodes)
+    cache = replace(cache, decided=replace(cache.decided, nodes=nodes, available_at=NOW))
+    answer = step(cache, _listed(cache, 1))
+    assert isinstance(answer, Wait)
+    assert answer.seconds <= 15
+    flushed = _listed(cache, 1)
+    flushed = replace(flushed, nodes=flushed.nodes | {"mc.0002": replace(flushed.nodes["mc.0002"], discovery_version=0)})
+    repaired = step(cache, flushed)
+    assert isinstance(repaired, Act)
+    assert [e.node for e in repaired.stages[0] if isinstance(e, Discover)] == ["mc.0002"]
+
+
 def test_a_memcached_node_leaves_the_list_before_it_goes() -> None:
     cache = decided(memcached(), View(free_addresses=ADDRESSES))
     cache = decided(cache, _listed(cache, 0))

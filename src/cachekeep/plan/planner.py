@@ -79,4 +79,5 @@ def _rest(s: Situation) -> Wait:
     silent = [n for n in s.decided.nodes if not s.alive(n)]
     if silent:
         return Wait(s.policy.poll_seconds * 10, f"{names(silent)} {verb(silent, 'does', 'do')} not answer")
-    return Wait(s.policy.rest_seconds, f"{s.cache.name} is as it should be")
+    rest = s.policy.rest_seconds if s.replicated else s.policy.discovery_seconds
+    return Wait(rest, f"{s.cache.name} is as it should be")
