@@ -35,6 +35,7 @@ _WRITING_SECONDS: Final = 120.0
 _RECOVERY_SECONDS: Final = 30.0
 _CHECK_SECONDS: Final = 30.0
 _SLACK_SECONDS: Final = 60.0
+_KNOWN_SECONDS: Final = 10.0
 _PROBE_PAUSE_SECONDS: Final = 0.001
 _PROBE: Final = "cachekeep-chaos-probe"
 
@@ -64,7 +65,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     the directory `reports` of the data directory and, in a sentence, to the cache's events.
     """
     settings = settings_of(flags)
-    cache = call(settings, "status", name=name)["caches"][0]
+    cache = call(settings, "status", name=name)["caches"][0] if kind == "heal" else _status(settings, name)
     if cache["engine"] == "memcached":
         raise Unusable(f"{name} runs memcached, which replicates nothing: there is no failover to try.")
     if kind == "heal":
@@ -178,7 +179,7 @@ def _run(
         outage_seconds = max(outage_seconds, probe.longest_pause_seconds)
     finally:
         probe.stop()
-    after = call(settings, "status", name=cache["name"])["caches"][0]
+    after = _status(settings, cache["name"], chosen["shard"])
     return {
         "cache": cache["name"],
         "kind": kind,
@@ -196,6 +197,19 @@ def _run(
         "primary_after": _now(after, chosen)["name"],
         "status_after": after["status"],
     }
+
+
+def _status(settings: Any, name: str, shard: str = "") -> Mapping[str, Any]:
+    """How a cache is, as soon as it is known who leads (``shard``, or any): for some seconds after a change nobody has looked yet."""
+    seen: list[Mapping[str, Any]] = []
+
+    def led() -> bool:
+        seen[:] = call(settings, "status", name=name)["caches"]
+        leads = any(n.get("role") == "primary" and shard in ("", n["shard"]) for n in seen[0]["nodes"])
+        return leads or seen[0]["engine"] == "memcached"
+
+    _within(_KNOWN_SECONDS, led)
+    return seen[0]
 
 
 def _within(seconds: float, true: Callable[[], bool]) -> bool:
