@@ -525,6 +525,19 @@ def test_an_endpoint_is_taken_from_one_before_it_is_given_to_another() -> None:
     )
 
 
+def test_nobody_is_told_to_take_the_address_that_a_frozen_replica_holds() -> None:
+    """It would fail, again and again, and keep everything else from being done."""
+    cache = group(2)
+    view = healthy(cache, demo_002=silent(cache, "demo-002", 1.0, process="frozen"))
+    cache = decided(cache, view)
+    assert shard(cache.decided).in_sync == frozenset()
+    assert isinstance(step(cache, view), Wait)
+    ended = healthy(cache, demo_002=gone())
+    restarted = decided(cache, ended)
+    answer = step(restarted, healthy(restarted, demo_002=NodeView(process="exited", incarnation=1)))
+    assert isinstance(answer, Act)
+
+
 def test_readers_go_to_in_sync_replicas_only() -> None:
     cache = group(shards={"in_sync": frozenset({"demo-003"})})
     view = replace(

@@ -26,6 +26,8 @@ def _reader(s: Situation, shard: Shard) -> str | None:
     if any(f.name == BALANCER for f in s.decided.fronts):
         return None
     replicas = [n.name for n in s.replicas(shard, leaving=False) if s.serving(shard, n)]
+    if not replicas and any(s.runs(n) and s.seen(n).process == "frozen" for n in s.replicas(shard)):
+        return None  # a frozen process keeps its address from everybody until it is gone
     return replicas[0] if replicas else shard.primary
 
 
