@@ -17,7 +17,7 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Start, Step, View, Wait
+from cachekeep.model import Act, Cache, Decide, Decided, Forget, Start, Step, View, Wait
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.situation import Situation
 from cachekeep.store.contract import Lease, Store
@@ -221,9 +221,9 @@ class Keeper:
 
     async def _publish(self, cache: Cache, view: View, step: Step, lease: Lease, *, urgent: bool) -> None:
         """Tell the API side how the cache is; not before effects that clients wait for."""
-        told: Condition = condition(Situation(cache, view, self._clock.now(), self._policy), step)
         if urgent and cache.decided.available_at is not None:
             return
+        told = condition(Situation(cache, view, self._clock.now(), self._policy), step)
         await self._store.publish(cache.uid, told, lease)
 
     def _watch(self, cache: Cache, view: View) -> None:
