@@ -120,14 +120,24 @@ def test_a_shard_of_a_cluster_is_harmed_and_the_report_says_which(
     installation: Installation, shards: dict[str, list[dict[str, Any]]]
 ) -> None:
     before, replica = (n["name"] for n in shards["0002"])
+    untouched = {name: _probe_keys(nodes[-1]) for name, nodes in shards.items()}
     done = installation.run("chaos", "kill-node", "wide", "--node", before, "--for", "3s", "--yes")
     seen = report(installation, "kill-node")
     assert (seen["cache"], seen["shard"], seen["primary_before"], seen["primary_after"]) == ("wide", "0002", before, replica)
     assert seen["writes_again"] is True
-    assert seen["outage_seconds"] > 0.01, "it wrote elsewhere"
+    written = {name: _probe_keys(nodes[-1]) - untouched[name] for name, nodes in shards.items()}
+    assert written["0001"] == set()
+    assert written["0002"], "the probe wrote to the shard that was harmed"
     assert isinstance(seen["lost"], int)
     assert seen["lost"] < 100, "all but what was on the wire is there"
     assert f"kill-node {before} (shard 0002)" in done.stdout
+
+
+def _probe_keys(node: dict[str, Any]) -> set[bytes]:
+    """The probe's keys that one node holds."""
+    host, _, port = node["endpoint"].rpartition(":")
+    with valkey.Valkey(host=host, port=int(port)) as client:
+        return set(client.scan_iter(f"{_PROBE}:*"))
 
 
 def test_a_replica_that_stays_away_is_not_mistaken_for_an_outage(
