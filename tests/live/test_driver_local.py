@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import stat as modes
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +31,11 @@ from tests.contract.driver_fixtures import (
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
-from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local import LocalDriver, sockets
 from cachekeep.compute.local import driver as driver_module
-from cachekeep.compute.local.ledger import Record, write_atomically
-from cachekeep.compute.local.proc import boot_id, parse_stat, process_of, sessions_in, stat
+from cachekeep.compute.local.ledger import write_atomically
+from cachekeep.compute.local.probe import why_not_free
+from cachekeep.compute.local.proc import boot_id, is_doomed, parse_stat, process_of, sessions_in, stat
 from cachekeep.errors import OrderFailed, Unusable
 
 
@@ -433,26 +436,85 @@ async def test_a_foreigner_adopts_and_reports_the_end_of_what_it_did_not_start(l
     assert (await seen(driver, spec.key)).process == "exited"
 
 
-async def test_a_process_stuck_in_the_kernel_is_not_called_gone(local: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+
+@contextlib.contextmanager
+def ice(pid: int) -> Iterator[None]:
     """A frozen control group keeps even SIGKILL from taking effect, as a dead disk does."""
-    monkeypatch.setattr(driver_module, "_KILL_SECONDS", 0.2)
+    if not os.access(FREEZER, os.W_OK):
+        pytest.skip("only the freezer of cgroup v1 holds against SIGKILL")
+    group = FREEZER / f"cachekeep-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "freezer.state").write_text("FROZEN")
+        yield
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        deadline = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text():
+            assert time.monotonic() < deadline, "it is still there"
+            time.sleep(0.01)
+        group.rmdir()
+
+
+async def test_a_killed_process_that_the_kernel_does_not_let_go_of_is_stopped_and_its_addresses_are_free(local: LocalWorld) -> None:
     driver, spec = await local.driver(), redis_spec()
     await driver.start(spec)
-    record: Record = local.record(spec.key)
-    freezer = Path("/sys/fs/cgroup/freezer")
-    if not os.access(freezer, os.W_OK):
-        pytest.skip("only the freezer of cgroup v1 holds against SIGKILL")
-    ice = freezer / f"cachekeep-test-{os.getpid()}"
-    ice.mkdir()
-    try:
-        (ice / "cgroup.procs").write_text(str(record.pid))
-        (ice / "freezer.state").write_text("FROZEN")
-        with pytest.raises(OrderFailed, match=r"still there 0\.2 s after SIGKILL"):
+    pid = local.record(spec.key).pid
+    with socket.create_connection((spec.address, spec.port)) as client, ice(pid):
+        await driver.stop(spec.key, grace_seconds=0)
+        found = await seen(driver, spec.key)
+        assert found.process == "stuck"
+        assert "hangs in the kernel" in (found.problem or "")
+        assert stat(pid) is not None
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert why_not_free(spec.address, spec.port) is None
+        await driver.stop(spec.key, grace_seconds=0)
+        with pytest.raises(OrderFailed, match="hangs in the kernel"):
+            await driver.start(msgspec.structs.replace(spec, incarnation=2))
+        with pytest.raises(OrderFailed, match="hangs in the kernel"):
+            await driver.erase(spec.key)
+    await eventually(lambda: not alive(pid))
+    await driver.start(msgspec.structs.replace(spec, incarnation=2))
+    assert (await seen(driver, spec.key)).process == "running"
+
+
+async def test_one_that_still_holds_its_addresses_is_not_called_stopped(local: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_KILL_SECONDS", 0.2)
+    monkeypatch.setattr(sockets, "destroy", lambda pid: "its addresses can be freed by root only")
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    with ice(local.record(spec.key).pid):
+        with pytest.raises(OrderFailed, match=r"still there 0\.2 s after SIGKILL: its addresses can be freed by root only"):
             await driver.stop(spec.key, grace_seconds=0)
         assert (await seen(driver, spec.key)).process == "running"
-    finally:
-        (ice / "freezer.state").write_text("THAWED")
-        await eventually(lambda: stat(record.pid) is None)
-        ice.rmdir()
     await driver.stop(spec.key, grace_seconds=0)
     assert (await seen(driver, spec.key)).process == "exited"
+
+
+async def test_a_process_that_was_not_killed_is_not_doomed(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    assert not is_doomed(pid)
+    with ice(pid):
+        assert not is_doomed(pid)
+        os.kill(pid, signal.SIGTERM)
+        assert not is_doomed(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert is_doomed(pid)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("0100007F:1F90", ("127.0.0.1", 8080)),
+        ("00000000000000000000000001000000:18EB", ("::1", 6379)),
+        ("0000000000000000FFFF00000500587F:18EB", ("127.88.0.5", 6379)),
+    ],
+)
+def test_endpoints_as_the_kernel_writes_them(text: str, endpoint: tuple[str, int]) -> None:
+    assert sockets.parse_endpoint(text) == endpoint

@@ -34,6 +34,7 @@ from cachekeep.model import (
 )
 from cachekeep.plan import Policy
 from cachekeep.plan.members import addresses_needed
+from cachekeep.plan.situation import with_nodes
 
 OTHER = running  # a node's healthy view, changed in one thing
 
@@ -290,6 +291,20 @@ def test_a_frozen_primary_is_confirmed_stopped_before_anybody_takes_over() -> No
     assert isinstance(answer, Decide)
     cache = replace(cache, decided=answer.decided)
     assert step(cache, view) == Act(((Stop("demo-001", 0.0),),), "demo-001 must be confirmed stopped first")
+
+
+def test_a_stopped_primary_that_the_kernel_holds_is_succeeded_and_not_started_beside() -> None:
+    cache = group()
+    stuck = NodeView(process="stuck", incarnation=1)
+    condemned = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), condemned=True)]))  # type: ignore[type-var]
+    answer = step(condemned, healthy(condemned, demo_001=stuck))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).primary == "demo-002"
+    led = replace(condemned, decided=replace(answer.decided, shards=(replace(shard(answer.decided), recovering_from=None),)))
+    answer = step(led, healthy(led, demo_001=stuck))
+    assert isinstance(answer, Wait)
+    assert answer.because == "demo-001 is stopped but hangs in the kernel: look after the disk under it"
+    assert answer.refused
 
 
 def test_a_frozen_primary_that_nobody_could_replace_is_left_alone() -> None:

@@ -8,8 +8,9 @@ import msgspec
 
 from cachekeep.model.cache import SlotRange
 
-Process = Literal["absent", "running", "exited", "frozen"]
-"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer)."""
+Process = Literal["absent", "running", "exited", "frozen", "stuck"]
+"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer); ``stuck``:
+killed and without sockets, so it does nothing any more, but the kernel has not let go of it: another cannot be started in its place."""
 
 
 class ReplicaSeen(msgspec.Struct, frozen=True):

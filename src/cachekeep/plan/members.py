@@ -191,7 +191,9 @@ def start(s: Situation) -> Step | None:
     if dead:
         again = tuple(replace(f, incarnation=f.incarnation + 1) if f.name in dead else f for f in s.decided.fronts)
         return Decide(replace(s.decided, fronts=again), f"{listed(sorted(dead))} ended and {verb(dead)} started again")
-    effects: list[Effect] = [Start(n.name) for n in s.decided.nodes if not n.leaving and s.gone(n) and n.name not in held]
+    effects: list[Effect] = [
+        Start(n.name) for n, v in pairs(s) if not n.leaving and v.process in ("absent", "exited") and n.name not in held
+    ]
     taken = {a for _, v in pairs(s) for a in v.bound or ()}
     effects += [
         Start(f.name)

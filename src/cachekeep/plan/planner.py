@@ -76,6 +76,10 @@ def _rest(s: Situation) -> Wait:
             s.policy.poll_seconds,
             f"{names(coming)} {verb(coming)} not available yet" if coming else "the endpoints are not served yet",
         )
+    stuck = [n for n in s.decided.nodes if s.seen(n).process == "stuck"]
+    if stuck:
+        because = f"{names(stuck)} {verb(stuck)} stopped but {verb(stuck, 'hangs', 'hang')} in the kernel: look after the disk under {verb(stuck, 'it', 'them')}"
+        return Wait(s.policy.poll_seconds * 10, because, refused=True)
     silent = [n for n in s.decided.nodes if not s.alive(n)]
     if silent:
         return Wait(s.policy.poll_seconds * 10, f"{names(silent)} {verb(silent, 'does', 'do')} not answer")

@@ -123,9 +123,9 @@ class Situation:
         return v.process in ("running", "frozen") and v.incarnation == node.incarnation
 
     def gone(self, node: Node) -> bool:
-        """Confirmed: no process of this node's present incarnation is there."""
+        """Confirmed: no process of this node's present incarnation does anything any more."""
         v = self.seen(node)
-        return v.process in ("absent", "exited")
+        return v.process in ("absent", "exited", "stuck")
 
     def ended(self, node: Node) -> bool:
         """Confirmed: the process of this incarnation was there and is no more."""

@@ -20,16 +20,19 @@ from pathlib import Path
 
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
-from cachekeep.compute.local import proc
+from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.launch import Gated, launch
 from cachekeep.compute.local.ledger import Ledger, Record, place
 from cachekeep.compute.local.limits import Capacity, Limits
 from cachekeep.compute.local.probe import accepts, why_not_free
 from cachekeep.errors import OrderFailed, Unusable
+from cachekeep.model import Process
 
 _log = logging.getLogger(__name__)
 _KILL_SECONDS = 10.0
 """How long a killed process may take to vanish: one that frees much memory takes a while, one stuck in the kernel never does."""
+_STUCK_SECONDS = 0.3
+"""A killed process that is still there after so long is looked at more closely."""
 
 
 class _Held:
@@ -47,6 +50,8 @@ class _Held:
         """It is dead and its pidfd closed; what it forked may still be on its way out."""
         self.unwanted = False
         """Its end has been ordered: no failure, whatever its exit code says."""
+        self.stuck: str | None = None
+        """It was killed and hangs in the kernel, without sockets: it does nothing any more, but its directory and number are taken."""
         self.gone = asyncio.Event()
         """Set when it and what it forked are gone, and reaped where they were ours to reap."""
 
@@ -155,15 +160,16 @@ class LocalDriver:
         held = self._held.get(key)
         seen = proc.stat(held.pid) if held else None
         alive = held is not None and held.is_in(seen)
+        state: Process = "absent" if not record.incarnation else proc.process_of(seen.state) if alive and seen else "exited"
         return ProcessSeen(
-            process="absent" if not record.incarnation else proc.process_of(seen.state) if alive and seen else "exited",
+            process="stuck" if alive and held and held.stuck else state,
             incarnation=record.incarnation,
             pid=held.pid if held and alive else None,
             live_digest=record.live_digest,
             boot_digest=record.boot_digest,
             last_order=record.last_order,
             limits=record.limits,
-            problem=record.problem,
+            problem=(held.stuck if held else None) or record.problem,
         )
 
     def capacity(self) -> Capacity:
@@ -192,7 +198,10 @@ class LocalDriver:
         await self._carry(self._start(spec))
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
-        """See ``Driver.stop``. Ends a start that is under way. Raises ``OrderFailed`` if the process cannot be killed."""
+        """See ``Driver.stop``. Ends a start that is under way. Raises ``OrderFailed`` if the process cannot be killed.
+
+        A killed process that hangs in the kernel counts as gone when its sockets are closed: it can do no more harm.
+        """
         self._stops_wanted[key] = self._stops_wanted.get(key, 0) + 1
         try:
             await self._carry(self._stop(key, grace_seconds))
@@ -254,6 +263,8 @@ class LocalDriver:
             if held is not None and not held.is_in(proc.stat(held.pid)):
                 await held.gone.wait()  # dead, and the event loop has not come round to it yet, or its children are dying
                 held = None
+            if held is not None and held.stuck:
+                raise OrderFailed(f"{name}: {held.stuck}.")
             if held is not None:
                 if record.incarnation != spec.incarnation:
                     raise OrderFailed(
@@ -428,7 +439,10 @@ class LocalDriver:
                 await self._end(held, grace_seconds=grace_seconds)
 
     async def _end(self, held: _Held, *, grace_seconds: float) -> None:
+        """Have it do nothing any more: gone, or, where the kernel does not let go of it, killed and without sockets."""
         held.unwanted = True
+        if held.stuck is not None:
+            return
         if grace_seconds > 0 and not held.ended:
             proc.send_signal(held.pidfd, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
@@ -436,15 +450,34 @@ class LocalDriver:
         if not held.gone.is_set():
             if not held.ended:
                 proc.kill_group(held.pidfd, held.pid, held.started_ticks)
-            try:
-                await asyncio.wait_for(held.gone.wait(), _KILL_SECONDS)
-            except TimeoutError:
-                raise OrderFailed(f"{held.key[1]}: pid {held.pid} is still there {_KILL_SECONDS:g} s after SIGKILL.") from None
+            if await self._vanished(held, _STUCK_SECONDS):
+                return
+            why_not = await self._seal(held)
+            if held.stuck is None and not await self._vanished(held, _KILL_SECONDS):
+                raise OrderFailed(f"{held.key[1]}: pid {held.pid} is still there {_KILL_SECONDS:g} s after SIGKILL: {why_not}.")
+
+    async def _vanished(self, held: _Held, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(held.gone.wait(), seconds)
+        return held.gone.is_set()
+
+    async def _seal(self, held: _Held) -> str | None:
+        """Take a killed process that hangs in the kernel for stopped, once its sockets are closed. Why not, if it cannot be."""
+        if held.ended:
+            return "what it forked is on its way out"
+        if not proc.is_doomed(held.pid):
+            return "the kernel has not taken the signal to it"
+        if (why_not := await asyncio.to_thread(sockets.destroy, held.pid)) is not None:
+            return why_not
+        if not held.gone.is_set():
+            held.stuck = f"killed, but pid {held.pid} hangs in the kernel: look after its disk"
+            _log.warning("%s: %s.", held.key[1], held.stuck)
+        return None
 
     async def _erase(self, key: Key) -> None:
         async with self._lock(key):
-            if key in self._held:
-                raise OrderFailed(f"{key[1]}: was started again while it was being erased.")
+            if (held := self._held.get(key)) is not None:
+                raise OrderFailed(f"{key[1]}: {held.stuck or 'was started again while it was being erased'}.")
             record = self._ledger.get(key) or Record()
             try:
                 await asyncio.to_thread(self._limits.release, record.cgroups)

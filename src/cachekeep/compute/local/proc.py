@@ -101,6 +101,25 @@ def kill_group(pidfd: int, pid: int, started_ticks: int) -> None:
                 os.killpg(pid, signal.SIGKILL)
 
 
+def is_doomed(pid: int) -> bool:
+    """Whether SIGKILL waits for every thread of the process: then none of them executes an instruction of its own again, though what it
+    does in the kernel may keep it there (signal(7): a fatal signal is acted on before a return to user mode)."""
+    threads = []
+    with contextlib.suppress(OSError):
+        threads = os.listdir(f"/proc/{pid}/task")
+    return bool(threads) and all(_is_thread_doomed(pid, thread) for thread in threads)
+
+
+def _is_thread_doomed(pid: int, thread: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/status", encoding="utf-8", errors="replace") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return bool(pending >> (signal.SIGKILL - 1) & 1) or process_of(fields["State"].split()[0]) == "exited"
+
+
 class Ending(NamedTuple):
     """How a process ended. ``status`` is its exit code, or minus the signal; None: it was not our child, nobody told us."""
 
