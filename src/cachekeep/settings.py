@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["plain", "json"] = "plain"
     silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """How long a primary that is there may leave everything unanswered before it counts as hung."""
+    fence: Literal["confirm", "starve"] = "confirm"
+    """What comes before a successor: a primary confirmed stopped; or, where that cannot be had, one that must refuse writes."""
     loss_budget_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """How long ago a replica outside the in-sync set may have lost its primary and still be promoted by itself; 0: not at all."""
     loss_budget_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -84,6 +84,29 @@ async def test_a_replica_gets_everything_and_shows_how_far_it_is(world: World) -
         await world.write(second.address, "k", "v")
 
 
+async def test_a_replica_that_is_detached_keeps_what_it_holds_and_acknowledges_nothing(world: World) -> None:
+    first, second = await pair(world)
+    await world.write(first.address, "k", "v")
+
+    async def level() -> bool:
+        return (await seen(world, first)).offset == (await seen(world, second)).offset
+
+    await until(level)
+    for _ in range(2):
+        await world.link.detach(second, order=2)
+        view = await seen(world, second)
+        assert (view.role, view.follows, view.link_up, view.has_history) == ("replica", None, None, True)
+
+    async def left() -> bool:
+        return (await seen(world, first)).replicas == ()
+
+    await until(left)
+    with pytest.raises(OrderFailed):
+        await world.link.follow(second, primary=first, order=1)
+    await world.link.promote(second, order=3, addresses=(second.address,))
+    assert await world.read(second.address, "k") == "v"
+
+
 async def test_an_older_order_is_refused_and_changes_nothing(world: World) -> None:
     first, second = await pair(world, order=5)
     for late in (

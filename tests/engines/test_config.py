@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import valkey
+from msgspec.structs import replace
 from tests.engines.servers import PASSWORD, REDIS_LIKE, build_of, cache_of, node_of, servers
 
 from cachekeep.clock import SystemClock
@@ -17,6 +18,7 @@ from cachekeep.engines.config import boot_digest, limits, live_digest, pending_r
 from cachekeep.engines.launch import launch
 from cachekeep.engines.parameters import defaults, family_of, parameters
 from cachekeep.engines.replies import memcached_stats
+from cachekeep.model import Shard
 
 
 def build(engine: str = "valkey", version: str = "8.0.1") -> Build:
@@ -67,6 +69,26 @@ def test_a_live_change_needs_no_reboot_and_a_boot_change_does() -> None:
     assert not pending_reboot(live, node, boot_digest(cache, node))
     assert live_digest(boot, node) == live_digest(cache, node)
     assert pending_reboot(boot, node, boot_digest(cache, node))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "needed", "lag"),
+    [
+        ({}, "2", "2"),
+        ({"min-replicas-to-write": "3", "min-replicas-max-lag": "1"}, "3", "1"),
+        ({"min-replicas-to-write": "1", "min-replicas-max-lag": "0"}, "2", "2"),
+    ],
+)
+def test_a_primary_that_may_be_starved_depends_on_its_replicas(parameters: dict[str, str], needed: str, lag: str) -> None:
+    cache, node = of(parameters=parameters)
+    before = live_digest(cache, node)
+    shard = Shard(id=node.shard, primary=node.name, min_replicas=2)
+    armed = replace(cache, decided=replace(cache.decided, shards=(shard,)))
+    live = settings(armed, node).live
+    assert (live["min-replicas-to-write"], live["min-replicas-max-lag"]) == (needed, lag)
+    assert (live_digest(armed, node) == before) == (settings(cache, node).live == live)
+    replica = replace(armed, decided=replace(armed.decided, shards=(replace(shard, primary="another"),)))
+    assert live_digest(replica, node) == before, "a replica does not"
 
 
 def test_a_process_has_room_for_more_than_its_data() -> None:

@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from tests.live.test_failover import (
 )
 
 from cachekeep.chaos.cuts import Cuts, unusable
+from cachekeep.compute.contract import Key
+from cachekeep.errors import OrderFailed
+from cachekeep.plan import Policy
 
 pytestmark = pytest.mark.skipif(unusable() is not None, reason=unusable() or "")
 _tags = itertools.count()
@@ -116,6 +121,43 @@ async def test_a_zone_that_is_cut_takes_its_replicas_with_it(engine: str, major:
         cuts.heal([n.address for n in inside])
         await whole(live)
         assert await lost(live, writer) == 0
+
+
+@ENGINES
+async def test_a_primary_that_cannot_be_stopped_is_starved_before_another_leads(
+    engine: str, major: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host is cut off, with a client on it, and no order reaches it: as if it were another machine. Where it is not, its endpoint would
+    be in the successor's way, so that is closed."""
+    async with group(tmp_path, engine, major, policy=Policy(fence="starve")) as live, cutting() as cuts:
+        cache = await live.cache()
+        old, inside = live.primary_of(cache), f"{live.pool.rpartition('.')[0]}.250"
+        address, pid = (await live.node(old)).address, await live.pid(old)
+        await live.until(lambda _: live.said_any(old, "gets changed settings"), "it depends on its replicas")
+        stop = live.driver.stop
+
+        async def unheard(key: Key, *, grace_seconds: float) -> None:
+            if key[1] == old:
+                raise OrderFailed(f"{old} cannot be confirmed stopped: its host does not answer")
+            await stop(key, grace_seconds=grace_seconds)
+
+        monkeypatch.setattr(live.driver, "stop", unheard)
+        cuts.cut([address, inside])
+        subprocess.run(["ss", "-K", "-t", "-a", "-n", "src", f"{endpoint(cache)}:6379"], check=True, capture_output=True)
+        with contextlib.closing(socket.create_connection((address, 6379), source_address=(inside, 0))) as client:
+            client.sendall(b"SET k inside\r\n")
+            assert client.recv(100) == b"+OK\r\n", "it does not know yet that it is alone"
+            cache = await live.until(lambda c: live.primary_of(c) != old, "another primary")
+            client.sendall(b"SET k inside\r\n")
+            assert client.recv(100).startswith(b"-NOREPLICAS")
+            assert os.path.exists(f"/proc/{pid}")
+            assert live.said_any(old, "has been without replicas for 5 s and takes no writes")
+            await live.until(lambda c: takes_writes(endpoint(c)), "writes again")
+            monkeypatch.undo()
+            cuts.heal([address, inside])
+        await whole(live)
+        assert live.said_any(old, "can be reached again and is stopped")
+        assert (await live.view()).node(old).role == "replica"
 
 
 @ENGINES

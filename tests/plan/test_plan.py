@@ -63,6 +63,17 @@ def test_an_exhausted_pool_is_refused_with_what_to_do() -> None:
     assert "--address-pool" in answer.because
 
 
+def test_an_address_that_was_taken_since_the_last_look_is_not_taken_again() -> None:
+    """Thinking on after a decision needs no new look, and what is wanted may have grown meanwhile."""
+    seen = View(free_addresses=ADDRESSES)
+    cache = decided(group(2, settled=False), seen)
+    more = (*cache.wanted.shards[0].members, Member(name="demo-003", zone="c"))
+    wanted = replace(cache.wanted, shards=(replace(cache.wanted.shards[0], members=more),))
+    found = decided(replace(cache, wanted=wanted), seen).decided
+    used = [n.address for n in found.nodes] + [shard(found).primary_address, shard(found).reader_address]
+    assert len(set(used)) == len(used) == 5
+
+
 def test_everything_starts_at_once() -> None:
     cache = decided(group(settled=False), View(free_addresses=ADDRESSES))
     nothing = View(
@@ -227,6 +238,26 @@ def test_when_nobody_holds_anything_the_primary_comes_back_empty() -> None:
     assert shard(answer.decided).primary == "demo-001"
     assert "what only demo-001 held is lost" in answer.because
     assert [e.message for e in answer.events] == ["Recovering cache nodes 0001"]
+
+
+@pytest.mark.parametrize(
+    ("third", "leads"),
+    [({"has_history": False}, "demo-002"), ({"answering": False, "has_history": None}, None)],
+    ids=["empty", "unknown"],
+)
+def test_when_nobody_holds_anything_a_primary_that_leaves_is_succeeded_by_an_empty_one(third: Any, leads: str | None) -> None:
+    cache = group(shards={"in_sync": frozenset()})
+    cache = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), leaving=True)]))  # type: ignore[type-var]
+    alone = {"follows": None, "link_up": None}
+    second = running(cache, "demo-002", has_history=False, **alone)
+    answer = step(cache, healthy(cache, demo_001=gone(), demo_002=second, demo_003=running(cache, "demo-003", **alone, **third)))
+    if leads is None:
+        assert isinstance(answer, Wait)
+        assert answer.because == "demo-001 is gone and leaves; demo-003 may hold data but does not answer yet"
+    else:
+        assert isinstance(answer, Decide)
+        assert answer.because == "demo-001 is gone and leaves, and nobody holds any data: demo-002 shall lead"
+        assert shard(answer.decided).primary == leads
 
 
 def test_a_primary_that_starts_anew_gets_a_new_order() -> None:
@@ -579,8 +610,8 @@ def test_a_cluster_that_becomes_a_group_of_one_gets_endpoints_and_loses_them_wit
     assert shard(alone.decided).primary_address is None
     regrouped = replace(alone, kind="group", name="demo")
     assert addresses_needed(regrouped) == 2
-    led = decided(regrouped, replace(healthy(regrouped), free_addresses=ADDRESSES[:2]))
-    assert shard(led.decided).primary_address == ADDRESSES[0]
+    led = decided(regrouped, replace(healthy(regrouped), free_addresses=ADDRESSES[10:12]))
+    assert shard(led.decided).primary_address == ADDRESSES[10]
     back = replace(led, kind="cluster", name="demo-001")
     assert shard(decided(back, healthy(back)).decided).primary_address is None
 

@@ -50,7 +50,16 @@ class Told(Run):
         nodes = int(lines[0].split()[3])
         automatic = "manual" not in lines[0]
         super().__init__(
-            Scenario(1, nodes=nodes, faults=False, moves=False, two_keepers=False, flaky=0.0, automatic_failover=automatic)
+            Scenario(
+                1,
+                nodes=nodes,
+                faults=False,
+                moves=False,
+                two_keepers=False,
+                flaky=0.0,
+                automatic_failover=automatic,
+                fence="starve" if "starve" in lines[0] else "confirm",
+            )
         )
         self.commands, self.narration, self.out = lines, narration, []
 
@@ -77,10 +86,10 @@ class Told(Run):
                 self.world.freeze((UID, name))
             case ["thaw", name]:
                 self.world.thaw((UID, name))
-            case ["cut", name]:
-                self.world.cut.add((UID, name))
-            case ["heal", name]:
-                self.world.cut.discard((UID, name))
+            case ["cut", *names]:
+                self.world.cut.update((UID, name) for name in names)
+            case ["heal", *names]:
+                self.world.cut.difference_update((UID, name) for name in names)
             case ["blind"]:
                 self.world.blind.add("keeper0")
             case ["sees"]:

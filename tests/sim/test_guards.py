@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ProcessSpec
+from cachekeep.compute.contract import ProcessSpec, Target
 from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
-from cachekeep.plan import followers, leaders, members, planner
+from cachekeep.plan import followers, leaders, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.run import Scenario, Violation, simulate
-from cachekeep.sim.world import SimDriver
+from cachekeep.sim.world import SimDriver, SimLink
 
 Break = Callable[[pytest.MonkeyPatch], None]
 TRIED = 150
@@ -23,7 +23,9 @@ TRIED = 150
 
 def _any_successor(patch: pytest.MonkeyPatch) -> None:
     """The best in-sync replica is whichever comes first, not the one that has most."""
-    patch.setattr(leaders, "_best", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None))
+    patch.setattr(
+        leaders, "foremost", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None)
+    )
 
 
 def _the_replicas_own_word(patch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,7 @@ def _no_fence(patch: pytest.MonkeyPatch) -> None:
     def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
         if leaders.why_hung(s, shard, primary) is None:
             return None
-        return leaders.succeed(s, shard, primary, leaders._appoint)
+        return leaders.succeed(s, shard, primary, leaders.take_over)
 
     patch.setattr(leaders, "hung", hung)
 
@@ -112,6 +114,24 @@ def _forget_the_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.__name__ != "track"))
 
 
+def _starved_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Nobody waits until the primary that is cut off must have noticed."""
+    patch.setattr(starving, "STARVING_SECONDS", 0.0)
+
+
+def _fed_by_others(patch: pytest.MonkeyPatch) -> None:
+    """Replicas that cannot be asked are taken to have left."""
+    patch.setattr(starving, "_feeding", lambda s, shard: [])
+
+
+def _starved_unarmed(patch: pytest.MonkeyPatch) -> None:
+    """The primary takes writes without replicas, and is starved all the same."""
+
+    async def configure(self: SimLink, target: Target, settings: Mapping[str, str]) -> None: ...
+
+    patch.setattr(SimLink, "configure", configure)
+
+
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
     (_the_replicas_own_word, {}, 0),
@@ -123,6 +143,9 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_move_without_catching_up, {"faults": False}, 0),
     (_restart_beside, {}, 0),
     (_forget_the_lost, {}, 0),
+    (_starved_at_once, {"fence": "starve"}, 0),
+    (_fed_by_others, {"fence": "starve"}, 0),
+    (_starved_unarmed, {"fence": "starve"}, 0),
 )
 
 

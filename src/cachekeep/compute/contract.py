@@ -174,6 +174,9 @@ class Link(Protocol):
     async def witness(self, target: Target) -> None:
         """``Witness``."""
 
+    async def detach(self, target: Target, *, order: int) -> None:
+        """``Detach``."""
+
     async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
         """``Bind``."""
 

@@ -113,6 +113,11 @@ class EngineLink:
                     return
                 await self._clock.sleep(0.005)
 
+    async def detach(self, target: Target, *, order: int) -> None:
+        async with self._orders(target):
+            self._let_pass(order, target)
+            await self._order(target, _replicaof(target.address, NOBODY_PORT))
+
     async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
         async with self._orders(target):
             await self._order(target, _bind(addresses))

@@ -17,6 +17,7 @@ from cachekeep.model import (
     Bind,
     Cache,
     Configure,
+    Detach,
     Discover,
     Disown,
     DropClients,
@@ -124,6 +125,8 @@ class Hands:
             case Witness(node, primary):
                 await self._link.witness(target(cache, _node(cache, node)))
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
+            case Detach(node, order):
+                await self._link.detach(target(cache, _node(cache, node)), order=order)
             case Bind(node, addresses):
                 await self._link.bind(target(cache, _node(cache, node)), addresses)
             case DropClients(node):

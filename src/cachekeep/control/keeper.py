@@ -17,8 +17,9 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Decide, Decided, Forget, Start, Step, View, Wait
+from cachekeep.model import Act, Cache, Decide, Forget, Start, Step, View, Wait
 from cachekeep.plan import Policy, condition, plan
+from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
 from cachekeep.store.contract import Lease, Store
 
@@ -187,7 +188,7 @@ class Keeper:
                 return cache, step
             self._narrate(cache, step)
             new = replace(cache, decided=step.decided)
-            cache = await self._store.save_decided(new, lease, events=step.events, addresses=addresses(step.decided))
+            cache = await self._store.save_decided(new, lease, events=step.events, addresses=addresses_used(step.decided))
         raise CachekeepError(f"{cache.name}: {MOST_DECISIONS} decisions in a row led nowhere, the last one: {step.because}")
 
     async def _forget(self, cache: Cache, step: Forget, lease: Lease) -> None:
@@ -242,10 +243,3 @@ class Keeper:
 
     def _narrate(self, cache: Cache, step: Step) -> None:
         log.info("%s: %s: %s", cache.name, type(step).__name__.lower(), step.because)
-
-
-def addresses(decided: Decided) -> set[str]:
-    """Every address that these decisions use: no other cache may have one of them."""
-    found = {n.address for n in decided.nodes} | {f.address for f in decided.fronts}
-    found |= {a for x in decided.shards for a in (x.primary_address, x.reader_address) if a}
-    return found | ({decided.configuration_address} if decided.configuration_address else set())

@@ -79,6 +79,8 @@ _LEFT_OUT: dict[str, str] = {
 # The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's life.
 _BOOT = {"activerehashing", "databases", "cluster-databases", "maxclients", "acl-pubsub-default"}
 _CLUSTER_ONLY = {"cluster-databases"}
+MAX_LAG_SECONDS = 2
+"""Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count. Replicas do so once a second."""
 _OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
 
 
@@ -107,12 +109,14 @@ class _Sort(NamedTuple):
     version: str
     node_type: str
     cluster_mode: str
+    min_replicas: int
     parameters: tuple[tuple[str, str], ...]
 
 
 def _sort(cache: Cache, node: Node) -> _Sort:
-    wanted = cache.wanted
-    return _Sort(node.engine, node.version, node.node_type, wanted.cluster_mode, tuple(wanted.parameters.items()))
+    wanted, shard = cache.wanted, cache.shard(node.shard)
+    needed = shard.min_replicas if shard is not None and shard.primary == node.name else 0
+    return _Sort(node.engine, node.version, node.node_type, wanted.cluster_mode, needed, tuple(wanted.parameters.items()))
 
 
 def settings(cache: Cache, node: Node) -> Settings:
@@ -129,6 +133,8 @@ def _settings(node: _Sort) -> Settings:
     live: dict[str, str] = {"maxmemory": str(maxmemory(values, machine)), **_buffer_limits(values)} | _OUR_OWN_LIVE
     boot: dict[str, str] = {}
     left_out: dict[str, str] = {}
+    if node.min_replicas:
+        values |= _armed(values, node.min_replicas)
     for name, value in values.items():
         if name in _MAPPED or name.startswith("client-output-buffer-limit-"):
             continue
@@ -143,6 +149,15 @@ def _settings(node: _Sort) -> Settings:
         if _version(node) >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
     return Settings(live=live, boot=boot, left_out=left_out)
+
+
+def _armed(values: dict[str, str], min_replicas: int) -> dict[str, str]:
+    """The guard of a primary that may be starved: what the parameter group asks for where that is stricter."""
+    lag = int(values.get("min-replicas-max-lag", "0")) or MAX_LAG_SECONDS  # 0: the engine would not count at all
+    return {
+        "min-replicas-to-write": str(max(min_replicas, int(values.get("min-replicas-to-write", "0")))),
+        "min-replicas-max-lag": str(min(lag, MAX_LAG_SECONDS)),
+    }
 
 
 _MAPPED = {"maxmemory", "reserved-memory", "reserved-memory-percent", "cluster-enabled", "cluster-preferred-endpoint-type"}

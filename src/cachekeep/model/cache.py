@@ -106,6 +106,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 1
     condemned: bool = False
     """Must be confirmed stopped before anything else happens to its shard."""
+    condemned_at: dt.datetime | None = None
+    """When it was found hung or lost: by then it led."""
+    starved: bool = False
+    """Was succeeded without having been confirmed stopped: it is to be stopped yet, but its shard does not wait for that."""
     leaving: bool = False
     """On its way out: no endpoint, no role; then stopped and erased."""
     due: Literal["", "reboot", "upgrade"] = ""
@@ -143,6 +147,12 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """The highest configuration epoch at which its primary was seen."""
     ordered_at: dt.datetime | None = None
     """When its last election was decided."""
+    min_replicas: int = 0
+    """So many replicas must keep up with its primary, or it takes no writes (min-replicas-to-write); 0: it needs none."""
+    starving: bool = False
+    """Its primary cannot be confirmed stopped: its replicas leave it, and lead when it must refuse writes for want of them."""
+    starved_since: dt.datetime | None = None
+    """When its replicas were seen to have left."""
     seize: bool = False
     """``moving_to`` takes over without a vote: nobody is left who could vote, or object."""
     primary_address: str | None = None

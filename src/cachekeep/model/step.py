@@ -67,6 +67,14 @@ class Witness(msgspec.Struct, frozen=True):
     primary: str
 
 
+class Detach(msgspec.Struct, frozen=True):
+    """Have a replica leave its primary and follow nobody. It keeps what it holds, and acknowledges nothing any more. Refused by a node
+    that has seen a later order."""
+
+    node: str
+    order: int
+
+
 class Bind(msgspec.Struct, frozen=True):
     """Let the node accept connections on exactly these addresses."""
 
@@ -176,6 +184,7 @@ Effect = (
     | Follow
     | HandOver
     | Witness
+    | Detach
     | Bind
     | DropClients
     | Configure

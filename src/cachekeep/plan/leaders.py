@@ -46,9 +46,9 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
     if s.leads(primary):
         return None
     if primary.condemned and not s.gone(primary):
-        return None  # members.stop confirms it first
+        return None  # members.stop confirms it first, or starving.starve goes another way
     if s.gone(primary):
-        return succeed(s, shard, primary, _appoint)
+        return succeed(s, shard, primary, take_over)
     return hung(s, shard, primary) or _first_promotion(s, shard, primary)
 
 
@@ -57,8 +57,9 @@ def abdicated(s: Situation, shard: Shard) -> Step | None:
     members = s.members(shard.id, leaving=False)
     if not members:
         return None
-    best = _best(s, [n for n in members if n.name in shard.in_sync and s.alive(n)], None) or members[0]
-    decided = with_shard(s.decided, replace(shard, primary=best.name, order=shard.order + 1, in_sync=shard.in_sync - {best.name}))
+    best = foremost(s, [n for n in members if n.name in shard.in_sync and s.alive(n)], None) or members[0]
+    led = replace(shard, primary=best.name, order=shard.order + 1, in_sync=shard.in_sync - {best.name}, min_replicas=0)
+    decided = with_shard(s.decided, led)
     return Decide(decided, f"shard {shard.id} has no primary: {best.name} shall lead")
 
 
@@ -72,7 +73,7 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
     v = s.seen(primary)
     others = [n for n in s.replicas(shard) if s.runs(n)]
     if v.has_history is False:
-        lost = succeed(s, shard, primary, _appoint)  # an empty process is as good as none, for whoever holds data
+        lost = succeed(s, shard, primary, take_over)  # an empty process is as good as none, for whoever holds data
         if lost is not None:
             return lost
         unknown = [n for n in others if s.seen(n).answering is not True and n.announced]
@@ -102,7 +103,7 @@ def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
 def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
     """The primary and what it held are gone: the in-sync replica that has the most takes over; else whoever may."""
     in_sync = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync]
-    best = _best(s, [n for n in in_sync if s.alive(n)], lost)
+    best = foremost(s, [n for n in in_sync if s.alive(n)], lost)
     if best is not None:
         return appoint(s, shard, lost, best, f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead")
     waiting = [n for n in in_sync if s.runs(n)]
@@ -115,12 +116,27 @@ def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | 
     holders = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).has_history]
     if holders:
         return _without_in_sync(s, shard, lost, holders, appoint)
+    if lost.leaving:
+        return _without_anything(s, shard, lost, appoint)
     return None  # nobody holds anything: members.start brings the primary back, empty
+
+
+def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
+    """A primary that leaves is not brought back: somebody else begins, empty, once nobody is left who could hold anything."""
+    staying = s.replicas(shard, leaving=False)
+    unknown = [n for n in staying if s.runs(n) and s.seen(n).has_history is None]
+    if unknown:
+        because = f"{lost.name} is gone and leaves; {names(unknown)} may hold data but {verb(unknown, 'does', 'do')} not answer yet"
+        return Wait(s.policy.poll_seconds, because, refused=True)
+    best = foremost(s, [n for n in staying if s.alive(n)], lost)
+    if best is None:
+        return None
+    return appoint(s, shard, lost, best, f"{lost.name} is gone and leaves, and nobody holds any data: {best.name} shall lead")
 
 
 def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
     """Only nodes outside the in-sync set hold data: promoting one loses what it never received. The user decides, or the budget."""
-    best = _best(s, holders, lost) or holders[0]
+    best = foremost(s, holders, lost) or holders[0]
     behind = _behind(s, lost, best)
     if shard.accept_stale:
         return appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
@@ -145,7 +161,7 @@ def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
     return max(0, had - has) if had is not None and has is not None else None
 
 
-def _appoint(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Step:
+def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Decide:
     """A new primary, with a new order. The old one may come back only as a replica, and leads again only where nobody asked for
     automatic failover."""
     back = shard.preferred or (None if s.cache.wanted.automatic_failover or lost.leaving else lost.name)
@@ -156,12 +172,15 @@ def _appoint(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -
         in_sync=shard.in_sync - {best.name, lost.name},
         recovering_from=lost.name,
         accept_stale=False,
+        min_replicas=0,
+        starving=False,
+        starved_since=None,
         preferred=None if back == best.name else back,
     )
     return Decide(replace(with_shard(s.decided, led), refusal=None), because)
 
 
-def _best(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
+def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
     """Highest offset first; between equals one in another zone than the lost one comes last; then the name."""
     if not candidates:
         return None
@@ -193,7 +212,7 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     if not able:
         because = f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
         return Wait(1.0, because, True)
-    decided = with_nodes(s.decided, [replace(primary, condemned=True)])
+    decided = with_nodes(s.decided, [replace(primary, condemned=True, condemned_at=s.now)])
     return Decide(decided, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
 
 
@@ -249,22 +268,20 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
         return _call_off(s, shard, f"{shard.moving_to} is gone")
     if s.gone(giver):
         if taker.name in shard.in_sync and s.alive(taker):
-            return _appoint(s, replace(shard, moving_to=None), giver, taker, f"{giver.name} is gone: {taker.name} shall lead")
+            return take_over(s, replace(shard, moving_to=None), giver, taker, f"{giver.name} is gone: {taker.name} shall lead")
         return _call_off(s, shard, f"{giver.name} is gone")
     if not s.alive(giver) or not s.alive(taker):
         silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
         if silent > s.policy.hand_over_seconds:
+            if s.policy.fence == "starve" and s.alive(giver) and not s.leads(giver):
+                # The taker may lead already, where nobody can take the lead from it. It has all that the giver wrote.
+                return _handed_over(
+                    s, shard, giver, taker, f"{giver.name} has stepped down for {taker.name}, which does not answer"
+                )
             return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
         return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
     if s.leads(taker) or (s.seen(giver).role == "replica" and s.seen(giver).follows == taker.address):
-        led = replace(
-            shard,
-            primary=taker.name,
-            moving_to=None,
-            in_sync=shard.in_sync - {taker.name},
-            preferred=None if shard.preferred == taker.name else shard.preferred,
-        )
-        return Decide(with_shard(s.decided, led), f"{giver.name} has handed over to {taker.name}", failover_told(s, giver, taker))
+        return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
     if not s.leads(giver):
         return _call_off(s, shard, f"{giver.name} does not lead")
     if taker.name not in shard.in_sync:
@@ -281,6 +298,18 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
         Follow(n.name, taker.name, shard.order) for n in s.replicas(shard) if s.alive(n) and n.name not in (taker.name, giver.name)
     )
     return Act(((give,), rest), f"{giver.name} hands over to {taker.name} (order {shard.order})")
+
+
+def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: str) -> Step:
+    led = replace(
+        shard,
+        primary=taker.name,
+        moving_to=None,
+        in_sync=shard.in_sync - {taker.name},
+        min_replicas=0,
+        preferred=None if shard.preferred == taker.name else shard.preferred,
+    )
+    return Decide(with_shard(s.decided, led), because, failover_told(s, giver, taker))
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
@@ -307,7 +336,7 @@ def successor(s: Situation, shard: Shard) -> Node | None:
     if primary is None or not s.leads(primary):
         return None
     able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and not n.due]
-    return _best(s, able, primary)
+    return foremost(s, able, primary)
 
 
 def transfer(s: Situation) -> Step | None:

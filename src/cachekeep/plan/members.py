@@ -8,6 +8,7 @@ from cachekeep.model import (
     Act,
     Cache,
     Decide,
+    Decided,
     Effect,
     Erase,
     Event,
@@ -52,7 +53,8 @@ def appoint(s: Situation) -> Step | None:
     wanted = s.cache.wanted
     known = {n.name for n in s.decided.nodes}
     missing = [(shard, m) for shard in wanted.shards for m in shard.members if m.name not in known]
-    free = list(s.view.free_addresses)
+    used = addresses_used(s.decided)  # some of them since the last look, perhaps
+    free = [a for a in s.view.free_addresses if a not in used]
     needs = _Needs(free)
     nodes = [_node(s, shard, member, needs) for shard, member in missing]
     shards = _shards(s, needs)
@@ -85,6 +87,13 @@ def addresses_needed(cache: Cache) -> int:
         return nodes + (decided.configuration_address is None)
     led = any(x.primary_address for x in decided.shards)
     return nodes + (2 if cache.kind == "group" and not led else 0)
+
+
+def addresses_used(decided: Decided) -> set[str]:
+    """Every address that these decisions use: no other cache may have one of them."""
+    found = {n.address for n in decided.nodes} | {f.address for f in decided.fronts}
+    found |= {a for x in decided.shards for a in (x.primary_address, x.reader_address) if a}
+    return found | ({decided.configuration_address} if decided.configuration_address else set())
 
 
 class _Needs:
@@ -157,7 +166,9 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
 def stop(s: Situation) -> Step | None:
     """What must not run is stopped, and confirmed stopped, before anything that rests on it."""
     now: list[Effect] = [
-        Stop(n.name, s.policy.stop_grace_seconds if n.due else 0.0) for n, v in pairs(s) if n.condemned and not s.gone(n)
+        Stop(n.name, s.policy.stop_grace_seconds if n.due else 0.0)
+        for n in s.decided.nodes
+        if n.condemned and not s.gone(n) and not s.starves(n)
     ]
     if now:
         return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first")
@@ -215,7 +226,7 @@ def _again(s: Situation, ended: list[Node]) -> Step:
             n = replace(n, engine=s.cache.wanted.engine, version=s.cache.wanted.version)
         if not n.due and n.announced:
             told.append(s.tell(f"Recovering cache nodes {n.node_id}", node=n))
-        fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, announced=False))
+        fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, condemned_at=None, starved=False, announced=False))
     lost = {n.name for n in ended}
     # A primary that starts anew gets a new order: a promotion of its former process, arriving late, must not make it lead.
     shards = tuple(replace(x, in_sync=x.in_sync - lost, order=x.order + (x.primary in lost)) for x in s.decided.shards)

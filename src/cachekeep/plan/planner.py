@@ -16,6 +16,7 @@ from cachekeep.plan import (
     leaders,
     members,
     rollout,
+    starving,
 )
 from cachekeep.plan.situation import Policy, Situation, names, verb
 
@@ -24,6 +25,7 @@ Rule = Callable[[Situation], Step | None]
 RULES: tuple[Rule, ...] = (
     members.delete,
     members.stop,
+    starving.starve,
     leaders.lead,
     cluster_leaders.lead,
     cluster_slots.record,
@@ -36,6 +38,8 @@ RULES: tuple[Rule, ...] = (
     followers.follow,
     followers.track,
     followers.revive,
+    starving.arm,
+    starving.stop,
     endpoints.publish,
     endpoints.balance,
     endpoints.discovery,

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import msgspec
 
@@ -27,6 +28,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """For how long a replica outside the in-sync set may have been without its primary and still be promoted by itself; 0: never."""
     loss_budget_bytes: int = 0
     """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+    fence: Literal["confirm", "starve"] = "confirm"
+    """What comes before a successor: a primary that is confirmed stopped, or, where that cannot be had, one that must refuse writes."""
+    confirm_seconds: float = 1.0
+    """For how long a primary is tried to be stopped before it is starved."""
     hand_over_seconds: float = 1.0
     """How long writes may be paused for a planned move before it is given up."""
     stop_grace_seconds: float = 5.0
@@ -126,6 +131,21 @@ class Situation:
         """Confirmed: no process of this node's present incarnation does anything any more."""
         v = self.seen(node)
         return v.process in ("absent", "exited", "stuck")
+
+    def starves(self, node: Node) -> bool:
+        """Its shard does not wait until it is confirmed stopped: that was tried, and the operator allows another way."""
+        if node.starved:
+            return True
+        shard = self.cache.shard(node.shard)
+        if (
+            self.policy.fence != "starve"
+            or shard is None
+            or shard.primary != node.name
+            or node.condemned_at is None
+            or self.clustered
+        ):
+            return False
+        return shard.starving or (self.now - node.condemned_at).total_seconds() >= self.policy.confirm_seconds
 
     def ended(self, node: Node) -> bool:
         """Confirmed: the process of this incarnation was there and is no more."""

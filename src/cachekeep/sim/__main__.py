@@ -16,8 +16,15 @@ from cachekeep.sim.run import Report, Scenario, Violation, simulate
 
 
 def scenario(seed: int) -> Scenario:
-    """What a seed stands for: every fifth has planned moves only, every seventh no automatic failover."""
-    return Scenario(seed, faults=seed % 5 != 0, nodes=2 + seed % 4, automatic_failover=seed % 7 != 0)
+    """What a seed stands for: every fifth has planned moves only, every seventh no automatic failover, every
+    thirteenth hosts where nothing can be stopped once they are cut off."""
+    return Scenario(
+        seed,
+        faults=seed % 5 != 0,
+        nodes=2 + seed % 4,
+        automatic_failover=seed % 7 != 0,
+        fence="starve" if seed % 13 == 3 else "confirm",
+    )
 
 
 def _one(seed: int, cluster: bool) -> Report | str:

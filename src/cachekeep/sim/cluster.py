@@ -131,7 +131,7 @@ class ClusterWorld(World):
                 self._send(other, member)
             self._judge(member)
 
-    def _note_losses(self, key: Key, dying: Engine) -> None:
+    def note_losses(self, key: Key) -> None:
         """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here."""
         member = self.members.get(key)
         if member is None or not member.leads:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
 
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
-from cachekeep.engines.config import boot_digest, live_digest
+from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, Errand, Event, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan import Policy
+from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.sim.world import SimDriver, SimFronts, SimLink, World
 from cachekeep.store.contract import Lease
 from cachekeep.store.memory import MemoryStore
 
 HARM_SECONDS, CALM_SECONDS, WRITE_SECONDS = 12.0, 60.0, 0.02
+FAULT_SECONDS = 5.0
+"""Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
 UID, NAME = "u1", "demo"
 
 
@@ -45,6 +49,8 @@ class Scenario:
     two_keepers: bool = True
     flaky: float = 0.15
     automatic_failover: bool = True
+    fence: Literal["confirm", "starve"] = "confirm"
+    """``starve``: hosts that are cut cannot be told to stop anything, and have clients of their own."""
 
 
 @dataclass
@@ -88,6 +94,7 @@ class Run:
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
         self.broken: str | None = None
+        self.world.remote = scenario.fence == "starve"
 
     def _world(self, seed: int) -> World:
         return World(seed)
@@ -104,9 +111,13 @@ class Run:
             self.report.failovers += 1
             if shard.order < old.order:
                 self._broken(f"order went back from {old.order} to {shard.order}")
+            if not any(e.alive and e.history for e in self.world.processes.values()):
+                continue  # there is nothing to lose
             if shard.primary not in old.in_sync and shard.primary != old.moving_to and not old.accept_stale:
                 self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
             engine = self.world.processes.get((UID, shard.primary))
+            if self.world.remote and shard.primary != old.moving_to:
+                self.world.note_losses((UID, old.primary or ""))  # what only hosts hold that are cut off now, whoever is in sync
             if shard.primary != old.moving_to and not old.accept_stale and engine is not None and not engine.fed:
                 self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
 
@@ -125,7 +136,7 @@ class Run:
         """Never two writable primaries at one endpoint; never two processes of one node."""
         bound: dict[str, str] = {}
         for (_, name), engine in self.world.processes.items():
-            if engine.alive and engine.role == "primary":
+            if engine.alive and engine.role == "primary" and not self.world.lacks_replicas(engine):
                 for address in engine.bound - {engine.spec.address}:
                     if address in bound:
                         self._broken(f"{name} and {bound[address]} are both primaries at {address}")
@@ -143,6 +154,18 @@ class Run:
             id += 1
             if endpoint and self.world.write(endpoint, id):
                 self.acknowledged.append(id)
+            if endpoint and self.world.remote:
+                id += 1
+                self._write_inside(endpoint, id)
+
+    def _write_inside(self, endpoint: str, id: int) -> None:
+        """The clients of a host that is cut off reach the primary there, if it is there: never beside another that takes writes."""
+        leaders = [e for e in self.world.processes.values() if e.works and e.role == "primary" and endpoint in e.bound]
+        for engine in leaders:
+            if engine.spec.key in self.world.cut and self.world.take(engine, id):
+                self.acknowledged.append(id)
+                if any(e is not engine and not self.world.lacks_replicas(e) for e in leaders):
+                    self._broken(f"{engine.spec.key[1]} takes writes where it is cut off, and another leads already")
 
     # -- control planes
 
@@ -159,7 +182,7 @@ class Run:
             hands=hands,
             clock=self.clock,
             holder=f"{name}-{self.clock.new_id()}",
-            policy=Policy(silence_seconds=2.0),
+            policy=Policy(silence_seconds=2.0, fence=self.scenario.fence),
         )
 
         async def live() -> None:
@@ -183,6 +206,7 @@ class Run:
             port=node.port,
             live_digest=live_digest(cache, node),
             boot_digest=boot_digest(cache, node),
+            env={"min-replicas-to-write": settings(cache, node).live.get("min-replicas-to-write", "0")},
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 
@@ -303,6 +327,15 @@ class Run:
                 lambda: self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers)))),
                 lambda: self.world.kill((UID, "readers")),
             ]
+        if self.world.remote and not self.world.cut:
+            # Somebody is cut off most of the time: the primary, with another or without.
+            lost = (UID, self._primary() or names[0])
+            for zone in ({lost}, {lost, key}, {lost, key}):
+                begin, end = (
+                    functools.partial(self.world.cut.update, zone),
+                    functools.partial(self.world.cut.difference_update, zone),
+                )
+                faults += [functools.partial(self._for_a_while, begin, end)] * 4
         if self.scenario.moves:
             faults += self._moves()
         self.random.choice(faults)()
@@ -323,7 +356,7 @@ class Run:
         async def go() -> None:
             begin()
             try:
-                await asyncio.sleep(self.random.random() * 5)
+                await asyncio.sleep(self.random.random() * (FAULT_SECONDS if not self.world.remote else STARVING_SECONDS * 4))
             finally:
                 end()
 

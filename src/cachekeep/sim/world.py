@@ -19,6 +19,8 @@ from cachekeep.model import Cache, Front, Node, NodeView, ReplicaSeen
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
+LAG_SECONDS = 4.0
+"""An engine that needs replicas to take writes may miss them so late: lag in whole seconds, looked at once a second."""
 
 
 @dataclass
@@ -47,6 +49,9 @@ class Engine:
     version: int = 0
     discovery: int = 0
     link_epoch: int = 0
+    min_replicas: int = 0
+    acknowledged_at: dict[Key, float] = field(default_factory=dict)
+    """Of a primary: when each replica last acknowledged what it sent."""
 
     @property
     def works(self) -> bool:
@@ -71,6 +76,8 @@ class World:
         self.tasks: set[asyncio.Task[None]] = set()
         self.flaky = 0.0
         """Chance that an order is late or doubled."""
+        self.remote = False
+        """Processes run on hosts of their own: no order to stop one reaches a host that is cut, and its address can be had elsewhere."""
 
     # -- faults
 
@@ -79,7 +86,7 @@ class World:
         engine = self.processes.get(key)
         if engine is None or not engine.alive:
             return
-        self._note_losses(key, engine)
+        self.note_losses(key)
         engine.alive, engine.frozen = False, False
         engine.bound = set()
         for other in self.processes.values():
@@ -88,18 +95,24 @@ class World:
         for callback in list(self.deaths):
             callback(key)
 
-    def _note_losses(self, key: Key, dying: Engine) -> None:
+    def note_losses(self, key: Key) -> None:
+        """What this process has taken and no in-sync process holds is lost with it."""
+        dying = self.processes.get(key)
+        if dying is None:
+            return
         kept: set[int] = set()
         for other in self.in_sync() - {key}:
             engine = self.processes.get(other)
-            if engine is not None and engine.works:  # what only a frozen one holds besides cannot be waited for
+            if (
+                engine is not None and engine.works and other not in self.cut
+            ):  # what only a frozen or lost one holds cannot be waited for
                 kept |= set(engine.writes)
         self.lossable |= set(dying.writes) - kept
 
     def freeze(self, key: Key) -> None:
         """SIGSTOP."""
         if (engine := self.processes.get(key)) and engine.alive:
-            self._note_losses(key, engine)
+            self.note_losses(key)
             engine.frozen = True
 
     def thaw(self, key: Key) -> None:
@@ -110,8 +123,9 @@ class World:
     # -- replication
 
     def at(self, address: str) -> Engine | None:
-        """The living process that listens on an address."""
-        return next((e for e in self.processes.values() if e.alive and address in e.bound), None)
+        """The living process that listens on an address; of two, the one that is not cut off."""
+        found = [e for e in self.processes.values() if e.alive and address in e.bound]
+        return min(found, key=lambda e: e.spec.key in self.cut, default=None)
 
     def follow(self, engine: Engine, address: str) -> None:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
@@ -146,11 +160,23 @@ class World:
             if not engine.online:  # linked by its own word; the primary streams only after the first ACK
                 if self.random.random() < engine.haste:
                     engine.online = engine.fed = True
-                    engine.writes = list(primary.writes)
+                    self._stream(primary, engine)
                 continue
-            engine.writes = list(primary.writes)
+            self._stream(primary, engine)
+
+    def _stream(self, primary: Engine, replica: Engine) -> None:
+        replica.writes = list(primary.writes)
+        primary.acknowledged_at[replica.spec.key] = asyncio.get_running_loop().time()
+
+    def lacks_replicas(self, engine: Engine) -> bool:
+        """Whether a primary refuses writes for want of replicas (NOREPLICAS)."""
+        since = asyncio.get_running_loop().time() - LAG_SECONDS
+        return sum(at >= since for at in engine.acknowledged_at.values()) < engine.min_replicas
 
     def peers(self, one: Engine, other: Engine) -> bool:
+        """Whether two processes reach each other. Remote hosts that are cut off are cut off together."""
+        if self.remote:
+            return (one.spec.key in self.cut) == (other.spec.key in self.cut)
         return one.spec.key not in self.cut and other.spec.key not in self.cut
 
     def spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
@@ -166,7 +192,11 @@ class World:
         engine = self.at(endpoint)
         if engine is None or not engine.works or engine.spec.key in self.cut or engine.role != "primary":
             return False
-        if asyncio.get_running_loop().time() < engine.paused_until:
+        return self.take(engine, id)
+
+    def take(self, engine: Engine, id: int) -> bool:
+        """A write that has reached an engine that leads."""
+        if asyncio.get_running_loop().time() < engine.paused_until or self.lacks_replicas(engine):
             return False
         engine.writes.append(id)
         return True
@@ -191,12 +221,15 @@ class SimDriver:
         if world.at(spec.address) is not None:
             raise OrderFailed(f"{spec.address} is in use")
         engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest)
+        engine.min_replicas = int(spec.env.get("min-replicas-to-write", "0"))
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
         world.orders[spec.key] = max(world.orders.get(spec.key, 0), spec.order)
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
         await asyncio.sleep(0.002)
+        if self._world.remote and key in self._world.cut:
+            raise OrderFailed(f"{key[1]} cannot be confirmed stopped: its host does not answer")
         self._world.kill(key)
 
     async def erase(self, key: Key) -> None:
@@ -270,12 +303,13 @@ class SimLink:
             if e.alive and e.follows == engine.spec.address and e.role == "replica" and e.linked
         )
         primary = engine.role == "primary"
+        following = not primary and engine.follows != NOBODY
         return NodeView(
             answering=True,
             role="primary" if primary else "replica",
-            follows=None if primary else engine.follows,
-            link_up=None if primary else engine.linked,
-            reaches=None if primary else self._reaches(engine),
+            follows=engine.follows if following else None,
+            link_up=engine.linked if following else None,
+            reaches=self._reaches(engine) if following else None,
             offset=len(engine.writes),
             has_history=engine.history,
             replicas=replicas if primary else (),
@@ -375,7 +409,7 @@ class SimLink:
     def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
         for address in addresses:
             holder = self._world.at(address)
-            if holder is not None and holder is not engine:
+            if holder is not None and holder is not engine and not (self._world.remote and holder.spec.key in self._world.cut):
                 raise OrderFailed(f"{address} is in use by {holder.spec.key[1]}")
         engine.bound = set(addresses)
 
@@ -387,6 +421,17 @@ class SimLink:
 
     async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
         await asyncio.sleep(0.001)
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{target.key[1]} does not answer")
+        engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
+
+    async def detach(self, target: Target, *, order: int) -> None:
+        def do(engine: Engine) -> None:
+            engine.role, engine.follows, engine.linked, engine.online = "replica", NOBODY, False, False
+            engine.link_epoch += 1
+
+        await self._order(target, order, do)
 
     async def discover(self, target: Target, payload: str) -> None:
         if engine := self._engine(target):
