@@ -208,9 +208,9 @@ def nodes_conf(cache: Cache, node: Node) -> str:
     first = cache.decided.available_at is None
     lines = []
     for n in cache.decided.nodes:
-        if n.leaving and n.name != node.name:
-            continue
         shard = shards[n.shard]
+        if n.leaving and n.name not in (node.name, shard.primary):  # who still leads is somebody to follow
+            continue
         primary = next((p for p in cache.decided.nodes if p.name == shard.primary), None)
         leads = primary is None or n.name == primary.name
         flags = ("myself," if n.name == node.name else "") + ("master" if leads else "slave")

@@ -197,7 +197,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""
     refusal: str | None = None
-    """The last refusal that was told as an event, so that it is told once."""
+    """The refusals that were told as events, one a line, so that each is told once."""
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):

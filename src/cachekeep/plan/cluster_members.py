@@ -53,6 +53,11 @@ def stays(s: Situation, node: Node) -> bool:
     shard = s.cache.shard(node.shard)
     if not s.clustered or shard is None or _wanted(s, shard):
         return False
+    return _gives(s, shard)
+
+
+def _gives(s: Situation, shard: Shard) -> bool:
+    """It has slots to give away, or clients to send after them."""
     return bool(shard.slots or shard.owned or s.decided.resharding or lingering_seconds(s) > 0)
 
 
@@ -66,8 +71,8 @@ def lingering_seconds(s: Situation) -> float:
 
 
 def leading(s: Situation) -> set[str | None]:
-    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may."""
-    going = [x for x in s.decided.shards if s.clustered and not _wanted(s, x)]
+    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may, when it has nothing left to give."""
+    going = [x for x in s.decided.shards if s.clustered and not _wanted(s, x) and not _gives(s, x)]
     return {name for x in s.decided.shards if x not in going for name in (x.primary, x.moving_to)}
 
 

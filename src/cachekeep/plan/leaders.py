@@ -149,8 +149,9 @@ def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]
         f"{lost.name} is gone and no in-sync replica is left; {best.name} holds older data. It is not promoted by itself: "
         f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts what it never received"
     )
-    if s.decided.refusal != because:
-        return Decide(replace(s.decided, refusal=because), because, (s.tell(because, group=True),))
+    refused = (s.decided.refusal or "").splitlines()
+    if because not in refused:  # two shards may each have one: neither takes the other's place
+        return Decide(replace(s.decided, refusal="\n".join((*refused, because))), because, (s.tell(because, group=True),))
     return Wait(1.0, because, refused=True)
 
 

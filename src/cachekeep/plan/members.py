@@ -242,14 +242,18 @@ def part(s: Situation) -> Step | None:
     if s.may_apply("shards"):
         wanted = set(s.cache.wanted_names())
         unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving and not cluster_members.stays(s, n)]
-        if unwanted:
+        if unwanted := [n for n in unwanted if not s.needed(n)]:
             decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
             return Decide(decided, f"{names(unwanted)} {verb(unwanted)} no longer wanted")
     leading = cluster_members.leading(s)
     listed = set(s.decided.discovery_nodes)
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
-    if off:
-        return _leave(s, off)
+    kept = [n for n in off if s.needed(n)]
+    if len(off) > len(kept):
+        return _leave(s, [n for n in off if n not in kept])
+    if kept:
+        because = f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: {verb(kept, 'it', 'they')} may hold what nobody else does"
+        return _retire_fronts(s) or Wait(0.2, because, refused=True)
     return _retire_fronts(s)
 
 

@@ -73,6 +73,10 @@ def restart(s: Situation) -> Step | None:
             )
             continue
         replicas = [n for n in mine if n.name != shard.primary]
+        if replicas and s.needed(replicas[0]):
+            because = f"{replicas[0].name} restarts when shard {shard.id} has a leader: it may hold what nobody else does"
+            waits = waits or Wait(0.2, because, refused=True)
+            continue
         if replicas:
             now.append(replicas[0])
             continue
@@ -123,7 +127,7 @@ def errand(s: Situation) -> Step | None:
             if shard is not None and primary is not None and (reason := why_hung(s, shard, primary)):
                 word = _given_up(s, decided, replace(shard, accept_stale=True), primary)
                 return Decide(word, f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds")
-            if shard is None or s.decided.refusal is None:
+            if shard is None or s.decided.refusal is None or (primary is not None and s.leads(primary)):
                 return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
             return Decide(
                 with_shard(decided, replace(shard, accept_stale=True)), "the user accepts the loss of what was never replicated"

@@ -173,6 +173,18 @@ class Situation:
         """All of a shard's nodes but its primary."""
         return [n for n in self.members(shard.id, leaving=leaving) if n.name != shard.primary]
 
+    def needed(self, node: Node) -> bool:
+        """A replica of a shard that nobody leads may hold what nobody else does: it is neither restarted nor sent away, unless it
+        hangs."""
+        shard, v = self.cache.shard(node.shard), self.seen(node)
+        if shard is None or (self.clustered and not shard.owned and not shard.slots):
+            return False
+        primary = self.primary(shard)
+        if primary is None or primary.name == node.name or self.leads(primary) or not self.runs(node) or node.condemned:
+            return False
+        hangs = v.process == "frozen" or ((v.silent_seconds or 0.0) >= self.policy.silence_seconds and v.reachable is not False)
+        return not hangs and v.has_history is not False
+
     def may_apply(self, field: str) -> bool:
         """Whether a change of this wanted field may be carried out now (ApplyImmediately, or inside the maintenance window)."""
         wanted = self.cache.wanted
