@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests.plan.builders import gone, silent, step
-from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, seen, settled, shard
+from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
-from cachekeep.model import Cache, Decide, Errand, MoveSlots, View, Wait
+from cachekeep.model import Act, Cache, Decide, Errand, MoveSlots, Own, Replicate, View, Wait
 
 
 def with_node(cache: Cache, name: str, **changes: Any) -> Cache:
@@ -98,6 +98,23 @@ def test_a_primary_that_leaves_stays_while_its_shard_has_slots() -> None:
     assert any(isinstance(e, MoveSlots) and e.source == ONE for e in answer.stages[0])  # type: ignore[union-attr]
 
 
+def test_nobody_is_told_to_forget_whom_it_follows() -> None:
+    """The engine refuses that; and while it was tried again and again, nothing that comes after it was done."""
+    cache, view = settled(3)
+    cache = shard(with_node(without_members(cache, ONE), ONE, leaving=True), in_sync=frozenset())
+    consent = Errand(serial=1, kind="promote-stale", shard="0001")
+    cache = replace(cache, wanted=replace(cache.wanted, errands=(consent,)))
+    after = plan_until_wait(cache, seen(view, demo_0001_001=gone()))
+    assert after.decided.shards[0].moving_to == TWO
+
+
+def test_who_follows_a_stranger_is_told_whom_to_follow_before_it_forgets_it() -> None:
+    cache, view = settled(2)
+    knows = view.node(TWO).cluster.knows | {"f" * 40}  # type: ignore[union-attr]
+    view = seen(view, demo_0001_002={"follows": "127.0.0.99", **cluster(view, TWO, knows=knows)})
+    assert first(step(cache, view)) == Replicate(TWO, ONE, 1)
+
+
 def test_a_new_replica_is_told_of_the_primary_that_is_about_to_leave() -> None:
     """It would follow somebody whom its file does not name."""
     cache, _ = settled(2)
@@ -106,3 +123,83 @@ def test_a_new_replica_is_told_of_the_primary_that_is_about_to_leave() -> None:
     text = nodes_conf(cache, replica)
     assert text.count(f"{cluster_node_id(cache, primary)} ") == 2  # its own line, and the line of whom follows it
     assert replica.name == OTHERS_REPLICA
+
+
+def test_an_order_that_is_greater_than_those_decided_is_outrun() -> None:
+    """The node would refuse all that it is told. A shard that is added again has the names of the one that was removed."""
+    cache, view = settled(2)
+    answer = step(cache, seen(view, demo_0001_002={"last_order": 7}))
+    assert isinstance(answer, Decide)
+    assert answer.decided.shards[0].order == 8
+    assert answer.because == f"{TWO} has seen order 7 of shard 0001: the next one is 8"
+
+
+def unowned(seconds_silent: float | None = None) -> tuple[Cache, View]:
+    """The first primary has lost slots 0 to 99: nobody owns them."""
+    cache, view = settled(2)
+    mine = cache.decided.shards[0].owned
+    cache = shard(cache, owned=((100, mine[0][1]),))
+    view = seen(view, demo_0001_001={"last_order": 1, **cluster(view, ONE, slots=((100, mine[0][1]),))})
+    if seconds_silent is not None:
+        view = seen(view, demo_0002_002=silent(cache, OTHERS_REPLICA, seconds_silent))
+    return cache, view
+
+
+def test_slots_of_nobody_are_given_by_an_order_of_their_own_and_everybody_is_asked_first() -> None:
+    cache, view = unowned()
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.decided.shards[0].order == 2
+    assert answer.because == "100 slots belong to nobody: they shall be given to whom they shall belong"
+    answer = step(replace(cache, decided=answer.decided), view)
+    assert first(answer) == Own(ONE, ((0, 99),), 2, (TWO, OTHER, OTHERS_REPLICA))
+
+
+def test_slots_of_nobody_wait_for_whoever_may_own_them_after_all() -> None:
+    answer = step(*unowned(seconds_silent=1.0))
+    assert isinstance(answer, Wait)
+    assert answer.because == f"100 slots belong to nobody, but {OTHERS_REPLICA} might know better"
+
+
+def test_consent_does_not_wait_for_a_move_that_waits_for_it() -> None:
+    """The move of one shard waited for half open slots, these for the leader of another, and its election for the consent."""
+    cache, view = settled(3)
+    source = cluster_node_id(cache, cache.decided.nodes[0])
+    consent = Errand(serial=1, kind="promote-stale", shard="0001")
+    cache = shard(replace(cache, wanted=replace(cache.wanted, errands=(consent,))), in_sync=frozenset())
+    one, two, *rest = cache.decided.shards
+    shards = (one, replace(two, moving_to=OTHERS_REPLICA, order=2), *rest)
+    cache = replace(cache, decided=replace(cache.decided, resharding=1, shards=shards))
+    view = seen(view, demo_0001_001=gone(), demo_0002_001=cluster(view, OTHER, importing={7: source}))
+    assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
+
+
+def test_a_move_to_who_took_over_nothing_is_called_off() -> None:
+    """It had not heard what it would lead. It follows again, and the user's next wish is not kept waiting."""
+    cache, view = settled(2)
+    cache = shard(cache, moving_to=TWO, order=2)
+    view = seen(view, demo_0001_002={"role": "primary", "follows": None, "link_up": None})
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == f"the lead of shard 0001 does not go to {TWO}: {TWO} leads, but not what {ONE} does"
+    after = plan_until_wait(cache, view)
+    assert first(step(after, view)) == Replicate(TWO, ONE, 2)
+
+
+def test_a_shard_without_slots_needs_no_consent() -> None:
+    """What owns no slot holds nothing."""
+    cache, view = settled(3)
+    cache = shard(cache, slots=(), owned=(), in_sync=frozenset())
+    view = seen(view, demo_0001_001=gone())
+    assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
+    half_open = replace(cache, decided=replace(cache.decided, resharding=1))  # some may be on their way in
+    assert plan_until_wait(half_open, view).decided.refusal
+
+
+def test_nobody_is_introduced_to_who_does_not_answer() -> None:
+    """It was tried every few milliseconds."""
+    cache, view = settled(2)
+    lost = cluster_node_id(cache, cache.decided.nodes[3])
+    knows = view.node(ONE).cluster.knows - {lost}  # type: ignore[union-attr]
+    view = seen(view, demo_0001_001=cluster(view, ONE, knows=knows), demo_0002_002=silent(cache, OTHERS_REPLICA, 1.0))
+    assert not isinstance(step(cache, view), Act)

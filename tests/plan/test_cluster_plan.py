@@ -128,7 +128,9 @@ def test_an_election_is_called_off_when_the_primary_is_back() -> None:
 def test_who_takes_over_is_told_once_for_each_order() -> None:
     cache, view = settled(3)
     view = seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2})
-    assert first(step(electing(cache, 0.1, seize=True), seen(view, demo_0001_002={"last_order": 1}))) == Elect(TWO, 2, True)
+    assert first(step(electing(cache, 0.1, seize=True), seen(view, demo_0001_002={"last_order": 1}))) == Elect(
+        TWO, 2, True, (OTHER, "demo-0003-001")
+    )
     assert isinstance(step(electing(cache, 0.1, seize=True), view), Wait)
 
 

@@ -20,6 +20,7 @@ from cachekeep.engines.launch import ADMIN
 from cachekeep.engines.replies import cluster_seen, info
 from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, SlotRange
+from cachekeep.plan.slots import Ranges, common, count, union
 
 Command = tuple[str, ...]
 Order = Callable[..., Awaitable[list[Reply]]]
@@ -27,6 +28,8 @@ Order = Callable[..., Awaitable[list[Reply]]]
 _ELECTION_SECONDS = 0.5
 """An election that was started is watched for so long; what comes of it later is seen by looking."""
 _POLL_SECONDS = 0.002
+_GOSSIP_SECONDS = 2.0
+"""The engines tell each other what they own at least this often."""
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""
 _OPEN_SLOTS, _OPEN_KEYS = 128, 1_500
@@ -85,14 +88,29 @@ class EngineClusterLink:
 
     # -- who leads
 
-    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+    async def elect(self, target: Target, *, order: int, seize: bool, others: Sequence[Target] = ()) -> None:
         async with self._guarded(target):
+            if seize:
+                await self._has_heard(target, others)
             self._let_pass(order, target)
             await self._order(target, ("CLUSTER", "FAILOVER", "TAKEOVER" if seize else "FORCE"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ELECTION_SECONDS):
                 while (await self._replication(target))["role"] != "master":
                     await self._clock.sleep(_POLL_SECONDS)
+
+    async def _has_heard(self, target: Target, others: Sequence[Target]) -> None:
+        """Wait until it no longer believes that its primary owned what others own."""
+        owned = await self._owned_by(others)
+        try:
+            async with asyncio.timeout(_GOSSIP_SECONDS):
+                while contested := common((await self._believes(target)).inherits, owned):
+                    await self._clock.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            raise OrderFailed(f"{target.key[1]} would take {count(contested)} slots that others own by now") from None
+
+    async def _owned_by(self, others: Sequence[Target]) -> Ranges:
+        return union(*(seen.slots for seen in await asyncio.gather(*(self._believes(o) for o in others))))
 
     async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
         """No vote is asked for: a graceful failover by the engine needs one, is refused for 30 s after the last in its shard, and then
@@ -109,8 +127,10 @@ class EngineClusterLink:
             try:
                 async with asyncio.timeout(timeout_seconds * 0.8):
                     await self._caught_up(giver, taker)
+                    await self._agreed(giver, taker)
                     await self._order(giver, pause)
                     await self._caught_up(giver, taker)
+                    await self._agreed(giver, taker)
             except (TimeoutError, OrderFailed) as error:
                 await self._order(giver, ("CLIENT", "UNPAUSE"))
                 raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.key[1]} leads on") from error
@@ -124,6 +144,11 @@ class EngineClusterLink:
                 raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it") from None
             await self._order(giver, ("CLIENT", "UNPAUSE"))
             await self._become_replica(giver, taker)
+
+    async def _agreed(self, giver: Target, taker: Target) -> None:
+        """The taker takes what *it* believes the giver to own: less, and the giver goes on leading; more, and it is another's."""
+        while (await self._believes(giver)).slots != (await self._believes(taker)).inherits:
+            await self._clock.sleep(_POLL_SECONDS)
 
     async def _become_replica(self, target: Target, primary: Target) -> None:
         """Where the engine has not done it already. One that lost its last slot to a node that it does not count to its own shard
@@ -166,9 +191,22 @@ class EngineClusterLink:
 
     # -- who owns what
 
-    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
+    async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
+        """ADDSLOTS is refused where the node still believes in an owner of before, who never claims them again: then SETSLOT, and in
+        either case at an epoch that everybody yields to."""
         async with self._guarded(target):
-            await self._order(target, ("CLUSTER", "ADDSLOTS", *(str(s) for s in _each(slots))))
+            if owned := common(await self._owned_by(others), tuple(slots)):
+                raise OrderFailed(f"{target.key[1]} is not given {count(owned)} slots that somebody owns after all")
+            self._let_pass(order, target)
+            await self._order(target, ("CLUSTER", "BUMPEPOCH"))
+            try:
+                await self._order(target, ("CLUSTER", "ADDSLOTS", *(str(s) for s in _each(slots))))
+            except OrderFailed as error:
+                if "busy" not in str(error):
+                    raise
+                lines = _SETSLOT_LINES if await self._waits_for_replicas(target) else 1
+                async with _private_lines(target, lines) as gives:
+                    await _spread(gives, target, _setslot(_each(slots), "NODE", target.cluster_id))
 
     async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
         async with self._guarded(target):

@@ -109,7 +109,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class ClusterLink(Protocol):
     """The orders of cluster mode. Each raises ``OrderFailed`` when it was not confirmed as done."""
 
-    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+    async def elect(self, target: Target, *, order: int, seize: bool, others: Sequence[Target] = ()) -> None:
         """``Elect``. Confirmed: the election has begun; waits a moment for its end."""
 
     async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
@@ -124,8 +124,8 @@ class ClusterLink(Protocol):
     async def disown(self, target: Target, ids: Sequence[str]) -> None:
         """``Disown``."""
 
-    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
-        """``Own``. Fails where somebody is known to own one of them."""
+    async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
+        """``Own``. All ``others`` are asked first, and have to answer."""
 
     async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
         """``Settle``."""

@@ -149,8 +149,8 @@ class Hands:
             return target(cache, _node(cache, name))
 
         match effect:
-            case Elect(node, order, seize):
-                await link.elect(to(node), order=order, seize=seize)
+            case Elect(node, order, seize, others):
+                await link.elect(to(node), order=order, seize=seize, others=[to(o) for o in others])
             case Swap(giver, taker, order, timeout_seconds):
                 await link.swap(to(giver), to(taker), order=order, timeout_seconds=timeout_seconds)
             case Replicate(node, primary, order):
@@ -159,8 +159,8 @@ class Hands:
                 await link.meet(to(node), [to(o) for o in others])
             case Disown(node, ids):
                 await link.disown(to(node), ids)
-            case Own(node, slots):
-                await link.own(to(node), slots)
+            case Own(node, slots, order, others):
+                await link.own(to(node), slots, order=order, others=[to(o) for o in others])
             case Settle(node, slots):
                 await link.settle(to(node), slots)
             case MoveSlots():

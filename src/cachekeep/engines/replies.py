@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.model import ClusterSeen, NodeView, ReplicaSeen
@@ -47,7 +47,8 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
     """
     knows: list[str] = []
     mine: list[str] = []
-    for line in cluster_nodes.decode().splitlines():
+    lines = {line.partition(" ")[0]: line for line in cluster_nodes.decode().splitlines()}
+    for line in lines.values():
         id, _, flags, rest = line.split(" ", 3)
         if "handshake" not in flags:
             knows.append(id)
@@ -55,26 +56,29 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
             mine = [id, *rest.split(" ")]
     if not mine:
         raise ValueError("CLUSTER NODES does not name the node that was asked")
-    id, _, _, _, epoch, _, *owned = mine
-    slots: list[tuple[int, int]] = []
+    id, primary, _, _, epoch, _, *owned = mine
     migrating: dict[int, str] = {}
     importing: dict[int, str] = {}
     for word in owned:
         if word.startswith("["):
             slot, way, other = word[1:-1].split("-", 2)
             (migrating if way == ">" else importing)[int(slot)] = other
-        else:
-            first, _, last = word.partition("-")
-            slots.append((int(first), int(last or first)))
     return ClusterSeen(
         id=id,
         ok=info(cluster_info).get("cluster_state") == "ok",
         epoch=int(epoch),
-        slots=tuple(slots),
+        slots=_slots(owned),
+        inherits=_slots(lines.get(primary, "").split(" ")[8:]),
         migrating=migrating,
         importing=importing,
         knows=frozenset(knows),
     )
+
+
+def _slots(words: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """``0-5460 7`` → ranges; half open slots are something else."""
+    edges = (word.partition("-") for word in words if word and not word.startswith("["))
+    return tuple((int(first), int(last or first)) for first, _, last in edges)
 
 
 def _has_history(fields: Mapping[str, str]) -> bool:

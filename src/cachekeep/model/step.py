@@ -111,11 +111,13 @@ class Discover(msgspec.Struct, frozen=True):
 
 
 class Elect(msgspec.Struct, frozen=True):
-    """Cluster mode: have the replica stand for election at once; ``seize``: take over without a vote."""
+    """Cluster mode: have the replica stand for election at once; ``seize``: take over without a vote, but not while it believes that
+    its primary owned slots that one of ``others`` owns by now: nobody's vote would keep it from taking them."""
 
     node: str
     order: int
     seize: bool = False
+    others: tuple[str, ...] = ()
 
 
 class Swap(msgspec.Struct, frozen=True):
@@ -151,10 +153,13 @@ class Disown(msgspec.Struct, frozen=True):
 
 
 class Own(msgspec.Struct, frozen=True):
-    """Cluster mode: give the node slots that nobody owns."""
+    """Cluster mode: give the node slots that nobody owns, whomever others believe to own them. Refused by a node that has seen later
+    orders, and where one of ``others`` owns one of these slots after all."""
 
     node: str
     slots: tuple[SlotRange, ...]
+    order: int
+    others: tuple[str, ...] = ()
 
 
 class Settle(msgspec.Struct, frozen=True):

@@ -33,6 +33,8 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     slots: tuple[SlotRange, ...] = ()
     """That it owns itself."""
+    inherits: tuple[SlotRange, ...] = ()
+    """Of a replica: those that it believes its primary to own. It would take over these, and no others."""
     migrating: dict[int, str] = {}
     """Slot that it is giving away → id of whom it goes to."""
     importing: dict[int, str] = {}

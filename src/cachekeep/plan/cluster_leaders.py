@@ -131,7 +131,10 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
         return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
     if (s.seen(taker).last_order or 0) < shard.order:
         how = "takes over shard" if shard.seize else "stands for election in shard"
-        return Act(((Elect(taker.name, shard.order, shard.seize),),), f"{taker.name} {how} {shard.id} (order {shard.order})")
+        others = tuple(p.name for x in s.decided.shards if shard.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
+        return Act(
+            ((Elect(taker.name, shard.order, shard.seize, others),),), f"{taker.name} {how} {shard.id} (order {shard.order})"
+        )
     if _age(s, shard) < ELECTION_SECONDS:
         return Wait(s.policy.poll_seconds, f"{taker.name} is being elected")
     if not shard.seize and _age(s, shard) < ENGINE_SECONDS:
@@ -162,6 +165,8 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
     if not s.leads(giver):
         return _call_off(s, shard, f"{giver.name} does not lead")
+    if s.leads(taker):
+        return _call_off(s, shard, f"{taker.name} leads, but not what {giver.name} does")
     if taker.name not in shard.in_sync:
         return _call_off(s, shard, f"{taker.name} is not in sync")
     if (seen := s.seen(giver).cluster) is not None and (seen.migrating or seen.importing):

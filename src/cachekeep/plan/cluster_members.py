@@ -100,13 +100,20 @@ def acquaint(s: Situation) -> Step | None:
         if missing and not node.leaving:
             effects.append(Meet(node.name, tuple(sorted(by_id[id] for id in missing))))
             said.append(f"{node.name} meets {len(missing)}")
-        if strangers:
+        if strangers and not _strays(s, node):
             effects.append(Disown(node.name, tuple(sorted(strangers))))
             said.append(f"{node.name} forgets {len(strangers)}")
     if not effects:
         return None
     more = f" and {len(said) - 3} others do alike" if len(said) > 3 else ""
     return Act((tuple(effects),), ", ".join(said[:3]) + more)
+
+
+def _strays(s: Situation, node: Node) -> bool:
+    """It follows another than its shard's primary: an engine does not forget whom it follows, so first it is told whom to follow."""
+    shard, seen = s.cache.shard(node.shard), s.seen(node)
+    primary = s.primary(shard) if shard is not None else None
+    return seen.role == "replica" and primary is not None and seen.follows != primary.address
 
 
 def part_of_cluster(s: Situation, node: Node) -> bool:

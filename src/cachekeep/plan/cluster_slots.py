@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
 from cachekeep.plan.cluster_members import lingering_seconds
-from cachekeep.plan.situation import Situation, listed
+from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
 
 SLICE_SECONDS = 0.5
@@ -115,13 +115,23 @@ def _leftover(s: Situation) -> Step | None:
 
 
 def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
-    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong."""
+    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong: when everybody who might own
+    them after all has been heard, and by an order of its own, as it makes a writer."""
     lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
-    if not lost:
+    heirs = [(x, slots) for x in s.decided.shards if x.primary and (slots := common(lost, x.slots))]
+    if not heirs:
         return None
-    given = [(x.primary, common(lost, x.slots)) for x in s.decided.shards]
-    effects = tuple(Own(name, slots) for name, slots in given if name and slots)
-    return Act((effects,), f"{count(lost)} slots belong to nobody: they are given to whom they shall belong") if effects else None
+    silent = [n for n in s.decided.nodes if not s.alive(n) and not s.gone(n)]
+    if silent:
+        return Wait(s.policy.poll_seconds * 5, f"{count(lost)} slots belong to nobody, but {names(silent)} might know better")
+    stale = [replace(x, order=x.order + 1) for x, _ in heirs if (s.view.node(x.primary or "").last_order or 0) >= x.order]
+    if stale:
+        by_id = {x.id: x for x in stale}
+        decided = replace(s.decided, shards=tuple(by_id.get(x.id, x) for x in s.decided.shards))
+        return Decide(decided, f"{count(lost)} slots belong to nobody: they shall be given to whom they shall belong")
+    others = {n.name for n in s.decided.nodes if s.alive(n)}
+    effects = tuple(Own(x.primary or "", slots, x.order, tuple(sorted(others - {x.primary}))) for x, slots in heirs)
+    return Act((effects,), f"{count(lost)} slots belong to nobody: they are given to whom they shall belong")
 
 
 def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:

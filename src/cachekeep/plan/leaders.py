@@ -19,6 +19,17 @@ Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
 """(situation, shard, who was lost, who shall lead, why) → what makes it so."""
 
 
+def outrun(s: Situation) -> Step | None:
+    """Whoever has seen a later order than its shard's would refuse whatever it is told: a late order to a node of the same name that
+    is no more, or a store that went back to an older copy. Orders only grow, so the next ones are greater."""
+    for shard in s.decided.shards:
+        seen, name = max(((s.seen(n).last_order or 0, n.name) for n in s.members(shard.id)), default=(0, ""))
+        if seen > shard.order:
+            decided = with_shard(s.decided, replace(shard, order=seen + 1))
+            return Decide(decided, f"{name} has seen order {seen} of shard {shard.id}: the next one is {seen + 1}")
+    return None
+
+
 def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
     if not s.replicated or s.clustered:
@@ -138,6 +149,8 @@ def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node]
     """Only nodes outside the in-sync set hold data: promoting one loses what it never received. The user decides, or the budget."""
     best = foremost(s, holders, lost) or holders[0]
     behind = _behind(s, lost, best)
+    if s.clustered and not shard.owned and not s.decided.resharding:
+        return appoint(s, shard, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
     if shard.accept_stale:
         return appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
     late = s.seen(best).link_down_seconds

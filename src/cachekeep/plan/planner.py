@@ -26,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     members.delete,
     members.stop,
     starving.starve,
+    leaders.outrun,
     leaders.lead,
     cluster_leaders.lead,
     cluster_slots.record,

@@ -108,7 +108,7 @@ def errand(s: Situation) -> Step | None:
         return None
     consent = [e for e in todo if e.kind == "promote-stale"]
     first = consent[-1] if consent else todo[0]  # errands before it wait for a leader that only this one can give
-    if any(x.moving_to for x in s.decided.shards):
+    if not consent and any(x.moving_to for x in s.decided.shards):  # a move may wait for what only the consent brings about
         return Wait(s.policy.poll_seconds, "an errand waits for the move before it")
     decided = replace(s.decided, errands_done=first.serial)
     match first.kind:

@@ -87,12 +87,8 @@ class Situation:
 
     @cached_property
     def _there(self) -> frozenset[str]:
-        """Ids of all nodes that everybody shall know: those that have been started, but for those that are leaving and are gone."""
-        return frozenset(
-            self.cluster_ids[n.name]
-            for n in self.decided.nodes
-            if self.seen(n).process not in ("absent", None) and not (n.leaving and self.gone(n))
-        )
+        """Ids of all nodes that everybody shall know: those that answer. To meet one that does not is to try again and again."""
+        return frozenset(self.cluster_ids[n.name] for n in self.decided.nodes if self.alive(n))
 
     @cached_property
     def _verdicts(self) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
@@ -105,7 +101,11 @@ class Situation:
             return frozenset(), frozenset()
         key = hash(seen.knows)  # most nodes know the same: it is worked out once for all of them, not once for each
         if key not in self._verdicts:
-            expected = frozenset(self.cluster_ids[n.name] for n in self.decided.nodes if not (n.leaving and self.gone(n)))
+            # Whom somebody still follows cannot be forgotten.
+            led = {x.primary for x in self.decided.shards if any(self.runs(n) for n in self.replicas(x))}
+            expected = frozenset(
+                self.cluster_ids[n.name] for n in self.decided.nodes if n.name in led or not (n.leaving and self.gone(n))
+            )
             self._verdicts[key] = (self._there - seen.knows, seen.knows - expected)
         return self._verdicts[key]
 

@@ -56,6 +56,8 @@ class Member:
     peers: dict[str, Peer] = field(default_factory=dict)
     owner: dict[str, Ranges] = field(default_factory=dict)
     """Id → slots that it owns, in this node's belief; its own belong here too."""
+    unclaimed: Ranges = ()
+    """Slots whose owner, in this node's belief, does not claim them any more."""
     follows: str = ""
     epoch: int = 0
     current_epoch: int = 0
@@ -96,6 +98,8 @@ class ClusterWorld(World):
         self.shard_ids_apart = seed % 2 == 0
         """A primary that loses its last slot to a node of its own shard goes on empty-handed, instead of following it."""
 
+        self.by_order: set[Key] = set()
+        """Processes that are stopped because a keeper wants it."""
         self.slowness = self.random.choice((1.0, 20.0))
         """Keys and slots take so many times longer to move one by one: what may happen in between happens."""
 
@@ -132,15 +136,22 @@ class ClusterWorld(World):
             self._judge(member)
 
     def note_losses(self, key: Key) -> None:
-        """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here."""
+        """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here. What a replica holds
+        is in this danger when its primary is gone already; to stop it by order then is not an accident."""
         member = self.members.get(key)
-        if member is None or not member.leads:
+        if member is None:
             return
-        kept: set[int] = set()
-        for other in self.in_sync() - {key}:
-            if other[1].rpartition("-")[0] == key[1].rpartition("-")[0] and (m := self.members.get(other)) and m.engine.works:
-                kept |= set(self.data(m).values())
-        self.lossable |= {v for slot, v in self.data(member).items() if common(((slot, slot),), member.slots)} - kept
+        kin = [m for k, m in self.members.items() if k != key and _group(m) == _group(member) and m.engine.works]
+        if not member.leads and (key in self.by_order or any(m.leads for m in kin)):
+            return
+        in_sync = self.in_sync()
+        kept = {v for m in kin if m.engine.spec.key in in_sync for v in self.data(m).values()}
+        mine = {
+            v
+            for slot, v in self.data(member).items()
+            if not member.leads or slot in member.importing or common(((slot, slot),), member.slots)
+        }
+        self.lossable |= mine - kept
 
     async def _live(self, member: Member) -> None:
         while member.engine.alive:
@@ -176,7 +187,11 @@ class ClusterWorld(World):
         peer = to.peers.get(sender.id)
         if peer is None:
             return
-        peer.heard, peer.address, peer.epoch = self.now, sender.engine.spec.address, sender.epoch
+        led_by = sender.id if sender.leads else sender.follows
+        epoch, slots = self._epoch(sender, led_by), sender.owner.get(led_by, ())  # a replica speaks for its primary
+        peer.heard, peer.address, peer.epoch = self.now, sender.engine.spec.address, max(peer.epoch, epoch)
+        if not sender.leads and not peer.follows:
+            self._demoted(to, sender, epoch)
         peer.follows = "" if sender.leads else sender.follows
         to.current_epoch = max(to.current_epoch, sender.current_epoch)
         if sender.leads:
@@ -184,36 +199,54 @@ class ClusterWorld(World):
                 to.current_epoch += 1
                 to.epoch = to.current_epoch
             self._claim(to, sender.id, sender.epoch, sender.slots)
-            for id, ranges in list(to.owner.items()):  # UPDATE: somebody else has had these since
-                if id != sender.id and common(ranges, sender.slots) and self._epoch(to, id) > sender.epoch and id in sender.peers:
-                    self._hear_of(sender, id, self._epoch(to, id), ranges)
-        elif peer.follows and to.follows == sender.id and peer.follows != to.id and peer.follows in to.peers:
+        for id, ranges in list(to.owner.items()):  # UPDATE: somebody else has had these since
+            sure = common(without(ranges, to.unclaimed), slots)
+            if id != sender.id and sure and self._epoch(to, id) > epoch and id in sender.peers:
+                self._hear_of(sender, id, self._epoch(to, id), ranges)
+        if not sender.leads and peer.follows and to.follows == sender.id and peer.follows != to.id and peer.follows in to.peers:
             self._follow(to, peer.follows)
         for id, known in sender.peers.items():
             whom = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.now else None
             if whom is not None and whom.engine.works and self.peers(to.engine, whom.engine):
                 to.peers[id] = Peer(known.address, known.follows, known.epoch, self.now)
 
+    def _demoted(self, member: Member, former: Member, epoch: int) -> None:
+        """Whom this node took for a primary follows another: its slots are that one's, if it counts both to one shard, else nobody's."""
+        slots = member.owner.pop(former.id, ())
+        member.unclaimed = without(member.unclaimed, slots)
+        if slots and not self.shard_ids_apart and former.follows in member.peers:
+            member.owner[former.follows] = union(member.owner.get(former.follows, ()), slots)
+            member.peers[former.follows].epoch = max(member.peers[former.follows].epoch, epoch)
+
     def _hear_of(self, member: Member, id: str, epoch: int, slots: Ranges) -> None:
-        if id in member.peers:
-            member.peers[id].epoch = max(member.peers[id].epoch, epoch)
-        self._claim(member, id, epoch, slots)
+        peer = member.peers[id]
+        if peer.epoch < epoch:  # nothing new else
+            peer.epoch, peer.follows = epoch, ""
+            self._claim(member, id, epoch, slots)
 
     def _epoch(self, member: Member, id: str) -> int:
         return member.epoch if id == member.id else member.peers[id].epoch if id in member.peers else 0
 
     def _claim(self, member: Member, id: str, epoch: int, slots: Ranges) -> None:
-        """``member`` hears that ``id`` owns these: true, unless it knows of a newer owner. Slots on their way in are not touched."""
+        """``member`` hears that ``id`` owns these: true, unless it knows of a newer owner. Slots on their way in are not touched.
+
+        What ``id`` owned so far and does not claim any more stays with it until another claims it, at whatever epoch, and is not told
+        to anybody meanwhile (engines since Redis 7.0.13).
+        """
         claimed = without(slots, compact(member.importing))
         before = member.slots
         led_by = member.owner.get(member.follows, ()) if member.follows else ()
         for other, ranges in list(member.owner.items()):
             if other == id or not (contested := common(ranges, claimed)):
                 continue
-            if self._epoch(member, other) < epoch:
-                member.owner[other] = without(ranges, contested)
-            else:
-                claimed = without(claimed, contested)
+            if self._epoch(member, other) >= epoch:
+                kept = without(contested, member.unclaimed)
+                claimed = without(claimed, kept)
+                contested = without(contested, kept)
+            member.owner[other] = without(ranges, contested)
+        member.unclaimed = without(member.unclaimed, union(claimed, common(slots, member.owner.get(id, ()))))
+        if id != member.id:
+            member.unclaimed = union(member.unclaimed, without(member.owner.get(id, ()), slots))
         member.owner[id] = union(member.owner.get(id, ()), claimed)
         lost = without(before, member.slots)
         if lost:
@@ -435,6 +468,13 @@ class SimClusterDriver(SimDriver):
         if (there := self._cluster.members.get(spec.key)) is None or there.engine is not engine:
             self._cluster.join(engine)
 
+    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+        self._cluster.by_order.add(key)
+        try:
+            await super().stop(key, grace_seconds=grace_seconds)
+        finally:
+            self._cluster.by_order.discard(key)
+
     async def erase(self, key: Key) -> None:
         await super().erase(key)
         self._cluster.members.pop(key, None)
@@ -465,6 +505,7 @@ class SimClusteredLink(SimLink):
                 ok=member.ok,
                 epoch=member.epoch,
                 slots=member.slots,
+                inherits=member.owner.get(member.follows, ()) if not member.leads else (),
                 migrating=dict(member.migrating),
                 importing=dict(member.importing),
                 knows=frozenset(member.peers) | {member.id},
@@ -494,8 +535,10 @@ class SimClusterLink:
     def _last(self, target: Target) -> int:
         return self._world.orders.get(target.key, 0)
 
-    async def elect(self, target: Target, *, order: int, seize: bool) -> None:
+    async def elect(self, target: Target, *, order: int, seize: bool, others: Sequence[Target] = ()) -> None:
         world = self._world
+        if seize:
+            await self._has_heard(target, others)
 
         def do(engine: Engine) -> None:
             member = world.members[target.key]
@@ -510,6 +553,17 @@ class SimClusterLink:
         await self._link._order(target, order, do)
         await asyncio.sleep(0.05)
 
+    async def _has_heard(self, target: Target, others: Sequence[Target]) -> None:
+        owned = self._owned_by(others)
+        end = self._world.now + 2.0
+        while common((takes := self._link.reached(target)).owner.get(takes.follows, ()), owned):
+            if self._world.now > end:
+                raise OrderFailed(f"{target.key[1]} would take slots that others own by now")
+            await asyncio.sleep(0.002)
+
+    def _owned_by(self, others: Sequence[Target]) -> Ranges:
+        return union(*(self._link.reached(o).slots for o in others))
+
     async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
         world = self._world
         gives, takes = self._link.reached(giver), self._link.reached(taker)
@@ -520,7 +574,11 @@ class SimClusterLink:
         if not gives.leads or takes.follows != gives.id or not takes.engine.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary")
         gives.engine.paused_until = until = world.now + timeout_seconds
-        while len(takes.engine.writes) < len(gives.engine.writes) or not takes.engine.online:
+        while (
+            len(takes.engine.writes) < len(gives.engine.writes)
+            or not takes.engine.online
+            or takes.owner.get(gives.id, ()) != gives.slots
+        ):
             await asyncio.sleep(0.002)
             lost = self._link.reached(giver) is not gives or self._link.reached(taker) is not takes or takes.follows != gives.id
             if lost or world.now > until - 0.2 * timeout_seconds:
@@ -592,17 +650,24 @@ class SimClusterLink:
 
         await self._link._order(target, self._last(target), do)
 
-    async def own(self, target: Target, slots: Sequence[SlotRange]) -> None:
+    async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
+        if common(self._owned_by(others), tuple(slots)):
+            raise OrderFailed(f"{target.key[1]} is not given slots that somebody owns after all")
+
         def do(engine: Engine) -> None:
             member = self._world.members[target.key]
-            if common(union(*member.owner.values()), tuple(slots)):
-                raise OrderFailed("Slot is already busy")
+            if not member.leads:
+                raise OrderFailed("ERR Please use SETSLOT only with masters.")
+            self._world.newer_epoch(member)
+            for id, ranges in list(member.owner.items()):
+                member.owner[id] = without(ranges, tuple(slots))
             member.owner[member.id] = union(member.slots, tuple(slots))
+            member.unclaimed = without(member.unclaimed, tuple(slots))
             for slot in expand(tuple(slots)):
                 member.importing.pop(slot, None)
             self._world.broadcast(member)
 
-        await self._link._order(target, self._last(target), do)
+        await self._link._order(target, order, do)
 
     async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
         def do(engine: Engine) -> None:

@@ -72,6 +72,9 @@ class ClusterRun(Run):
             self.report.failovers += old.primary not in (None, shard.primary)
             if not shard.recovering_from or shard.moving_to in (None, old.moving_to) or old.accept_stale:
                 continue
+            lost = self.world.members.get((UID, shard.recovering_from))
+            if lost is not None and not lost.slots and not self.world.data(lost):
+                continue  # an engine without slots takes no writes: there was nothing to be out of sync with
             if shard.moving_to not in old.in_sync:
                 self._broken(f"{shard.moving_to} was nominated out of sync; in sync were {sorted(old.in_sync)}")
             engine = self.world.processes.get((UID, shard.moving_to or ""))
