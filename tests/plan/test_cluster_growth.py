@@ -9,19 +9,25 @@ from msgspec.structs import replace
 from tests.plan.builders import NOW, group
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, View, Wait, WantedShard
+from cachekeep.model import Act, Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, Step, View, Wait, WantedShard
 from cachekeep.plan import Policy, plan
 
 
-def settled(shards: int) -> tuple[Cache, View]:
-    """A cluster of ``shards`` × (1 + 1), as it should be."""
+def unplaced(shards: int) -> tuple[Cache, View]:
+    """A cluster of ``shards`` × (1 + 1) that has only been asked for."""
     wanted = tuple(
         WantedShard(id=f"{i:04}", members=tuple(Member(name=f"demo-{i:04}-{j:03}", zone="a") for j in (1, 2)))
         for i in range(1, shards + 1)
     )
     cache = group(2, settled=False)
     cache = replace(cache, wanted=replace(cache.wanted, cluster_mode="enabled", shards=wanted, automatic_failover=True))
-    step = plan(cache, View(free_addresses=tuple(f"127.77.{i // 250}.{i % 250 + 1}" for i in range(2 * shards + 3))), NOW)
+    return cache, View(free_addresses=tuple(f"127.77.{i // 250}.{i % 250 + 1}" for i in range(2 * shards + 3)))
+
+
+def settled(shards: int) -> tuple[Cache, View]:
+    """A cluster of ``shards`` × (1 + 1), as it should be."""
+    cache, view = unplaced(shards)
+    step = plan(cache, view, NOW)
     assert isinstance(step, Decide)
     decided = replace(step.decided, configuration_node=step.decided.nodes[0].name)
     from cachekeep.engines.config import boot_digest, live_digest
@@ -61,25 +67,47 @@ def settled(shards: int) -> tuple[Cache, View]:
 
 
 def calls(shards: int) -> int:
-    """Python-level calls of one pass."""
-    cache, view = settled(shards)
-    cache = replace(cache)  # without what was worked out before
-    count = 0
-
-    def counted(frame: object, event: str, arg: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(counted)
-    try:
-        step = plan(cache, view, NOW, Policy())
-    finally:
-        sys.setprofile(None)
+    """Python-level calls of one pass over a settled cluster."""
+    count, step = counted(*settled(shards))
     assert isinstance(step, Wait), step
     assert "as it should be" in step.because
     return count
 
 
-@pytest.mark.parametrize(("few", "many"), [(10, 50), (50, 200)])
+def creation_calls(shards: int) -> int:
+    """Python-level calls of the first two passes: whom to appoint, and whom to start."""
+    cache, view = unplaced(shards)
+    appointing, step = counted(cache, view)
+    assert isinstance(step, Decide)
+    nothing_yet = View(nodes={n.name: NodeView(process="absent") for n in step.decided.nodes})
+    starting, step = counted(replace(cache, decided=step.decided), nothing_yet)
+    assert isinstance(step, Act)
+    assert len(step.stages[0]) == 2 * shards
+    return appointing + starting
+
+
+def counted(cache: Cache, view: View) -> tuple[int, Step]:
+    """Python-level calls of one pass, and its step."""
+    cache = replace(cache)  # without what was worked out before
+    count = 0
+
+    def one_more(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(one_more)
+    try:
+        step = plan(cache, view, NOW, Policy())
+    finally:
+        sys.setprofile(None)
+    return count, step
+
+
+@pytest.mark.parametrize(("few", "many"), [(1, 10), (10, 50), (50, 200)])
+def test_creation_costs_as_much_for_each_shard(few: int, many: int) -> None:
+    assert creation_calls(many) / many < 1.5 * creation_calls(few) / few
+
+
+@pytest.mark.parametrize(("few", "many"), [(1, 10), (10, 50), (50, 200)])
 def test_a_pass_over_a_settled_cluster_costs_as_much_for_each_shard(few: int, many: int) -> None:
     assert calls(many) / many < 1.5 * calls(few) / few

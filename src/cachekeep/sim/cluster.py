@@ -574,11 +574,7 @@ class SimClusterLink:
         if not gives.leads or takes.follows != gives.id or not takes.engine.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary")
         gives.engine.paused_until = until = world.now + timeout_seconds
-        while (
-            len(takes.engine.writes) < len(gives.engine.writes)
-            or not takes.engine.online
-            or takes.owner.get(gives.id, ()) != gives.slots
-        ):
+        while len(takes.engine.writes) < len(gives.engine.writes) or not takes.engine.online or not self._agreed(gives, takes):
             await asyncio.sleep(0.002)
             lost = self._link.reached(giver) is not gives or self._link.reached(taker) is not takes or takes.follows != gives.id
             if lost or world.now > until - 0.2 * timeout_seconds:
@@ -596,6 +592,10 @@ class SimClusterLink:
                 raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it")
         gives.engine.paused_until = 0.0
         self._become_replica(gives, taker)
+
+    def _agreed(self, gives: Member, takes: Member) -> bool:
+        """The taker would take what the giver owns: neither less nor more."""
+        return takes.owner.get(gives.id, ()) == gives.slots
 
     def _become_replica(self, member: Member, primary: Target) -> None:
         if primary.cluster_id not in member.peers:
