@@ -13,7 +13,7 @@ from cachekeep.clock import Clock
 from cachekeep.compute.cluster_link import EngineClusterLink
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
-from cachekeep.compute.pulse import Pulse
+from cachekeep.compute.pulse import Moments, Pulse
 from cachekeep.engines.launch import ADMIN, NOBODY_PORT
 from cachekeep.engines.replies import discovery_version, info, node_view, reaches
 from cachekeep.errors import OrderFailed
@@ -58,6 +58,7 @@ class EngineLink:
         self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ordering: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._pulses: dict[Key, Pulse] = {}
+        self._moments: Moments | None = None
         self.cluster = EngineClusterLink(order=self._order, guarded=self._orders, let_pass=self._let_pass, clock=clock)
 
     # -- looking
@@ -261,6 +262,7 @@ class EngineLink:
             if old.terms == terms:
                 return  # asked for at every pass; begun anew, its first answer would wake for the next one, and so for ever
             old.stop()
+        self._moments = self._moments or Moments()
         self._pulses[target.key] = Pulse(
             target,
             open_line=lambda: self._line(target),
@@ -268,6 +270,7 @@ class EngineLink:
             interval_seconds=interval_seconds,
             deadline_seconds=deadline_seconds,
             wake=wake,
+            moments=self._moments,
         )
 
     def unwatch(self, key: Key) -> None:

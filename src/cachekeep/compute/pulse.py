@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from cachekeep.compute.contract import Key, Target
@@ -11,13 +12,34 @@ from cachekeep.engines.replies import pulse
 
 _ASK_ENGINE = resp(("INFO", "replication"))
 _ASK_MEMCACHED = b"version\r\n"
-_SLOTS = 10
+_SLOTS = 4
+"""Into so many groups the beats of an interval are gathered: each group wakes the loop once, and what it runs is warm then."""
 _EARLY_SECONDS = 0.001
 _HOPELESS_SECONDS = 5.0
 """A line that owes an answer for this long, and for several deadlines, is opened anew: the machine at its end may be gone."""
 _HOPELESS_DEADLINES = 5
 _REOPEN_SECONDS = 0.1
 """A line that is lost within this time of its opening waits for the next beat: an engine may be closing all that it accepts."""
+
+
+class Moments:
+    """Timers of many pulses: those that are due in the same millisecond share one of the loop's, which costs more than a beat."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: defaultdict[int, list[Callable[[], None]]] = defaultdict(list)
+
+    def call_at(self, at: float, call: Callable[[], None]) -> None:
+        """Call at a time of the loop's, to the millisecond. It cannot be called off: whoever has changed its mind ignores it."""
+        moment = round(at * 1000)
+        calls = self._due[moment]
+        if not calls:
+            self._loop.call_at(moment / 1000, self._come, moment)
+        calls.append(call)
+
+    def _come(self, moment: int) -> None:
+        for call in self._due.pop(moment):
+            call()
 
 
 class Pulse:
@@ -37,6 +59,7 @@ class Pulse:
         interval_seconds: float,
         deadline_seconds: float,
         wake: Callable[[Key], None],
+        moments: Moments,
     ) -> None:
         self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
@@ -54,16 +77,16 @@ class Pulse:
         self._seen: tuple[bytes, ...] | None = None
         self._silent = False
         self._stopped = False
-        # Hundreds of nodes: spread over the interval, yet several at the same moment, so that the loop wakes seldom.
+        # Hundreds of nodes: spread over the interval, yet many at the same moment, so that the loop wakes seldom.
         slot = interval_seconds / _SLOTS
         first = (self._loop.time() // slot + 1 + hash(target.key) % _SLOTS) * slot
         self._next_at = first
-        self._timer = self._loop.call_at(first, self._beat)
+        self._moments = moments
+        self._rest(first)
 
     def stop(self) -> None:
         """No beat and no wake after this."""
         self._stopped = True
-        self._timer.cancel()
         if self._opening is not None:
             self._opening.cancel()
 
@@ -75,28 +98,37 @@ class Pulse:
         if now >= self._reopen_at:
             self._reopen_at = now + _REOPEN_SECONDS
             self._ask(now)
+            self._rest(now + self._deadline)
         else:
             self._silent = True
             self._wake(self._key)
 
+    def _rest(self, until: float) -> None:
+        """Beat then, and not before."""
+        self._due_at = until
+        self._moments.call_at(until, self._beat)
+
     def _beat(self) -> None:
         now, asked_at = self._loop.time(), self._asked_at
+        if self._stopped or now < self._due_at - _EARLY_SECONDS:
+            return
         if asked_at is None:
-            if now >= self._next_at - _EARLY_SECONDS:
-                self._next_at += self._interval * max(1, (now - self._next_at) // self._interval + 1)
+            until = self._next_at
+            if now >= until - _EARLY_SECONDS:
+                self._next_at += self._interval * max(1, (now - until) // self._interval + 1)
                 self._ask(now)
-            until = min(self._next_at, now + self._deadline)
+                until = min(self._next_at, now + self._deadline)
         else:
             waited = now - asked_at
-            if waited >= self._deadline:
+            if waited >= self._deadline - _EARLY_SECONDS:
                 self._silent = True
-            until = now + (self._interval if self._silent else self._deadline - waited)
+            until = now + (self._interval if self._silent else min(self._interval, self._deadline - waited))
             if self._silent:
                 self._wake(self._key)
             if waited >= max(_HOPELESS_SECONDS, _HOPELESS_DEADLINES * self._deadline):
                 self._asked_at = None
                 self._hang_up()
-        self._timer = self._loop.call_at(until, self._beat)
+        self._rest(until)
 
     def _ask(self, now: float) -> None:
         self._asked_at = now
