@@ -444,19 +444,15 @@ async def test_forget_leaves_nothing(world: World) -> None:
     store = await world.store()
     await insert(store, cache("demo"), cache("other"))
     leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
-    async with store.transaction() as t:
-        for arn in ("arn:demo", "arn:other"):
-            await t.put(Tags(name=arn, values={"a": "b"}))
     one = cast(Cache, await store.load("uid-group-demo"))
     saved = await store.save_decided(replace(one, decided=decided(("demo-001", "x"))), leases[one.uid], addresses=["x"])
     with pytest.raises(Conflict):
-        await store.forget(one, leases[one.uid], arns=["arn:demo"])
-    await store.forget(saved, leases[one.uid], arns=["arn:demo"], events=[event("deleted")])
+        await store.forget(one, leases[one.uid])
+    await store.forget(saved, leases[one.uid], events=[event("deleted")])
     assert await store.load(one.uid) is None
     assert await store.addresses() == set()
     async with store.reading() as t:
         assert await t.cache_of("demo-001") is None
-        assert [r.name for r in await t.list(Tags)] == ["arn:other"]
         assert [e.message for _, e in await t.events(limit=10)] == ["deleted"]
     with pytest.raises(LeaseLost):
         await store.save_decided(saved, leases[one.uid], addresses=[])

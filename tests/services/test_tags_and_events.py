@@ -85,6 +85,49 @@ def test_a_new_replica_has_nothing_of_an_old_one(rig: Rig) -> None:
     assert listed(rig, "cluster", "demo-003") == {}
 
 
+def test_what_is_being_deleted_takes_no_tags_so_that_none_stay_behind(rig: Rig) -> None:
+    rig.group(Tags=tags(a="1"))
+    rig.memcached()
+    rig.cache.delete_replication_group(ReplicationGroupId="demo")
+    rig.cache.delete_cache_cluster(CacheClusterId="mc")
+    for kind, name, code in (
+        ("replicationgroup", "demo", "InvalidReplicationGroupState"),
+        ("cluster", "demo-001", "CacheClusterNotFound"),
+        ("cluster", "mc", "CacheClusterNotFound"),
+    ):
+        arn = rig.arn(kind, name)
+        assert refused(rig.cache.add_tags_to_resource, ResourceName=arn, Tags=tags(b="2")).code == code
+        assert refused(rig.cache.remove_tags_from_resource, ResourceName=arn, TagKeys=["a"]).code == code
+        assert listed(rig, kind, name) == {}
+    rig.keep()
+    rig.group()
+    assert listed(rig, "cluster", "demo-001") == {}
+
+
+def test_a_replica_on_its_way_out_takes_no_tags(rig: Rig) -> None:
+    rig.group(NumCacheClusters=3)
+    rig.cache.decrease_replica_count(ReplicationGroupId="demo", NewReplicaCount=1, ApplyImmediately=True)
+    told = refused(rig.cache.add_tags_to_resource, ResourceName=rig.arn("cluster", "demo-003"), Tags=tags(c="3"))
+    assert (told.code, told.message) == (
+        "CacheClusterNotFound",
+        "Cache cluster demo-003 is either not present or not available: it is being deleted, and its tags with it.",
+    )
+    rig.cache.add_tags_to_resource(ResourceName=rig.arn("cluster", "demo-002"), Tags=tags(c="3"))
+
+
+def test_the_members_of_a_node_group_that_goes_leave_no_tags(rig: Rig) -> None:
+    rig.group(NumCacheClusters=None, NumNodeGroups=2, ReplicasPerNodeGroup=1, AutomaticFailoverEnabled=True)
+    for shard in ("0001", "0002"):
+        rig.cache.add_tags_to_resource(ResourceName=rig.arn("cluster", f"demo-{shard}-001"), Tags=tags(c=shard))
+    reshard = rig.cache.modify_replication_group_shard_configuration
+    reshard(ReplicationGroupId="demo", NodeGroupCount=1, NodeGroupsToRemove=["0002"], ApplyImmediately=True)
+    rig.keep()
+    reshard(ReplicationGroupId="demo", NodeGroupCount=2, ApplyImmediately=True)
+    rig.keep()
+    assert listed(rig, "cluster", "demo-0001-001") == {"c": "0001"}
+    assert listed(rig, "cluster", "demo-0002-001") == {}
+
+
 def test_tags_that_somehow_stayed_are_replaced(rig: Rig) -> None:
     async def leave() -> None:
         async with rig.store.transaction() as tx:

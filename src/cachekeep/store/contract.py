@@ -172,8 +172,8 @@ class Store(Protocol):
         ``AddressTaken``.
         """
 
-    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), arns: Collection[str] = ()) -> None:
-        """Remove the cache and all that belongs to it: addresses, members, condition, the tags of ``arns``.
+    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
+        """Remove the cache and all that belongs to it: addresses, members, condition. Tags went when its deletion was asked for.
 
         Raises ``LeaseLost``, ``Conflict``.
         """

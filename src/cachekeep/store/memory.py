@@ -14,7 +14,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Event, Tags
+from cachekeep.model import Cache, CacheKind, Condition, Event
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.wakes import Wakes
 
@@ -114,15 +114,13 @@ class MemoryStore:
             transaction.wake(cache.uid)
             return saved
 
-    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), arns: Collection[str] = ()) -> None:
+    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self.transaction() as transaction:
             state, row = transaction.state, transaction.fenced(cache, lease)
             del state.caches[row.uid], state.names[row.kind, row.name], state.leases[row.uid]
             state.conditions.pop(row.uid, None)
             state.members = {name: uid for name, uid in state.members.items() if uid != row.uid}
             state.addresses = {address: uid for address, uid in state.addresses.items() if uid != row.uid}
-            for arn in arns:
-                state.resources.pop((Tags.__name__, arn), None)
             await transaction.tell(*events)
             transaction.wake(row.uid)
 

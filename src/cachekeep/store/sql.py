@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost, Unusable
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Secret, Tags, Wanted
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Secret, Wanted
 from cachekeep.model.resources import SourceType
 from cachekeep.store import tables as t
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
@@ -193,7 +193,7 @@ class SqlStore:
             transaction.wake(cache.uid)
         return msgspec.structs.replace(cache, version=cache.version + 1)
 
-    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), arns: Collection[str] = ()) -> None:
+    async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._writing() as transaction:
             await self._fence(transaction, cache.uid, lease)
             gone = await transaction.execute(
@@ -201,9 +201,6 @@ class SqlStore:
             )
             if gone.rowcount != 1:
                 raise _stale(cache)
-            await transaction.execute(
-                sa.delete(t.resources).where(t.resources.c.kind == Tags.__name__, t.resources.c.name.in_(sorted(arns)))
-            )
             await transaction.tell(*events)
             transaction.wake(cache.uid)
 

@@ -274,8 +274,8 @@ async def _retain_primary(tx: Transaction, context: Context, cache: Cache) -> Ma
         description="",
     )
     shape = render.group(cache, None, context) | {"Status": "deleting"}
-    gone = [names.arn(context.settings, "cluster", name) for name in cache.wanted_names() if name != primary]
-    await tags.drop(tx, names.arn(context.settings, "replicationgroup", cache.name), *gone)
+    await tags.drop(tx, names.arn(context.settings, "replicationgroup", cache.name))
+    await tags.forget_members(tx, context, cache, wanted.shards)
     saved = await tx.save_wanted(replace(cache, name=primary, kind="cluster", wanted=wanted))
     tx.wake(saved.uid)
     return {"ReplicationGroup": shape}

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, WantedShard
-from cachekeep.services import names, render, zones
+from cachekeep.services import render, zones
 from cachekeep.services.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import find, tags
 from cachekeep.services.elasticache import wanted as want
@@ -174,8 +174,7 @@ def check_rest(cache: Cache, shards: Sequence[WantedShard]) -> None:
 async def _save_fewer(tx: Transaction, context: Context, cache: Cache, shards: tuple[WantedShard, ...]) -> Mapping[str, Any]:
     if cache.wanted.cluster_mode != "enabled":
         check_rest(cache, shards)
-    left = {m.name for s in shards for m in s.members}
-    await tags.drop(tx, *(names.arn(context.settings, "cluster", name) for name in cache.wanted_names() if name not in left))
+    await tags.forget_members(tx, context, cache, shards)
     cache = await want.save(tx, cache, replace(cache.wanted, shards=shards))
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 

@@ -12,7 +12,7 @@ from cachekeep.model import Cache, WantedShard
 from cachekeep.plan.slots import count
 from cachekeep.services import render
 from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.elasticache import find, shards
+from cachekeep.services.elasticache import find, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.operation import Operation, writes
 from cachekeep.store.contract import Transaction
@@ -35,6 +35,7 @@ async def modify_shards(call: Call, tx: Transaction, context: Context) -> Mappin
         wanted = replace(wanted, shards=(*wanted.shards, *await _more(params, tx, context, cache, number - len(wanted.shards))))
     elif number < len(wanted.shards):
         wanted = replace(wanted, shards=_fewer(params, cache, number))
+        await tags.forget_members(tx, context, cache, wanted.shards)
     else:
         _refuse(params, "ReshardingConfiguration", "NodeGroupsToRemove", "NodeGroupsToRetain", why="when their number stays")
         _refuse_if_even(cache)

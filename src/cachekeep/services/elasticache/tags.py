@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags
+from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags, WantedShard
 from cachekeep.services import names, render
 from cachekeep.services.context import Context, Params, value_error
 from cachekeep.services.elasticache import find
@@ -69,12 +69,18 @@ async def forget(tx: Transaction, context: Context, cache: Cache) -> None:
         await tx.delete(Tags, names.arn(context.settings, "cluster", cluster_id))
 
 
+async def forget_members(tx: Transaction, context: Context, cache: Cache, left: Iterable[WantedShard]) -> None:
+    """Drop the tags of the members of a group that are not among those that are left."""
+    stay = {m.name for s in left for m in s.members}
+    await drop(tx, *(names.arn(context.settings, "cluster", name) for name in cache.wanted_names() if name not in stay))
+
+
 # ------------------------------------------------------------------ the operations
 
 
 async def add(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Adds tags or changes their values; other tags stay."""
-    arn, inherited = await _resource(call, tx, context)
+    arn, inherited = await _resource(call, tx, context, changes=True)
     own = await tx.get(Tags, arn) or Tags(name=arn, values={})
     values = own.values | parse(call.params["Tags"], context)
     _check_quota(inherited | values, context)
@@ -84,7 +90,7 @@ async def add(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any
 
 async def remove(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Removes tags by key."""
-    arn, inherited = await _resource(call, tx, context)
+    arn, inherited = await _resource(call, tx, context, changes=True)
     own = await tx.get(Tags, arn) or Tags(name=arn, values={})
     unknown = [key for key in call.params["TagKeys"] if key not in own.values]
     if unknown:
@@ -102,18 +108,26 @@ async def list_tags(call: Call, tx: Transaction, context: Context) -> Mapping[st
     return render.tag_list(inherited | (own.values if own else {}))
 
 
-async def _resource(call: Call, tx: Transaction, context: Context) -> tuple[str, dict[str, str]]:
+async def _resource(call: Call, tx: Transaction, context: Context, *, changes: bool = False) -> tuple[str, dict[str, str]]:
     """The ARN as it is stored, and the tags that come from a member's group.
 
-    Raises ApiError InvalidARN, or the resource kind's own not-found error.
+    What is being deleted has lost its tags and takes no others: they would be those of the next resource of its name.
+    Raises ApiError InvalidARN, the resource kind's own not-found error, or for ``changes`` of what is being deleted
+    InvalidReplicationGroupState or CacheClusterNotFound [AddTagsToResource declares no other error for a cluster].
     """
     kind, name = names.parse_arn(context.settings, call.params["ResourceName"])
     arn = names.arn(context.settings, kind, name)
     match kind:
         case "replicationgroup":
-            await find.group(tx, name)
+            if (await find.group(tx, name)).wanted.deleted and changes:
+                raise find.group_state_error(name)
         case "cluster":
             cache = await find.cluster(tx, name)
+            if changes and (cache.wanted.deleted or name not in {n.partition(".")[0] for n in cache.wanted_names()}):
+                raise ApiError(
+                    "CacheClusterNotFound",
+                    f"Cache cluster {name} is either not present or not available: it is being deleted, and its tags with it.",
+                )
             if cache.kind == "group":
                 group = await tx.get(Tags, names.arn(context.settings, "replicationgroup", cache.name))
                 return arn, dict(group.values) if group else {}
