@@ -107,6 +107,16 @@ def test_memcached_auto_discovery_by_emcache(memcached: Any) -> None:
     asyncio.run(seen())
 
 
+def test_a_client_that_flushes_takes_the_discovery_list_away_and_it_comes_back(memcached: Any) -> None:
+    node = Client(min(_nodes(memcached)))
+    listed = node.get("AmazonElastiCache:cluster")
+    assert listed
+    node.set("mine", "1", noreply=False)
+    node.flush_all(noreply=False)
+    eventually(lambda: node.get("AmazonElastiCache:cluster") == listed)
+    assert node.get("mine") is None
+
+
 def test_memcached_grows_and_discovery_says_so(installation: Installation, client: Any, memcached: Any) -> None:
     where = memcached["ConfigurationEndpoint"]
     client.modify_cache_cluster(CacheClusterId="mc", NumCacheNodes=4, ApplyImmediately=True)

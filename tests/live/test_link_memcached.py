@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.engines.servers import build_of, servers, until
+from tests.engines.servers import Server, build_of, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key
@@ -32,6 +32,10 @@ async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
         woken: asyncio.Queue[Key] = asyncio.Queue()
         link.watch(node.target, interval_seconds=0.02, deadline_seconds=5, wake=woken.put_nowait)
         assert await asyncio.wait_for(woken.get(), 10) == node.target.key
+        # A client that flushes takes the discovery list along: that is news, and so is its return.
+        for change in (_flush_all(node), link.discover(node.target, PAYLOAD)):
+            await change
+            assert await asyncio.wait_for(woken.get(), 10) == node.target.key
         node.kill()
         assert await asyncio.wait_for(woken.get(), 10) == node.target.key
         assert (await link.look(node.target, deadline_seconds=5)).answering is False
@@ -43,3 +47,10 @@ async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
         await until(answers)
         assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 0
     await link.aclose()
+
+
+async def _flush_all(node: Server) -> None:
+    reader, writer = await asyncio.open_connection(node.node.address, node.node.port)
+    writer.write(b"flush_all\r\n")
+    assert await reader.readline() == b"OK\r\n"
+    writer.close()

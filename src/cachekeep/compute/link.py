@@ -15,7 +15,7 @@ from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
 from cachekeep.compute.pulse import Moments, Pulse
 from cachekeep.engines.launch import ADMIN, NOBODY_PORT
-from cachekeep.engines.replies import discovery_version, info, node_view, reaches
+from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, info, node_view, reaches
 from cachekeep.errors import OrderFailed
 from cachekeep.model import NodeView
 
@@ -34,7 +34,6 @@ _NEXT_TRY_SECONDS = 1.2
 _BIND_SECONDS = 0.3
 """An address that cannot be bound for longer belongs to somebody else."""
 _SET_BIND = ("CONFIG", "SET", "bind")
-_DISCOVERY_KEY = "AmazonElastiCache:cluster"
 
 _LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"), ("ROLE",))
 _LOOK_PAYLOAD = resp(*_LOOK)
@@ -148,7 +147,7 @@ class EngineLink:
 
     async def discover(self, target: Target, payload: str) -> None:
         data = payload.encode()
-        command = b"set %b 0 0 %d\r\n%b\r\n" % (_DISCOVERY_KEY.encode(), len(data), data)
+        command = b"set %b 0 0 %d\r\n%b\r\n" % (DISCOVERY_KEY.encode(), len(data), data)
         async with self._orders(target):
             with _failures(target):
                 async with asyncio.timeout(_ORDER_SECONDS):
@@ -383,7 +382,7 @@ async def _look_resp(line: Line, target: Target) -> NodeView:
 
 
 async def _look_memcached(line: Line, target: Target) -> NodeView:
-    _, payload = _good(await line.ask(b"version\r\nget %b\r\n" % _DISCOVERY_KEY.encode(), 2))
+    _, payload = _good(await line.ask(b"version\r\nget %b\r\n" % DISCOVERY_KEY.encode(), 2))
     held = discovery_version(payload) if isinstance(payload, bytes) else 0
     return NodeView(answering=True, discovery_version=held, bound=frozenset({target.address}))
 

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
-from cachekeep.engines.replies import pulse
+from cachekeep.engines.replies import DISCOVERY_KEY, pulse
 
 _ASK_ENGINE = resp(("INFO", "replication"))
-_ASK_MEMCACHED = b"version\r\n"
+_ASK_MEMCACHED = b"get %b\r\n" % DISCOVERY_KEY.encode()
+_NOTHING = object()
 _SLOTS = 4
 """Into so many groups the beats of an interval are gathered: each group wakes the loop once, and what it runs is warm then."""
 _EARLY_SECONDS = 0.001
@@ -46,7 +47,7 @@ class Pulse:
     """The heartbeat of one node. It has no task of its own but while it connects: timers and callbacks, for there are hundreds.
 
     It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again; when role, followed
-    primary, link or the state of a replica is another than the last time. A broken line is opened anew at once; if that is refused,
+    primary, link or the state of a replica, or (Memcached) the discovery list, is another than the last time. A broken line is opened anew at once; if that is refused,
     it wakes.
     """
 
@@ -63,7 +64,8 @@ class Pulse:
     ) -> None:
         self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
-        self._question = _ASK_MEMCACHED if target.engine == "memcached" else _ASK_ENGINE
+        self._replicated = target.engine != "memcached"
+        self._question = _ASK_ENGINE if self._replicated else _ASK_MEMCACHED
         self._open_line = open_line
         self._hang_up = hang_up
         self._interval = interval_seconds
@@ -74,7 +76,7 @@ class Pulse:
         self._opening: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
         self._reopen_at = 0.0
-        self._seen: tuple[bytes, ...] | None = None
+        self._seen: object = _NOTHING
         self._silent = False
         self._stopped = False
         # Hundreds of nodes: spread over the interval, yet many at the same moment, so that the loop wakes seldom.
@@ -154,7 +156,7 @@ class Pulse:
             self._line = None
             return  # ``lost`` follows
         reply = replies[0]
-        seen = pulse(reply) if isinstance(reply, bytes) else ()
+        seen = pulse(reply) if self._replicated and isinstance(reply, bytes) else reply
         news = self._silent or seen != self._seen
         self._silent, self._seen = False, seen
         if news:

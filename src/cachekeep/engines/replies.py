@@ -152,6 +152,11 @@ def memcached_stats(text: bytes) -> dict[str, str]:
     return {parts[1]: parts[2] if len(parts) > 2 else "" for parts in lines}
 
 
+DISCOVERY_KEY = "AmazonElastiCache:cluster"
+"""The key that every Memcached node holds, for clients that ask nodes (Auto Discovery guide, "Adding auto discovery to your client
+library"). A client's ``flush_all`` takes it away, as it does with every key."""
+
+
 def discovery_version(payload: bytes) -> int:
     """The version in an ``AmazonElastiCache:cluster`` payload, 0 if it is none."""
     first = payload.split(b"\n", 1)[0].strip()

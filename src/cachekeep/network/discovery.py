@@ -12,8 +12,6 @@ from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
 from cachekeep.network import relay
 
-KEY = "AmazonElastiCache:cluster"
-"""The key that every node holds, for clients that ask nodes (Auto Discovery guide, "Adding auto discovery to your client library")."""
 LIST = "cluster"
 DEADLINE_SECONDS = 3.0
 
@@ -21,7 +19,7 @@ DEADLINE_SECONDS = 3.0
 def payload(version: int, nodes: Sequence[Node]) -> str:
     """The list as clients read it: ``version`` (grows with every change), then ``host|ip|port`` of each node, sorted by name.
 
-    Ends with a line feed, which the announced length counts; the same text is the value of ``KEY``. Host and ip are the same here.
+    Ends with a line feed, which the announced length counts; the same text is what every node holds. Host and ip are the same here.
     """
     return f"{version}\n" + " ".join(f"{n.address}|{n.address}|{n.port}" for n in sorted(nodes, key=lambda n: n.name)) + "\n"
 

@@ -38,7 +38,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     poll_seconds: float = 0.01
     """First pause while something is under way; the keeper stretches repeated waits."""
     discovery_seconds: float = 10.0
-    """How often Memcached nodes are asked for their discovery key: ElastiCache corrects one that was overwritten within about 15 s."""
+    """How often Memcached nodes are looked at for their discovery key, whose loss a heartbeat tells sooner: ElastiCache corrects one
+    that was overwritten within about 15 s."""
     rest_seconds: float = 30.0
     """Pause when all is as it should be."""
 
