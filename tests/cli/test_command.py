@@ -143,6 +143,32 @@ def test_status_shows_what_runs_and_what_it_shall_become(installation: Installat
     assert "→" not in installation.run("status", group).stdout
 
 
+def test_a_group_and_a_cluster_of_one_name_are_told_apart(installation: Installation, group: str) -> None:
+    client = installation.client()
+    client.create_cache_cluster(CacheClusterId=group, Engine="memcached", NumCacheNodes=1, CacheNodeType="cache.t3.micro")
+    client.get_waiter("cache_cluster_available").wait(CacheClusterId=group)
+    listed = installation.run("status").stdout
+    assert "group/shown" in listed
+    assert "cluster/shown" in listed
+    for command in (("status", group), ("explain", group), ("failover", group), ("chaos", "kill-node", group, "--yes")):
+        told = installation.run(*command, check=False)
+        assert (told.returncode, told.stderr) == (
+            1,
+            "cachekeep: shown is the name of a replication group and of a cache cluster: say group/shown or cluster/shown.\n",
+        )
+    assert installation.status("group/shown")["engine"] == "valkey"
+    assert installation.status("cluster/shown")["engine"] == "memcached"
+    assert installation.status("shown-001")["name"] == installation.status("cluster/shown-001")["name"] == "shown"
+    assert "discovery" in installation.run("explain", "cluster/shown").stdout
+    harmless = installation.run("chaos", "heal", "group/shown").stdout
+    assert harmless == "Nothing of a chaos is left at group/shown.\n"
+    unknown = installation.run("status", "group/shown-001", check=False)
+    assert "There is no cache 'group/shown-001'." in unknown.stderr
+    client.delete_cache_cluster(CacheClusterId=group)
+    client.get_waiter("cache_cluster_deleted").wait(CacheClusterId=group)
+    assert installation.status(group)["kind"] == "group"
+
+
 def test_explain_thinks_and_does_nothing(installation: Installation, group: str) -> None:
     before = installation.pids()
     found = json.loads(installation.run("explain", group, "--json").stdout)

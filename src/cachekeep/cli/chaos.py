@@ -69,7 +69,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     if cache["engine"] == "memcached":
         raise Unusable(f"{name} runs memcached, which replicates nothing: there is no failover to try.")
     if kind == "heal":
-        _heal(settings.data_dir, cache)
+        _heal(settings.data_dir, cache, name)
         return
     chosen = _chosen(cache, node)
     zone = chosen["zone"]
@@ -88,7 +88,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     report = _run(settings, cache, chosen, [n["name"] for n in nodes], harm, kind, what, seconds)
     path = _keep(settings.data_dir, report)
     sentence = _sentence(report)
-    call(settings, "tell", name=name, message=f"Chaos: {sentence}")
+    call(settings, "tell", name=cache["full_name"], message=f"Chaos: {sentence}")
     click.echo(sentence)
     click.echo(f"Report: {path}")
 
@@ -174,12 +174,12 @@ def _run(
         healed, before = time.monotonic(), probe.count
         writes_again = _within(_WRITING_SECONDS, lambda: probe.count >= before + 10)
         outage_seconds = max(probe.longest_pause_seconds, 0.0 if writes_again else probe.silent_seconds)
-        recovered = _within(_RECOVERY_SECONDS, lambda: _whole(settings, cache["name"]))
+        recovered = _within(_RECOVERY_SECONDS, lambda: _whole(settings, cache["full_name"]))
         recovery_seconds = time.monotonic() - healed if recovered else None
         outage_seconds = max(outage_seconds, probe.longest_pause_seconds)
     finally:
         probe.stop()
-    after = _status(settings, cache["name"], chosen["shard"])
+    after = _status(settings, cache["full_name"], chosen["shard"])
     return {
         "cache": cache["name"],
         "kind": kind,
@@ -191,7 +191,7 @@ def _run(
         "outage_seconds": round(outage_seconds, 4),
         "writes_again": writes_again,
         "acknowledged": probe.count,
-        "lost": _lost(settings, cache["name"], chosen, probe),
+        "lost": _lost(settings, cache["full_name"], chosen, probe),
         "recovered_after_seconds": None if recovery_seconds is None else round(recovery_seconds, 2),
         "primary_before": chosen["name"] if chosen.get("role") == "primary" else None,
         "primary_after": _now(after, chosen)["name"],
@@ -320,7 +320,7 @@ def _sentence(report: Mapping[str, Any]) -> str:
     )
 
 
-def _heal(data_dir: Path, cache: Mapping[str, Any]) -> None:
+def _heal(data_dir: Path, cache: Mapping[str, Any], name: str) -> None:
     """Undo what a chaos that was killed has left: cuts, frozen processes, filling files."""
     clear_left_over(data_dir)
     for node in cache["nodes"]:
@@ -328,4 +328,4 @@ def _heal(data_dir: Path, cache: Mapping[str, Any]) -> None:
             victim = Victim(data_dir, node["name"], _host(node["endpoint"]))
             victim.signal(signal.SIGCONT)
             Filling.undo(victim)
-    click.echo(f"Nothing of a chaos is left at {cache['name']}.")
+    click.echo(f"Nothing of a chaos is left at {name}.")

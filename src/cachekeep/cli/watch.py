@@ -20,7 +20,10 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 @options("data_dir")
 @_as_json
 def status(name: str | None, as_json: bool, **flags: Any) -> None:
-    """How the caches are: nodes, roles, replication, endpoints, and the planner's last sentence. NAME: one of them."""
+    """How the caches are: nodes, roles, replication, endpoints, and the planner's last sentence.
+
+    NAME: one of them, by its own name or that of a member; group/NAME or cluster/NAME where a group and a cluster have one name.
+    """
     found = call(settings_of(flags), "status", name=name or "")
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -36,11 +39,13 @@ def status(name: str | None, as_json: bool, **flags: Any) -> None:
     for heading in ("cache", "status", "engine", "node", "role", "health", "endpoint"):
         table.add_column(heading, no_wrap=heading in ("cache", "node", "endpoint"))
     sentences: list[tuple[str, Text]] = []
+    names = [cache["name"] for cache in found["caches"]]
     for cache in found["caches"]:
+        label = cache["full_name"] if names.count(cache["name"]) > 1 else cache["name"]
         state = Text(cache["status"], style=_colour(cache["status"], cache["refused"]))
         running = f"{cache['engine']} {cache['version']}{_pending(cache, 'engine')}"
         node_type = Text(f"{cache['node_type']}{_pending(cache, 'node_type')}", style="dim")
-        table.add_row(cache["name"], state, running, node_type, "", "", "")
+        table.add_row(label, state, running, node_type, "", "", "")
         for role, endpoint in cache["endpoints"].items():
             table.add_row("", "", "", "", f"[dim]{role}[/]", "", endpoint)
         for node in cache["nodes"]:
@@ -48,7 +53,7 @@ def status(name: str | None, as_json: bool, **flags: Any) -> None:
             health.append(_details(node), style="dim")
             table.add_row("", "", "", node["name"], node.get("role") or "", health, node["endpoint"])
         sentence = Text(f"{'refused: ' if cache['refused'] else ''}{cache['because']}", style="red" if cache["refused"] else "dim")
-        sentences.append((cache["name"], sentence))
+        sentences.append((label, sentence))
     console = Console(width=None if _is_terminal() else 200, highlight=False)
     console.print(table)
     for cache_name, sentence in sentences:

@@ -23,7 +23,7 @@ _BATCH: Final = 200
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
-    """One cache, by group id or cache cluster id; all of them where that is allowed."""
+    """One cache, by group id or cache cluster id, after ``group/`` or ``cluster/`` where both are; all of them where that is allowed."""
 
     name: str = ""
 
@@ -170,11 +170,22 @@ def _read(body: bytes, kind: type[Any]) -> Any:
 
 
 async def _find(tx: Transaction, name: str) -> Cache:
+    """Replication groups and cache clusters have names of their own, so one name may be of two caches [ARNs: one kind for each].
+
+    Raises ApiError.
+    """
     name = name.lower()
-    cache = await tx.cache(name, "group") or await tx.cache_of(name)
-    if cache is None:
-        raise ApiError("NotFound", f"There is no cache {name!r}. `cachekeep status` lists those that are there.", status=404)
-    return cache
+    kind, _, bare = name.rpartition("/")
+    found = {"group": await tx.cache(bare, "group"), "cluster": await tx.cache_of(bare)}
+    caches = {c.uid: c for k, c in found.items() if c is not None and kind in ("", k)}
+    if len(caches) > 1:
+        raise ApiError(
+            "InvalidParameterValue",
+            f"{bare} is the name of a replication group and of a cache cluster: say group/{bare} or cluster/{bare}.",
+        )
+    for cache in caches.values():
+        return cache
+    raise ApiError("NotFound", f"There is no cache {name!r}. `cachekeep status` lists those that are there.", status=404)
 
 
 async def _all(tx: Transaction) -> list[Cache]:
@@ -192,6 +203,7 @@ def _shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
     seen = {n.name: n for n in condition.nodes} if condition else {}
     return {
         "name": cache.name,
+        "full_name": f"{cache.kind}/{cache.name}",
         "kind": cache.kind,
         **_running(cache),
         "status": condition.status
