@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import ENGINES
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, Member, Secret, Wanted, WantedShard
+from cachekeep.model import Cache, Member, Wanted, WantedShard
 from cachekeep.services import names, paging, render, zones
 from cachekeep.services.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import find, replicas, tags
@@ -75,18 +75,8 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         **want.plain(params),
         **want.windows(params),
     )
-    await want.check_room(tx, context, wanted)
-    cache = Cache(
-        uid=context.clock.new_id(),
-        name=cluster_id,
-        kind="cluster",
-        region=context.settings.region,
-        created_at=context.clock.now(),
-        admin_password=Secret(context.clock.new_secret()),
-        wanted=wanted,
-    )
     try:
-        return await tx.insert(cache)
+        return await want.insert(tx, context, "cluster", cluster_id, wanted)
     except AlreadyThere:
         raise _already_exists(cluster_id) from None
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.parameters import family_of
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, Event, Member, Secret, Wanted
+from cachekeep.model import Cache, Event, Member, Wanted
 from cachekeep.services import names, paging, render
 from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.elasticache import find, shards, tags
@@ -76,18 +76,8 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         **want.windows(params),
     )
     shards.check_failover(wanted)
-    await want.check_room(tx, context, wanted)
-    cache = Cache(
-        uid=context.clock.new_id(),
-        name=group_id,
-        kind="group",
-        region=context.settings.region,
-        created_at=context.clock.now(),
-        admin_password=Secret(context.clock.new_secret()),
-        wanted=wanted,
-    )
     try:
-        return await tx.insert(cache)
+        return await want.insert(tx, context, "group", group_id, wanted)
     except AlreadyThere:
         raise _already_exists(group_id) from None
 

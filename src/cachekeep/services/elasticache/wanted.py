@@ -15,7 +15,7 @@ from cachekeep.engines.catalogue import Offer
 from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import ApiError, EngineMissing
-from cachekeep.model import Cache, Errand, Event, Member, ParameterGroup, SubnetGroup, Wanted, WantedShard
+from cachekeep.model import Cache, CacheKind, Errand, Event, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
 from cachekeep.services import names
 from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.elasticache import find
@@ -294,6 +294,22 @@ def with_errand(
     left = tuple(e for e in cache.wanted.errands if e.serial > done)
     serial = max([done, *(e.serial for e in cache.wanted.errands)]) + 1
     return (*left, Errand(serial=serial, kind=kind, nodes=nodes, shard=shard))
+
+
+async def insert(tx: Transaction, context: Context, kind: CacheKind, name: str, wanted: Wanted) -> Cache:
+    """Add a cache of which nothing is decided yet. Raises AlreadyThere, or what ``check_room`` raises."""
+    await check_room(tx, context, wanted)
+    return await tx.insert(
+        Cache(
+            uid=context.clock.new_id(),
+            name=name,
+            kind=kind,
+            region=context.settings.region,
+            created_at=context.clock.now(),
+            admin_password=Secret(context.clock.new_secret()),
+            wanted=wanted,
+        )
+    )
 
 
 async def save(tx: Transaction, cache: Cache, wanted: Wanted, *events: Event) -> Cache:
