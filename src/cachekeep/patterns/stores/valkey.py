@@ -156,7 +156,9 @@ def _check_raw(client: Any) -> None:
         raise TypeError("this client decodes replies to text (decode_responses=True); entries are bytes, give one that does not")
 
 
-class BlockingCommands:
+class _Commands:
+    """A client and what is known of it."""
+
     def __init__(self, client: Any) -> None:
         _check_raw(client)
         self.client = client
@@ -164,37 +166,28 @@ class BlockingCommands:
         self.cluster = "Cluster" in type(client).__name__
         self.execute = client.execute_command
 
+    def _pipeline(self, commands: Sequence[Command]) -> Any:
+        pipe = self.client.pipeline() if self.cluster else self.client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        return pipe
+
+
+class BlockingCommands(_Commands):
     async def __call__(self, *command: Any) -> Any:
         return self.execute(*command)
 
     async def many(self, commands: Sequence[Command]) -> list[Any]:
-        if not commands:
-            return []
-        pipe = self.client.pipeline() if self.cluster else self.client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        replies: list[Any] = pipe.execute()
+        replies: list[Any] = self._pipeline(commands).execute() if commands else []
         return replies
 
 
-class LoopCommands:
-    def __init__(self, client: Any) -> None:
-        _check_raw(client)
-        self.client = client
-        self.down, self.refused = _errors_of(client)
-        self.cluster = "Cluster" in type(client).__name__
-        self.execute = client.execute_command
-
+class LoopCommands(_Commands):
     async def __call__(self, *command: Any) -> Any:
         return await self.execute(*command)
 
     async def many(self, commands: Sequence[Command]) -> list[Any]:
-        if not commands:
-            return []
-        pipe = self.client.pipeline() if self.cluster else self.client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        replies: list[Any] = await pipe.execute()
+        replies: list[Any] = await self._pipeline(commands).execute() if commands else []
         return replies
 
 
