@@ -83,13 +83,31 @@ def test_no_build_serves_it_and_the_error_says_how_to_get_one(
     ("engine", "asked", "code", "message"),
     [
         ("redis", "7.0.7", "InvalidParameterValue", "Specific version selection is not allowed for '7.0.7', please use '7.0'"),
-        ("redis", "4.0.13", "InvalidParameterCombination", "Cannot find version 4.0.13 for redis"),
-        ("valkey", "6.x", "InvalidParameterCombination", "Cannot find version 6.x for valkey"),
-        ("valkey", "", "InvalidParameterCombination", "Cannot find version  for valkey"),
-        ("memcached", "1.6", "InvalidParameterCombination", "Cannot find version 1.6 for memcached"),
+        (
+            "redis",
+            "4.0.13",
+            "InvalidParameterCombination",
+            "Cannot find version 4.0.13 for redis: there are 4.0.10, 5.0.6, 6.0, 6.2, 7.0, 7.1",
+        ),
+        (
+            "valkey",
+            "6.x",
+            "InvalidParameterCombination",
+            "Cannot find version 6.x for valkey: there are 7.2, 8.0, 8.1, 8.2, 9.0, 9.1",
+        ),
+        ("valkey", "", "InvalidParameterCombination", "Cannot find version  for valkey: there are 7.2, 8.0, 8.1, 8.2, 9.0, 9.1"),
+        (
+            "memcached",
+            "1.6",
+            "InvalidParameterCombination",
+            "Cannot find version 1.6 for memcached: there are 1.4.5, 1.4.14, 1.4.24, 1.4.33, 1.4.34, 1.5.10, 1.5.16, 1.6.6, 1.6.12, "
+            "1.6.17, 1.6.22",
+        ),
     ],
 )
-def test_versions_that_elasticache_never_had_are_refused_in_its_words(engine: str, asked: str, code: str, message: str) -> None:
+def test_versions_that_elasticache_never_had_are_refused_in_its_words_with_those_that_it_has(
+    engine: str, asked: str, code: str, message: str
+) -> None:
     with pytest.raises(ApiError) as refusal:
         installed("redis-7.0.15").choose(engine, asked)
     assert (refusal.value.code, refusal.value.message) == (code, message)

@@ -232,7 +232,8 @@ def _without(present: Sequence[Member], removed: Sequence[str], fewer: int) -> t
             "CacheNodeIdsToRemove can only be given when NumCacheNodes is less than the present number of nodes."
         )
     if fewer > 0 and len(set(removed)) != fewer:
-        raise combination_error(f"CacheNodeIdsToRemove must name {fewer} cache nodes, the difference to NumCacheNodes.")
+        nodes = "one cache node" if fewer == 1 else f"{fewer} cache nodes"
+        raise combination_error(f"CacheNodeIdsToRemove must name {nodes}, the difference to NumCacheNodes.")
     for node_id in removed:
         if node_id not in ids:
             raise value_error(f"Cache node {node_id} does not exist. Cache nodes: {', '.join(ids)}.")
