@@ -95,15 +95,30 @@ def read(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> 
 
 
 def _value(field: str, where: str, given: Any) -> Any:
-    types = {f.name: f.type for f in msgspec.structs.fields(Settings)}
-    if types[field] is Path:
+    about = next(f for f in msgspec.structs.fields(Settings) if f.name == field)
+    if about.type is Path:
         return Path(given).expanduser()
-    if types[field] is bool and isinstance(given, str):
+    if about.type is bool and isinstance(given, str):
         given = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(
             given.lower(), given
         )
     try:
-        return msgspec.convert(given, types[field], strict=False)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(given, about.type, strict=False)
+    except msgspec.ValidationError:
         shown = "" if field == "database" else f" {given!r}"
-        raise ValueError(f"{where}{shown} cannot be used: {str(error)[0].lower()}{str(error)[1:]}") from None
+        raise ValueError(f"{where}{shown} cannot be used: it must {_shape(about)}.") from None
+
+
+def _shape(about: msgspec.structs.FieldInfo) -> str:
+    """What a value must do, in words."""
+    options = msgspec.inspect.type_info(about.type)
+    wanted = next(o for o in getattr(options, "types", (options,)) if not isinstance(o, msgspec.inspect.NoneType))
+    if isinstance(wanted, msgspec.inspect.LiteralType):
+        return f"be {' or '.join(map(str, wanted.values))}"
+    if isinstance(wanted, msgspec.inspect.BoolType):
+        return "be yes or no"
+    if isinstance(wanted, msgspec.inspect.StrType):
+        return f"look like {about.default}"
+    limits = {"at least": wanted.ge, "more than": wanted.gt, "at most": wanted.le}  # type: ignore[union-attr]
+    said = " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
+    return f"be {'a whole number' if isinstance(wanted, msgspec.inspect.IntType) else 'a number'}, {said}"

@@ -55,8 +55,13 @@ def test_every_command_has_help(command: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--auth", "maybe"), "--auth 'maybe' cannot be used"),
-        (("--port", "70000"), "--port '70000' cannot be used"),
+        (("--auth", "maybe"), "--auth 'maybe' cannot be used: it must be enforce or open."),
+        (("--port", "70000"), "--port '70000' cannot be used: it must be a whole number, at least 0 and at most 65535."),
+        (("--silence-seconds", "soon"), "--silence-seconds 'soon' cannot be used: it must be a number, more than 0."),
+        (("--test-failovers-per-day-max", "-1"), "it must be a whole number, at least 0."),
+        (("--region", "here"), "--region 'here' cannot be used: it must look like us-east-1."),
+        (("--database", "postgresql://user:hunter2@127.0.0.1:1/db"), "Start the database, or name another with --database."),
+        (("--data-dir", "/proc/nowhere"), "Choose another with --data-dir."),
         (("--address-pool", "127.0.0.1/8x"), "address pool '127.0.0.1/8x'"),
         (("--address-pool", "203.0.113.0/24"), "of the address pool 203.0.113.0/24 is not an address of this machine"),
         (("--address-pool", "127.0.0.9,203.0.113.7"), "203.0.113.7 of the address pool"),

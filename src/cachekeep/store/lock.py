@@ -28,7 +28,9 @@ class DataDirLock:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise Unusable(f"data directory {self.path.parent}: {error.strerror}") from error
+            raise Unusable(
+                f"data directory {self.path.parent} cannot be used: {error.strerror}. Choose another with --data-dir."
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

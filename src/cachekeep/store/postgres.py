@@ -169,6 +169,8 @@ def _plain_errors(shown: str) -> Iterator[None]:
             f"database {shown}: {error.orig}. Nothing of this change was kept, unless the connection broke while committing it."
         ) from error
     except (OSError, TimeoutError) as error:
-        raise StoreFailed(f"database {shown} does not answer: {error or 'nothing in time'}") from error
+        raise StoreFailed(
+            f"database {shown} does not answer: {error or 'nothing in time'}. Start the database, or name another with --database."
+        ) from error
     except sa.exc.SQLAlchemyError as error:
         raise StoreFailed(f"database {shown}: {error}") from error
