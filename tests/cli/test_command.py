@@ -192,6 +192,16 @@ def test_engines_lists_builds_and_what_they_serve(installation: Installation) ->
     assert all(b["version"] in shown for b in found["builds"])
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_the_data_directory_may_be_named_before_or_after_install(another: Callable[..., Installation], before: bool) -> None:
+    one = another()
+    named = ("--data-dir", str(one.data_dir / "elsewhere"))
+    command = ("engines", *named, "install") if before else ("engines", "install", *named)
+    told = subprocess.run([COMMAND, *command, "nonsense@1"], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "nonsense" in told.stderr
+
+
 def test_the_desk_needs_the_root_key(installation: Installation, another: Callable[..., Installation]) -> None:
     stranger = another()
     stranger.run("env")

@@ -71,8 +71,9 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
 
 @engines.command(short_help="Build an engine with TLS from the distribution's source package.")
 @click.argument("spec", metavar="ENGINE[@VERSION]")
+@options("data_dir")
 @click.pass_obj
-def install(settings: Any, spec: str) -> None:
+def install(settings: Any, /, spec: str, **flags: Any) -> None:
     """Build ENGINE (valkey, redis, memcached) with TLS from the distribution's source package; for instance valkey@9.1.
 
     Takes some minutes. A control plane that runs uses the build at once.
@@ -83,6 +84,8 @@ def install(settings: Any, spec: str) -> None:
     from cachekeep.cli.client import call
     from cachekeep.engines import build
 
+    if flags["data_dir"]:
+        settings = settings_of(flags)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.fields[stage]:8}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn(), console=console
