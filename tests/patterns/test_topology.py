@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socketserver
 import ssl
 import subprocess
@@ -18,7 +19,7 @@ import valkey
 from pymemcache.exceptions import MemcacheError
 from tests.patterns.servers import Server, cluster, engine, free_port, memcached, wait_for
 
-from cachekeep.patterns import AsyncCache, Cache, connect, connect_async, connect_async_memcached
+from cachekeep.patterns import AsyncCache, Breaker, Cache, connect, connect_async, connect_async_memcached
 from cachekeep.patterns.topology.memcached import MemcachedCluster, parse_cluster, wait_for_version
 from cachekeep.patterns.topology.retry import pause_seconds
 from cachekeep.patterns.topology.split import RecentWrites, read_keys, written_keys
@@ -337,6 +338,24 @@ def test_discovery_rebalances_and_ignores_older_lists() -> None:
         assert wait_for_version(client, 3, 20)
         assert ("127.0.0.1", one.port) not in client.nodes
         client.close()
+
+
+def test_a_program_starts_while_its_memcached_cluster_is_away_and_uses_it_when_it_is_back() -> None:
+    config = Configuration()
+    client = connect(f"memcached://127.0.0.1:{config.port}", poll_seconds=0.02)
+    cache = Cache(client, breaker=Breaker(rest_seconds=0.01))
+    assert cache.get("k", lambda: 1) == 1
+    with pytest.raises(ConnectionError, match=f"127.0.0.1:{config.port}.*cannot be asked"):
+        client.get("k")
+    with memcached() as one, memcached() as two:
+        config.nodes = [one.port]
+        with config.running():
+            numbers = itertools.count()
+            wait_for(lambda: cache.get("k", lambda: next(numbers)) == cache.get("k", lambda: next(numbers)), "a hit")
+            assert client.nodes == [("127.0.0.1", one.port)]
+            config.version, config.nodes = 2, [two.port]
+            assert wait_for_version(client, 2, 20)
+    client.close()
 
 
 def test_a_dead_node_raises_and_its_keys_do_not_move() -> None:

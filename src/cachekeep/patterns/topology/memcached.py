@@ -78,6 +78,9 @@ class _Nodes:
         }
         self._hash = RendezvousHash(list(self.clients))
 
+    def __bool__(self) -> bool:
+        return bool(self.nodes)
+
     def of(self, key: str) -> PooledClient:
         return self.clients[self._hash.get_node(key)]
 
@@ -87,7 +90,8 @@ class MemcachedCluster:
 
     ``url`` is `memcached://configuration-endpoint:port`, or several nodes `memcached://a:11211,b:11211` (then nothing is discovered).
     A daemon thread asks for the list every ``poll_seconds``, of the known nodes in turn and of the configuration endpoint last;
-    lists of a lower version are ignored. Threads may share it.
+    lists of a lower version are ignored. Where the endpoint cannot be asked at first, every call asks it, and raises ConnectionError
+    until it answers. Threads may share it.
     """
 
     memcached_nodes = True
@@ -102,18 +106,33 @@ class MemcachedCluster:
         self._stopped = threading.Event()
         self._turn = 0
         self._poller: threading.Thread | None = None
-        if self._endpoint is None:
-            self._nodes = _Nodes(0, sorted(listed), None, self._make)
-            return
+        self._learning = threading.Lock()
+        self._nodes = _Nodes(0, sorted(listed) if self._endpoint is None else [], None, self._make)
+        with contextlib.suppress(ConnectionError):  # a program that starts meanwhile shall not fail
+            self._known()
+
+    def _known(self) -> _Nodes:
+        """The nodes, asked for if there has been no answer yet. Raises ConnectionError."""
+        endpoint = self._endpoint
+        if self._nodes or endpoint is None:
+            return self._nodes
         try:
-            version, nodes = ask_cluster(self._endpoint, timeout_seconds, tls_context)
+            version, nodes = ask_cluster(endpoint, self.timeout_seconds, self._tls)
+        except OSError as error:
+            raise ConnectionError(
+                f"{endpoint[0]}:{endpoint[1]}, which knows the nodes of the cluster, cannot be asked: {error}"
+            ) from error
         except ValueError:  # a plain memcached: it is the cluster
-            self._nodes = _Nodes(0, [self._endpoint], None, self._make)
-            self._endpoint = None
-            return
-        self._nodes = _Nodes(version, nodes, None, self._make)
-        self._poller = threading.Thread(target=self._poll, name="cachekeep-discovery", daemon=True)
-        self._poller.start()
+            version, nodes = 0, [endpoint]
+        with self._learning:
+            if not self._nodes:
+                self._nodes = _Nodes(version, nodes, None, self._make)
+                if not version:
+                    self._endpoint = None
+                else:
+                    self._poller = threading.Thread(target=self._poll, name="cachekeep-discovery", daemon=True)
+                    self._poller.start()
+        return self._nodes
 
     def _make(self, node: Node) -> PooledClient:
         return PooledClient(
@@ -136,6 +155,8 @@ class MemcachedCluster:
         """Ask for the list now; whether it changed. Raises OSError or ValueError if nobody answers."""
         if self._endpoint is None:
             return False
+        if not self._nodes:
+            return bool(self._known())
         known = self._nodes.nodes
         self._turn += 1
         trouble: Exception = MemcacheError("no node is known")
@@ -167,34 +188,34 @@ class MemcachedCluster:
     # ------------------------------------------------------------------ by key
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._nodes.of(key).get(key, default)
+        return self._known().of(key).get(key, default)
 
     def gets(self, key: str) -> Any:
-        return self._nodes.of(key).gets(key)
+        return self._known().of(key).gets(key)
 
     def set(self, key: str, value: Any, expire: int = 0, noreply: bool | None = None) -> Any:
-        return self._nodes.of(key).set(key, value, expire, noreply)
+        return self._known().of(key).set(key, value, expire, noreply)
 
     def add(self, key: str, value: Any, expire: int = 0, noreply: bool | None = None) -> Any:
-        return self._nodes.of(key).add(key, value, expire, noreply)
+        return self._known().of(key).add(key, value, expire, noreply)
 
     def cas(self, key: str, value: Any, cas: Any, expire: int = 0, noreply: bool | None = False) -> Any:
-        return self._nodes.of(key).cas(key, value, cas, expire, noreply)
+        return self._known().of(key).cas(key, value, cas, expire, noreply)
 
     def delete(self, key: str, noreply: bool | None = None) -> Any:
-        return self._nodes.of(key).delete(key, noreply)
+        return self._known().of(key).delete(key, noreply)
 
     def touch(self, key: str, expire: int = 0, noreply: bool | None = None) -> Any:
-        return self._nodes.of(key).touch(key, expire, noreply)
+        return self._known().of(key).touch(key, expire, noreply)
 
     def incr(self, key: str, value: int, noreply: bool | None = False) -> Any:
-        return self._nodes.of(key).incr(key, value, noreply)
+        return self._known().of(key).incr(key, value, noreply)
 
     def decr(self, key: str, value: int, noreply: bool | None = False) -> Any:
-        return self._nodes.of(key).decr(key, value, noreply)
+        return self._known().of(key).decr(key, value, noreply)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        nodes = self._nodes
+        nodes = self._known()
         by_client: dict[int, tuple[PooledClient, list[str]]] = {}
         for key in keys:
             client = nodes.of(key)
