@@ -12,7 +12,7 @@ import secrets
 from typing import Any
 
 import valkey
-from flask import Flask, request, session
+from flask import Flask, abort, request, session
 
 from cachekeep.patterns.contrib.flask import ServerSessions
 from cachekeep.patterns.sessions import SessionStore
@@ -38,7 +38,7 @@ def add() -> Any:
 
 @app.post("/login")
 def login() -> Any:
-    session.login(request.form["user"])  # a real application asks for a password
+    session.login(request.form["user"] or abort(400, "user is empty"))  # a real application asks for a password
     return show()
 
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 import valkey.asyncio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -75,7 +76,10 @@ async def logout_everywhere(request: Request) -> Response:
 
 
 async def field(request: Request, name: str) -> str:
-    return parse_qs((await request.body()).decode())[name][0]
+    values = parse_qs((await request.body()).decode()).get(name)  # leaves empty ones out
+    if not values:
+        raise HTTPException(400, f"{name} is empty")
+    return values[0]
 
 
 app = Starlette(

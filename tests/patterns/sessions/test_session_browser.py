@@ -56,6 +56,11 @@ def test_a_shop_in_two_browsers(shop: str, chromium: Any) -> None:
     page: Any = laptop.new_page()
     page.goto(shop)
     assert laptop.cookies() == []  # nothing to remember, no cookie
+    for button, named in (("#add", "item"), ("#login", "user")):
+        page.click(button)  # with nothing filled in
+        assert page.inner_text("body") == f"{named} is empty"
+        page.goto(shop)
+    assert laptop.cookies() == []
     page.fill("[name=item]", "tea")
     page.click("#add")
     (anonymous,) = laptop.cookies()
@@ -108,5 +113,6 @@ def test_the_flask_example(server: Engine, monkeypatch: pytest.MonkeyPatch) -> N
     with app.test_client() as web:
         post = web.post
         post("/add", data={"item": "tea"})
+        assert post("/login", data={"user": ""}).status_code == 400
         assert post("/login", data={"user": "ada"}).json == {"user": "ada", "cart": ["tea"]}
         assert post("/logout-everywhere").json == {"user": None, "cart": []}

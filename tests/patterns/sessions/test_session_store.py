@@ -291,6 +291,16 @@ def test_a_login_as_somebody_else_takes_nothing_along(store: SessionStore, clien
 # The end
 
 
+def test_a_login_of_nobody_is_refused_and_changes_nothing(store: SessionStore) -> None:
+    session = store.load(None)
+    session["cart"] = ["tea"]
+    session.login("ada")
+    for login in (session.login, session.bind):
+        with pytest.raises(ValueError, match="nobody"):
+            login("")
+    assert (session.user, session["cart"]) == ("ada", ["tea"])
+
+
 def test_a_late_save_does_not_revive_a_logged_out_session(store: SessionStore, client: valkey.Valkey) -> None:
     session_id = begin(store, a=1)
     late, leaving = store.load(session_id), store.load(session_id)

@@ -105,18 +105,23 @@ class Session(MutableMapping[str, Any]):
     def login(self, user: str) -> None:
         """Bind the session to `user` and give it a new id: the id from before the login is worth nothing.
 
-        What the anonymous session held is kept. If *another* user was logged in, nothing is.
+        What the anonymous session held is kept. If *another* user was logged in, nothing is. Raises ValueError for an empty name.
         """
         self._use()
-        if self._user not in (None, user):
+        if user and self._user not in (None, user):
             self.clear()
         self.bind(user)
         self.rotate()
 
     def bind(self, user: str) -> None:
-        """The half of `login` that says whose session it is, for frameworks that rotate by themselves."""
+        """The half of `login` that says whose session it is, for frameworks that rotate by themselves.
+
+        Raises ValueError for an empty name, and for another user than the one who is logged in.
+        """
         self._use()
-        if not user or self._user not in (None, user):
+        if not user:
+            raise ValueError("an empty name is nobody's: nothing was changed")
+        if self._user not in (None, user):
             raise ValueError("a session is bound to one user for its whole life")
         self._user = user
         self._binding = True
