@@ -11,10 +11,12 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import cast
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -44,6 +46,41 @@ class Database:
         self.rows[key] += 1
         return self.rows[key]
 
+    def held(self, key: str) -> int:
+        """What is there, whether it answers or not."""
+        return self.rows[key]
+
+
+class Stored(Database):
+    """The same in PostgreSQL: a commit is a transaction, and a database that fails takes it back at its end."""
+
+    def __init__(self, place: sa.Engine) -> None:
+        super().__init__()
+        self.place = place
+        with place.begin() as connection:
+            connection.execute(sa.text("DROP TABLE IF EXISTS counts"))
+            connection.execute(sa.text("CREATE TABLE counts (key text PRIMARY KEY, value integer NOT NULL)"))
+            connection.execute(
+                sa.text("INSERT INTO counts SELECT key, 0 FROM unnest(CAST(:keys AS text[])) AS key"), {"keys": list(self.rows)}
+            )
+
+    def read(self, key: str) -> int:
+        value = self.held(key)
+        if self.broken:
+            raise OSError("the database is away")
+        return value
+
+    def commit(self, key: str) -> int:
+        with self.place.begin() as connection:
+            value = connection.scalar(sa.text("UPDATE counts SET value = value + 1 WHERE key = :key RETURNING value"), {"key": key})
+            if self.broken:
+                raise ValueError("the database refuses")
+        return cast(int, value)
+
+    def held(self, key: str) -> int:
+        with self.place.connect() as connection:
+            return cast(int, connection.scalar(sa.text("SELECT value FROM counts WHERE key = :key"), {"key": key}))
+
 
 class Held:
     """A load under way: it has read, and waits."""
@@ -58,10 +95,11 @@ class Patterns(RuleBasedStateMachine):
 
     server: Server
     scheme = "valkey"
+    make_database: Callable[[], Database]
 
     @initialize()
     def begin(self) -> None:
-        self.database = Database()
+        self.database = type(self).make_database()
         if self.server.process is None:
             self.server.start()
         address = f"{self.scheme}://127.0.0.1:{self.server.port}"
@@ -220,7 +258,7 @@ class Patterns(RuleBasedStateMachine):
     @invariant()
     def nobody_invents_values(self) -> None:
         if hasattr(self, "seen"):
-            assert all(self.seen[key] <= self.database.rows[key] for key in self.seen)
+            assert all(self.seen[key] <= self.database.held(key) for key in self.seen)
 
 
 @pytest.fixture(params=["valkey", "memcached"])
@@ -230,8 +268,17 @@ def hurt(request: pytest.FixtureRequest) -> Iterator[tuple[str, Server]]:
 
 
 def test_machine(hurt: tuple[str, Server]) -> None:
-    scheme, server = hurt
-    machine = type("Machine", (Patterns,), {"server": server, "scheme": scheme})
+    run(*hurt, Database)
+
+
+def test_machine_over_a_real_database(frail: Server, postgres_server: Server) -> None:
+    place = sa.create_engine(f"postgresql+psycopg://test@127.0.0.1:{postgres_server.port}/postgres", pool_size=20)
+    run("valkey", frail, lambda: Stored(place))
+    place.dispose()
+
+
+def run(scheme: str, server: Server, make_database: Callable[[], Database]) -> None:
+    machine = type("Machine", (Patterns,), {"server": server, "scheme": scheme, "make_database": staticmethod(make_database)})
     machine.TestCase.settings = settings(
         max_examples=8,
         stateful_step_count=30,
