@@ -100,7 +100,7 @@ class Pulse:
         if now >= self._reopen_at:
             self._reopen_at = now + _REOPEN_SECONDS
             self._ask(now)
-            self._rest(now + self._deadline)
+            self._rest(min(self._next_at, now + self._deadline))
         else:
             self._silent = True
             self._wake(self._key)
