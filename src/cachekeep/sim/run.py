@@ -327,7 +327,7 @@ class Run:
                 lambda: self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers)))),
                 lambda: self.world.kill((UID, "readers")),
             ]
-        if self.world.remote and not self.world.cut:
+        if self.scenario.faults and self.world.remote and not self.world.cut:
             # Somebody is cut off most of the time: the primary, with another or without.
             lost = (UID, self._primary() or names[0])
             for zone in ({lost}, {lost, key}, {lost, key}):
