@@ -1,6 +1,7 @@
 """A control plane that dies at every step of a cache's life, and effects that are carried out twice: all the same in the end.
 
-The story: a group of three is created, grown, resized, fails over, is rebooted, shrinks and is deleted. It is told once to count its
+The story: a group of three is created, grown, resized, fails over, becomes compatible with cluster clients, is rebooted, is compatible no
+more, shrinks and is deleted. It is told once to count its
 steps; then once for each step, with the control plane killed just before it and just after it.
 """
 
@@ -73,7 +74,16 @@ class Story(Run):
         await self._create()
         guard = asyncio.get_running_loop().create_task(self._guard())
         writer = asyncio.get_running_loop().create_task(self._write())
-        for chapter in (None, self._grow, self._bigger, self._fail_over, self._reboot, self._shrink):
+        for chapter in (
+            None,
+            self._grow,
+            self._bigger,
+            self._fail_over,
+            self._compatible,
+            self._reboot,
+            self._disabled,
+            self._shrink,
+        ):
             if chapter is not None:
                 await self._change(chapter)
             await self._until(self._settled, str(chapter))
@@ -123,6 +133,14 @@ class Story(Run):
     @staticmethod
     def _fail_over(w: Wanted) -> Wanted:
         return replace(w, errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
+
+    @staticmethod
+    def _compatible(w: Wanted) -> Wanted:
+        return replace(w, cluster_mode="compatible")
+
+    @staticmethod
+    def _disabled(w: Wanted) -> Wanted:
+        return replace(w, cluster_mode="disabled")
 
     @staticmethod
     def _reboot(w: Wanted) -> Wanted:

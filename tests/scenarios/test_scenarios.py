@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cachekeep.model import Wanted
 from cachekeep.sim.run import UID, Run, Scenario
@@ -101,6 +102,8 @@ class Told(Run):
                 await self._restart_keeper(0)
             case ["errand", kind, *rest]:
                 await self._told_errand(kind, rest)
+            case ["mode", mode]:
+                await self._change(lambda wanted: replace(wanted, cluster_mode=mode))
             case ["members", count]:
                 await self._change(lambda wanted: _members(wanted, int(count)))
             case _:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.model import Cache, Condition, Decided, Event, Node, NodeCondition, ParameterGroup, Shard
+from cachekeep.model import Cache, Condition, Decided, Event, Front, Node, NodeCondition, ParameterGroup, Shard
 from cachekeep.plan.slots import Ranges, rebalance
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
@@ -288,10 +288,17 @@ class Keeper:
         configuration = before.configuration_address
         if wanted.engine == "memcached" and configuration is None:
             configuration = self._address()
+        fronts = tuple(f for f in before.fronts if f.kind != "compatible")
+        if wanted.cluster_mode == "compatible":
+            configuration = configuration or self._address()
+            fronts += (Front(name="configuration", kind="compatible", address=configuration, port=wanted.port),)
+        elif fronts != before.fronts:
+            configuration = None
         return replace(
             before,
             nodes=tuple(nodes),
             shards=tuple(shards),
+            fronts=fronts,
             configuration_address=configuration,
             errands_done=max([before.errands_done, *(e.serial for e in wanted.errands)]),
             available_at=before.available_at or self._clock.now(),

@@ -11,6 +11,8 @@ from tests.services.rig import Rig, refused
 
 from cachekeep.plan.slots import count, even
 
+ON, OFF = "default.valkey8.cluster.on", "default.valkey8"
+
 
 def cluster(rig: Rig, *, keep: bool = True, **more: Any) -> dict[str, Any]:
     asked = {"NumNodeGroups": 3, "ReplicasPerNodeGroup": 1, "AutomaticFailoverEnabled": True, "NumCacheClusters": None}
@@ -240,3 +242,201 @@ def test_progress_is_that_of_the_slots_that_move(rig: Rig) -> None:
     from cachekeep.services.render import _resharding
 
     assert _resharding(moved) == 50.0
+
+
+# ------------------------------------------------------------------ another mode for a group that exists
+
+
+def plain(rig: Rig, **more: Any) -> None:
+    """A group that may become compatible."""
+    rig.group(**({"EngineVersion": "8.0", "AutomaticFailoverEnabled": True} | more))
+
+
+def mode(rig: Rig, to: str, **more: Any) -> dict[str, Any]:
+    changed = rig.cache.modify_replication_group(ReplicationGroupId="demo", ClusterMode=to, ApplyImmediately=True, **more)
+    return dict(changed["ReplicationGroup"])
+
+
+def named(rig: Rig, name: str, *, on: bool, family: str = "valkey8") -> str:
+    """A parameter group of the user's own."""
+    rig.cache.create_cache_parameter_group(CacheParameterGroupName=name, CacheParameterGroupFamily=family, Description="d")
+    if on:
+        values = [{"ParameterName": "cluster-enabled", "ParameterValue": "yes"}]
+        rig.cache.modify_cache_parameter_group(CacheParameterGroupName=name, ParameterNameValues=values)
+    return name
+
+
+def test_compatible_is_pending_until_it_is_there(rig: Rig) -> None:
+    plain(rig)
+    before = rig.show()
+    changed = mode(rig, "compatible")
+    assert changed["Status"] == "modifying"
+    assert changed["ClusterMode"] == "disabled"
+    assert changed["PendingModifiedValues"] == {"ClusterMode": "compatible"}
+    assert "ConfigurationEndpoint" not in changed
+    rig.keep()
+    shown = rig.show()
+    assert (shown["Status"], shown["ClusterMode"], shown["ClusterEnabled"]) == ("available", "compatible", False)
+    assert shown["PendingModifiedValues"] == {}
+    assert shown["ConfigurationEndpoint"]["Port"] == 6379
+    assert shown["NodeGroups"] == before["NodeGroups"]
+    assert rig.show_cluster("demo-001")["CacheParameterGroup"]["CacheParameterGroupName"] == ON
+    assert rig.told()[-1].message == "Cluster mode of replication group demo is changed from disabled to compatible"
+
+
+def test_compatible_goes_back_to_disabled(rig: Rig) -> None:
+    plain(rig)
+    mode(rig, "compatible")
+    rig.keep()
+    assert mode(rig, "disabled")["PendingModifiedValues"] == {"ClusterMode": "disabled"}
+    rig.keep()
+    shown = rig.show()
+    assert shown["ClusterMode"] == "disabled"
+    assert "ConfigurationEndpoint" not in shown
+    assert rig.stored("demo").wanted.parameter_group == OFF
+    assert rig.stored("demo").decided.configuration_address is None
+
+
+def test_the_same_mode_changes_nothing(rig: Rig) -> None:
+    plain(rig)
+    before = rig.stored("demo")
+    mode(rig, "disabled")
+    assert rig.stored("demo") == before
+    mode(rig, "disabled", ReplicationGroupDescription="other")  # as Terraform may send it
+    assert rig.stored("demo").wanted.description == "other"
+
+
+def test_a_parameter_group_may_be_named_and_one_of_ones_own_must_be(rig: Rig) -> None:
+    plain(rig, CacheParameterGroupName=named(rig, "mine", on=False))
+    failed = refused(lambda: mode(rig, "compatible"))
+    assert failed.message == (
+        "The parameter group mine cannot be used with ClusterMode=compatible: name one of family valkey8 that has cluster-enabled in "
+        "CacheParameterGroupName."
+    )
+    mode(rig, "compatible", CacheParameterGroupName=named(rig, "mine-on", on=True))
+    rig.keep()
+    assert rig.stored("demo").wanted.parameter_group == "mine-on"
+    assert refused(lambda: mode(rig, "disabled")).code == "InvalidParameterCombination"
+    mode(rig, "disabled", CacheParameterGroupName="mine")
+    assert rig.stored("demo").wanted.parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "to", "params", "sentence"),
+    [
+        (
+            {"AutomaticFailoverEnabled": False},
+            "compatible",
+            {},
+            "needs automatic failover to be enabled, with at least one replica",
+        ),
+        (
+            {"AutomaticFailoverEnabled": False, "NumCacheClusters": 1},
+            "compatible",
+            {},
+            "needs automatic failover to be enabled, with at least one replica",
+        ),
+        (
+            {"Engine": "redis", "EngineVersion": "6.2"},
+            "compatible",
+            {},
+            "needs Redis OSS 7.0 or Valkey 7.2 or later, and the group runs redis 6.2",
+        ),
+        ({"Port": 60000}, "compatible", {}, "Invalid port 60000"),
+        ({}, "enabled", {}, "cannot be changed from disabled to enabled: it must be compatible first"),
+        (
+            {},
+            "compatible",
+            {"CacheParameterGroupName": OFF},
+            "needs a parameter group with cluster-enabled, such as default.valkey8.cluster.on",
+        ),
+        (
+            {},
+            "compatible",
+            {"CacheParameterGroupName": "default.valkey9.cluster.on"},
+            "Expected a parameter group of family valkey8",
+        ),
+        ({}, "compatible", {"CacheParameterGroupName": "nope"}, "CacheParameterGroup nope not found"),
+        (
+            {},
+            "compatible",
+            {"CacheNodeType": "cache.t3.small"},
+            "cannot be changed together with CacheNodeType; nothing was changed",
+        ),
+        (
+            {},
+            "compatible",
+            {"EngineVersion": "9.1", "ReplicationGroupDescription": "x"},
+            "cannot be changed together with EngineVersion, ReplicationGroupDescription",
+        ),
+        ({}, "on", {}, "on"),
+    ],
+    ids=str,
+)
+def test_what_does_not_become_compatible(rig: Rig, group: dict[str, Any], to: str, params: dict[str, Any], sentence: str) -> None:
+    plain(rig, **group)
+    before = rig.stored("demo")
+    failed = refused(lambda: mode(rig, to, **params))
+    assert failed.code in ("InvalidParameterCombination", "InvalidParameterValue", "CacheParameterGroupNotFound")
+    assert sentence in failed.message
+    assert rig.stored("demo") == before
+
+
+def test_a_pending_change_comes_first(rig: Rig) -> None:
+    plain(rig)
+    rig.cache.modify_replication_group(ReplicationGroupId="demo", EngineVersion="9.1")
+    rig.keep()
+    assert "while a change of version is pending" in refused(lambda: mode(rig, "compatible")).message
+
+
+COMPATIBLE_CHANGES: list[tuple[str, Ask, str]] = [
+    *(
+        (f"{name}={value}", lambda c, p={name: value}: c.modify_replication_group(ReplicationGroupId="demo", **p), sentence)
+        for name, value, sentence in [
+            ("ClusterMode", "enabled", "ClusterMode=enabled for a group that exists is not supported by this version of Cachekeep"),
+            ("AutomaticFailoverEnabled", False, "Automatic failover cannot be turned off with cluster mode."),
+            ("CacheParameterGroupName", OFF, "has another cluster-enabled than default.valkey8.cluster.on"),
+            ("PrimaryClusterId", "demo-002", "has automatic failover or Multi-AZ enabled"),
+        ]
+    ),
+    ("reshard", lambda c: c.modify_replication_group_shard_configuration(
+        ReplicationGroupId="demo", NodeGroupCount=2, ApplyImmediately=True
+    ), "cluster mode"),
+    ("DecreaseReplicaCount", lambda c: c.decrease_replica_count(
+        ReplicationGroupId="demo", NewReplicaCount=0, ApplyImmediately=True
+    ), "eplica"),
+    ("RetainPrimaryCluster", lambda c: c.delete_replication_group(
+        ReplicationGroupId="demo", RetainPrimaryCluster=True
+    ), "RetainPrimaryCluster cannot be used with cluster mode"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "sentence"), [pytest.param(c, t, id=name) for name, c, t in COMPATIBLE_CHANGES])
+def test_what_does_not_go_with_compatible_is_refused(rig: Rig, change: Ask, sentence: str) -> None:
+    plain(rig)
+    mode(rig, "compatible")
+    rig.keep()
+    before = rig.stored("demo")
+    assert sentence in refused(lambda: change(rig.cache)).message
+    assert rig.stored("demo") == before
+
+
+def test_a_compatible_group_grows_and_is_upgraded(rig: Rig) -> None:
+    plain(rig)
+    mode(rig, "compatible")
+    rig.keep()
+    rig.cache.increase_replica_count(ReplicationGroupId="demo", NewReplicaCount=2, ApplyImmediately=True)
+    rig.keep()
+    assert [m.name for m in rig.stored("demo").wanted.shards[0].members] == ["demo-001", "demo-002", "demo-003"]
+    rig.cache.modify_replication_group(ReplicationGroupId="demo", EngineVersion="9.1", ApplyImmediately=True)
+    rig.keep()
+    assert rig.stored("demo").wanted.parameter_group == "default.valkey9.cluster.on"
+    assert rig.show()["ClusterMode"] == "compatible"
+
+
+def test_a_group_is_not_made_compatible_and_says_what_to_do(rig: Rig) -> None:
+    failed = refused(lambda: rig.group(ClusterMode="compatible", keep=False))
+    assert failed.code == "InvalidParameterCombination"
+    assert failed.message == (
+        "ClusterMode=compatible is a step between disabled and enabled: create the group with ClusterMode=disabled, then modify it."
+    )

@@ -177,7 +177,6 @@ LOG = [
         {"CacheNodeType": "cache.r6gd.xlarge"},
         {"GlobalReplicationGroupId": "g"},
         {"NetworkType": "dual_stack"},
-        {"ClusterMode": "compatible"},
     ],
     ids=lambda params: next(iter(params)),
 )
@@ -387,8 +386,6 @@ def test_a_custom_parameter_group_must_be_replaced_by_name(rig: Rig) -> None:
         {"UserGroupIdsToAdd": ["g"]},
         {"LogDeliveryConfigurations": LOG},
         {"NotificationTopicArn": "arn:aws:sns:us-east-1:000000000000:t"},
-        {"ClusterMode": "compatible"},
-        {"CacheParameterGroupName": "default.valkey8.cluster.on"},
     ],
     ids=lambda params: next(iter(params)),
 )

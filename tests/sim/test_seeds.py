@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,12 @@ FOUND = (4, 11, 44, 62, 163, 168, 209, 1014, 1080, 1105, 1117, 20003, 20018, 201
 def test_seeds(first: int) -> None:
     for seed in range(first, first + CHUNK):
         simulate(scenario(seed))
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 4, CHUNK))
+def test_seeds_with_a_cluster_mode_that_changes(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        simulate(replace(scenario(seed), compatible=True))
 
 
 @pytest.mark.parametrize("seed", FOUND)

@@ -1,4 +1,4 @@
-"""The door to fronts: the readers' balancer and the discovery relay."""
+"""The door to fronts: the readers' balancer, the discovery relay, the cluster of one that a compatible group presents."""
 
 from __future__ import annotations
 

@@ -168,10 +168,11 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that answers at an endpoint and passes on: ``balancer`` (readers, HAProxy) or ``discovery`` (Memcached)."""
+    """A process that answers at an endpoint and passes on: ``balancer`` (readers, HAProxy), ``discovery`` (Memcached) or ``compatible``
+    (presents a primary without cluster mode to cluster clients)."""
 
     name: str
-    kind: Literal["balancer", "discovery"]
+    kind: Literal["balancer", "discovery", "compatible"]
     address: str
     port: int
     incarnation: int = 1
@@ -215,6 +216,13 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     decided: Decided = Decided()
     version: int = 0
     """Grows by one with every save: the compare-and-swap."""
+
+    @property
+    def cluster_mode(self) -> ClusterMode:
+        """The mode that is there, not the one that is on its way."""
+        if self.wanted.cluster_mode == "enabled":
+            return "enabled"
+        return "compatible" if any(f.kind == "compatible" and not f.leaving for f in self.decided.fronts) else "disabled"
 
     def node(self, name: str) -> Node | None:
         """The decided node of that name."""

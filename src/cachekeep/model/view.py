@@ -91,7 +91,7 @@ class FrontView(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None = None
     incarnation: int | None = None
     targets: tuple[str, ...] | None = None
-    """Balancer: node names. Discovery: node names; ``version`` is the list's version."""
+    """Balancer: node names. Discovery: node names; ``version`` is the list's version. Compatible: none, but known when it answers."""
     version: int | None = None
     problem: str | None = None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, Front, Node
-from cachekeep.network import balancer, discovery
+from cachekeep.network import balancer, compatible, discovery
 
 _BINARY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin"
 
@@ -32,22 +32,28 @@ class LocalFronts:
             version = nodes[0].version if nodes else cache.wanted.version
             listed = cache.decided.discovery_version
             return discovery.spec(cache, front, nodes, listed, python=sys.executable, told_version=version)
+        if front.kind == "compatible":
+            return compatible.spec(cache, front, python=sys.executable)
         haproxy = find_haproxy()
         if haproxy is None:
             raise EngineMissing("haproxy is not installed; a reader endpoint over several replicas needs it: apt install haproxy")
         return balancer.spec(cache, front, nodes, haproxy=haproxy)
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
-        """Pass on to these nodes from now on. Raises ``OrderFailed``."""
+        """Pass on to these nodes from now on; one of kind ``compatible`` follows the primary endpoint by itself. Raises ``OrderFailed``."""
         if front.kind == "discovery":
             await discovery.point(self._directory(cache, front), front, nodes, version)
-        else:
+        elif front.kind == "balancer":
             await balancer.point(self._socket(cache, front), [(n.name, n.address, n.port) for n in nodes])
 
     async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
-        """Names of the nodes it passes on to, and the version of its list (0: a balancer has none). Raises ``OrderFailed``."""
+        """Names of the nodes it passes on to (none: it follows the primary endpoint), and the version of its list (0: it has none).
+        Raises ``OrderFailed``."""
         if front.kind == "discovery":
             return await discovery.pointed(self._directory(cache, front), front)
+        if front.kind == "compatible":
+            await compatible.answers(front)
+            return (), 0
         return await balancer.pointed(self._socket(cache, front)), 0
 
     def payload(self, version: int, nodes: tuple[Node, ...]) -> str:

@@ -28,6 +28,7 @@ from cachekeep.plan.situation import Situation, listed, names, pairs, verb, with
 
 BALANCER = "readers"
 DISCOVERY = "discovery"
+COMPATIBLE = "configuration"
 
 
 def delete(s: Situation) -> Step | None:
@@ -84,7 +85,9 @@ def addresses_needed(cache: Cache) -> int:
     decided = cache.decided
     nodes = len(set(cache.wanted_names()) - {n.name for n in decided.nodes})
     if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode != "disabled":
-        return nodes + (decided.configuration_address is None)
+        nodes += decided.configuration_address is None
+    if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode == "enabled":
+        return nodes
     led = any(x.primary_address for x in decided.shards)
     return nodes + (2 if cache.kind == "group" and not led else 0)
 
@@ -143,7 +146,8 @@ def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
 
 
 def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tuple[Front, ...], str | None]:
-    """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer."""
+    """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer; one that
+    cluster clients shall be able to use too has a front for them."""
     fronts = {f.name: f for f in s.decided.fronts}
     port = s.cache.wanted.port
     configuration = s.decided.configuration_address
@@ -160,6 +164,13 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
             fronts[BALANCER] = Front(name=BALANCER, kind="balancer", address=reader, port=port)
         elif has is not None and has.leaving == many:
             fronts[BALANCER] = replace(has, leaving=not many)
+        compatible = s.cache.wanted.cluster_mode == "compatible"
+        has = fronts.get(COMPATIBLE)
+        if compatible and has is None:
+            configuration = configuration or needs.take()
+            fronts[COMPATIBLE] = Front(name=COMPATIBLE, kind="compatible", address=configuration, port=port)
+        elif has is not None and has.leaving == compatible:
+            fronts[COMPATIBLE] = replace(has, leaving=not compatible)
     return tuple(fronts.values()), configuration
 
 
@@ -286,4 +297,6 @@ def _retire_fronts(s: Situation) -> Step | None:
     if there:
         return Act((tuple(Erase(f.name) for f in there),), f"{there[0].name} is not needed any more")
     kept = tuple(f for f in s.decided.fronts if not f.leaving)
-    return Decide(replace(s.decided, fronts=kept), f"{leaving[0].name} has left")
+    free = {f.address for f in leaving if f.kind == "compatible"}
+    configuration = None if s.decided.configuration_address in free else s.decided.configuration_address
+    return Decide(replace(s.decided, fronts=kept, configuration_address=configuration), f"{leaving[0].name} has left")

@@ -8,6 +8,7 @@ from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
 from cachekeep.plan.announce import ready
 from cachekeep.plan.cluster_slots import progress
+from cachekeep.plan.members import COMPATIBLE
 from cachekeep.plan.situation import Situation
 
 Status = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
@@ -48,7 +49,14 @@ def _changing(s: Situation) -> bool:
     nodes = decided.nodes
     if any(e.serial > decided.errands_done for e in wanted.errands) or any(x.moving_to for x in decided.shards):
         return True
-    if decided.resharding:
+    if (
+        decided.resharding
+        or wanted.cluster_mode != s.cache.cluster_mode
+        or any(f.leaving and f.kind == "compatible" for f in decided.fronts)
+    ):
+        return True
+    seen = s.view.fronts.get(COMPATIBLE)
+    if wanted.cluster_mode == "compatible" and (seen is None or seen.process != "running" or seen.targets is None):
         return True
     if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.name for n in nodes}:
         return True

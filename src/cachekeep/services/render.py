@@ -96,7 +96,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "SnapshotRetentionLimit": wanted.snapshot_retention_days,
         "SnapshotWindow": wanted.snapshot_window,
         "ClusterEnabled": clustered,
-        "ClusterMode": wanted.cluster_mode,
+        "ClusterMode": cache.cluster_mode,
         "CacheNodeType": _node_type(cache, cache.decided.nodes),
         "AuthTokenEnabled": False,
         "TransitEncryptionEnabled": False,
@@ -112,7 +112,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "IpDiscovery": "ipv4",
         "Engine": _engine(cache, cache.decided.nodes)[0],
     }
-    if clustered and cache.decided.configuration_address:
+    if cache.cluster_mode != "disabled" and cache.decided.configuration_address:
         shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
     return shape
 
@@ -121,6 +121,8 @@ def _pending_group(cache: Cache) -> Shape:
     done = cache.decided.errands_done
     promoted = [e.nodes[0] for e in cache.wanted.errands if e.kind == "promote" and e.serial > done]
     pending: Shape = {"PrimaryClusterId": promoted[-1]} if promoted else {}
+    if cache.cluster_mode != cache.wanted.cluster_mode:
+        pending["ClusterMode"] = cache.wanted.cluster_mode
     if (percent := _resharding(cache)) is not None:
         pending["Resharding"] = {"SlotMigration": {"ProgressPercentage": percent}}
     return pending

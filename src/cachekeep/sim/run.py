@@ -51,6 +51,8 @@ class Scenario:
     automatic_failover: bool = True
     fence: Literal["confirm", "starve"] = "confirm"
     """``starve``: hosts that are cut cannot be told to stop anything, and have clients of their own."""
+    compatible: bool = False
+    """Cluster clients are served too, from the first moment of harm on."""
 
 
 @dataclass
@@ -257,6 +259,12 @@ class Run:
 
         await self._change(other)
 
+    async def _other_mode(self) -> None:
+        def other(wanted: Wanted) -> Wanted:
+            return replace(wanted, cluster_mode="disabled" if wanted.cluster_mode == "compatible" else "compatible")
+
+        await self._change(other)
+
     # -- the run
 
     async def main(self) -> Report:
@@ -267,6 +275,8 @@ class Run:
         if self.scenario.two_keepers:
             self.keepers.append(self._keeper("keeper1"))
         await self._until(self._healthy, "creation")
+        if self.scenario.compatible:
+            await self._change(lambda wanted: replace(wanted, cluster_mode="compatible"))
         writer = asyncio.get_running_loop().create_task(self._write())
         try:
             await self._harm(writer)
@@ -336,8 +346,12 @@ class Run:
                     functools.partial(self.world.cut.difference_update, zone),
                 )
                 faults += [functools.partial(self._for_a_while, begin, end)] * 4
+        if self.scenario.compatible:
+            faults.append(lambda: self.world.kill((UID, "configuration")))
         if self.scenario.moves:
             faults += self._moves()
+            if self.scenario.compatible:
+                faults.append(lambda: self.world.spawn(self._other_mode()))
         self.random.choice(faults)()
 
     def _moves(self) -> list[Callable[[], object]]:
@@ -418,10 +432,19 @@ class Run:
         names = set(cache.wanted_names())
         if names != {n.name for n in cache.decided.nodes} or shard.in_sync != names - {shard.primary}:
             return False
+        if cache.cluster_mode != cache.wanted.cluster_mode or not self._configured(cache):
+            return False
         leader = self.world.at(shard.primary_address or "")
         if leader is None or leader.spec.key != (UID, shard.primary) or leader.role != "primary":
             return False
         return all((e := self.world.processes.get((UID, n))) is not None and e.works for n in names)
+
+    def _configured(self, cache: Cache) -> bool:
+        """Who answers at the configuration endpoint is there exactly when it shall be."""
+        engine = self.world.processes.get((UID, "configuration"))
+        if cache.wanted.cluster_mode == "disabled":
+            return engine is None and cache.decided.configuration_address is None
+        return engine is not None and engine.works and engine.spec.address == cache.decided.configuration_address
 
     def _judge(self) -> Report:
         if self.broken or self.cache is None:

@@ -14,7 +14,7 @@ from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Event, Member, Wanted
 from cachekeep.services import names, paging, render
 from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
-from cachekeep.services.elasticache import find, shards, tags
+from cachekeep.services.elasticache import find, mode, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.operation import Held, Operation, reads, writes
 from cachekeep.store.contract import AlreadyThere, Transaction
@@ -148,7 +148,7 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Changes node type, engine version, parameter group, failover settings, windows, description; or another primary."""
+    """Changes node type, engine version, parameter group, failover settings, windows, description; or cluster mode; or another primary."""
     params = call.params
     cache = await find.group(tx, params["ReplicationGroupId"])
     asked = params.keys() - {"ReplicationGroupId", "ApplyImmediately", "NodeGroupId"}
@@ -159,7 +159,12 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     cache = await find.group_to_change(tx, cache.name)
     before = cache.wanted
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
-        raise want.refuse_cluster_mode(f"ClusterMode={params['ClusterMode']}")
+        changes = await mode.change(params, tx, before)
+        told_of = (
+            f"Cluster mode of replication group {cache.name} is changed from {before.cluster_mode} to {changes['cluster_mode']}"
+        )
+        cache = await want.save(tx, cache, replace(before, **changes), told(cache, told_of))
+        return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
     changes = want.plain(params) | want.windows(params, before)
     if "CacheNodeType" in params:
         changes["node_type"] = change_node_type(before, params["CacheNodeType"])
@@ -210,11 +215,17 @@ async def change_engine(params: Params, tx: Transaction, context: Context, befor
             f"The parameter group {before.parameter_group} does not fit {engine} {changes['version']}: "
             f"name one of family {family} in CacheParameterGroupName."
         )
+    clustered = before.parameters.get("cluster-enabled") == "yes"
+    if name is None and clustered:
+        name = f"default.{family}.cluster.on"
     group_name, values = await want.parameter_group(tx, name, family)
     if values and family != old_family and not immediately:
         raise unsupported("A custom parameter group of another family together with ApplyImmediately=false")
-    if values.get("cluster-enabled", "no") != before.parameters.get("cluster-enabled", "no"):
-        raise want.refuse_cluster_mode("a parameter group with another cluster-enabled")
+    if (values.get("cluster-enabled") == "yes") is not clustered:
+        raise combination_error(
+            f"The parameter group {group_name} has another cluster-enabled than {before.parameter_group}: the cluster mode of a group is "
+            "changed with ClusterMode only. Nothing was changed."
+        )
     return changes | {"parameter_group": group_name, "parameters": values}
 
 

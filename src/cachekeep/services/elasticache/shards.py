@@ -11,7 +11,7 @@ import msgspec
 from cachekeep.model import Member, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, Ranges, count, union
 from cachekeep.services import zones
-from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
 
@@ -95,7 +95,9 @@ def asks_for_cluster_mode(params: Params, found: Sequence[Layout]) -> bool:
     """Whether a request can only mean cluster mode. Raises ApiError for a mode that cannot be had."""
     mode = params.get("ClusterMode", "")
     if mode == "compatible":
-        raise unsupported("ClusterMode=compatible")
+        raise combination_error(
+            "ClusterMode=compatible is a step between disabled and enabled: create the group with ClusterMode=disabled, then modify it."
+        )
     return mode == "enabled" or len(found) > 1 or any(layout.slots for layout in found)
 
 
@@ -185,7 +187,7 @@ def check_failover(wanted: Wanted) -> None:
     """The rules of AutomaticFailoverEnabled and MultiAZEnabled [fact sheet §3]. Raises ApiError InvalidParameterCombination."""
     automatic, multi_az, node_type = wanted.automatic_failover, wanted.multi_az, wanted.node_type
     clustered = wanted.cluster_mode == "enabled"
-    if clustered and not automatic:
+    if wanted.cluster_mode != "disabled" and not automatic:
         raise combination_error("Automatic failover cannot be turned off with cluster mode.")
     if multi_az and not automatic:
         raise combination_error(

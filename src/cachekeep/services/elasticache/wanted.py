@@ -85,12 +85,6 @@ def refuse_unsupported(params: Params) -> None:
             raise unsupported(f"{NOT_YET[name][1]} ({name})")
 
 
-def refuse_cluster_mode(what: str) -> ApiError:
-    """Cluster mode is chosen when a group is made; it cannot be changed yet (docs/decisions/0023)."""
-    refusal = unsupported(f"Changing the cluster mode of a group ({what})")
-    return combination_error(f"{refusal.message} Create a group with cluster mode and copy the data instead.")
-
-
 # ------------------------------------------------------------------ engine, version, node type, parameter group
 
 

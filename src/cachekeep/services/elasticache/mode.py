@@ -1,0 +1,69 @@
+"""Another cluster mode for a group that exists: disabled to compatible and back [AWS: Modifying cluster mode]."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cachekeep.engines.catalogue import numbers
+from cachekeep.engines.parameters import family_of
+from cachekeep.model import Wanted
+from cachekeep.services.context import Params, combination_error, unsupported
+from cachekeep.services.elasticache import shards
+from cachekeep.services.elasticache import wanted as want
+from cachekeep.store.contract import Transaction
+
+ENGINE_SINCE: Final = (7, 0)
+"""[AWS: "Valkey 7.2 and above, or Redis OSS 7.0 and above"; there is no older Valkey]."""
+_GOES_WITH: Final = {"ReplicationGroupId", "ApplyImmediately", "ClusterMode", "CacheParameterGroupName"}
+
+
+async def change(params: Params, tx: Transaction, before: Wanted) -> dict[str, Any]:
+    """What ``ClusterMode`` changes: the mode, and the parameter group to one that has, or has not, ``cluster-enabled``.
+
+    A default parameter group is exchanged for the family's other one by itself. Raises ApiError InvalidParameterCombination, or
+    CacheParameterGroupNotFound.
+    """
+    mode = params["ClusterMode"]
+    if more := sorted(params.keys() - _GOES_WITH):
+        raise combination_error(f"ClusterMode cannot be changed together with {', '.join(more)}; nothing was changed.")
+    if before.cluster_mode == "enabled":
+        raise combination_error(f"ClusterMode cannot be changed from enabled to {mode}: cluster mode cannot be turned off again.")
+    if mode == "enabled":
+        if before.cluster_mode == "disabled":
+            raise combination_error("ClusterMode cannot be changed from disabled to enabled: it must be compatible first.")
+        raise unsupported("ClusterMode=enabled for a group that exists")
+    if mode == "compatible":
+        _check(before)
+    return {"cluster_mode": mode, **await _parameter_group(params, tx, before, on=mode == "compatible")}
+
+
+def _check(before: Wanted) -> None:
+    if numbers(before.version) < ENGINE_SINCE:
+        raise combination_error(
+            f"ClusterMode=compatible needs Redis OSS 7.0 or Valkey 7.2 or later, and the group runs {before.engine} {before.version}."
+        )
+    if before.deferred:
+        raise combination_error(f"ClusterMode cannot be changed while a change of {', '.join(sorted(before.deferred))} is pending.")
+    if not before.automatic_failover or len(before.shards[0].members) < 2:
+        raise combination_error("ClusterMode=compatible needs automatic failover to be enabled, with at least one replica.")
+    shards.check_port(before.port, clustered=True)
+
+
+async def _parameter_group(params: Params, tx: Transaction, before: Wanted, *, on: bool) -> dict[str, Any]:
+    family = family_of(before.engine, before.version)
+    name = params.get("CacheParameterGroupName")
+    if name is None:
+        if not before.parameter_group.startswith("default."):
+            ours = "has" if on else "has no"
+            raise combination_error(
+                f"The parameter group {before.parameter_group} cannot be used with ClusterMode={params['ClusterMode']}: "
+                f"name one of family {family} that {ours} cluster-enabled in CacheParameterGroupName."
+            )
+        name = f"default.{family}.cluster.on" if on else f"default.{family}"
+    group_name, values = await want.parameter_group(tx, name, family)
+    if (values.get("cluster-enabled") == "yes") is not on:
+        raise combination_error(
+            f"ClusterMode={params['ClusterMode']} needs a parameter group {'with' if on else 'without'} cluster-enabled, "
+            f"such as default.{family}{'.cluster.on' if on else ''}; {group_name} is none."
+        )
+    return {"parameter_group": group_name, "parameters": values}

@@ -1,0 +1,135 @@
+"""Another cluster mode for a group that serves: clients of both kinds, a writer that does not stop, failovers in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import valkey.asyncio
+from msgspec.structs import replace
+from tests.engines.servers import REDIS_LIKE, build_of
+from tests.live.harness import LiveCache, wanted_group
+from tests.live.writer import Writer
+
+from cachekeep.model import Cache, Wanted
+
+pytestmark = pytest.mark.anyio
+ENGINES = pytest.mark.parametrize(("engine", "major"), [pair for pair in REDIS_LIKE if pair != ("redis", 6)], ids=str)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def mode(to: str) -> object:
+    def change(wanted: Wanted) -> Wanted:
+        on = to != "disabled"
+        return replace(wanted, cluster_mode=to, parameters={"cluster-enabled": "yes"} if on else {})
+
+    return change
+
+
+async def whole(live: LiveCache) -> Cache:
+    """Everything is as it should be, every replica in sync."""
+
+    async def settled(cache: Cache) -> bool:
+        told = await live.condition()
+        shard = cache.decided.shards[0] if cache.decided.shards else None
+        in_sync = shard is not None and len(shard.in_sync) == len(cache.decided.nodes) - 1
+        return in_sync and told is not None and told.settled and told.version == cache.version
+
+    return await live.until(settled, "whole")
+
+
+async def switched(live: LiveCache, to: str) -> Cache:
+    await live.change(mode(to))  # type: ignore[arg-type]
+    await live.until(lambda c: c.cluster_mode == to, to)
+    return await whole(live)
+
+
+@contextlib.asynccontextmanager
+async def writing(live: LiveCache, address: str, prefix: str) -> AsyncIterator[Writer]:
+    """What is acknowledged is with a replica: a crash may not lose it."""
+    writer = Writer((address, 6379), prefix=prefix, replicas=1)
+    try:
+        await live.until(lambda _: writer.count > 50, "writes")
+        yield writer
+    finally:
+        await asyncio.to_thread(writer.stop)
+
+
+async def goes_on(live: LiveCache, *writers: Writer) -> None:
+    for writer in writers:
+        before = writer.count
+        await live.until(lambda _, w=writer, b=before: w.count > b + 50, "writes again")
+
+
+@ENGINES
+async def test_writers_of_both_kinds_lose_nothing_while_the_mode_and_the_lead_change(
+    tmp_path: Path, engine: str, major: int
+) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=3)) as live:
+        cache = await whole(live)
+        pids = [await live.pid(n.name) for n in cache.decided.nodes]
+        primary = cache.decided.shards[0].primary_address or ""
+        async with writing(live, primary, "plain") as plain:
+            cache = await switched(live, "compatible")
+            assert [await live.pid(n.name) for n in cache.decided.nodes] == pids
+            assert plain.connections == 1  # nobody noticed
+            configuration = cache.decided.configuration_address or ""
+            async with writing(live, configuration, "clustered") as clustered:
+                await live.errand("promote", nodes=("demo-002",), shard="0001")
+                await live.until(lambda c: live.primary_of(c) == "demo-002", "the planned move")
+                await goes_on(live, plain, clustered)
+                cache = await whole(live)
+                await live.signal(live.primary_of(cache), signal.SIGKILL)
+                await goes_on(live, plain, clustered)
+                cache = await whole(live)
+                await live.signal("configuration", signal.SIGKILL)
+                await goes_on(live, plain, clustered)
+                await both_kinds(cache)
+            assert await asyncio.to_thread(clustered.missing, primary) == []
+            cache = await switched(live, "disabled")
+            assert cache.decided.configuration_address is None
+            await goes_on(live, plain)
+        assert await asyncio.to_thread(plain.missing, primary) == []
+        with pytest.raises(OSError):
+            await asyncio.open_connection(configuration, 6379)
+
+
+async def both_kinds(cache: Cache) -> None:
+    """What one kind of client writes, the other reads; a plain client's commands may have keys of several slots."""
+    shard = cache.decided.shards[0]
+    clustered = valkey.asyncio.ValkeyCluster(host=cache.decided.configuration_address, port=6379, decode_responses=True)
+    plain = valkey.asyncio.Valkey(host=shard.primary_address, decode_responses=True)
+    reader = valkey.asyncio.Valkey(host=shard.reader_address, decode_responses=True)
+    try:
+        await plain.mset({"a": "1", "b": "2", "c": "3"})
+        assert [await clustered.get(key) for key in "abc"] == ["1", "2", "3"]
+        await clustered.set("d", "4")
+        assert await plain.mget("a", "b", "c", "d") == ["1", "2", "3", "4"]
+        await plain.wait(1, 15_000)
+        await reader.ping()
+        assert [node.name for node in clustered.get_nodes()] == [f"{cache.decided.configuration_address}:6379"]
+    finally:
+        for client in (clustered, plain, reader):
+            await client.aclose()
+
+
+async def test_a_control_plane_that_starts_anew_finds_the_front(tmp_path: Path) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of("valkey", 8), nodes=2)) as live:
+        await whole(live)
+        cache = await switched(live, "compatible")
+        pid = await live.pid("configuration")
+        async with writing(live, cache.decided.configuration_address or "", "clustered") as writer:
+            await live.stop_control_plane()
+            await goes_on(live, writer)
+            await live.start_control_plane()
+            await whole(live)
+            assert await live.pid("configuration") == pid
+            assert writer.connections == 1
