@@ -75,6 +75,27 @@ def test_clients_get_what_elasticache_gives_and_no_more(client: Any, group: str)
             primary.execute_command(*command.split())
 
 
+def test_cluster_clients_are_served_beside_plain_ones(client: Any, group: str) -> None:
+    before = available(client, group)
+    assert before["ClusterMode"] == "disabled"
+    on = {"ClusterMode": "compatible", "CacheParameterGroupName": "default.valkey8.cluster.on"}
+    changed = client.modify_replication_group(ReplicationGroupId=group, ApplyImmediately=True, **on)["ReplicationGroup"]
+    assert changed["PendingModifiedValues"]["ClusterMode"] == "compatible"
+    shown = available(client, group)
+    assert (shown["ClusterMode"], shown["NodeGroups"]) == ("compatible", before["NodeGroups"])
+    where = shown["ConfigurationEndpoint"]
+    clustered = valkey.ValkeyCluster(host=where["Address"], port=where["Port"], decode_responses=True)
+    clustered.set("by", "cluster")
+    assert primary_of(client, group).get("by") == "cluster"
+    clustered.close()
+    off = {"ClusterMode": "disabled", "CacheParameterGroupName": "mine"}
+    client.modify_replication_group(ReplicationGroupId=group, ApplyImmediately=True, **off)
+    eventually(lambda: "ConfigurationEndpoint" not in available(client, group))
+    assert available(client, group)["ClusterMode"] == "disabled"
+    with pytest.raises(valkey.exceptions.ConnectionError):
+        valkey.Valkey(where["Address"], where["Port"]).ping()
+
+
 def test_more_and_fewer_replicas(installation: Installation, client: Any, group: str) -> None:
     primary_of(client, group).set("kept", "1")
     client.increase_replica_count(ReplicationGroupId=group, NewReplicaCount=2, ApplyImmediately=True)

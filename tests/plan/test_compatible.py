@@ -92,6 +92,7 @@ def test_a_failover_does_not_wait_for_the_front() -> None:
 
 
 def test_back_to_disabled_the_front_goes_and_its_address_with_it() -> None:
+    assert status(asked(switched(), "disabled"), seen(switched(), RUNNING)) == "modifying"
     cache = decided(asked(switched(), "disabled"), seen(switched(), RUNNING))
     assert cache.cluster_mode == "disabled"
     assert status(cache, seen(cache, RUNNING)) == "modifying"

@@ -167,7 +167,7 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
         compatible = s.cache.wanted.cluster_mode == "compatible"
         has = fronts.get(COMPATIBLE)
         if compatible and has is None:
-            configuration = configuration or needs.take()
+            configuration = needs.take()
             fronts[COMPATIBLE] = Front(name=COMPATIBLE, kind="compatible", address=configuration, port=port)
         elif has is not None and has.leaving == compatible:
             fronts[COMPATIBLE] = replace(has, leaving=not compatible)

@@ -215,7 +215,7 @@ async def change_engine(params: Params, tx: Transaction, context: Context, befor
             f"The parameter group {before.parameter_group} does not fit {engine} {changes['version']}: "
             f"name one of family {family} in CacheParameterGroupName."
         )
-    clustered = before.parameters.get("cluster-enabled") == "yes"
+    clustered = before.cluster_mode != "disabled"
     if name is None and clustered:
         name = f"default.{family}.cluster.on"
     group_name, values = await want.parameter_group(tx, name, family)

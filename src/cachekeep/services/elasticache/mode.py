@@ -44,7 +44,7 @@ def _check(before: Wanted) -> None:
         )
     if before.deferred:
         raise combination_error(f"ClusterMode cannot be changed while a change of {', '.join(sorted(before.deferred))} is pending.")
-    if not before.automatic_failover or len(before.shards[0].members) < 2:
+    if not before.automatic_failover:  # which is not to be had without a replica
         raise combination_error("ClusterMode=compatible needs automatic failover to be enabled, with at least one replica.")
     shards.check_port(before.port, clustered=True)
 
