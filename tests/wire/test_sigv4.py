@@ -98,7 +98,7 @@ def test_any_request_that_botocore_signs(pairs: list[tuple[str, str]], path: lis
 def test_tampering_is_seen_in_header_signatures() -> None:
     good = signed(BODY, headers={"X-Amz-Target": "A.B"})
     check(good)
-    authorization = good.headers["authorization"]
+    authorization, date = good.headers["authorization"], good.headers["x-amz-date"]
     flipped = authorization[:-1] + ("0" if authorization[-1] != "0" else "1")
     for name, bad in {
         "method": replace(good, method="PUT"),
@@ -107,7 +107,7 @@ def test_tampering_is_seen_in_header_signatures() -> None:
         "body": replace(good, body=BODY + b"&X=1"),
         "host": with_header(good, "host", "elsewhere"),
         "target": with_header(good, "x-amz-target", "A.C"),
-        "date": with_header(good, "x-amz-date", good.headers["x-amz-date"][:-2] + "9Z"),
+        "date": with_header(good, "x-amz-date", date[:-2] + ("8Z" if date[-2] == "9" else "9Z")),
         "content type": with_header(good, "content-type", "text/plain"),
         "missing header": with_header(good, "content-type", None),
         "signature": with_header(good, "authorization", flipped),
