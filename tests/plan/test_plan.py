@@ -465,6 +465,30 @@ def test_a_half_done_hand_over_is_finished_not_undone() -> None:
     assert shard(answer.decided).primary == "demo-003"
 
 
+def test_a_silent_taker_keeps_the_lead_that_it_may_have_taken() -> None:
+    cache = group(shards={"moving_to": "demo-002", "order": 2})
+    down = running(cache, "demo-001", role="replica", follows=None, link_up=None)
+    answer = step(cache, healthy(cache, demo_001=down, demo_002=silent(cache, "demo-002", 2.0, reachable=False)))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).primary == "demo-002"
+    assert answer.because == "demo-001 has stepped down for demo-002, which does not answer"
+
+
+def test_a_move_that_was_called_off_but_was_carried_out_is_not_taken_back() -> None:
+    """Nobody saw its end, and clients have written to the taker since."""
+    cache = group()
+    taker = running(cache, "demo-002", role="primary", follows=None, link_up=None)
+    giver = running(cache, "demo-001", role="replica", follows=cache.node("demo-002").address, link_up=True)  # type: ignore[union-attr]
+    answer = step(cache, healthy(cache, demo_001=giver, demo_002=taker))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).primary == "demo-002"
+    assert answer.because == "demo-001 has handed over to demo-002, though that was called off"
+    unrelated = replace(giver, follows=cache.node("demo-003").address)  # type: ignore[union-attr]
+    answer = step(cache, healthy(cache, demo_001=unrelated, demo_002=taker))
+    assert isinstance(answer, Act)
+    assert answer.because == "demo-002 leads but shall not"
+
+
 def test_a_reboot_of_the_primary_hands_over_first() -> None:
     cache = group(errands=(Errand(serial=1, kind="reboot", nodes=("demo-001",)),))
     due = decided(cache, healthy(cache))

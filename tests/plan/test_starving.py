@@ -147,15 +147,3 @@ def test_it_is_stopped_when_its_host_is_back_and_then_started_as_any_other() -> 
     assert isinstance(answer, Decide)
     again = next(n for n in answer.decided.nodes if n.name == "demo-001")
     assert (again.incarnation, again.condemned, again.condemned_at, again.starved) == (2, False, None, False)
-
-
-def test_where_nothing_can_be_taken_back_a_silent_taker_keeps_the_lead_it_may_have_taken() -> None:
-    cache = group(shards={"moving_to": "demo-002", "order": 2})
-    down = {"role": "replica", "follows": None, "link_up": None}
-    seen = healthy(cache, demo_001=running(cache, "demo-001", **down), demo_002=silent(cache, "demo-002", 2.0, reachable=False))
-    answer = step(cache, seen, STARVE)
-    assert isinstance(answer, Decide)
-    assert shard(answer.decided).primary == "demo-002"
-    answer = step(cache, seen)
-    assert isinstance(answer, Decide)
-    assert shard(answer.decided).primary == "demo-001"

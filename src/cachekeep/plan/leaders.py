@@ -56,11 +56,19 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
         return _move(s, shard, primary)
     if s.leads(primary):
         return None
+    if (heir := _heir(s, shard, primary)) is not None:
+        return _handed_over(s, shard, primary, heir, f"{primary.name} has handed over to {heir.name}, though that was called off")
     if primary.condemned and not s.gone(primary):
         return None  # members.stop confirms it first, or starving.starve goes another way
     if s.gone(primary):
         return succeed(s, shard, primary, take_over)
     return hung(s, shard, primary) or _first_promotion(s, shard, primary)
+
+
+def _heir(s: Situation, shard: Shard, primary: Node) -> Node | None:
+    """Who leads by a move that nobody saw the end of: the primary itself follows it. To take the lead back would lose what it has written."""
+    follows = s.seen(primary).follows if s.alive(primary) else None
+    return next((n for n in s.replicas(shard) if n.address == follows and s.leads(n)), None) if follows else None
 
 
 def abdicated(s: Situation, shard: Shard) -> Step | None:
@@ -287,8 +295,7 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
     if not s.alive(giver) or not s.alive(taker):
         silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
         if silent > s.policy.hand_over_seconds:
-            if s.policy.fence == "starve" and s.alive(giver) and not s.leads(giver):
-                # The taker may lead already, where nobody can take the lead from it. It has all that the giver wrote.
+            if s.alive(giver) and not s.leads(giver):  # the taker may lead already, and has all that the giver wrote
                 return _handed_over(
                     s, shard, giver, taker, f"{giver.name} has stepped down for {taker.name}, which does not answer"
                 )
