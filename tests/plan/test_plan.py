@@ -150,6 +150,15 @@ def test_a_crash_promotes_the_in_sync_replica_that_has_most() -> None:
     assert answer.because == "demo-001 is gone: demo-003 has the most of what it wrote and shall lead"
 
 
+def test_who_could_not_hear_of_the_new_primary_is_not_in_sync_with_it() -> None:
+    """It may even hold what the new primary does not, and would be taken for the one that has most."""
+    cache = group(4)
+    answer = step(cache, healthy(cache, demo_001=gone(), demo_003=silent(cache, "demo-003", 1.0, reachable=False)))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).primary == "demo-004"
+    assert shard(answer.decided).in_sync == {"demo-002"}
+
+
 def test_between_equals_another_zone_than_the_lost_one_comes_last() -> None:
     cache = group(4)  # zones a b c a
     view = healthy(cache, demo_001=gone())

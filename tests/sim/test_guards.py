@@ -139,7 +139,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_silence_is_death, {}, 0),
     (_empty_leads, {}, 0),
     (_no_order_numbers, {"flaky": 0.6}, 0),
-    (_orders_reach_the_next_process, {"flaky": 0.6}, 105),
+    (_orders_reach_the_next_process, {"flaky": 0.6}, 505),
     (_move_without_catching_up, {"faults": False}, 0),
     (_restart_beside, {}, 0),
     (_forget_the_lost, {}, 0),

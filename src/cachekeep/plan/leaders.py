@@ -191,7 +191,8 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         shard,
         primary=best.name,
         order=shard.order + 1,
-        in_sync=shard.in_sync - {best.name, lost.name},
+        # Who cannot be told whom to follow now will lack what is written from now on.
+        in_sync=frozenset(n.name for n in s.replicas(shard) if n.name in shard.in_sync - {best.name} and s.alive(n)),
         recovering_from=lost.name,
         accept_stale=False,
         min_replicas=0,

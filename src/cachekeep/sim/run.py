@@ -118,8 +118,10 @@ class Run:
             if shard.primary not in old.in_sync and shard.primary != old.moving_to and not old.accept_stale:
                 self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
             engine = self.world.processes.get((UID, shard.primary))
-            if self.world.remote and shard.primary != old.moving_to:
-                self.world.note_losses((UID, old.primary or ""))  # what only hosts hold that are cut off now, whoever is in sync
+            if shard.primary != old.moving_to:
+                if self.world.remote:
+                    self.world.note_losses((UID, old.primary or ""))
+                self.world.note_out_of_reach({(UID, n) for n in old.in_sync})
             if shard.primary != old.moving_to and not old.accept_stale and engine is not None and not engine.fed:
                 self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
 

@@ -109,6 +109,15 @@ class World:
                 kept |= set(engine.writes)
         self.lossable |= set(dying.writes) - kept
 
+    def note_out_of_reach(self, in_sync: set[Key]) -> None:
+        """Somebody is to lead now, and the keepers may have been away since the last one was lost: what only nodes hold that were cut off
+        or frozen meanwhile cannot be waited for."""
+        living = {key: e for key in in_sync if (e := self.processes.get(key)) is not None and e.alive}
+        there = {key for key, e in living.items() if e.works and key not in self.cut}
+        self.lossable |= {w for key in living.keys() - there for w in living[key].writes} - {
+            w for k in there for w in living[k].writes
+        }
+
     def freeze(self, key: Key) -> None:
         """SIGSTOP."""
         if (engine := self.processes.get(key)) and engine.alive:
