@@ -465,6 +465,22 @@ def test_a_move_whose_giver_crashes_becomes_a_failover_to_the_taker() -> None:
     assert (after.primary, after.order, after.moving_to) == ("demo-003", 3, None)
 
 
+def test_unless_another_has_more_than_the_taker() -> None:
+    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    answer = step(cache, healthy(cache, demo_001=gone(), demo_002=running(cache, "demo-002", offset=1001)))
+    assert isinstance(answer, Decide)
+    assert (shard(answer.decided).primary, shard(answer.decided).moving_to) == ("demo-002", None)
+
+
+def test_and_if_the_taker_leads_already_the_move_is_done() -> None:
+    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    led = running(cache, "demo-003", role="primary", follows=None, link_up=None)
+    answer = step(cache, healthy(cache, demo_001=gone(), demo_002=running(cache, "demo-002", offset=1001), demo_003=led))
+    assert isinstance(answer, Decide)
+    assert (shard(answer.decided).primary, shard(answer.decided).order) == ("demo-003", 2)
+    assert answer.because == "demo-001 has handed over to demo-003"
+
+
 def test_a_half_done_hand_over_is_finished_not_undone() -> None:
     """The giver was demoted, then the control plane died: both follow each other, nobody leads, the taker has everything."""
     cache = group(shards={"moving_to": "demo-003", "order": 2})

@@ -290,9 +290,7 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
     if taker is None or s.gone(taker) or taker.leaving:
         return _call_off(s, shard, f"{shard.moving_to} is gone")
     if s.gone(giver):
-        if taker.name in shard.in_sync and s.alive(taker):
-            return take_over(s, replace(shard, moving_to=None), giver, taker, f"{giver.name} is gone: {taker.name} shall lead")
-        return _call_off(s, shard, f"{giver.name} is gone")
+        return _orphaned(s, shard, giver, taker)
     if not s.alive(giver) or not s.alive(taker):
         silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
         if silent > s.policy.hand_over_seconds:
@@ -320,6 +318,18 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
         Follow(n.name, taker.name, shard.order) for n in s.replicas(shard) if s.alive(n) and n.name not in (taker.name, giver.name)
     )
     return Act(((give,), rest), f"{giver.name} hands over to {taker.name} (order {shard.order})")
+
+
+def _orphaned(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
+    """The giver died in the middle: the taker leads if it does already, or if nobody has more. It may not have caught up yet."""
+    if s.leads(taker):
+        return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
+    if taker.name not in shard.in_sync or not s.alive(taker):
+        return _call_off(s, shard, f"{giver.name} is gone")
+    has = s.seen(taker).offset or 0
+    more = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and (s.seen(n).offset or 0) > has]
+    best = foremost(s, more, giver) or taker
+    return take_over(s, replace(shard, moving_to=None), giver, best, f"{giver.name} is gone: {best.name} shall lead")
 
 
 def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: str) -> Step:
