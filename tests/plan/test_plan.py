@@ -481,6 +481,18 @@ def test_and_if_the_taker_leads_already_the_move_is_done() -> None:
     assert answer.because == "demo-001 has handed over to demo-003"
 
 
+def test_a_primary_that_does_not_lead_yet_is_succeeded_by_who_has_more() -> None:
+    """It had handed over to one that has died since, unseen: another has what was written to that one."""
+    cache = group()
+    down = running(cache, "demo-001", role="replica", follows=None, link_up=None)
+    more = running(cache, "demo-003", offset=1001)
+    answer = step(cache, healthy(cache, demo_001=down, demo_003=more))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).primary == "demo-003"
+    assert answer.because == "demo-003 has what demo-001 lacks, and shall lead"
+    assert isinstance(step(cache, healthy(cache, demo_001=down)), Act), "as much is no more"
+
+
 def test_a_half_done_hand_over_is_finished_not_undone() -> None:
     """The giver was demoted, then the control plane died: both follow each other, nobody leads, the taker has everything."""
     cache = group(shards={"moving_to": "demo-003", "order": 2})

@@ -99,6 +99,9 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         if unknown:
             because = f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet"
             return Wait(s.policy.poll_seconds, because, refused=True)
+    elif ahead := _ahead(s, shard, primary):
+        best = foremost(s, ahead, primary) or ahead[0]
+        return take_over(s, shard, primary, best, f"{best.name} has what {primary.name} lacks, and shall lead")
     elif any(s.leads(n) for n in others):
         rival = next(n for n in others if s.leads(n))
         effects = (Follow(rival.name, primary.name, shard.order),)
@@ -109,6 +112,14 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         ((Promote(primary.name, shard.order, addresses(s, shard, primary)),), _follow(s, shard, primary)),
         f"{primary.name} shall lead shard {shard.id} (order {shard.order})",
     )
+
+
+def _ahead(s: Situation, shard: Shard, than: Node) -> list[Node]:
+    """In-sync replicas that have more than this node, though nobody leads: somebody whom nobody has seen led meanwhile, or the node is
+    not where all it has comes from."""
+    has = s.seen(than).offset or 0
+    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and n is not than and s.alive(n)]
+    return [n for n in able if (s.seen(n).offset or 0) > has]
 
 
 def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
@@ -326,9 +337,7 @@ def _orphaned(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
         return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
     if taker.name not in shard.in_sync or not s.alive(taker):
         return _call_off(s, shard, f"{giver.name} is gone")
-    has = s.seen(taker).offset or 0
-    more = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and (s.seen(n).offset or 0) > has]
-    best = foremost(s, more, giver) or taker
+    best = foremost(s, _ahead(s, shard, taker), giver) or taker
     return take_over(s, replace(shard, moving_to=None), giver, best, f"{giver.name} is gone: {best.name} shall lead")
 
 
