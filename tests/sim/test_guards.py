@@ -22,7 +22,8 @@ TRIED = 150
 
 
 def _any_successor(patch: pytest.MonkeyPatch) -> None:
-    """The best in-sync replica is whichever comes first, not the one that has most."""
+    """The best in-sync replica is whichever comes first, not the one that has most; nor is that found out before it leads."""
+    patch.setattr(leaders, "_ahead", lambda s, shard, than: [])
     patch.setattr(
         leaders, "foremost", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None)
     )
