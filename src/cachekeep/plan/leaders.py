@@ -118,8 +118,7 @@ def _ahead(s: Situation, shard: Shard, than: Node) -> list[Node]:
     """In-sync replicas that have more than this node, though nobody leads: somebody whom nobody has seen led meanwhile, or the node is
     not where all it has comes from."""
     has = s.seen(than).offset or 0
-    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and n is not than and s.alive(n)]
-    return [n for n in able if (s.seen(n).offset or 0) > has]
+    return [n for n in s.able(shard) if n is not than and (s.seen(n).offset or 0) > has]
 
 
 def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
@@ -242,7 +241,7 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     go_on = f"`cachekeep failover {s.cache.name}`, or a reboot of {primary.name}, goes on without what only it holds"
     if not s.cache.wanted.automatic_failover:
         return Wait(1.0, f"{primary.name} {reason}; automatic failover is off, so it is left alone. {go_on}", True)
-    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n)]
+    able = s.able(shard)
     if not able:
         because = f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
         return Wait(1.0, because, True)
@@ -376,7 +375,7 @@ def successor(s: Situation, shard: Shard) -> Node | None:
     primary = s.primary(shard)
     if primary is None or not s.leads(primary):
         return None
-    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n) and not n.due]
+    able = [n for n in s.able(shard) if not n.due]
     return foremost(s, able, primary)
 
 

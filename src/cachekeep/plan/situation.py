@@ -186,6 +186,10 @@ class Situation:
         hangs = v.process == "frozen" or ((v.silent_seconds or 0.0) >= self.policy.silence_seconds and v.reachable is not False)
         return not hangs and v.has_history is not False
 
+    def able(self, shard: Shard) -> list[Node]:
+        """Replicas that could lead now: in sync, answering, and here to stay."""
+        return [n for n in self.replicas(shard, leaving=False) if n.name in shard.in_sync and self.alive(n)]
+
     def may_apply(self, field: str) -> bool:
         """Whether a change of this wanted field may be carried out now (ApplyImmediately, or inside the maintenance window)."""
         wanted = self.cache.wanted

@@ -49,7 +49,7 @@ def starve(s: Situation) -> Step | None:
 def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
     if s.gone(lost):
         return None
-    able = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync and s.alive(n)]
+    able = s.able(shard)
     why_not = _why_not(s, shard, lost) if not shard.starving else None
     if why_not is None and not able:
         why_not = "no in-sync replica could take over"
