@@ -8,8 +8,10 @@ pipelined, so that neither side waits for a round trip to us.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from cachekeep.clock import Clock
@@ -20,7 +22,7 @@ from cachekeep.engines.launch import ADMIN
 from cachekeep.engines.replies import cluster_seen, info
 from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, SlotRange
-from cachekeep.plan.slots import Ranges, common, count, union
+from cachekeep.plan.slots import Ranges, common, compact, count, union
 
 Command = tuple[str, ...]
 Order = Callable[..., Awaitable[list[Reply]]]
@@ -28,21 +30,26 @@ Order = Callable[..., Awaitable[list[Reply]]]
 _ELECTION_SECONDS = 0.5
 """An election that was started is watched for so long; what comes of it later is seen by looking."""
 _POLL_SECONDS = 0.002
+_MEETING_SECONDS = 0.2
+"""A handshake takes one or two turns of an engine's clock, which comes ten times a second."""
 _GOSSIP_SECONDS = 2.0
 """The engines tell each other what they own at least this often."""
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""
-_OPEN_SLOTS, _OPEN_KEYS = 128, 1_500
+_OPEN_SLOTS, _OPEN_KEYS = 128, 4_000
 """So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent from
 one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
 _SETSLOT_LINES = 32
 _KNOWN_SHARE = 32
 """A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK to a
 node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 32 times to one."""
-_MIGRATE_KEYS, _MIGRATE_WINDOW = 32, 4
-"""Keys in one MIGRATE, and MIGRATEs sent ahead. A source serves nobody while it carries one out, and takes up those that it has
-received before it turns to others: more of either is faster, and slower for clients."""
+_MIGRATE_KEYS = 100
+"""In one MIGRATE, and in all that are sent ahead together. A source serves nobody while it carries one out, and takes up those that it
+has received before it turns to others: more is faster, and slower for clients."""
 _MIGRATE_TIMEOUT_SECONDS = 15
+_JOB_KEYS = 600_000
+"""In one job of an engine that moves slots whole, at most. When it is done the source deletes them and serves nobody meanwhile, half a
+second for so many."""
 _COUNT_SLOTS, _LISTED_KEYS = 512, 1000
 _LINE_SECONDS = 20.0
 
@@ -181,6 +188,12 @@ class EngineClusterLink:
     async def meet(self, target: Target, others: Sequence[Target]) -> None:
         async with self._guarded(target):
             await self._order(target, *(("CLUSTER", "MEET", o.address, str(o.port)) for o in others))
+            ids = {o.cluster_id for o in others}
+            with contextlib.suppress(TimeoutError):  # what comes of it later is seen by looking
+                async with asyncio.timeout(_MEETING_SECONDS):
+                    while ids - (await self._believes(target)).knows:
+                        await self._clock.sleep(_POLL_SECONDS)
+        self.forget(target.key)
 
     async def disown(self, target: Target, ids: Sequence[str]) -> None:
         async with self._guarded(target):
@@ -242,7 +255,9 @@ class EngineClusterLink:
         """Have the engine do it. A move that was begun before, by whomever, is waited for instead."""
         before = await _jobs(line)
         if not any(_active(job) for job in before):
-            words = [word for a, b in slots for word in (str(a), str(b))]
+            words = [word for a, b in await self._at_once(line, source, slots) for word in (str(a), str(b))]
+            if not words:
+                return  # they have gone since
             _good(await line.ask(resp(("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *words, "NODE", target.cluster_id)), 1), source)
         old = {job["name"] for job in before if not _active(job)}
         while self._clock.monotonic() < end:
@@ -253,6 +268,15 @@ class EngineClusterLink:
             if not any(_active(job) for job in ours):
                 return
             await self._clock.sleep(0.01)
+
+    async def _at_once(self, line: Line, source: Target, slots: Sequence[SlotRange]) -> Ranges:
+        """The first of these slots, so that all are moved in as few jobs of the engine's as may be, each with about as many keys."""
+        todo, counts = list(_each(common(tuple(slots), (await self.look(line, source)).slots))), list[int]()
+        for first in range(0, len(todo), _COUNT_SLOTS):
+            counts += await _counts(line, source, todo[first : first + _COUNT_SLOTS])
+        jobs = -(-sum(counts) // _JOB_KEYS) or 1
+        sums = list(itertools.accumulate(counts))
+        return compact(todo[: bisect.bisect_left(sums, sums[-1] / jobs) + 1] if jobs > 1 else todo)
 
     async def _move_keys(
         self,
@@ -298,10 +322,9 @@ class EngineClusterLink:
         while left:
             found = _good(await line.ask(resp(*_keys_of(left)), len(left)), source)
             full = [(slot, keys) for slot, keys in zip(left, found, strict=True) if isinstance(keys, list) and keys]
-            packs = [_bulk(head, keys[i : i + _MIGRATE_KEYS]) for _, keys in full for i in range(0, len(keys), _MIGRATE_KEYS)]
-            for i in range(0, len(packs), _MIGRATE_WINDOW):
-                window = packs[i : i + _MIGRATE_WINDOW]
-                _good(await line.ask(b"".join(window), len(window)), source)
+            packs = [keys[i : i + _MIGRATE_KEYS] for _, keys in full for i in range(0, len(keys), _MIGRATE_KEYS)]
+            for together in _together(packs):
+                _good(await line.ask(b"".join(_bulk(head, keys) for keys in together), len(together)), source)
                 if self._clock.monotonic() > end:
                     return False
             left = [slot for slot, keys in full if len(keys) == _LISTED_KEYS]
@@ -346,6 +369,18 @@ async def _counts(line: Line, source: Target, slots: list[int]) -> list[int]:
     """How many keys each slot has."""
     asked = [("CLUSTER", "COUNTKEYSINSLOT", str(s)) for s in slots]
     return [n if isinstance(n, int) else 0 for n in _good(await line.ask(resp(*asked), len(asked)), source)]
+
+
+def _together(packs: Iterable[list[bytes]]) -> Iterator[list[list[bytes]]]:
+    """Packs of keys that are sent ahead together: slots with few keys would else cost a round trip each."""
+    some: list[list[bytes]] = []
+    for keys in packs:
+        if some and sum(map(len, some)) + len(keys) > _MIGRATE_KEYS:
+            yield some
+            some = []
+        some.append(keys)
+    if some:
+        yield some
 
 
 def _fit(counts: list[int], most: int) -> int:
