@@ -50,9 +50,10 @@ bench: setup-bench ## create time, throughput, listing, footprint; ratios agains
 bench-failover bench-cluster bench-patterns: bench-%: setup-bench
 	$(PYTHON) -m benchmarks.$* $(ARGS)
 
-sim: setup-test ## many seeds of the simulated world (SEEDS=20000), without cluster mode and with it
+sim: setup-test ## many seeds of the simulated world (SEEDS=20000): without cluster mode, with it, and from one to the other
 	$(PYTHON) -m cachekeep.sim --seeds $(SEEDS) $(ARGS)
 	$(PYTHON) -m cachekeep.sim --cluster --seeds $(SEEDS) $(ARGS)
+	$(PYTHON) -m cachekeep.sim --switch --seeds $(SEEDS) $(ARGS)
 
 docs: setup-test ## write docs/reference again from the code
 	$(PYTHON) -m tools.reference $(ARGS)

@@ -7,71 +7,26 @@ count its steps; then once for each step, with the control plane killed just bef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.interrupt.fuse import Fuse, Interrupted
 
-from cachekeep.control import Hands
-from cachekeep.model import Act, Cache, Errand, Event, Wanted
+from cachekeep.model import Errand, Wanted
 from cachekeep.sim.cluster_run import ClusterRun, ClusterScenario, wanted_shard
-from cachekeep.sim.run import _Witness
 from cachekeep.sim.timeless import run
-from cachekeep.store.contract import Lease
 
 VERSIONS = ("8.0.1", "9.1.2")
 """Slots go key by key, and as a whole."""
 
 
-class Killed(BaseException):
-    """kill -9: nothing catches it."""
-
-
-class Fuse:
-    """Blows once, at the given moment: (step, after)."""
-
-    def __init__(self, step: int, after: bool) -> None:
-        self.left, self.after, self.blown, self.steps = step, after, False, 0
-
-    def tick(self, after: bool) -> None:
-        self.steps += not after
-        if self.steps == self.left and after is self.after and not self.blown:
-            self.blown = True
-            raise Killed
-
-
-class Story(ClusterRun):
+class Story(Interrupted, ClusterRun):
     """The life of one cluster, told to keepers of which the first one dies."""
 
     def __init__(self, version: str, fuse: Fuse, *, twice: bool = False) -> None:
         super().__init__(ClusterScenario(7, faults=False, two_keepers=False, flaky=0.0, shards=1, version=version))
-        self.fuse, self.twice = fuse, twice
+        self.burn(fuse, twice=twice)
         self.world.slowness = 1.0
-        store = self.store
-
-        async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-            fuse.tick(False)
-            saved = await _Witness.save_decided(store, cache, lease, events=events, addresses=addresses)
-            fuse.tick(True)
-            return saved
-
-        store.save_decided = save  # type: ignore[method-assign]
-
-    def _hands(self, **parts: Any) -> Hands:
-        story = self
-
-        class Fragile(Hands):
-            async def carry(self, cache: Cache, act: Act) -> None:
-                for stage in act.stages:
-                    story.fuse.tick(False)
-                    try:
-                        for _ in range(2 if story.twice else 1):
-                            await super().carry(cache, Act((stage,), act.because))
-                    finally:  # one that was refused has been tried as well
-                        story.fuse.tick(True)
-
-        return Fragile(**parts)
 
     async def tell(self) -> None:
         await self.store.open()
@@ -87,15 +42,6 @@ class Story(ClusterRun):
             task.cancel()
         self._judge()
         assert self.acknowledged
-
-    async def _guard(self) -> None:
-        """Starts a control plane, and another one when it is killed."""
-        self.keepers = [self._keeper("keeper")]
-        while not self.fuse.blown:
-            await asyncio.sleep(0.02)
-        self.keepers[0].cancel()
-        await asyncio.gather(*self.keepers, return_exceptions=True)
-        self.keepers = [self._keeper("keeper")]
 
 
 def _of_shards(wanted: Wanted, number: int) -> Wanted:

@@ -8,66 +8,22 @@ steps; then once for each step, with the control plane killed just before it and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.interrupt.fuse import Fuse, Interrupted
 
-from cachekeep.control import Hands
-from cachekeep.model import Act, Cache, Errand, Event, Member, Wanted
-from cachekeep.sim.run import NAME, UID, Run, Scenario, _Witness
+from cachekeep.model import Errand, Member, Wanted
+from cachekeep.sim.run import NAME, UID, Run, Scenario
 from cachekeep.sim.timeless import run
-from cachekeep.store.contract import Lease
 
 
-class Killed(BaseException):
-    """kill -9: nothing catches it."""
-
-
-class Fuse:
-    """Blows once, at the given moment: (step, after)."""
-
-    def __init__(self, step: int, after: bool) -> None:
-        self.left, self.after, self.blown = step, after, False
-        self.steps = 0
-
-    def tick(self, after: bool) -> None:
-        if not after:
-            self.steps += 1
-        if self.steps == self.left and after is self.after and not self.blown:
-            self.blown = True
-            raise Killed
-
-
-class Story(Run):
+class Story(Interrupted):
     """The life of one group, told to keepers of which the first one dies."""
 
     def __init__(self, fuse: Fuse, *, twice: bool = False) -> None:
         super().__init__(Scenario(7, faults=False, moves=False, two_keepers=False, flaky=0.0))
-        self.fuse, self.twice = fuse, twice
-        store = self.store
-
-        async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-            fuse.tick(False)
-            saved = await _Witness.save_decided(store, cache, lease, events=events, addresses=addresses)
-            fuse.tick(True)
-            return saved
-
-        store.save_decided = save  # type: ignore[method-assign]
-
-    def _hands(self, **parts: Any) -> Hands:
-        story = self
-
-        class Fragile(Hands):
-            async def carry(self, cache: Cache, act: Act) -> None:
-                for stage in act.stages:
-                    story.fuse.tick(False)
-                    for _ in range(2 if story.twice else 1):
-                        await super().carry(cache, Act((stage,), act.because))
-                    story.fuse.tick(True)
-
-        return Fragile(**parts)
+        self.burn(fuse, twice=twice)
 
     async def tell(self) -> Run:
         await self.store.open()

@@ -259,7 +259,7 @@ class LiveCache:
 
         async def settled(cache: Cache) -> bool:
             told = await self.condition()
-            return told is not None and told.settled and {n.name for n in cache.decided.nodes} == set(cache.wanted_names())
+            return told is not None and told.settled and {n.member for n in cache.decided.nodes} == set(cache.wanted_names())
 
         return await self.until(settled, "available", seconds=seconds)
 

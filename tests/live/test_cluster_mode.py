@@ -12,7 +12,8 @@ import pytest
 import valkey.asyncio
 from msgspec.structs import replace
 from tests.engines.servers import REDIS_LIKE, build_of
-from tests.live.harness import LiveCache, wanted_group
+from tests.live.harness import LiveCache, wanted_group, wanted_shard
+from tests.live.test_cluster import agreed, healthy, slots_at
 from tests.live.writer import Writer
 
 from cachekeep.model import Cache, Wanted
@@ -133,3 +134,46 @@ async def test_a_control_plane_that_starts_anew_finds_the_front(tmp_path: Path) 
             await whole(live)
             assert await live.pid("configuration") == pid
             assert writer.connections == 1
+
+
+# -- to enabled
+
+
+@ENGINES
+async def test_cluster_mode_is_enabled_without_losing_a_write_and_shards_are_added(tmp_path: Path, engine: str, major: int) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=3)) as live:
+        await whole(live)
+        before = await switched(live, "compatible")
+        configuration, old = before.decided.configuration_address or "", before.decided
+        writer = Writer((configuration, 6379), prefix="through")
+        try:
+            await goes_on(live, writer)
+            cache = await switched(live, "enabled")
+            await goes_on(live, writer)
+            decided = cache.decided
+            assert (decided.successors, decided.retired, decided.fronts) == ((), (), ())
+            assert (decided.configuration_address, decided.shards[0].primary_address) == (configuration, None)
+            assert [n.member for n in decided.nodes] == [n.name for n in old.nodes]
+            assert cache.member(decided.nodes[0].member) is decided.nodes[0]
+            assert await agreed(live, cache)
+            settings = [await live.ask(n.name, "CONFIG", "GET", "cluster-node-timeout") for n in decided.nodes]
+            assert settings == [["cluster-node-timeout", "15000"]] * 3
+            for gone in (*(n.address for n in old.nodes), old.shards[0].primary_address, old.shards[0].reader_address):
+                with pytest.raises(OSError):
+                    await asyncio.open_connection(gone, 6379)
+            await live.change(lambda w: replace(w, shards=(*w.shards, wanted_shard("0002", 1))))
+            await healthy(live)
+            await goes_on(live, writer)
+        finally:
+            await asyncio.to_thread(writer.stop)
+        assert len(await slots_at(configuration)) == 2
+        assert await lost(configuration, writer) == []
+
+
+async def lost(configuration: str, writer: Writer) -> list[int]:
+    """What was acknowledged and a cluster client does not find."""
+    client = valkey.asyncio.ValkeyCluster(host=configuration, port=6379)
+    try:
+        return [number for number in writer.acknowledged if not await client.exists(f"through:{number}")]
+    finally:
+        await client.aclose()

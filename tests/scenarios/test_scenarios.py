@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Wanted
 from cachekeep.sim.run import UID, Run, Scenario
+from cachekeep.sim.switch_run import SwitchRun, SwitchScenario
 from cachekeep.sim.timeless import run
 
 FILES = sorted(Path(__file__).parent.glob("*.txt"))
@@ -47,11 +48,13 @@ def narration() -> Iterator[Narration]:
 class Told(Run):
     """A run whose faults come from a file."""
 
+    kind: type[Scenario] = Scenario
+
     def __init__(self, lines: list[str], narration: Narration) -> None:
         nodes = int(lines[0].split()[3])
         automatic = "manual" not in lines[0]
         super().__init__(
-            Scenario(
+            self.kind(
                 1,
                 nodes=nodes,
                 faults=False,
@@ -104,6 +107,8 @@ class Told(Run):
                 await self._told_errand(kind, rest)
             case ["mode", mode]:
                 await self._change(lambda wanted: replace(wanted, cluster_mode=mode))
+            case ["keys", "elsewhere", there]:
+                self.world.kept_elsewhere = there == "yes"  # type: ignore[attr-defined]
             case ["members", count]:
                 await self._change(lambda wanted: _members(wanted, int(count)))
             case _:
@@ -128,6 +133,12 @@ class Told(Run):
             heard, since = len(self.narration.said), since + 1 if len(self.narration.said) == heard else 0
 
 
+class ToldSwitch(Told, SwitchRun):
+    """One in a world of both modes."""
+
+    kind = SwitchScenario
+
+
 def _members(wanted: Wanted, count: int) -> Wanted:
     from msgspec.structs import replace
 
@@ -141,7 +152,7 @@ def _members(wanted: Wanted, count: int) -> Wanted:
 def test_conversation(file: Path, narration: Narration) -> None:
     text = file.read_text()
     commands = [line for line in text.splitlines() if line.startswith("> ")]
-    told = run(Told(commands, narration).told())
+    told = run((ToldSwitch if "switch" in commands[0] else Told)(commands, narration).told())
     if os.environ.get("CACHEKEEP_GOLDEN") == "rewrite":
         file.write_text(told)
     assert told == text

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.model import Cache, Condition, Decided, Event, Front, Node, NodeCondition, ParameterGroup, Shard
-from cachekeep.plan.slots import Ranges, rebalance
+from cachekeep.plan.slots import Ranges, even, rebalance
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
@@ -247,19 +247,26 @@ class Keeper:
         condition = Condition(status="available", because="all is well", settled=True, nodes=nodes, version=cache.version)
         await self._store.publish(cache.uid, replace(condition, **changed), lease)
 
+    async def save(self, cache: Cache) -> None:
+        """Decide just this."""
+        used = {n.address for n in cache.decided.everyone}
+        await self._store.save_decided(cache, self._leases[cache.uid], addresses=used)
+
     def _decide(self, cache: Cache) -> Decided:
         """Everything that is wanted now, but for what waits for a window."""
         wanted, before = cache.wanted, cache.decided
+        enabling = wanted.cluster_mode == "enabled" and bool(before.nodes) and not cache.clustered
         nodes = []
         if "shards" in wanted.deferred:
             members = [(n.shard, n.name, n.zone) for n in before.nodes]
         else:
             members = [(s.id, m.name, m.zone) for s in wanted.shards for m in s.members]
         for shard, name, zone in members:
-            old = cache.node(name)
+            old = None if enabling else cache.member(name)
             nodes.append(
                 Node(
-                    name=name,
+                    name=old.name if old else f"{name}.cluster" if enabling else name,
+                    in_place_of=name if enabling or (old and old.in_place_of) else "",
                     shard=shard,
                     zone=zone,
                     address=old.address if old else self._address(),
@@ -281,7 +288,9 @@ class Keeper:
                 if errand.kind == "promote" and errand.serial > before.errands_done:
                     primary = errand.nodes[0]
             shard = old_shard or Shard(id=s.id)
-            if cache.kind == "group" and not shard.primary_address:
+            if wanted.cluster_mode == "enabled":
+                shard = replace(shard, primary_address=None, reader_address=None)
+            elif cache.kind == "group" and not shard.primary_address:
                 shard = replace(shard, primary_address=self._address(), reader_address=self._address())
             has = dealt.get(s.id, ())
             shards.append(replace(shard, primary=primary if wanted.engine != "memcached" else None, slots=has, owned=has))
@@ -292,7 +301,7 @@ class Keeper:
         if wanted.cluster_mode == "compatible":
             configuration = configuration or self._address()
             fronts += (Front(name="configuration", kind="compatible", address=configuration, port=wanted.port),)
-        elif fronts != before.fronts:
+        elif fronts != before.fronts and not enabling:
             configuration = None
         return replace(
             before,
@@ -311,6 +320,8 @@ class Keeper:
         anew = any(e.kind == "rebalance" and e.serial > cache.decided.errands_done for e in cache.wanted.errands)
         if cache.wanted.cluster_mode != "enabled" or (not has and all(asked.values())):
             return asked
+        if not any(has.values()):
+            return even(list(asked))
         return has if has.keys() == asked.keys() and not anew else rebalance(has, list(asked))
 
     def _address(self) -> str:

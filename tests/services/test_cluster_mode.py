@@ -393,7 +393,6 @@ COMPATIBLE_CHANGES: list[tuple[str, Ask, str]] = [
     *(
         (f"{name}={value}", lambda c, p={name: value}: c.modify_replication_group(ReplicationGroupId="demo", **p), sentence)
         for name, value, sentence in [
-            ("ClusterMode", "enabled", "ClusterMode=enabled for a group that exists is not supported by this version of Cachekeep"),
             ("AutomaticFailoverEnabled", False, "Automatic failover cannot be turned off with cluster mode."),
             ("CacheParameterGroupName", OFF, "has another cluster-enabled than default.valkey8.cluster.on"),
             ("PrimaryClusterId", "demo-002", "has automatic failover or Multi-AZ enabled"),
@@ -432,6 +431,94 @@ def test_a_compatible_group_grows_and_is_upgraded(rig: Rig) -> None:
     rig.keep()
     assert rig.stored("demo").wanted.parameter_group == "default.valkey9.cluster.on"
     assert rig.show()["ClusterMode"] == "compatible"
+
+
+def enabling(rig: Rig, **more: Any) -> dict[str, Any]:
+    """A group on its way from compatible to enabled."""
+    plain(rig, **more)
+    mode(rig, "compatible")
+    rig.keep()
+    return mode(rig, "enabled")
+
+
+def test_enabled_is_pending_until_it_is_there_and_members_keep_their_names(rig: Rig) -> None:
+    changed = enabling(rig)
+    before = rig.stored("demo")
+    assert (changed["Status"], changed["ClusterMode"], changed["ClusterEnabled"]) == ("modifying", "compatible", False)
+    assert changed["PendingModifiedValues"] == {"ClusterMode": "enabled"}
+    assert {"PrimaryEndpoint", "ReaderEndpoint"} <= changed["NodeGroups"][0].keys()
+    rig.keep()
+    shown = rig.show()
+    assert (shown["Status"], shown["ClusterMode"], shown["ClusterEnabled"]) == ("available", "enabled", True)
+    assert shown["PendingModifiedValues"] == {}
+    assert shown["ConfigurationEndpoint"]["Address"] == before.decided.configuration_address
+    (node_group,) = shown["NodeGroups"]
+    assert not {"PrimaryEndpoint", "ReaderEndpoint"} & node_group.keys()
+    assert node_group["Slots"] == "0-16383"
+    assert [m["CacheClusterId"] for m in node_group["NodeGroupMembers"]] == ["demo-001", "demo-002"]
+    assert all("CurrentRole" not in m for m in node_group["NodeGroupMembers"])
+    assert shown["MemberClusters"] == ["demo-001", "demo-002"]
+    member = rig.show_cluster("demo-001")
+    assert (member["CacheClusterStatus"], member["CacheNodes"][0]["CacheNodeId"]) == ("available", "0001")
+    assert member["CacheNodes"][0]["Endpoint"]["Address"] not in {n.address for n in before.decided.nodes}
+    assert member["CacheParameterGroup"]["CacheParameterGroupName"] == ON
+
+
+def test_members_of_a_group_that_was_enabled_are_found_by_their_names(rig: Rig) -> None:
+    enabling(rig)
+    rig.keep()
+    rig.cache.increase_replica_count(ReplicationGroupId="demo", NewReplicaCount=2, ApplyImmediately=True)
+    rig.keep()
+    assert rig.show()["MemberClusters"] == ["demo-001", "demo-002", "demo-0001-001"]
+    rig.cache.decrease_replica_count(
+        ReplicationGroupId="demo", NewReplicaCount=1, ReplicasToRemove=["demo-002"], ApplyImmediately=True
+    )
+    failed = refused(
+        lambda: rig.cache.decrease_replica_count(ReplicationGroupId="demo", ReplicasToRemove=["demo-001"], ApplyImmediately=True)
+    )
+    assert failed.code in ("InvalidParameterValue", "InvalidReplicationGroupState")
+    rig.keep()
+    assert rig.show()["MemberClusters"] == ["demo-001", "demo-0001-001"]
+    assert reshard(rig, 2)["PendingModifiedValues"]["Resharding"] == {"SlotMigration": {"ProgressPercentage": 0.0}}
+    rig.keep()
+    assert rig.show()["MemberClusters"] == ["demo-001", "demo-0001-001", "demo-0002-001", "demo-0002-002"]
+
+
+def test_back_to_compatible_while_it_is_on_its_way_and_not_once_it_is_there(rig: Rig) -> None:
+    enabling(rig)
+    assert refused(lambda: mode(rig, "disabled")).code == "InvalidReplicationGroupState"
+    with_another = refused(lambda: mode(rig, "compatible", ReplicationGroupDescription="x"))
+    assert "cannot be changed together with ReplicationGroupDescription" in with_another.message
+    changed = mode(rig, "compatible")
+    assert changed["PendingModifiedValues"] == {}
+    assert rig.stored("demo").wanted.parameter_group == ON
+    rig.keep()
+    mode(rig, "enabled")
+    rig.keep()
+    for to in ("compatible", "disabled"):
+        assert "cannot be turned off again" in refused(lambda to=to: mode(rig, to)).message  # type: ignore[misc]
+
+
+def test_not_back_any_more_when_the_lead_is_on_its_way(rig: Rig) -> None:
+    enabling(rig)
+    cache = rig.stored("demo")
+    shards = (replace(cache.decided.shards[0], moving_to="demo-001.cluster"),)
+    rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, shards=shards))))
+    assert "cannot be turned off again" in refused(lambda: mode(rig, "compatible")).message
+
+
+def test_enabled_needs_what_compatible_needs_and_a_group_of_ones_own_may_be_kept(rig: Rig) -> None:
+    plain(rig)
+    mode(rig, "compatible", CacheParameterGroupName=named(rig, "mine-on", on=True))
+    rig.keep()
+    for params, sentence in (
+        ({"CacheParameterGroupName": OFF}, "needs a parameter group with cluster-enabled"),
+        ({"CacheNodeType": "cache.t3.small"}, "cannot be changed together with CacheNodeType"),
+    ):
+        assert sentence in refused(lambda params=params: mode(rig, "enabled", **params)).message  # type: ignore[misc]
+    mode(rig, "enabled")
+    rig.keep()
+    assert (rig.show()["ClusterMode"], rig.stored("demo").wanted.parameter_group) == ("enabled", "mine-on")
 
 
 def test_a_group_is_not_made_compatible_and_says_what_to_do(rig: Rig) -> None:

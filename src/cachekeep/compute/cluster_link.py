@@ -14,12 +14,14 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_resp, resp
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.engines.launch import ADMIN
-from cachekeep.engines.replies import cluster_seen, info
+from cachekeep.engines.replies import cluster_seen, info, refused
 from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, SlotRange
 from cachekeep.plan.slots import Ranges, common, compact, count, union
@@ -71,6 +73,13 @@ class EngineClusterLink:
 
     async def look(self, line: Line, target: Target) -> ClusterSeen:
         """What the node believes. The long answer is asked for only when the short one is new. Raises LineLost, ReplyError."""
+        seen = await self._look(line, target)
+        if not target.fed_from_outside:
+            return seen
+        (stats,) = await line.ask(resp(("INFO", "stats")), 1)
+        return replace(seen, refused=refused(stats) if isinstance(stats, bytes) else 1)
+
+    async def _look(self, line: Line, target: Target) -> ClusterSeen:
         (short,) = await line.ask(resp(("CLUSTER", "INFO")), 1)
         if not isinstance(short, bytes):
             raise short if isinstance(short, ReplyError) else ReplyError(f"CLUSTER INFO: {short!r}")
@@ -118,6 +127,18 @@ class EngineClusterLink:
 
     async def _owned_by(self, others: Sequence[Target]) -> Ranges:
         return union(*(seen.slots for seen in await asyncio.gather(*(self._believes(o) for o in others))))
+
+    async def take_all(self, target: Target) -> None:
+        """Have a replica take all slots of a primary that is not in cluster mode; confirmed when it serves."""
+        await self._order(target, ("CLUSTER", "FAILOVER", "TAKEOVER"))
+        while (await self._replication(target))["role"] != "master" or not (await self._believes(target)).ok:
+            await self._clock.sleep(_POLL_SECONDS)
+
+    async def has_refused(self, target: Target) -> int:
+        """How many commands of its primary's stream it has refused."""
+        (stats,) = await self._order(target, ("INFO", "stats"))
+        assert isinstance(stats, bytes)
+        return refused(stats)
 
     async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
         """No vote is asked for: a graceful failover by the engine needs one, is refused for 30 s after the last in its shard, and then

@@ -102,6 +102,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     password: Secret
     cluster_id: str = ""
     """Cluster mode: its id on the cluster bus."""
+    fed_from_outside: bool = False
+    """Cluster mode: its primary is a node without."""
     moving: bool = False
     """Cluster mode: slots are on their way, so it is worth looking closely."""
 
@@ -170,6 +172,11 @@ class Link(Protocol):
         timeout_seconds: float,
     ) -> None:
         """``HandOver``. On failure the giver leads on and its clients are served again."""
+
+    async def convert(
+        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> None:
+        """``Convert``. On failure before the taker is told to lead, the giver leads on and its clients are served again."""
 
     async def witness(self, target: Target) -> None:
         """``Witness``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -41,6 +41,10 @@ _PROMOTE = ("REPLICAOF", "NO", "ONE")
 _DROP = (("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"))
 
 Command = tuple[str, ...]
+
+
+async def _nothing() -> None:
+    """What is left to check of a taker that has caught up, usually."""
 
 
 class EngineLink:
@@ -180,9 +184,37 @@ class EngineLink:
                 await self._lead(taker, taker_addresses)
                 await self._order(giver, _replicaof(taker.address, taker.port), *_DROP)
                 return
-            held = tuple(_text(bound[1]).split()) if isinstance(bound, list) and len(bound) == 2 else giver_addresses
-            await self._move(giver, taker, giver_addresses, taker_addresses, timeout_seconds, held)
+            held = _bound(bound, giver_addresses)
+            await self._move(giver, taker, giver_addresses, timeout_seconds, held, lead=lambda: self._lead(taker, taker_addresses))
             await self._order(giver, _replicaof(taker.address, taker.port), ("CLIENT", "UNPAUSE"))
+
+    async def convert(
+        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> None:
+        async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    moved = await self._already_moved(giver, taker)
+                    (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
+            except TimeoutError as error:
+                raise OrderFailed(
+                    f"{giver.key[1]} or {taker.key[1]} did not answer within {timeout_seconds:g} s; {giver.key[1]} leads on"
+                ) from error
+            # Only now: a taker that has seen this order and leads, leads because its giver has stepped down for it.
+            self._let_pass(order, giver, taker)
+            if moved:
+                return
+            held = _bound(bound, giver_addresses)
+
+            async def has_all() -> None:
+                if refused := await self.cluster.has_refused(taker):
+                    raise OrderFailed(f"{taker.key[1]} has refused {refused} commands of what it was fed")
+
+            async def lead() -> None:
+                await self.cluster.take_all(taker)
+
+            await self._move(giver, taker, giver_addresses, timeout_seconds, held, has_all=has_all, lead=lead)
+            await self._order(giver, ("CLIENT", "UNPAUSE"))
 
     async def _already_moved(self, giver: Target, taker: Target) -> bool:
         """Whether only the rest of a hand-over is to be done. Raises OrderFailed where there is nothing to hand over."""
@@ -201,9 +233,11 @@ class EngineLink:
         giver: Target,
         taker: Target,
         giver_addresses: tuple[str, ...],
-        taker_addresses: tuple[str, ...],
         timeout_seconds: float,
         held: tuple[str, ...],
+        *,
+        lead: Callable[[], Awaitable[None]],
+        has_all: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         """Up to the point where the taker leads. Nothing acknowledged is lost, whoever stalls for how long.
 
@@ -220,8 +254,9 @@ class EngineLink:
                 stepped_down = True
                 await self._order(giver, _replicaof(giver.address, NOBODY_PORT), _bind(giver_addresses), *_DROP)
                 await self._caught_up(giver, taker)
+                await has_all()
                 sent = True
-                await self._lead(taker, taker_addresses)
+                await lead()
         except (OrderFailed, TimeoutError) as error:
             reason = str(error) or f"{taker.key[1]} had not caught up within {timeout_seconds:g} s"
             if sent:
@@ -400,6 +435,11 @@ def _replicaof(address: str, port: int) -> Command:
 
 def _bind(addresses: tuple[str, ...]) -> Command:
     return (*_SET_BIND, " ".join(addresses))
+
+
+def _bound(reply: Reply, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Of ``CONFIG GET bind``."""
+    return tuple(_text(reply[1]).split()) if isinstance(reply, list) and len(reply) == 2 else default
 
 
 def _offset(fields: Mapping[str, str]) -> int:

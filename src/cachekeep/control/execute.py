@@ -17,6 +17,7 @@ from cachekeep.model import (
     Bind,
     Cache,
     Configure,
+    Convert,
     Detach,
     Discover,
     Disown,
@@ -122,6 +123,14 @@ class Hands:
                     taker_addresses=effect.taker_addresses,
                     timeout_seconds=effect.timeout_seconds,
                 )
+            case Convert(giver, taker, order, addresses, timeout_seconds):
+                await self._link.convert(
+                    target(cache, _node(cache, giver)),
+                    target(cache, _node(cache, taker)),
+                    order=order,
+                    giver_addresses=addresses,
+                    timeout_seconds=timeout_seconds,
+                )
             case Witness(node, primary):
                 await self._link.witness(target(cache, _node(cache, node)))
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
@@ -198,7 +207,7 @@ def _subject(effect: Effect) -> str:
     match effect:
         case Start(name) | Stop(name) | Erase(name):
             return name
-        case HandOver() | Swap():
+        case HandOver() | Convert() | Swap():
             return effect.taker
         case MoveSlots():
             return effect.source

@@ -194,7 +194,7 @@ class Keeper:
     async def _forget(self, cache: Cache, step: Forget, lease: Lease) -> None:
         self._narrate(cache, step)
         await self._store.forget(cache, lease, events=step.events)
-        for node in cache.decided.nodes:
+        for node in cache.decided.everyone:
             self._link.unwatch((cache.uid, node.name))
         self._observer.forget(cache)
 
@@ -230,7 +230,7 @@ class Keeper:
     def _watch(self, cache: Cache, view: View) -> None:
         """Heartbeats for what runs: quick for a primary whose failover may follow, calm for the rest, of which there is more."""
         leads = {shard.primary for shard in cache.decided.shards} if cache.wanted.automatic_failover else set()
-        for node in cache.decided.nodes:
+        for node in cache.decided.everyone:
             if view.node(node.name).process == "running" and not node.leaving:
                 self._link.watch(
                     target(cache, node),

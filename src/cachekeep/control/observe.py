@@ -29,7 +29,8 @@ def target(cache: Cache, node: Node) -> Target:
         engine=node.engine,
         version=node.version,
         password=cache.admin_password,
-        cluster_id=cluster_node_id(cache, node) if cache.wanted.cluster_mode == "enabled" else "",
+        cluster_id=cluster_node_id(cache, node) if cache.in_cluster_mode(node) else "",
+        fed_from_outside=node in cache.decided.successors,
         moving=cache.decided.resharding > 0 or cache.decided.available_at is None,
     )
 
@@ -47,14 +48,14 @@ class Observer:
     async def look(self, cache: Cache) -> View:
         """What is there now."""
         decided = cache.decided
-        keys = [(cache.uid, name) for name in (*(n.name for n in decided.nodes), *(f.name for f in decided.fronts))]
+        keys = [(cache.uid, name) for name in (*(n.name for n in decided.everyone), *(f.name for f in decided.fronts))]
         processes = await self._driver.look(keys)
         nodes, fronts = await asyncio.gather(
-            asyncio.gather(*(self._node(cache, n, processes[cache.uid, n.name]) for n in decided.nodes)),
+            asyncio.gather(*(self._node(cache, n, processes[cache.uid, n.name]) for n in decided.everyone)),
             asyncio.gather(*(self._front(cache, f, processes[cache.uid, f.name]) for f in decided.fronts)),
         )
         return View(
-            nodes={n.name: v for n, v in zip(decided.nodes, nodes, strict=True)},
+            nodes={n.name: v for n, v in zip(decided.everyone, nodes, strict=True)},
             fronts={f.name: v for f, v in zip(decided.fronts, fronts, strict=True)},
             free_addresses=await self._free(cache),
         )

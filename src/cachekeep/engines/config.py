@@ -79,6 +79,10 @@ _LEFT_OUT: dict[str, str] = {
 # The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's life.
 _BOOT = {"activerehashing", "databases", "cluster-databases", "maxclients", "acl-pubsub-default"}
 _CLUSTER_ONLY = {"cluster-databases"}
+NODE_TIMEOUT_MS = 15_000
+PATIENT_MS = 86_400_000
+"""Of a node in cluster mode whose primary is without, and so is not heard from: were it given up, the node would serve its clients
+only five seconds after it has taken the lead."""
 MAX_LAG_SECONDS = 2
 """Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count. Replicas do so once a second."""
 _OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
@@ -108,7 +112,8 @@ class _Sort(NamedTuple):
     engine: str
     version: str
     node_type: str
-    cluster_mode: str
+    node_timeout_ms: int
+    """Cluster mode: after how long others count as lost; 0: no cluster mode."""
     min_replicas: int
     parameters: tuple[tuple[str, str], ...]
 
@@ -116,7 +121,10 @@ class _Sort(NamedTuple):
 def _sort(cache: Cache, node: Node) -> _Sort:
     wanted, shard = cache.wanted, cache.shard(node.shard)
     needed = shard.min_replicas if shard is not None and shard.primary == node.name else 0
-    return _Sort(node.engine, node.version, node.node_type, wanted.cluster_mode, needed, tuple(wanted.parameters.items()))
+    timeout = 0
+    if cache.in_cluster_mode(node):
+        timeout = PATIENT_MS if node in cache.decided.successors else NODE_TIMEOUT_MS
+    return _Sort(node.engine, node.version, node.node_type, timeout, needed, tuple(wanted.parameters.items()))
 
 
 def settings(cache: Cache, node: Node) -> Settings:
@@ -138,14 +146,15 @@ def _settings(node: _Sort) -> Settings:
     for name, value in values.items():
         if name in _MAPPED or name.startswith("client-output-buffer-limit-"):
             continue
-        if name in _CLUSTER_ONLY and node.cluster_mode != "enabled":
+        if name in _CLUSTER_ONLY and not node.node_timeout_ms:
             left_out[name] = "only with cluster mode"
         elif (reason := _unknown(name, node)) is not None:
             left_out[name] = reason
         else:
             (boot if name in _BOOT else live)[name] = value
-    if node.cluster_mode == "enabled":
+    if node.node_timeout_ms:
         boot["cluster-enabled"] = "yes"
+        live["cluster-node-timeout"] = str(node.node_timeout_ms)
         if _version(node) >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
     return Settings(live=live, boot=boot, left_out=left_out)

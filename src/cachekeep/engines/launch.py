@@ -60,7 +60,7 @@ def launch(
     else:
         argv = (build.server, "{dir}/server.conf")
         files = {"server.conf": (server_conf(build, cache, node, wanted, users), True)}
-        if cache.wanted.cluster_mode == "enabled":
+        if cache.in_cluster_mode(node):
             files["nodes.conf"] = (nodes_conf(cache, node), False)
     return Launch(
         argv=argv,
@@ -79,7 +79,7 @@ def launch(
 def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users: Sequence[str] = ()) -> str:
     """The server's configuration file. It holds the admin password (for replication) and has to stay secret."""
     password = cache.admin_password.value
-    clustered = cache.wanted.cluster_mode == "enabled"
+    clustered = cache.in_cluster_mode(node)
     lines: list[tuple[str, ...]] = [
         ("bind", node.address),
         ("bind-source-addr", node.address),
@@ -116,7 +116,6 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users:
         lines += [
             ("cluster-config-file", "nodes.conf"),
             ("cluster-announce-ip", node.address),
-            ("cluster-node-timeout", "15000"),
             ("cluster-replica-validity-factor", "0"),
             ("cluster-migration-barrier", "1"),
             ("cluster-allow-replica-migration", "no"),
@@ -204,6 +203,8 @@ def nodes_conf(cache: Cache, node: Node) -> str:
     A node that comes back into a running cluster is told nothing of who else owns what: others tell it within a moment, and know
     better. Shard ids are left to the engine (pre-seeded ones make some Valkey versions drop roles).
     """
+    if node in cache.decided.successors:
+        return _outside_conf(cache, node)
     shards = {shard.id: shard for shard in cache.decided.shards}
     first = cache.decided.available_at is None
     lines = []
@@ -225,6 +226,21 @@ def nodes_conf(cache: Cache, node: Node) -> str:
         )
     epoch = max((shard.epoch for shard in shards.values()), default=0)
     return "\n".join([*lines, f"vars currentEpoch {epoch} lastVoteEpoch {epoch}", ""])
+
+
+def _outside_conf(cache: Cache, node: Node) -> str:
+    """A cluster whose only primary is a node without cluster mode: nobody answers at its bus, but to be fed one needs only its port.
+    ``REPLICAOF`` is refused in cluster mode."""
+    shard = cache.decided.shards[0]
+    primary = next(n for n in cache.decided.nodes if n.name == shard.primary)
+    lines = []
+    for n in (primary, *cache.decided.successors):
+        flags = ("myself," if n.name == node.name else "") + ("master" if n is primary else "slave")
+        follows = "-" if n is primary else cluster_node_id(cache, primary)
+        where = f"{n.address}:{n.port}@{n.port + 10000}"
+        tail = ["0", "0", "1", "connected", "0-16383"] if n is primary else ["0", "0", "0", "connected"]
+        lines.append(" ".join([cluster_node_id(cache, n), where, flags, follows, *tail]))
+    return "\n".join([*lines, "vars currentEpoch 1 lastVoteEpoch 1", ""])
 
 
 # --- Memcached

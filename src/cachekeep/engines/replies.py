@@ -35,6 +35,7 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
         offset=_offset(fields, replica, history),
         has_history=history,
         replicas=() if replica else tuple(_replicas(fields)),
+        other_databases=tuple(sorted(int(name[2:]) for name in fields if re.fullmatch(r"db[1-9]\d*", name))),
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
     )
 
@@ -134,6 +135,11 @@ def reaches(role: object) -> bool | None:
     if not isinstance(role, list) or len(role) < 4 or role[0] != b"slave":
         return None
     return {b"connected": True, b"sync": True, b"handshake": True, b"connecting": False}.get(role[3])
+
+
+def refused(stats: bytes) -> int:
+    """Of ``INFO stats``: how many commands of its primary's stream a replica has answered with an error, which it should never do."""
+    return _number(info(stats), "unexpected_error_replies") or 0
 
 
 _PULSE = re.compile(

@@ -117,16 +117,23 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     announced: bool = False
     """Has been reported available since its present incarnation was decided."""
     created_at: dt.datetime | None = None
+    in_place_of: str = ""
+    """The member that it is, where its own name is another: it took the place of the member's node without cluster mode."""
+
+    @property
+    def member(self) -> str:
+        """Name of the wanted member that this node is."""
+        return self.in_place_of or self.name
 
     @property
     def cluster_id(self) -> str:
         """The CacheClusterId that this node belongs to in the API."""
-        return self.name.partition(".")[0]
+        return self.member.partition(".")[0]
 
     @property
     def node_id(self) -> str:
         """The CacheNodeId: always ``0001`` but for Memcached."""
-        return self.name.partition(".")[2] or "0001"
+        return self.member.partition(".")[2] or "0001"
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +190,15 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """What the keeper has decided. Only the keeper writes it; every effect follows from it."""
 
     nodes: tuple[Node, ...] = ()
+    successors: tuple[Node, ...] = ()
+    """Nodes in cluster mode that shall take the place of all ``nodes`` at once, which are without: fed by their primary, and of no other
+    use until then."""
+    fed: frozenset[str] = frozenset()
+    """Those of the successors that have all that the primary has acknowledged, but for what is on the wire."""
+    retired: tuple[Node, ...] = ()
+    """Those whose place was taken: to be erased."""
+    other_databases: tuple[int, ...] = ()
+    """Databases other than 0 that were last told to hold keys, so that cluster mode cannot be enabled."""
     shards: tuple[Shard, ...] = ()
     fronts: tuple[Front, ...] = ()
     configuration_address: str | None = None
@@ -199,6 +215,11 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """When the cache was first available: before that it is ``creating``."""
     refusal: str | None = None
     """The refusals that were told as events, one a line, so that each is told once."""
+
+    @property
+    def everyone(self) -> tuple[Node, ...]:
+        """Every node that has a process, or shall have one."""
+        return (*self.nodes, *self.successors, *self.retired)
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -217,16 +238,31 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     version: int = 0
     """Grows by one with every save: the compare-and-swap."""
 
+    @functools.cached_property
+    def clustered(self) -> bool:
+        """Whether its nodes run in cluster mode. A shard with an endpoint of its own is one without."""
+        return self.wanted.cluster_mode == "enabled" and not any(x.primary_address for x in self.decided.shards)
+
     @property
     def cluster_mode(self) -> ClusterMode:
         """The mode that is there, not the one that is on its way."""
-        if self.wanted.cluster_mode == "enabled":
+        if self.clustered:
             return "enabled"
         return "compatible" if any(f.kind == "compatible" and not f.leaving for f in self.decided.fronts) else "disabled"
 
+    def in_cluster_mode(self, node: Node) -> bool:
+        """Whether the process of a node runs in cluster mode. All do or none, but for a switch from one to the other."""
+        if self.decided.successors or self.decided.retired:
+            return node in self.decided.successors or (self.clustered and node not in self.decided.retired)
+        return self.clustered
+
     def node(self, name: str) -> Node | None:
-        """The decided node of that name."""
+        """The decided node of that name, successors and retired ones included."""
         return self._nodes.get(name)
+
+    def member(self, name: str) -> Node | None:
+        """The decided node that is the member of that name."""
+        return self._members.get(name)
 
     def shard(self, id: str) -> Shard | None:
         """The decided shard of that id."""
@@ -234,7 +270,11 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @functools.cached_property
     def _nodes(self) -> dict[str, Node]:
-        return {n.name: n for n in self.decided.nodes}
+        return {n.name: n for n in self.decided.everyone}
+
+    @functools.cached_property
+    def _members(self) -> dict[str, Node]:
+        return {n.member: n for n in self.decided.nodes}
 
     @functools.cached_property
     def _shards(self) -> dict[str, Shard]:
@@ -246,5 +286,5 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def cluster_ids(self) -> tuple[str, ...]:
         """Every CacheClusterId that this cache owns: wanted or still there, in order, without repeats."""
-        names = [*self.wanted_names(), *(n.name for n in self.decided.nodes)]
+        names = [*self.wanted_names(), *(n.member for n in self.decided.nodes)]
         return tuple(dict.fromkeys(n.partition(".")[0] for n in names))

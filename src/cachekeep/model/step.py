@@ -59,6 +59,18 @@ class HandOver(msgspec.Struct, frozen=True):
     timeout_seconds: float
 
 
+class Convert(msgspec.Struct, frozen=True):
+    """Move the lead from a node without cluster mode to one in cluster mode that it feeds, without losing a write: pause writes at
+    ``giver``, take the endpoint off it, demote it for good, wait until ``taker`` has everything and has refused nothing of it, let it
+    take all slots. Nobody is led to the taker by that. Within ``timeout_seconds``, or all stays as it was."""
+
+    giver: str
+    taker: str
+    order: int
+    giver_addresses: tuple[str, ...]
+    timeout_seconds: float
+
+
 class Witness(msgspec.Struct, frozen=True):
     """Have a replica connect to its primary anew, so that what it says of the link is the truth. Confirmed when it is linked again, is
     shaking hands, or has tried in vain. It resumes where it was (partial resynchronisation)."""
@@ -188,6 +200,7 @@ Effect = (
     | Promote
     | Follow
     | HandOver
+    | Convert
     | Witness
     | Detach
     | Bind

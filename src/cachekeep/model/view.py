@@ -39,6 +39,9 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Slot that it is giving away → id of whom it goes to."""
     importing: dict[int, str] = {}
     """Slot that it is being given → id of whom it comes from."""
+    refused: int = 0
+    """Of a node that a primary without cluster mode feeds: how many commands of the stream it has refused. It lacks their effect, and
+    after a refused SELECT it has carried out in database 0 what was meant for another."""
     knows: frozenset[str] = frozenset()
     """Ids of all nodes that it knows, itself included, but for those it is still shaking hands with."""
 
@@ -69,6 +72,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """Replication offset: of what it wrote (primary) or received (replica)."""
     has_history: bool | None = None
     """Holds data of a replication history that it wrote or received in full; False: empty, never synchronised."""
+    other_databases: tuple[int, ...] = ()
+    """Databases other than 0 that hold keys."""
     replicas: tuple[ReplicaSeen, ...] = ()
     bound: frozenset[str] | None = None
     """Addresses on which it accepts connections."""

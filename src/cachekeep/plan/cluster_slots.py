@@ -76,7 +76,7 @@ def _aim(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     ids = [w.id for w in s.cache.wanted.shards]
     if set(ids) == {x.id for x in s.decided.shards if x.slots}:
         return None
-    missing = [m.name for w in s.cache.wanted.shards for m in w.members if not ((n := s.cache.node(m.name)) and n.announced)]
+    missing = [m.name for w in s.cache.wanted.shards for m in w.members if not ((n := s.cache.member(m.name)) and n.announced)]
     if missing:
         return None
     return aim(s, s.decided, {id: v.slots for id, v in now.items()}, ids)

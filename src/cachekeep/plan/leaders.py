@@ -49,6 +49,8 @@ def first(steps: Iterable[Step | None]) -> Step | None:
 
 
 def _lead(s: Situation, shard: Shard) -> Step | None:
+    if s.left_to_successors(shard):
+        return None
     primary = s.primary(shard)
     if primary is None:
         return abdicated(s, shard)
@@ -245,8 +247,12 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     if not able:
         because = f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
         return Wait(1.0, because, True)
-    decided = with_nodes(s.decided, [replace(primary, condemned=True, condemned_at=s.now)])
-    return Decide(decided, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
+    return condemn(s, primary, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
+
+
+def condemn(s: Situation, node: Node, because: str) -> Decide:
+    """It must be confirmed stopped before anything else happens to its shard."""
+    return Decide(with_nodes(s.decided, [replace(node, condemned=True, condemned_at=s.now)]), because)
 
 
 def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:

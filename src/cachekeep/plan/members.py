@@ -35,7 +35,7 @@ def delete(s: Situation) -> Step | None:
     """A deleted cache loses every process and directory, then its row."""
     if not s.cache.wanted.deleted:
         return None
-    left: list[Effect] = [Erase(n.name) for n, v in pairs(s) if v.process != "absent"]
+    left: list[Effect] = [Erase(n.name) for n in s.decided.everyone if s.seen(n).process != "absent"]
     left += [Erase(f.name) for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
     if left:
         return Act((tuple(left),), f"{s.cache.name} is deleted: {len(left)} processes and their files go")
@@ -52,7 +52,7 @@ def appoint(s: Situation) -> Step | None:
     if s.decided.available_at is not None and not s.may_apply("shards"):
         return None
     wanted = s.cache.wanted
-    known = {n.name for n in s.decided.nodes}
+    known = {n.member for n in s.decided.nodes} | {n.name for n in s.decided.everyone}
     missing = [(shard, m) for shard in wanted.shards for m in shard.members if m.name not in known]
     used = addresses_used(s.decided)  # some of them since the last look, perhaps
     free = [a for a in s.view.free_addresses if a not in used]
@@ -83,10 +83,13 @@ def appoint(s: Situation) -> Step | None:
 def addresses_needed(cache: Cache) -> int:
     """At most how many addresses ``appoint`` would take for this cache; 0 when everything that is wanted has its own."""
     decided = cache.decided
-    nodes = len(set(cache.wanted_names()) - {n.name for n in decided.nodes})
+    names = set(cache.wanted_names())
+    nodes = len(names - {n.member for n in decided.nodes})
+    if cache.wanted.cluster_mode == "enabled" and not cache.clustered:
+        nodes += len(names - {n.member for n in decided.successors})
     if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode != "disabled":
         nodes += decided.configuration_address is None
-    if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode == "enabled":
+    if cache.wanted.engine == "memcached" or cache.clustered:
         return nodes
     led = any(x.primary_address for x in decided.shards)
     return nodes + (2 if cache.kind == "group" and not led else 0)
@@ -94,7 +97,7 @@ def addresses_needed(cache: Cache) -> int:
 
 def addresses_used(decided: Decided) -> set[str]:
     """Every address that these decisions use: no other cache may have one of them."""
-    found = {n.address for n in decided.nodes} | {f.address for f in decided.fronts}
+    found = {n.address for n in decided.everyone} | {f.address for f in decided.fronts}
     found |= {a for x in decided.shards for a in (x.primary_address, x.reader_address) if a}
     return found | ({decided.configuration_address} if decided.configuration_address else set())
 
@@ -164,7 +167,7 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tup
             fronts[BALANCER] = Front(name=BALANCER, kind="balancer", address=reader, port=port)
         elif has is not None and has.leaving == many:
             fronts[BALANCER] = replace(has, leaving=not many)
-        compatible = s.cache.wanted.cluster_mode == "compatible"
+        compatible = s.cache.wanted.cluster_mode != "disabled"  # and stays so until the nodes themselves are in cluster mode
         has = fronts.get(COMPATIBLE)
         if compatible and has is None:
             configuration = needs.take()
@@ -200,7 +203,7 @@ def _effect_names(effects: list[Effect]) -> str:
 def start(s: Situation) -> Step | None:
     """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
     dealt with by the leaders' rules before this one is asked."""
-    held = cluster_members.held_back(s)
+    held = cluster_members.held_back(s) | {x.primary for x in s.decided.shards if s.left_to_successors(x)}
     ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
         return _again(s, ended)
@@ -252,7 +255,7 @@ def part(s: Situation) -> Step | None:
     """Nodes that are no longer wanted leave: first the lead (leaders' rules), then their place in lists, then the process."""
     if s.may_apply("shards"):
         wanted = set(s.cache.wanted_names())
-        unwanted = [n for n in s.decided.nodes if n.name not in wanted and not n.leaving and not cluster_members.stays(s, n)]
+        unwanted = [n for n in s.decided.nodes if n.member not in wanted and not n.leaving and not cluster_members.stays(s, n)]
         if unwanted := [n for n in unwanted if not s.needed(n)]:
             decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
             return Decide(decided, f"{names(unwanted)} {verb(unwanted)} no longer wanted")
@@ -298,5 +301,6 @@ def _retire_fronts(s: Situation) -> Step | None:
         return Act((tuple(Erase(f.name) for f in there),), f"{there[0].name} is not needed any more")
     kept = tuple(f for f in s.decided.fronts if not f.leaving)
     free = {f.address for f in leaving if f.kind == "compatible"}
-    configuration = None if s.decided.configuration_address in free else s.decided.configuration_address
+    goes = s.decided.configuration_address in free and not s.clustered
+    configuration = None if goes else s.decided.configuration_address
     return Decide(replace(s.decided, fronts=kept, configuration_address=configuration), f"{leaving[0].name} has left")

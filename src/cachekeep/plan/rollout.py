@@ -113,7 +113,7 @@ def errand(s: Situation) -> Step | None:
     decided = replace(s.decided, errands_done=first.serial)
     match first.kind:
         case "reboot":
-            nodes = [n for n in s.decided.nodes if n.name in first.nodes and not n.leaving]
+            nodes = [n for n in s.decided.nodes if n.member in first.nodes and not n.leaving]
             return Decide(with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes]), f"{names(nodes)} shall reboot")
         case "promote":
             return _promote(s, first)
@@ -136,7 +136,7 @@ def errand(s: Situation) -> Step | None:
 
 def _promote(s: Situation, errand: Errand) -> Step:
     done = replace(s.decided, errands_done=errand.serial)
-    node = s.cache.node(errand.nodes[0])
+    node = s.cache.member(errand.nodes[0])
     shard = s.cache.shard(node.shard) if node else None
     if node is None or shard is None or node.name == shard.primary:
         return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")

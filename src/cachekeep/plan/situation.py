@@ -64,7 +64,13 @@ class Situation:
 
     @property
     def clustered(self) -> bool:
-        return self.cache.wanted.cluster_mode == "enabled"
+        """In cluster mode: what is there, not what is on its way."""
+        return self.cache.clustered
+
+    @property
+    def switching(self) -> bool:
+        """On its way from ``compatible`` to ``enabled``."""
+        return self.cache.wanted.cluster_mode == "enabled" and not self.cache.clustered
 
     @cached_property
     def wanted_shards(self) -> frozenset[str]:
@@ -118,6 +124,35 @@ class Situation:
     def seen(self, node: Node) -> NodeView:
         """The view of a node."""
         return self.view.node(node.name)
+
+    # -- a switch to cluster mode
+
+    def successor(self, name: str | None) -> Node | None:
+        """The successor of that name."""
+        return next((n for n in self.decided.successors if n.name == name), None)
+
+    def refused(self, node: Node) -> bool:
+        """It lacks part of what it was fed."""
+        seen = self.seen(node).cluster
+        return seen is None or seen.refused > 0
+
+    def lost(self, node: Node) -> bool:
+        """Its process is gone, or has been replaced by one that holds nothing."""
+        return self.gone(node) or (self.alive(node) and self.seen(node).has_history is False)
+
+    def heirs(self, shard: Shard) -> list[Node]:
+        """Successors that may hold what no node does any more: the primary is lost, and so is everybody who was in sync."""
+        primary = self.primary(shard)
+        if not self.decided.fed or primary is None or not self.lost(primary):
+            return []
+        if any(n.name in shard.in_sync and self.runs(n) for n in self.replicas(shard)):
+            return []
+        fed = [n for n in self.decided.successors if n.name in self.decided.fed and self.runs(n)]
+        return [n for n in fed if not (self.alive(n) and self.refused(n))]
+
+    def left_to_successors(self, shard: Shard) -> bool:
+        """Who leads this shard is not for its own nodes to say."""
+        return self.successor(shard.moving_to) is not None or bool(self.heirs(shard))
 
     def members(self, shard_id: str, *, leaving: bool = True) -> list[Node]:
         """The decided nodes of a shard."""

@@ -53,12 +53,14 @@ def _changing(s: Situation) -> bool:
         decided.resharding
         or wanted.cluster_mode != s.cache.cluster_mode
         or any(f.leaving and f.kind == "compatible" for f in decided.fronts)
+        or decided.successors
+        or decided.retired
     ):
         return True
     seen = s.view.fronts.get(COMPATIBLE)
     if wanted.cluster_mode == "compatible" and (seen is None or seen.process != "running" or seen.targets is None):
         return True
-    if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.name for n in nodes}:
+    if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.member for n in nodes}:
         return True
     if s.may_apply("version") and any((n.engine, n.version) != (wanted.engine, wanted.version) for n in nodes):
         return True

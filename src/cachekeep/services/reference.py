@@ -19,8 +19,8 @@ _PARAMETERS = """\
 Values that ask for one of these are refused (`InvalidParameterCombination`); values that turn it off, and that Terraform and Ansible
 always send, are accepted. `SecurityGroupIds` are accepted and shown; nothing is filtered by them yet.
 
-`ClusterMode` is `enabled` or `disabled` when a group is made. A group without cluster mode becomes `compatible` and `disabled` again by
-ModifyReplicationGroup; from `compatible` to `enabled` is refused so far.
+`ClusterMode` is `enabled` or `disabled` when a group is made. By ModifyReplicationGroup a group without cluster mode becomes `compatible`,
+and from there `disabled` again, or `enabled`, which is not undone.
 """
 _WORDS = {"writes": "effect", "reads": "effect", "refuses": "refused"}
 _TITLES = {"elasticache": "ElastiCache", "ec2": "EC2", "iam": "IAM", "sts": "STS"}

@@ -58,13 +58,13 @@ def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -
     """Of a stand-alone cluster or of one member of a group."""
     if cache.kind == "cluster" or cache.wanted.deleted:
         return cache_status(cache, condition)
-    node = cache.node(cluster_id)
+    node = cache.member(cluster_id)
     if cluster_id not in cache.wanted_names() or (node and node.leaving):
         return "deleting"
     if cluster_id in _to_reboot(cache):
         return REBOOTING
     seen = current(cache, condition)
-    of_node = next((n.status for n in seen.nodes if n.name == cluster_id), None) if seen else None
+    of_node = next((n.status for n in seen.nodes if node and n.name == node.name), None) if seen else None
     if of_node is not None:
         return {"rebooting": REBOOTING, "failed": "modifying"}.get(of_node, of_node)
     return "modifying" if node and cache.decided.available_at else "creating"
@@ -82,7 +82,7 @@ def _to_reboot(cache: Cache) -> frozenset[str]:
 def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
     """A ReplicationGroup."""
     wanted = cache.wanted
-    clustered = wanted.cluster_mode == "enabled"
+    clustered = cache.clustered
     status = group_status(cache, condition)
     shape: Shape = {
         "ReplicationGroupId": cache.name,
@@ -130,7 +130,7 @@ def _pending_group(cache: Cache) -> Shape:
 
 def _resharding(cache: Cache) -> float | None:
     """How far a change of node groups has come, in percent of the slots that move; None when none is under way."""
-    if cache.wanted.cluster_mode != "enabled" or cache.decided.available_at is None:
+    if not cache.clustered or cache.decided.available_at is None:
         return None
     decided = cache.decided
     if decided.resharding:
@@ -166,11 +166,12 @@ def _node_group(cache: Cache, wanted: WantedShard, status: str, clustered: bool)
 def _members(cache: Cache, wanted: WantedShard, shard: Shard | None, clustered: bool) -> list[Shape]:
     """The shard's nodes: the primary first, the others always in the same order."""
     zones = {m.name: m.zone for m in wanted.members}
-    zones |= {n.name: n.zone for n in cache.decided.nodes if n.shard == wanted.id}
-    primary = shard.primary if shard else None
+    zones |= {n.member: n.zone for n in cache.decided.nodes if n.shard == wanted.id}
+    leader = cache.node(shard.primary) if shard and shard.primary else None
+    primary = leader.member if leader else None
     shapes = []
     for name in sorted(zones, key=lambda name: name != primary):
-        node = cache.node(name)
+        node = cache.member(name)
         shape: Shape = {"CacheClusterId": name, "CacheNodeId": "0001", "PreferredAvailabilityZone": zones[name]}
         if node and not clustered:
             shape["ReadEndpoint"] = _endpoint(node.address, node.port)
@@ -264,7 +265,7 @@ def _cache_node(cache: Cache, condition: Condition | None, node: Node, reboot: b
 def _node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
     if cache.wanted.deleted or node.leaving:
         return "deleting"
-    if node.name in _to_reboot(cache):
+    if node.member in _to_reboot(cache):
         return "rebooting"
     seen = current(cache, condition)
     of_node = next((n.status for n in seen.nodes if n.name == node.name), None) if seen else None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.run import Report, Scenario, Violation, simulate
+from cachekeep.sim.switch_run import simulate_switch, switch_scenario
 
 
 def scenario(seed: int) -> Scenario:
@@ -27,9 +28,14 @@ def scenario(seed: int) -> Scenario:
     )
 
 
-def _one(seed: int, cluster: bool) -> Report | str:
+def _one(seed: int, kind: str) -> Report | str:
     try:
-        return simulate_cluster(cluster_scenario(seed)) if cluster else simulate(scenario(seed))
+        match kind:
+            case "cluster":
+                return simulate_cluster(cluster_scenario(seed))
+            case "switch":
+                return simulate_switch(switch_scenario(seed))
+        return simulate(scenario(seed))
     except Violation as broken:
         return str(broken)
     except Exception as error:  # a crash of the simulation itself is a finding too
@@ -43,7 +49,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=Path, default=None, help="file to which failing seeds are added")
-    parser.add_argument("--cluster", action="store_true", help="cluster mode: shards and slots")
+    parser.add_argument(
+        "--cluster", dest="kind", action="store_const", const="cluster", default="", help="cluster mode: shards and slots"
+    )
+    parser.add_argument("--switch", dest="kind", action="store_const", const="switch", help="from compatible to cluster mode")
     asked = parser.parse_args()
     logging.getLogger("cachekeep").setLevel(logging.CRITICAL)
     began = time.monotonic()
@@ -51,7 +60,7 @@ def main() -> int:
     written = lost = failovers = 0
     with multiprocessing.Pool(asked.jobs) as pool:
         for result in pool.imap_unordered(
-            functools.partial(_one, cluster=asked.cluster), range(asked.first, asked.first + asked.seeds), chunksize=8
+            functools.partial(_one, kind=asked.kind), range(asked.first, asked.first + asked.seeds), chunksize=8
         ):
             if isinstance(result, str):
                 broken.append(result)

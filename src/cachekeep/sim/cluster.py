@@ -9,7 +9,7 @@ losing a slot or a key in a real one exists here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,6 +70,9 @@ class Member:
     """Slots whose writes wait, at the end of an atomic move."""
     ok: bool = False
     minority_at: float = -REJOIN_SECONDS
+    timeout_seconds: float = NODE_TIMEOUT_SECONDS
+    refused: int = 0
+    """Commands of its primary's stream that an engine in cluster mode cannot carry out."""
     stood_at: float = -NODE_TIMEOUT_SECONDS
     job: asyncio.Event | None = None
     """An atomic move that has not ended."""
@@ -309,7 +312,7 @@ class ClusterWorld(World):
 
     def _hears(self, member: Member, id: str) -> bool:
         peer = member.peers.get(id)
-        return peer is not None and self.now - peer.heard < NODE_TIMEOUT_SECONDS
+        return peer is not None and self.now - peer.heard < member.timeout_seconds
 
     def _orphaned(self, member: Member) -> bool:
         return (
@@ -439,6 +442,7 @@ def _group(member: Member) -> str:
 def _member(engine: Engine, now: float) -> Member:
     """What ``nodes.conf`` says."""
     member = Member(engine, "", now)
+    member.timeout_seconds = float(engine.spec.env.get("cluster-node-timeout", NODE_TIMEOUT_SECONDS * 1000)) / 1000
     for line in engine.spec.files["nodes.conf"].text.splitlines():
         words = line.split()
         if words[0] == "vars":
@@ -465,6 +469,8 @@ class SimClusterDriver(SimDriver):
     async def start(self, spec: ProcessSpec) -> None:
         await super().start(spec)
         engine = self._cluster.processes[spec.key]
+        if "nodes.conf" not in spec.files:
+            return
         if (there := self._cluster.members.get(spec.key)) is None or there.engine is not engine:
             self._cluster.join(engine)
 
@@ -509,8 +515,57 @@ class SimClusteredLink(SimLink):
                 migrating=dict(member.migrating),
                 importing=dict(member.importing),
                 knows=frozenset(member.peers) | {member.id},
+                refused=member.refused,
             ),
         )
+
+    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+        await super().configure(target, settings)
+        if (member := self._clustered.members.get(target.key)) and "cluster-node-timeout" in settings:
+            member.timeout_seconds = float(settings["cluster-node-timeout"]) / 1000
+
+    async def convert(
+        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> None:
+        world = self._clustered
+        give, takes = self._engine(giver), self.reached(taker)
+        if give is None or not give.works:
+            raise OrderFailed(f"{giver.key[1]} does not answer")
+        moved = give.role != "primary" and takes.leads
+        if not moved and (
+            give.role != "primary" or takes.leads or takes.engine.follows != giver.address or not takes.engine.linked
+        ):
+            raise OrderFailed(f"{giver.key[1]} does not lead, or {taker.key[1]} does not follow it")
+        self.let_pass(order, giver)
+        self.let_pass(order, taker)
+        if moved:
+            return
+        give.paused_until = until = world.now + timeout_seconds
+        while len(takes.engine.writes) < len(give.writes) or not takes.engine.online:
+            await asyncio.sleep(0.002)
+            if world.now > until - 0.1 or not give.works or not takes.engine.works or takes.engine.follows != giver.address:
+                give.paused_until = 0.0
+                raise OrderFailed("the taker did not catch up in time")
+        if takes.refused:
+            give.paused_until = 0.0
+            raise OrderFailed(f"{taker.key[1]} has refused {takes.refused} commands")
+        give.role, give.follows, give.link_epoch, give.paused_until = "replica", NOBODY, give.link_epoch + 1, 0.0
+        self._bind(give, giver_addresses)
+        if world.random.random() < world.flaky:
+            if world.random.random() < 0.5:
+                world.spawn(self._take_late(takes, order))
+            raise OrderFailed("the connection broke in the middle of a hand-over")
+        self._take_all(takes)
+
+    async def _take_late(self, takes: Member, order: int) -> None:
+        await asyncio.sleep(self._clustered.random.random() * 3)
+        if takes.engine.works and self._admit(takes.engine.spec.key, order):
+            self._take_all(takes)
+
+    def _take_all(self, takes: Member) -> None:
+        if not takes.leads:
+            self._clustered.newer_epoch(takes)
+            self._clustered.lead(takes)
 
     def reached(self, target: Target) -> Member:
         """Raises OrderFailed where nobody answers."""

@@ -31,6 +31,8 @@ HARM_SECONDS, CALM_SECONDS, WRITE_SECONDS = 12.0, 60.0, 0.02
 FAULT_SECONDS = 5.0
 """Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
 UID, NAME = "u1", "demo"
+_FELT = {"min-replicas-to-write", "cluster-node-timeout"}
+"""Settings that the simulated engines heed."""
 
 
 class Violation(AssertionError):
@@ -210,7 +212,7 @@ class Run:
             port=node.port,
             live_digest=live_digest(cache, node),
             boot_digest=boot_digest(cache, node),
-            env={"min-replicas-to-write": settings(cache, node).live.get("min-replicas-to-write", "0")},
+            env={name: value for name, value in settings(cache, node).live.items() if name in _FELT},
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 

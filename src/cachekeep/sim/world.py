@@ -162,7 +162,7 @@ class World:
                     engine.fed = False
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
-                    engine.writes = list(primary.writes)
+                    self.receive(primary, engine)
                     engine.history, engine.linked = True, True
                     engine.haste = self.random.choice((1.0, 0.2, 0.005))
                 continue
@@ -173,8 +173,12 @@ class World:
                 continue
             self._stream(primary, engine)
 
-    def _stream(self, primary: Engine, replica: Engine) -> None:
+    def receive(self, primary: Engine, replica: Engine) -> None:
+        """Whatever of its stream the replica does not have yet."""
         replica.writes = list(primary.writes)
+
+    def _stream(self, primary: Engine, replica: Engine) -> None:
+        self.receive(primary, replica)
         primary.acknowledged_at[replica.spec.key] = asyncio.get_running_loop().time()
 
     def lacks_replicas(self, engine: Engine) -> bool:
@@ -414,6 +418,11 @@ class SimLink:
         take.link_epoch += 1
         give.paused_until = 0.0
         self._bind(take, taker_addresses)
+
+    async def convert(
+        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> None:
+        raise NotImplementedError("the simulated world has no cluster mode")
 
     def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
         for address in addresses:

@@ -134,7 +134,7 @@ def _errand(cache: Cache, asked: FailoverAsked) -> tuple[Errand, str]:
     if cache.wanted.deleted:
         raise ApiError("InvalidParameterValue", f"{cache.name} is being deleted.")
     ids = [s.id for s in cache.decided.shards]
-    node = cache.node(asked.to) if asked.to else None
+    node = (cache.member(asked.to) or cache.node(asked.to)) if asked.to else None
     if asked.to and node is None:
         raise ApiError(
             "InvalidParameterValue", f"{cache.name} has no node {asked.to}: {', '.join(n.name for n in cache.decided.nodes)}"
@@ -156,7 +156,9 @@ def _errand(cache: Cache, asked: FailoverAsked) -> tuple[Errand, str]:
     if node is not None:
         if node.name == shard.primary:
             raise ApiError("InvalidParameterValue", f"{node.name} is the primary of shard {shard_id} already.")
-        return Errand(serial=serial, kind="promote", nodes=(node.name,), shard=shard_id), f"{node.name} shall lead shard {shard_id}"
+        return Errand(
+            serial=serial, kind="promote", nodes=(node.member,), shard=shard_id
+        ), f"{node.name} shall lead shard {shard_id}"
     if len([n for n in cache.decided.nodes if n.shard == shard_id and not n.leaving]) < 2:
         raise ApiError("InvalidParameterValue", f"shard {shard_id} of {cache.name} has no replica that could take over.")
     return Errand(serial=serial, kind="test-failover", shard=shard_id), f"the best replica shall lead shard {shard_id}"

@@ -1,4 +1,4 @@
-"""Another cluster mode for a group that exists: disabled to compatible and back [AWS: Modifying cluster mode]."""
+"""Another cluster mode for a group that exists: disabled, compatible, enabled [AWS: Modifying cluster mode]."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.parameters import family_of
-from cachekeep.model import Wanted
-from cachekeep.services.context import Params, combination_error, unsupported
+from cachekeep.model import Cache, Wanted
+from cachekeep.services.context import Params, combination_error
 from cachekeep.services.elasticache import shards
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
@@ -17,35 +17,45 @@ ENGINE_SINCE: Final = (7, 0)
 _GOES_WITH: Final = {"ReplicationGroupId", "ApplyImmediately", "ClusterMode", "CacheParameterGroupName"}
 
 
-async def change(params: Params, tx: Transaction, before: Wanted) -> dict[str, Any]:
+def takes_back(params: Params, cache: Cache) -> bool:
+    """Whether this asks for ``compatible`` again while the way to ``enabled`` has not been gone yet: that may be had at any time, as it
+    may be what keeps it from being gone."""
+    return params.get("ClusterMode") == "compatible" and cache.wanted.cluster_mode == "enabled" and not cache.clustered
+
+
+async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any]:
     """What ``ClusterMode`` changes: the mode, and the parameter group to one that has, or has not, ``cluster-enabled``.
 
     A default parameter group is exchanged for the family's other one by itself. Raises ApiError InvalidParameterCombination, or
     CacheParameterGroupNotFound.
     """
-    mode = params["ClusterMode"]
+    before, mode = cache.wanted, params["ClusterMode"]
     if more := sorted(params.keys() - _GOES_WITH):
         raise combination_error(f"ClusterMode cannot be changed together with {', '.join(more)}; nothing was changed.")
+    if takes_back(params, cache) and not any(x.moving_to for x in cache.decided.shards):
+        return {"cluster_mode": mode}
     if before.cluster_mode == "enabled":
         raise combination_error(f"ClusterMode cannot be changed from enabled to {mode}: cluster mode cannot be turned off again.")
-    if mode == "enabled":
-        if before.cluster_mode == "disabled":
-            raise combination_error("ClusterMode cannot be changed from disabled to enabled: it must be compatible first.")
-        raise unsupported("ClusterMode=enabled for a group that exists")
-    if mode == "compatible":
+    if mode == "enabled" and before.cluster_mode == "disabled":
+        raise combination_error("ClusterMode cannot be changed from disabled to enabled: it must be compatible first.")
+    if mode != "disabled":
         _check(before)
-    return {"cluster_mode": mode, **await _parameter_group(params, tx, before, on=mode == "compatible")}
+    if mode == "enabled" and "CacheParameterGroupName" not in params:
+        return {"cluster_mode": mode}  # the group's has cluster-enabled already
+    return {"cluster_mode": mode, **await _parameter_group(params, tx, before, on=mode != "disabled")}
 
 
 def _check(before: Wanted) -> None:
     if numbers(before.version) < ENGINE_SINCE:
         raise combination_error(
-            f"ClusterMode=compatible needs Redis OSS 7.0 or Valkey 7.2 or later, and the group runs {before.engine} {before.version}."
+            f"ClusterMode=compatible or enabled needs Redis OSS 7.0 or Valkey 7.2 or later, and the group runs {before.engine} {before.version}."
         )
     if before.deferred:
         raise combination_error(f"ClusterMode cannot be changed while a change of {', '.join(sorted(before.deferred))} is pending.")
     if not before.automatic_failover:  # which is not to be had without a replica
-        raise combination_error("ClusterMode=compatible needs automatic failover to be enabled, with at least one replica.")
+        raise combination_error(
+            "ClusterMode=compatible or enabled needs automatic failover to be enabled, with at least one replica."
+        )
     shards.check_port(before.port, clustered=True)
 
 

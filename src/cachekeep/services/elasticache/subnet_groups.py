@@ -107,7 +107,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         left = {each.zone for each in group.subnets}
         async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):
             placed = {m.name: m.zone for s in cache.wanted.shards for m in s.members}
-            placed |= {node.name: node.zone for node in cache.decided.nodes}
+            placed |= {node.member: node.zone for node in cache.decided.nodes}
             for name, zone in placed.items():
                 if zone not in left:
                     raise ApiError("SubnetInUse", f"{name} is in {zone}, for which no subnet would be left.")

@@ -248,7 +248,7 @@ async def new_names(tx: Transaction, prefix: str, digits: int, count: int, mine:
 
 def own_names(cache: Cache) -> set[str]:
     """Names that a new member must not have: those that are wanted and those that are still there."""
-    return {*cache.wanted_names(), *(n.name for n in cache.decided.nodes)}
+    return {*cache.wanted_names(), *(n.member for n in cache.decided.nodes)}
 
 
 def with_members(wanted: Wanted, shard_id: str, members: Iterable[Member]) -> tuple[WantedShard, ...]:
@@ -257,9 +257,10 @@ def with_members(wanted: Wanted, shard_id: str, members: Iterable[Member]) -> tu
 
 
 def primary_of(cache: Cache, shard: WantedShard) -> str | None:
-    """The decided primary of a shard, or the one that will be."""
+    """The member that is the decided primary of a shard, or the one that will be."""
     decided = cache.shard(shard.id)
-    return (decided.primary if decided else None) or (shard.members[0].name if shard.members else None)
+    node = cache.node(decided.primary) if decided and decided.primary else None
+    return node.member if node else shard.members[0].name if shard.members else None
 
 
 # ------------------------------------------------------------------ changing and saving

@@ -1,0 +1,340 @@
+"""From ``compatible`` to ``enabled``: nodes in cluster mode take the place of those without, all at once.
+
+Beside each node a successor starts in cluster mode, fed by the group's primary as a replica is. When all of them have what it has, the
+lead moves to one of them, and by one decision the successors become the nodes of the group. So a group is without cluster mode or in it,
+never both: until then its own replicas take over where they must, afterwards the successors do.
+
+The invariant: a successor leads only (a) by a ``Convert`` from a primary that has stepped down for it, or (b) when it was fed, and the
+primary and all in-sync replicas are lost; and only if it has refused nothing of what it was fed. It becomes a node only when the old
+primary is seen to lead no more; until then no endpoint leads to it, so to lead in vain harms nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
+from cachekeep.plan import announce, leaders
+from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
+from cachekeep.plan.slots import SLOTS
+
+SUFFIX = ".cluster"
+"""A successor's name is that of its member with this: both have processes at the same time."""
+REST_SECONDS = 10.0
+"""A successor that refused something is fed anew after this long: clients that go on as they do would have it fed for ever."""
+RETRY_SECONDS = 5.0
+"""A hand-over that was called off is tried again after this long, and one that goes on for as long is called off."""
+
+
+# -- who leads
+
+
+def give_way(s: Situation) -> Step | None:
+    """Successors acknowledge what they are fed, and a primary that shall starve would not."""
+    there = [n for n in s.decided.successors if not s.gone(n)]
+    if not there or not any(x.starving for x in s.decided.shards):
+        return None
+    return Act(
+        (tuple(Stop(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')} a primary that shall starve"
+    )
+
+
+def lead(s: Situation) -> Step | None:
+    """The hand-over to a successor: by plan, or because nobody else is left."""
+    for shard in s.decided.shards:
+        taker = s.successor(shard.moving_to)
+        if taker is not None:
+            return _turn(s, shard, taker)
+        if heirs := s.heirs(shard):
+            return _inherit(s, shard, heirs)
+    return None
+
+
+def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
+    best = leaders.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
+    if best is None:
+        because = f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had but {verb(heirs, 'does', 'do')} not answer yet"
+        return Wait(s.policy.poll_seconds, because, refused=True)
+    because = (
+        f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
+    )
+    turned = replace(shard, moving_to=best.name, order=shard.order + 1, ordered_at=s.now, recovering_from=shard.primary)
+    return Decide(with_shard(s.decided, turned), because)
+
+
+def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
+    """A hand-over that has been decided: carried out, finished, or called off."""
+    giver = s.primary(shard)
+    if not s.switching or giver is None:
+        return _call_off(s, shard, "cluster mode shall not be enabled any more")
+    took = s.leads(taker) and (s.seen(taker).last_order or 0) >= shard.order
+    if took and not s.leads(giver) and (s.alive(giver) or s.gone(giver)):
+        return _enable(s, shard, taker)
+    if not s.runs(taker):
+        return _call_off(s, shard, f"{taker.name} is gone")
+    if s.lost(giver):
+        return _seize(s, shard, giver, taker)
+    if not s.alive(giver) or not s.alive(taker):
+        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
+        if silent <= s.policy.hand_over_seconds:
+            return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+        if took:  # which it did not before the giver had stepped down
+            return leaders.condemn(s, giver, f"{taker.name} leads in its place, and {giver.name} does not answer")
+        return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
+    if s.leads(taker):
+        return _call_off(s, shard, f"{taker.name} leads, but not by this order")
+    if not s.leads(giver):
+        return _call_off(s, shard, f"{giver.name} does not lead")
+    if not _in_step(s, giver, taker):
+        return _call_off(s, shard, f"{taker.name} does not have all that {giver.name} has")
+    if _seconds_since(s, shard) > RETRY_SECONDS:
+        return _call_off(s, shard, f"it took longer than {RETRY_SECONDS:g} s")
+    convert = Convert(giver.name, taker.name, shard.order, (giver.address,), s.policy.hand_over_seconds)
+    return Act(((convert,),), f"{giver.name} hands over to {taker.name}, which is in cluster mode (order {shard.order})")
+
+
+def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
+    if taker not in s.heirs(shard):
+        return _call_off(s, shard, f"{lost.name} is gone")
+    if not s.alive(taker):
+        if _seconds_since(s, shard) > RETRY_SECONDS:
+            return _call_off(s, shard, f"{taker.name} does not answer")
+        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+    elect = Elect(taker.name, shard.order, seize=True)
+    return Act(((elect,),), f"{taker.name} takes the lead from {lost.name}, which is gone (order {shard.order})")
+
+
+def _seconds_since(s: Situation, shard: Shard) -> float:
+    return (s.now - shard.ordered_at).total_seconds() if shard.ordered_at else RETRY_SECONDS + 1
+
+
+def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
+    """By a later order, which a late one does not survive. Should the taker lead nevertheless, nobody is led to it, and it starts anew."""
+    calm = replace(shard, moving_to=None, recovering_from=None, order=shard.order + 1)
+    return Decide(with_shard(s.decided, calm), f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
+
+
+def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
+    """The one decision by which the group is in cluster mode."""
+    seen = s.seen(taker).cluster
+    everything = ((0, SLOTS - 1),)
+    led = Shard(
+        id=shard.id,
+        primary=taker.name,
+        order=shard.order,
+        in_sync=frozenset(n.name for n in s.decided.successors if n.name in s.decided.fed and n != taker and s.alive(n)),
+        slots=everything,
+        owned=everything,
+        epoch=seen.epoch if seen else shard.epoch,
+    )
+    decided = replace(
+        s.decided,
+        nodes=tuple(replace(n, announced=True) for n in s.decided.successors),
+        successors=(),
+        fed=frozenset(),
+        retired=s.decided.nodes,
+        other_databases=(),
+        shards=(led,),
+        fronts=tuple(replace(f, leaving=True) for f in s.decided.fronts),
+        configuration_node=taker.name,
+        refusal=None,
+    )
+    told = s.tell(f"Cluster mode of replication group {s.cache.name} has been enabled", group=True)
+    return Decide(decided, f"{taker.name} leads in place of {shard.primary}: {s.cache.name} is in cluster mode", (told,))
+
+
+# -- successors
+
+
+def feed(s: Situation) -> Step | None:
+    """Successors are appointed and started, and take over when all have been fed."""
+    if not s.switching:
+        return _dismiss(s, s.decided.successors)
+    shard = s.decided.shards[0]
+    primary = s.primary(shard)
+    if s.decided.available_at is None or shard.moving_to or shard.starving or primary is None or not s.leads(primary):
+        return None
+    return (
+        _dismiss(s, [n for n in s.decided.successors if n.member not in s.cache.wanted_names()])
+        or _refused(s)
+        or _room(s, primary)
+        or _appoint(s)
+        or _renew(s, primary)
+        or _start(s)
+        or _track(s, primary)
+        or _ready(s, shard, primary)
+    )
+
+
+def _dismiss(s: Situation, nodes: Sequence[Node]) -> Step | None:
+    if not nodes:
+        return None
+    there = [n for n in nodes if s.seen(n).process != "absent"]
+    if there:
+        return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} {verb(there)} not needed any more")
+    left = tuple(n for n in s.decided.successors if n not in nodes)
+    fed = s.decided.fed & {n.name for n in left}
+    return Decide(replace(s.decided, successors=left, fed=fed), f"{names(nodes)} {verb(nodes, 'has', 'have')} left")
+
+
+def _refused(s: Situation) -> Step | None:
+    """Who refused something is of no use, whatever comes after."""
+    spoilt = [n for n in s.decided.successors if n.condemned_at is None and s.alive(n) and s.refused(n)]
+    if not spoilt:
+        return None
+    because = (
+        f"{s.cache.name} cannot be in cluster mode while its clients use other databases than 0: {names(spoilt)} could not follow, and "
+        f"{verb(spoilt, 'is', 'are')} fed anew in {REST_SECONDS:g} s. Nothing was lost"
+    )
+    return Decide(_with(s, [replace(n, condemned_at=s.now) for n in spoilt], unfed=True), because, (s.tell(because, group=True),))
+
+
+def _room(s: Situation, primary: Node) -> Step | None:
+    """An engine in cluster mode ends when it is fed keys of other databases."""
+    others = s.seen(primary).other_databases
+    because = (
+        f"{s.cache.name} cannot be in cluster mode while databases other than 0 hold keys: {listed(map(str, others))} "
+        f"{verb(others, 'does', 'do')}. Delete or move them, or set ClusterMode=compatible again; nothing was changed"
+    )
+    if others != s.decided.other_databases:
+        told = (s.tell(because, group=True),) if others else ()
+        because = because if others else "no database other than 0 holds keys any more"
+        return Decide(replace(s.decided, other_databases=others), because, told)
+    return Wait(1.0, because, refused=True) if others else None
+
+
+def _appoint(s: Situation) -> Step | None:
+    have = {n.member for n in s.decided.successors}
+    nodes = [n for n in s.decided.nodes if n.member not in have and not n.leaving]
+    if not nodes or s.decided.retired:
+        return None
+    free = [a for a in s.view.free_addresses if a not in {n.address for n in s.decided.everyone}]
+    if (short := len(nodes) - len(free)) > 0:
+        because = f"{short} more addresses are needed than the address pool has free: give it a larger --address-pool"
+        return Wait(2.0, because, refused=True)
+    fresh = tuple(
+        Node(
+            name=n.member + SUFFIX,
+            in_place_of=n.member,
+            shard=n.shard,
+            zone=n.zone,
+            address=address,
+            port=n.port,
+            engine=n.engine,
+            version=n.version,
+            node_type=n.node_type,
+            created_at=s.now,
+        )
+        for n, address in zip(nodes, free, strict=False)
+    )
+    decided = replace(s.decided, successors=(*s.decided.successors, *fresh))
+    return Decide(decided, f"{names(fresh)} {verb(fresh)} appointed, in cluster mode")
+
+
+def _renew(s: Situation, primary: Node) -> Step | None:
+    """Who ended, hangs, follows another or was spoilt starts anew: what it holds is the primary's."""
+    useless = [n for n in s.decided.successors if _useless(s, primary, n)]
+    if not useless:
+        return None
+    fresh = [replace(n, incarnation=n.incarnation + 1, condemned_at=None) for n in useless]
+    return Decide(_with(s, fresh, unfed=True), f"{names(useless)} {verb(useless, 'starts', 'start')} anew")
+
+
+def _useless(s: Situation, primary: Node, node: Node) -> bool:
+    v = s.seen(node)
+    if node.condemned_at is not None:
+        return (s.now - node.condemned_at).total_seconds() >= REST_SECONDS
+    if v.process == "frozen":
+        return s.runs(node) and (v.silent_seconds or 0.0) >= s.policy.silence_seconds
+    return s.ended(node) or (s.alive(node) and v.follows != primary.address)
+
+
+def _start(s: Situation) -> Step | None:
+    stale = [n for n in s.decided.successors if s.seen(n).process in ("running", "frozen") and not s.runs(n)]
+    if stale:
+        return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
+    absent = [n for n in s.decided.successors if s.seen(n).process in ("absent", "exited")]
+    if absent:
+        return Act((tuple(Start(n.name) for n in absent),), f"{names(absent)} {verb(absent, 'has', 'have')} no process yet")
+    return None
+
+
+def _track(s: Situation, primary: Node) -> Step | None:
+    fed = frozenset(n.name for n in s.decided.successors if _in_step(s, primary, n))
+    if fed == s.decided.fed:
+        return None
+    because = f"{listed(sorted(fed))} {verb(fed, 'has', 'have')} what {primary.name} has"
+    return Decide(replace(s.decided, fed=fed), because)
+
+
+def _in_step(s: Situation, primary: Node, node: Node) -> bool:
+    """As ``followers.track``: the primary's word, and its own; and all that it was fed it has carried out."""
+    v = s.seen(node)
+    online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
+    if not s.runs(node) or v.process != "running" or node.condemned_at is not None:
+        return False
+    if v.answering is not True:
+        return online and node.name in s.decided.fed and (v.silent_seconds or 0) < s.policy.silence_seconds
+    return online and v.link_up is True and v.follows == primary.address and not s.refused(node)
+
+
+def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    """The move begins when everybody is fed and nothing else is going on."""
+    behind = [n for n in s.decided.successors if n.name not in s.decided.fed]
+    if behind:
+        return Wait(s.policy.poll_seconds * 5, f"{names(behind)} {verb(behind)} fed what {primary.name} has")
+    if any(n.leaving or n.due or n.condemned for n in s.decided.nodes) or _pause(s, shard) > 0:
+        return Wait(max(_pause(s, shard), s.policy.poll_seconds * 5), "the move to cluster mode waits until all is calm")
+    if {n.member for n in s.decided.nodes} != {n.member for n in s.decided.successors}:
+        return None
+    same = [n for n in s.decided.successors if n.member == primary.member and s.alive(n)]
+    to = next(iter(same), None) or leaders.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
+    if to is None:
+        return None
+    decided = with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1, ordered_at=s.now))
+    return Decide(decided, f"all successors have what {primary.name} has: {to.name} shall lead")
+
+
+def _pause(s: Situation, shard: Shard) -> float:
+    return RETRY_SECONDS - _seconds_since(s, shard)
+
+
+def _with(s: Situation, changed: list[Node], *, unfed: bool) -> Decided:
+    by_name = {n.name: n for n in changed}
+    fed = s.decided.fed - by_name.keys() if unfed else s.decided.fed
+    return replace(s.decided, successors=tuple(by_name.get(n.name, n) for n in s.decided.successors), fed=fed)
+
+
+# -- those whose place was taken
+
+
+def hand_on(s: Situation) -> Step | None:
+    """The configuration endpoint goes from the front to a node at once."""
+    if not s.clustered:
+        return None
+    fronts = [f for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
+    if not fronts:
+        return None
+    stages: list[tuple[Effect, ...]] = [tuple(Erase(f.name) for f in fronts)]
+    holder, address = s.cache.node(s.decided.configuration_node or ""), s.decided.configuration_address
+    if holder is not None and address and s.alive(holder):
+        stages.append((Bind(holder.name, (holder.address, address)),))
+    return Act(tuple(stages), f"{listed(f.name for f in fronts)} {verb(fronts, 'gives', 'give')} way to the nodes")
+
+
+def retire(s: Situation) -> Step | None:
+    """They are erased at once, and forgotten when those that took their place are all in sync."""
+    if not s.decided.retired:
+        return None
+    there = [n for n in s.decided.retired if s.seen(n).process != "absent"]
+    if there:
+        return Act(
+            (tuple(Erase(n.name) for n in there),),
+            f"{names(there)} {verb(there, 'has', 'have')} been replaced: process and files go",
+        )
+    late = [n for n in s.decided.nodes if not n.leaving and not announce.ready(s, n)]
+    if late:
+        return Wait(s.policy.poll_seconds * 5, f"{names(late)} {verb(late)} not in sync in cluster mode yet")
+    return Decide(replace(s.decided, retired=()), f"{s.cache.name} is in cluster mode, with all its nodes")

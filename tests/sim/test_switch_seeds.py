@@ -1,0 +1,111 @@
+"""Seeds of the switch to cluster mode enabled: no acknowledged write is lost, nobody leads who took part of it for another database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from cachekeep.model import Node, Shard, Step
+from cachekeep.plan import planner, switching
+from cachekeep.plan.situation import Situation
+from cachekeep.sim.cluster import SimClusteredLink
+from cachekeep.sim.run import Violation
+from cachekeep.sim.switch_run import simulate_switch, switch_scenario
+
+SEEDS = int(os.environ.get("CACHEKEEP_SWITCH_SEEDS", "60"))
+CHUNK = 20
+FOUND = (63, 182)
+"""Seeds that broke a promise once."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_seeds(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        simulate_switch(switch_scenario(seed))
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seeds_that_found_something(seed: int) -> None:
+    simulate_switch(switch_scenario(seed))
+
+
+def test_a_seed_is_a_seed() -> None:
+    """The same seed, the same story: or the number in a failure line would be worth nothing."""
+    assert simulate_switch(switch_scenario(3)) == simulate_switch(switch_scenario(3))
+
+
+def _whatever_was_refused(patch: pytest.MonkeyPatch) -> None:
+    """Nobody asks whether a successor has refused part of what it was fed."""
+    patch.setattr(Situation, "refused", lambda self, node: False)
+    real = SimClusteredLink.convert
+
+    async def convert(self, giver, taker, **more):  # type: ignore[no-untyped-def]
+        self.reached(taker).refused = 0
+        await real(self, giver, taker, **more)
+
+    patch.setattr(SimClusteredLink, "convert", convert)
+
+
+def _whether_the_giver_leads_or_not(patch: pytest.MonkeyPatch) -> None:
+    """A successor that leads is enough."""
+    real = switching._turn
+
+    def turn(s: Situation, shard: Shard, taker: Node) -> Step:
+        return switching._enable(s, shard, taker) if s.leads(taker) else real(s, shard, taker)
+
+    patch.setattr(switching, "_turn", turn)
+
+
+def _before_all_is_fed(patch: pytest.MonkeyPatch) -> None:
+    """The lead is given away, not handed over: who answers takes it."""
+
+    async def convert(self, giver, taker, *, order, giver_addresses, timeout_seconds):  # type: ignore[no-untyped-def]
+        engine, takes = self._engine(giver), self.reached(taker)
+        self.let_pass(order, giver)
+        self.let_pass(order, taker)
+        if engine is not None:
+            engine.role, engine.follows = "replica", "nobody"
+        self._take_all(takes)
+
+    patch.setattr(SimClusteredLink, "convert", convert)
+
+
+def _nobody_inherits(patch: pytest.MonkeyPatch) -> None:
+    """A primary that is lost with all its replicas comes back, empty, whatever its successors hold."""
+    patch.setattr(Situation, "heirs", lambda self, shard: [])
+
+
+def _anybody_inherits(patch: pytest.MonkeyPatch) -> None:
+    """Whoever runs in cluster mode takes over, fed or not, and before any replica does."""
+
+    def heirs(self: Situation, shard: Shard) -> list[Node]:
+        primary = self.primary(shard)
+        lost = primary is not None and self.lost(primary)
+        return [n for n in self.decided.successors if self.runs(n)] if lost else []
+
+    patch.setattr(Situation, "heirs", heirs)
+
+
+def _old_nodes_stay(patch: pytest.MonkeyPatch) -> None:
+    """Those whose place was taken are not stopped."""
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not switching.retire))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _whatever_was_refused,
+        _whether_the_giver_leads_or_not,
+        _before_all_is_fed,
+        _nobody_inherits,
+        _anybody_inherits,
+        _old_nodes_stay,
+    ],
+)
+def test_without_a_guard_some_seed_notices(harm: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    harm(monkeypatch)
+    with pytest.raises(Violation):
+        for seed in range(300):
+            simulate_switch(switch_scenario(seed))
