@@ -11,7 +11,10 @@ import valkey.asyncio
 from msgspec.structs import replace
 from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, new_pool, wanted_cluster
+from tests.live.writer import Writer
 
+from cachekeep.compute.contract import Target
+from cachekeep.compute.line import Reply
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Cache
 from cachekeep.network.addresses import free
@@ -179,3 +182,33 @@ async def move_house(live: LiveCache, cache: Cache) -> Cache:
     saved = await live.store.save_decided(replace(now, decided=moved), lease, addresses=set(new))
     await live.store.release(lease)
     return saved
+
+
+@engines
+async def test_a_taker_that_freezes_when_it_is_told_does_not_take_over_late(engine: str, major: int) -> None:
+    """What it was told waits in its socket; thawed later, it would take the slots with less than the giver has by then."""
+    async with LiveCache(None, wanted_cluster(build_of(engine, major), shards=1)) as live:
+        cache = await healthy(live)
+        writer = Writer((cache.decided.configuration_address or "", 6379), pause_seconds=0.002)
+        real, frozen = live.link.cluster._order, list[int]()
+
+        async def order(target: Target, *commands: tuple[str, ...]) -> list[Reply]:
+            if commands[0] == ("CLUSTER", "FAILOVER", "TAKEOVER") and not frozen:
+                frozen.append(await live.pid(target.key[1]))
+                os.kill(frozen[0], signal.SIGSTOP)
+            return await real(target, *commands)
+
+        live.link.cluster._order = order
+        try:
+            await live.errand("promote", nodes=("demo-0001-002",), shard="0001")
+            await live.until(lambda _: live.said_any("is stopped for certain, before it does so late"), "it is given up")
+            await live.until(lambda c: c.decided.shards[0].moving_to is None, "the move is called off")
+            before = writer.count
+            await live.until(lambda _: writer.count > before + 50, "writes")
+            with pytest.raises(ProcessLookupError):
+                os.kill(frozen[0], signal.SIGCONT)
+            cache = await healthy(live)
+        finally:
+            await asyncio.to_thread(writer.stop)
+        assert cache.decided.shards[0].primary == "demo-0001-001"
+        assert await asyncio.to_thread(writer.missing, cache.decided.configuration_address or "") == []

@@ -16,6 +16,7 @@ from tests.live.harness import LiveCache, wanted_group, wanted_shard
 from tests.live.test_cluster import agreed, healthy, slots_at
 from tests.live.writer import Writer
 
+from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Wanted
 
 pytestmark = pytest.mark.anyio
@@ -145,7 +146,7 @@ async def test_cluster_mode_is_enabled_without_losing_a_write_and_shards_are_add
         await whole(live)
         before = await switched(live, "compatible")
         configuration, old = before.decided.configuration_address or "", before.decided
-        writer = Writer((configuration, 6379), prefix="through")
+        writer = Writer((configuration, 6379), prefix="through", pause_seconds=0.002)
         try:
             await goes_on(live, writer)
             cache = await switched(live, "enabled")
@@ -177,3 +178,125 @@ async def lost(configuration: str, writer: Writer) -> list[int]:
         return [number for number in writer.acknowledged if not await client.exists(f"through:{number}")]
     finally:
         await client.aclose()
+
+
+@ENGINES
+async def test_keys_in_another_database_keep_a_group_compatible_until_they_are_gone(
+    tmp_path: Path, engine: str, major: int
+) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=2)) as live:
+        await whole(live)
+        cache = await switched(live, "compatible")
+        primary = cache.decided.shards[0].primary_address
+        third = valkey.asyncio.Valkey(host=primary, db=3)
+        first = valkey.asyncio.Valkey(host=primary)
+        try:
+            await third.set("a", "third")
+            await first.set("a", "first")
+            await live.change(mode("enabled"))  # type: ignore[arg-type]
+            await live.until(lambda _: live.said_any("databases other than 0 hold keys (3)"), "it is refused")
+            assert (await live.cache()).decided.successors == ()
+            assert [e.message for e in await live.events() if "hold keys" in e.message]
+            real, live.link.convert = live.link.convert, never  # type: ignore[method-assign]
+            await third.flushdb()
+            await live.until(lambda c: len(c.decided.fed) == 2, "the successors are fed")
+            # There is nothing in it a moment later, but no successor can have followed what came and went.
+            await third.set("a", "third")
+            await third.delete("a")
+            live.link.convert = real  # type: ignore[method-assign]
+            # It refuses, or ends (Redis 7.0): of no use in either case.
+            await live.until(lambda _: live.said_any("start anew") or live.said_any("starts anew"), "it starts anew")
+            assert not (await live.cache()).clustered
+            if engine == "valkey":
+                assert [e.message for e in await live.events() if "could not follow" in e.message]
+            await live.until(lambda c: c.clustered, "enabled", seconds=60)
+        finally:
+            for client in (first, third):
+                await client.aclose()
+        cache = await whole(live)
+        clustered = valkey.asyncio.ValkeyCluster(host=cache.decided.configuration_address, port=6379, decode_responses=True)
+        try:
+            assert await clustered.get("a") == "first"
+        finally:
+            await clustered.aclose()
+
+
+async def test_back_to_compatible_where_that_is_what_is_wanted_after_all(tmp_path: Path) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of("valkey", 8), nodes=2)) as live:
+        await whole(live)
+        before = await switched(live, "compatible")
+        await live.ask("demo-001", "SET", "a", "1")
+        third = valkey.asyncio.Valkey(host=before.decided.shards[0].primary_address, db=3)
+        await third.set("a", "third")
+        await live.change(mode("enabled"))  # type: ignore[arg-type]
+        await live.until(lambda _: live.said_any("databases other than 0 hold keys"), "it is refused")
+        await live.change(mode("compatible"))  # type: ignore[arg-type]
+        cache = await whole(live)
+        assert (cache.decided.nodes, cache.decided.fronts) == (before.decided.nodes, before.decided.fronts)
+        assert await third.get("a") == b"third"
+        await third.aclose()
+
+
+@pytest.mark.parametrize(
+    "moment", ["are appointed, in cluster mode", "have what demo-001 has", "hands over to", "is in cluster mode"]
+)
+async def test_a_primary_that_is_killed_at_any_moment_of_it_costs_no_write_that_a_replica_has(tmp_path: Path, moment: str) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of("valkey", 8), nodes=3)) as live:
+        await whole(live)
+        cache = await switched(live, "compatible")
+        configuration = cache.decided.configuration_address or ""
+        async with writing(live, configuration, "through") as writer:
+            await live.change(mode("enabled"))  # type: ignore[arg-type]
+            await live.until(lambda _: live.said_any(moment), moment)
+            victim = live.primary_of(await live.cache())
+            with contextlib.suppress(AssertionError, ProcessLookupError):  # it may be gone by then
+                await live.signal(victim, signal.SIGKILL)
+            await live.until(lambda c: c.clustered, "enabled")
+            await goes_on(live, writer)
+            await whole(live)
+        assert await lost(configuration, writer) == []
+
+
+async def test_without_any_of_its_nodes_a_group_goes_on_in_cluster_mode(tmp_path: Path) -> None:
+    """The successors have everything, and are all that is left."""
+    async with LiveCache(tmp_path, wanted_group(build_of("valkey", 8), nodes=2)) as live:
+        await whole(live)
+        cache = await switched(live, "compatible")
+        configuration = cache.decided.configuration_address or ""
+        async with writing(live, configuration, "through") as writer:
+            real = live.link.convert
+            live.link.convert = never  # type: ignore[method-assign]
+            await live.change(mode("enabled"))  # type: ignore[arg-type]
+            await live.until(lambda c: len(c.decided.fed) == 2 and c.decided.shards[0].moving_to, "all is fed")
+            for name in ("demo-001", "demo-002"):
+                await live.signal(name, signal.SIGKILL)
+            live.link.convert = real  # type: ignore[method-assign]
+            await live.until(lambda c: c.clustered, "enabled")
+            await goes_on(live, writer)
+            await whole(live)
+        assert await lost(configuration, writer) == []
+
+
+async def never(*_: object, **__: object) -> None:
+    raise OrderFailed("not now")
+
+
+@pytest.mark.parametrize("moment", ["are appointed, in cluster mode", "hands over to", "leads in place of", "have been replaced"])
+async def test_a_control_plane_that_dies_in_the_middle_is_succeeded_by_one_that_goes_on(tmp_path: Path, moment: str) -> None:
+    async with LiveCache(tmp_path, wanted_group(build_of("valkey", 8), nodes=3)) as live:
+        await whole(live)
+        cache = await switched(live, "compatible")
+        configuration = cache.decided.configuration_address or ""
+        writer = Writer((configuration, 6379), prefix="through", pause_seconds=0.002)
+        try:
+            await live.until(lambda _: writer.count > 50, "writes")
+            await live.change(mode("enabled"))  # type: ignore[arg-type]
+            await live.until(lambda _: live.said_any(moment), moment)
+            await live.stop_control_plane()
+            await live.start_control_plane()
+            await live.until(lambda c: c.clustered, "enabled")
+            await goes_on(live, writer)
+            await whole(live)
+        finally:
+            await asyncio.to_thread(writer.stop)
+        assert await lost(configuration, writer) == []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import gone, silent, step
+from tests.plan.builders import NOW, gone, silent, step
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
-from cachekeep.model import Act, Cache, Decide, Errand, MoveSlots, Own, Replicate, View, Wait
+from cachekeep.model import Act, Cache, Decide, Errand, MoveSlots, Own, Replicate, Step, Stop, View, Wait
 
 
 def with_node(cache: Cache, name: str, **changes: Any) -> Cache:
@@ -203,3 +204,128 @@ def test_nobody_is_introduced_to_who_does_not_answer() -> None:
     knows = view.node(ONE).cluster.knows - {lost}  # type: ignore[union-attr]
     view = seen(view, demo_0001_001=cluster(view, ONE, knows=knows), demo_0002_002=silent(cache, OTHERS_REPLICA, 1.0))
     assert not isinstance(step(cache, view), Act)
+
+
+# -- who may do late what it was told
+
+
+def one_shard(nodes: int = 3) -> tuple[Cache, View]:
+    """The first shard of three has ``nodes`` nodes, all in sync; a third of them follows, too."""
+    cache, view = settled(3)
+    third = replace(cache.decided.nodes[1], name=THREE, address="127.77.9.9")
+    nodes_ = (*cache.decided.nodes, third)
+    cache = replace(cache, decided=replace(cache.decided, nodes=nodes_))
+    cache = shard(cache, in_sync=frozenset({TWO, THREE}))
+    return cache, replace(view, nodes=view.nodes | {THREE: view.nodes[TWO]})
+
+
+THREE = "demo-0001-003"
+
+
+def taking_over(seconds: float, **changes: Any) -> tuple[Cache, View]:
+    """The second shall take over without a vote, and does not answer."""
+    cache, view = one_shard()
+    ordered_at = NOW - dt.timedelta(seconds=seconds)
+    cache = shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=ordered_at, order=2, seize=True, **changes)
+    return cache, seen(view, demo_0001_001=gone(), demo_0001_002=silent(cache, TWO, 2.0))
+
+
+def test_who_was_to_take_over_without_a_vote_is_stopped_before_another_does() -> None:
+    assert stopped_by(step(*taking_over(0.5))) == []
+    cache, view = taking_over(2.0)
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == (
+        f"{TWO} was to take over and does not answer: it is stopped for certain before {THREE} or another does"
+    )
+    cache = replace(cache, decided=answer.decided)
+    assert first(step(cache, view)) == Stop(TWO)
+    answer = step(cache, seen(view, demo_0001_002=gone()))
+    assert isinstance(answer, Decide)
+    assert answer.decided.shards[0].moving_to is None
+
+
+def test_it_is_not_stopped_where_nobody_else_could_lead() -> None:
+    cache, view = taking_over(2.0, in_sync=frozenset({TWO}))
+    answer = step(cache, view)
+    assert stopped_by(answer) == []
+    assert not isinstance(answer, Decide) or answer.decided.shards[0].moving_to == TWO
+
+
+def stopped_by(answer: Step) -> list[str]:
+    """Who is to be stopped for certain from now on."""
+    return [n.name for n in answer.decided.nodes if n.condemned] if isinstance(answer, Decide) else []
+
+
+@pytest.mark.parametrize(
+    ("taker", "stopped"),
+    [
+        ({"process": "frozen", "seconds": 0.1, "last_order": 2}, True),
+        ({"process": "running", "seconds": 0.6, "last_order": 2}, True),
+        ({"process": "running", "seconds": 0.1, "last_order": 2}, False),
+        ({"process": "frozen", "seconds": 0.1, "last_order": 1}, False),  # it was not told
+    ],
+)
+def test_a_taker_that_was_told_and_hangs_is_stopped_while_the_giver_is_paused(taker: dict[str, Any], stopped: bool) -> None:
+    cache, view = settled(3)
+    cache = shard(cache, moving_to=TWO, order=2)
+    hangs = replace(silent(cache, TWO, taker["seconds"], process=taker["process"]), last_order=taker["last_order"])
+    answer = step(cache, seen(view, demo_0001_002=hangs))
+    assert stopped_by(answer) == ([TWO] if stopped else [])
+
+
+def test_a_taker_that_was_told_and_hangs_is_stopped_before_anybody_succeeds_a_giver_that_died() -> None:
+    cache, view = one_shard()
+    cache = shard(cache, moving_to=TWO, order=2)
+    hangs = replace(silent(cache, TWO, 0.1), last_order=2)
+    answer = step(cache, seen(view, demo_0001_001=gone(), demo_0001_002=hangs))
+    assert stopped_by(answer) == [TWO]
+
+
+def test_who_has_led_for_a_moment_is_succeeded_by_its_replica_not_by_the_giver_that_dropped_its_keys() -> None:
+    cache, view = one_shard()
+    cache = shard(cache, moving_to=TWO, order=2)
+    emptied = cluster(view, ONE, slots=())
+    view = seen(view, demo_0001_001=emptied, demo_0001_002=gone())
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == f"{TWO} has taken shard 0001 over from {ONE}, and is gone"
+    led = answer.decided.shards[0]
+    assert (led.primary, led.in_sync, led.order, led.moving_to) == (TWO, {THREE}, 3, None)
+    cache = replace(cache, decided=answer.decided)
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.decided.shards[0].moving_to == THREE
+
+
+def test_a_giver_that_owns_its_slots_leads_on_when_the_taker_dies() -> None:
+    cache, view = one_shard()
+    cache = shard(cache, moving_to=TWO, order=2)
+    answer = step(cache, seen(view, demo_0001_002=gone()))
+    assert answer.because == f"the lead of shard 0001 does not go to {TWO}: {TWO} is gone"
+
+
+def test_a_giver_that_cannot_be_asked_when_the_taker_is_gone_is_waited_for() -> None:
+    """It may have dropped its keys."""
+    cache, view = one_shard()
+    cache = shard(cache, moving_to=TWO, order=2)
+    dead = replace(gone(), last_order=2)
+    answer = step(cache, seen(view, demo_0001_001=silent(cache, ONE, 0.3), demo_0001_002=dead))
+    assert not isinstance(answer, Decide) or answer.decided.shards[0].moving_to == TWO
+
+
+def test_an_emptied_primary_is_stopped_for_a_replica_that_followed_who_emptied_it() -> None:
+    cache, view = one_shard()
+    emptied = cluster(view, ONE, slots=())
+    view = seen(view, demo_0001_001=emptied, demo_0001_002=gone(), demo_0001_003={"follows": "127.0.0.9", "link_up": False})
+    answer = step(cache, view)
+    assert stopped_by(answer) == [ONE]
+    assert f"{ONE} has lost its slots, and dropped its keys with them" in answer.because
+
+
+def test_a_taker_that_was_told_is_stopped_when_the_giver_hangs_too() -> None:
+    cache, view = one_shard()
+    cache = shard(cache, moving_to=TWO, order=2)
+    told = replace(silent(cache, TWO, 0.6), last_order=2)
+    answer = step(cache, seen(view, demo_0001_001=silent(cache, ONE, 6.0, process="frozen"), demo_0001_002=told))
+    assert stopped_by(answer) == [TWO]

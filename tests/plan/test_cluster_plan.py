@@ -115,6 +115,8 @@ def test_one_election_at_a_time() -> None:
 )
 def test_an_election(seconds: float, two: dict[str, Any], because: str) -> None:
     cache, view = settled(3)
+    if two.get("role") == "primary":
+        two = two | cluster(view, TWO, slots=((0, 5460),))
     answer = step(electing(cache, seconds), seen(view, demo_0001_001=gone(), demo_0001_002=two))
     assert answer.because.startswith(because)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from msgspec.structs import replace
 from tests.plan.builders import ADDRESSES, NOW, decided, gone, group, healthy, step
 
@@ -75,6 +78,14 @@ def test_it_is_modifying_until_the_front_answers_and_available_then() -> None:
         assert status(cache, seen(cache, front)) == "modifying"
     assert status(cache, seen(cache, RUNNING)) == "available"
     assert step(cache, seen(cache, RUNNING)) == Wait(30.0, "demo is as it should be")
+
+
+@pytest.mark.parametrize("process", ["running", "frozen"])
+def test_a_front_that_does_not_answer_is_looked_at_again_soon(process: Any) -> None:
+    """Nothing wakes a keeper when it does at last; the group would be modifying until the next look."""
+    cache = switched()
+    answer = step(cache, seen(cache, FrontView(process=process, incarnation=1, targets=None)))
+    assert answer == Wait(0.05, "configuration does not answer yet")
 
 
 def test_a_front_that_ended_is_started_again() -> None:

@@ -23,6 +23,7 @@ from cachekeep.model import (
     FrontView,
     NodeView,
     ReplicaSeen,
+    Replicate,
     Start,
     Stop,
     View,
@@ -185,7 +186,7 @@ def test_keys_in_another_database_keep_successors_from_being_started_and_that_is
     cache = compatible()
     view = seen(cache, demo_001=running(cache, "demo-001", other_databases=(3, 7)))
     answer = step(cache, view)
-    assert "databases other than 0 hold keys: 3 and 7 do" in because(answer)
+    assert "databases other than 0 hold keys (3 and 7)" in because(answer)
     assert isinstance(answer, Decide)
     (told,) = answer.events
     assert told.message == answer.because
@@ -285,12 +286,70 @@ def test_it_is_called_off_by_a_later_order(changes: dict[str, Any], why: str) ->
     assert because(answer) == f"the move to {T1} is called off: {why}; nothing was lost"
     (shard,) = answer.decided.shards  # type: ignore[union-attr]
     assert (shard.primary, shard.moving_to, shard.order) == ("demo-001", None, 3)
+    assert answer.decided.successors == cache.decided.successors  # type: ignore[union-attr]
+
+
+def test_a_taker_that_was_told_starts_anew_when_it_is_called_off_and_nobody_leads_before_its_process_is_gone() -> None:
+    cache = turning()
+    told = replace(silent(cache, T1, 2.0), last_order=2)
+    answer = step(cache, seen(cache, t1=told))
+    assert isinstance(answer, Decide)
+    assert [n.incarnation for n in answer.decided.successors] == [2, 1, 1]
+    assert answer.decided.fed == {T2, T3}
+    cache = replace(cache, decided=answer.decided)
+    lost = {"demo_001": gone(), "demo_002": gone(), "demo_003": gone()}
+    assert act(step(cache, seen(cache, t1=told, **lost))) == ((Stop(T1),),)
+
+
+def test_who_is_not_fed_when_the_place_is_taken_starts_anew_in_it() -> None:
+    cache = turning()
+    cache = replace(cache, decided=replace(cache.decided, fed=frozenset({T1, T2})))
+    view = seen(cache, demo_001=stepped_down(cache), t1=leading(cache), t3=successor(cache, T3, refused=1))
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert [n.incarnation for n in answer.decided.nodes] == [1, 1, 2]
+    assert answer.decided.shards[0].in_sync == {T2}
+
+
+def test_a_taker_that_has_refused_something_after_all_is_not_enabled() -> None:
+    cache = turning()
+    led = leading(cache)
+    assert led.cluster is not None
+    spoilt = replace(led, cluster=replace(led.cluster, refused=1))
+    answer = step(cache, seen(cache, demo_001=stepped_down(cache), t1=spoilt))
+    assert isinstance(answer, Decide)
+    assert not replace(cache, decided=answer.decided).clustered
+
+
+def test_what_only_successors_have_is_kept_when_cluster_mode_is_not_wanted_any_more() -> None:
+    cache = fed(2)
+    back = replace(cache, wanted=replace(cache.wanted, cluster_mode="compatible"))
+    lost = {"demo_001": gone(), "demo_002": gone()}
+    for quiet in ({}, {"t1": silent(cache, T1, 2.0), "t2": silent(cache, T2, 2.0)}):
+        now = back
+        for _ in range(5):
+            answer = step(now, seen(now, **lost, **quiet))
+            assert not isinstance(answer, Act) or not any(isinstance(e, Erase) for stage in answer.stages for e in stage)
+            if isinstance(answer, Decide):
+                now = replace(now, decided=answer.decided)
+        assert now.decided.fed == {T1, T2}
+        assert now.decided.nodes[0].incarnation == 1
+
+
+def test_what_was_fed_by_a_primary_of_before_inherits_nothing() -> None:
+    cache = fed(2)
+    answer = step(cache, seen(cache, demo_001=gone()))
+    assert isinstance(answer, Decide)
+    assert (answer.decided.shards[0].primary, answer.decided.fed) == ("demo-002", frozenset())
 
 
 def test_who_leads_in_vain_starts_anew_and_the_move_is_tried_again_after_a_while() -> None:
     cache = turning(moving_to=None, order=3)
     answer = step(cache, seen(cache, t1=leading(cache)))
-    assert because(answer) == f"{T1} starts anew"
+    assert isinstance(answer, Decide)
+    assert answer.decided.fed == {T2, T3}
+    vain = replace(cache, decided=answer.decided)
+    assert because(step(vain, seen(vain, t1=leading(vain)))) == f"{T1} starts anew"
     assert isinstance(step(cache, seen(cache)), Wait)
     later = step(cache, seen(cache), now=NOW + dt.timedelta(seconds=RETRY_SECONDS))
     assert because(later) == f"all successors have what demo-001 has: {T1} shall lead"
@@ -334,6 +393,19 @@ def test_without_any_replica_left_a_successor_inherits() -> None:
     answer = step(cache, seen(cache, **lost, t2=leading(cache, T2)))
     assert isinstance(answer, Decide)
     assert replace(cache, decided=answer.decided).clustered
+
+
+def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
+    cache = fed(2)
+    (shard,) = cache.decided.shards
+    given = replace(shard, moving_to=T1, order=2, ordered_at=NOW, recovering_from="demo-001")
+    cache = replace(cache, decided=replace(cache.decided, shards=(given,)))
+    lost = {"demo_001": gone(), "demo_002": gone(), "t1": replace(silent(cache, T1, 60.0), last_order=2)}
+    later = NOW + dt.timedelta(seconds=60)
+    answer = step(cache, seen(cache, **lost, t2=silent(cache, T2, 60.0)), now=later)
+    assert not isinstance(answer, Decide) or answer.decided.successors == cache.decided.successors
+    answer = step(cache, seen(cache, **lost), now=later)
+    assert because(answer) == f"the move to {T1} is called off: {T1} does not answer, and {T2} does; nothing was lost"
 
 
 @pytest.mark.parametrize("primary", [gone(), "empty"], ids=["gone", "empty"])
@@ -405,6 +477,27 @@ def test_the_configuration_endpoint_goes_from_the_front_to_the_new_primary() -> 
     first, second = act(step(cache, afterwards(cache, fronts="running", retired="running")))
     assert Erase("configuration") in first or Erase("readers") in first  # type: ignore[operator]
     assert second == (Bind(T1, (cache.decided.nodes[0].address, ADDRESSES[-1])),)
+
+
+def test_it_takes_no_writes_before_the_others_have_been_told_to_follow_it() -> None:
+    """Until then they would be promoted after a crash without what it has taken."""
+    cache = enabled()
+    view = afterwards(cache, fronts="running", retired="running")
+    old = cache.decided.retired[0].address
+    view = replace(view, nodes=view.nodes | {T2: replace(view.nodes[T2], follows=old)})
+    assert act(step(cache, view)) == ((Replicate(T2, T1, 2),),)
+
+
+def test_nor_does_it_wait_for_ever_for_those_that_cannot() -> None:
+    cache = enabled()
+    view = afterwards(cache, fronts="running", retired="running")
+    view = replace(view, nodes=view.nodes | {T2: replace(view.nodes[T2], follows=cache.decided.retired[0].address)})
+    later = NOW + dt.timedelta(seconds=RETRY_SECONDS)
+    answer = step(cache, view, now=later)
+    assert isinstance(answer, Decide)
+    assert answer.decided.shards[0].in_sync == {T3}
+    first, _ = act(step(replace(cache, decided=answer.decided), view, now=later))
+    assert all(isinstance(e, Erase) for e in first)  # type: ignore[attr-defined]
 
 
 def test_old_nodes_are_erased_and_forgotten_when_all_are_in_sync() -> None:

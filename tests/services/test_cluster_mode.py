@@ -504,7 +504,20 @@ def test_not_back_any_more_when_the_lead_is_on_its_way(rig: Rig) -> None:
     cache = rig.stored("demo")
     shards = (replace(cache.decided.shards[0], moving_to="demo-001.cluster"),)
     rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, shards=shards))))
-    assert "cannot be turned off again" in refused(lambda: mode(rig, "compatible")).message
+    failed = refused(lambda: mode(rig, "compatible"))
+    assert failed.code == "InvalidReplicationGroupState"
+
+
+def test_on_to_enabled_again_while_there_is_something_to_go_on_with(rig: Rig) -> None:
+    """The group may be down for want of it."""
+    enabling(rig)
+    cache = rig.stored("demo")
+    successor = replace(cache.decided.nodes[0], name="demo-001.cluster", in_place_of="demo-001", address="127.77.9.9")
+    rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, successors=(successor,)))))
+    mode(rig, "compatible")
+    failed = refused(lambda: mode(rig, "enabled", CacheParameterGroupName=ON))
+    assert "CacheParameterGroupName cannot be changed" in failed.message
+    assert mode(rig, "enabled")["PendingModifiedValues"] == {"ClusterMode": "enabled"}
 
 
 def test_enabled_needs_what_compatible_needs_and_a_group_of_ones_own_may_be_kept(rig: Rig) -> None:

@@ -17,7 +17,7 @@ from cachekeep.sim.run import Violation
 
 SEEDS = int(os.environ.get("CACHEKEEP_CLUSTER_SEEDS", "24"))
 CHUNK = 12
-FOUND = (41, 49, 138, 173, 209, 221, 256, 283, 326, 342, 676, 695, 781, 917, 972, 1257, 1309, 1427, 1663)
+FOUND = (41, 49, 77, 113, 138, 173, 209, 221, 256, 283, 326, 342, 676, 695, 781, 917, 972, 995, 1119, 1166, 1257, 1309, 1427, 1663)
 """Seeds that broke a promise once."""
 
 

@@ -31,7 +31,7 @@ def _any_successor(patch: pytest.MonkeyPatch) -> None:
 
 def _the_replicas_own_word(patch: pytest.MonkeyPatch) -> None:
     """In sync is who says so itself."""
-    patch.setattr(followers, "_in_sync", lambda s, shard, primary, n: s.alive(n) and s.seen(n).link_up is True)
+    patch.setattr(followers, "in_sync", lambda s, shard, primary, n: s.alive(n) and s.seen(n).link_up is True)
 
 
 def _no_fence(patch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_silence_is_death, {}, 0),
     (_empty_leads, {}, 0),
     (_no_order_numbers, {"flaky": 0.6}, 0),
-    (_orders_reach_the_next_process, {"flaky": 0.6}, 505),
+    (_orders_reach_the_next_process, {"flaky": 0.6}, 3040),
     (_move_without_catching_up, {"faults": False}, 0),
     (_restart_beside, {}, 0),
     (_forget_the_lost, {}, 0),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
+from tests.plan.test_switching import enabled
 
+from cachekeep.cli.chaos import _chosen
+from cachekeep.errors import Unusable
 from cachekeep.model import Cache, Decided, Node, Secret, Wanted
-from cachekeep.web.desk import _shown
+from cachekeep.web.desk import FailoverAsked, _errand, _shown
 
 
 def cache(**wanted: Any) -> Cache:
@@ -58,3 +62,18 @@ def test_a_change_is_pending_until_the_last_node_has_it() -> None:
 def test_before_there_are_nodes_the_wanted_ones_are_shown() -> None:
     shown = _shown(replace(cache(version="9.0"), decided=Decided()), None)
     assert (shown["version"], shown["pending"]) == ("9.0", [])
+
+
+def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None:
+    """Since the group was switched, ``demo-001`` is the process ``demo-001.cluster``."""
+    cache = enabled()
+    cache = replace(cache, decided=replace(cache.decided, retired=()))
+    shown = _shown(cache, None)
+    first, *_ = shown["nodes"]
+    assert (first["name"], first["member"]) == ("demo-001.cluster", "demo-001")
+    assert _chosen(shown, "demo-002")["name"] == "demo-002.cluster"
+    assert _chosen(shown, "demo-002.cluster")["name"] == "demo-002.cluster"
+    with pytest.raises(Unusable, match="demo has no node demo-009"):
+        _chosen(shown, "demo-009")
+    errand, told = _errand(cache, FailoverAsked(name="demo", to="demo-002"))
+    assert (errand.nodes, told) == (("demo-002",), "demo-002.cluster shall lead shard 0001")

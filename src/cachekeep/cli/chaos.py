@@ -94,7 +94,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
 
 
 def _chosen(cache: Mapping[str, Any], node: str | None) -> Mapping[str, Any]:
-    found = [n for n in cache["nodes"] if (n["name"] == node if node else n.get("role") == "primary")]
+    found = [n for n in cache["nodes"] if (node in (n["name"], n["member"]) if node else n.get("role") == "primary")]
     if not found:
         raise Unusable(
             f"{cache['name']} has no {f'node {node}' if node else 'primary now'}: {', '.join(n['name'] for n in cache['nodes'])}"

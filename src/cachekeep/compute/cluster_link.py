@@ -163,9 +163,14 @@ class EngineClusterLink:
                 await self._order(giver, ("CLIENT", "UNPAUSE"))
                 raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.key[1]} leads on") from error
             await self._order(giver, pause)  # the full time, from now
-            await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
             try:
-                async with asyncio.timeout(timeout_seconds * 0.9):
+                async with asyncio.timeout(timeout_seconds * 0.4):  # then it is stopped for certain, while the giver is paused
+                    await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
+            except TimeoutError:
+                await self._order(giver, ("CLIENT", "PAUSE", str(int(timeout_seconds * 2000)), "WRITE"))
+                raise OrderFailed(f"{taker.key[1]} was told to take over, and does not answer") from None
+            try:
+                async with asyncio.timeout(timeout_seconds * 0.5):
                     while (await self._replication(giver))["role"] == "master" and (await self._believes(giver)).slots:
                         await self._clock.sleep(_POLL_SECONDS / 4)
             except TimeoutError:
@@ -292,6 +297,7 @@ class EngineClusterLink:
 
     async def _at_once(self, line: Line, source: Target, slots: Sequence[SlotRange]) -> Ranges:
         """The first of these slots, so that all are moved in as few jobs of the engine's as may be, each with about as many keys."""
+        self.forget(source.key)
         todo, counts = list(_each(common(tuple(slots), (await self.look(line, source)).slots))), list[int]()
         for first in range(0, len(todo), _COUNT_SLOTS):
             counts += await _counts(line, source, todo[first : first + _COUNT_SLOTS])

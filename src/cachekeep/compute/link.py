@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -171,20 +172,12 @@ class EngineLink:
     ) -> None:
         async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
             self._let_pass(order, giver, taker)
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    moved = await self._already_moved(giver, taker)
-                    (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
-            except TimeoutError as error:
-                raise OrderFailed(
-                    f"{giver.key[1]} or {taker.key[1]} did not answer within {timeout_seconds:g} s; {giver.key[1]} leads on"
-                ) from error
+            moved, held = await self._begin(giver, taker, giver_addresses, timeout_seconds)
             if moved:
                 await self._order(giver, _bind(giver_addresses))
                 await self._lead(taker, taker_addresses)
                 await self._order(giver, _replicaof(taker.address, taker.port), *_DROP)
                 return
-            held = _bound(bound, giver_addresses)
             await self._move(giver, taker, giver_addresses, timeout_seconds, held, lead=lambda: self._lead(taker, taker_addresses))
             await self._order(giver, _replicaof(taker.address, taker.port), ("CLIENT", "UNPAUSE"))
 
@@ -192,29 +185,33 @@ class EngineLink:
         self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
     ) -> None:
         async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    moved = await self._already_moved(giver, taker)
-                    (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
-            except TimeoutError as error:
-                raise OrderFailed(
-                    f"{giver.key[1]} or {taker.key[1]} did not answer within {timeout_seconds:g} s; {giver.key[1]} leads on"
-                ) from error
+            moved, held = await self._begin(giver, taker, giver_addresses, timeout_seconds)
             # Only now: a taker that has seen this order and leads, leads because its giver has stepped down for it.
             self._let_pass(order, giver, taker)
             if moved:
                 return
-            held = _bound(bound, giver_addresses)
 
             async def has_all() -> None:
                 if refused := await self.cluster.has_refused(taker):
                     raise OrderFailed(f"{taker.key[1]} has refused {refused} commands of what it was fed")
 
-            async def lead() -> None:
-                await self.cluster.take_all(taker)
-
+            lead = partial(self.cluster.take_all, taker)
             await self._move(giver, taker, giver_addresses, timeout_seconds, held, has_all=has_all, lead=lead)
             await self._order(giver, ("CLIENT", "UNPAUSE"))
+
+    async def _begin(
+        self, giver: Target, taker: Target, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> tuple[bool, tuple[str, ...]]:
+        """Whether only the rest of a move is to be done, and where the giver listens. Raises OrderFailed where nothing can be moved."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                moved = await self._already_moved(giver, taker)
+                (bound,) = await self._order(giver, ("CONFIG", "GET", "bind"))
+        except TimeoutError as error:
+            raise OrderFailed(
+                f"{giver.key[1]} or {taker.key[1]} did not answer within {timeout_seconds:g} s; {giver.key[1]} leads on"
+            ) from error
+        return moved, _bound(bound, giver_addresses)
 
     async def _already_moved(self, giver: Target, taker: Target) -> bool:
         """Whether only the rest of a hand-over is to be done. Raises OrderFailed where there is nothing to hand over."""

@@ -56,6 +56,8 @@ class Keeper:
         self._wakes: dict[str, asyncio.Event] = {}
         self._alarms: dict[str, asyncio.Event] = {}
         """Set by a death or a heartbeat: not by what anybody wants."""
+        self._moving: set[str] = set()
+        """Caches of which a lead is on its way to another node."""
         self._news = asyncio.Event()
         self._unclaimed: set[str] = set()
 
@@ -122,7 +124,7 @@ class Keeper:
 
     async def _keep(self, lease: Lease) -> None:
         """Pass after pass, until the cache is forgotten or the lease is lost."""
-        backoff, said = FIRST_BACKOFF_SECONDS, ""
+        backoff, said, failed_at = FIRST_BACKOFF_SECONDS, "", self._clock.monotonic()
         while True:
             try:
                 await self._passes(lease)
@@ -133,6 +135,12 @@ class Keeper:
             except Conflict:
                 backoff = FIRST_BACKOFF_SECONDS
             except CachekeepError as error:
+                now = self._clock.monotonic()
+                if now - failed_at > 2 * LONGEST_BACKOFF_SECONDS:  # it has worked since
+                    backoff = FIRST_BACKOFF_SECONDS
+                failed_at = now
+                if lease.uid in self._moving:  # clients may be waiting, for a second, say
+                    backoff = FIRST_BACKOFF_SECONDS
                 if str(error) != said:
                     log.warning("%s: %s; tried again, at longer and longer intervals", lease.uid, error)
                 said = str(error)
@@ -148,6 +156,7 @@ class Keeper:
         if self._tasks.get(lease.uid) is asyncio.current_task():
             for memory in (self._tasks, self._wakes, self._alarms):
                 memory.pop(lease.uid, None)
+            self._moving.discard(lease.uid)
 
     async def _passes(self, lease: Lease) -> None:
         said, pause = "", 0.0
@@ -160,6 +169,9 @@ class Keeper:
             view = await self._observer.look(cache)
             before = cache.version
             cache, step = await self._think(cache, view, lease)
+            self._moving.discard(cache.uid)
+            if any(x.moving_to for x in cache.decided.shards):
+                self._moving.add(cache.uid)
             if isinstance(step, Wait) and cache.version != before:
                 continue  # what was just decided has not been looked at yet
             if isinstance(step, Forget):

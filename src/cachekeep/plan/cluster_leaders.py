@@ -37,7 +37,9 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
         return _adopt(s, shard, primary, leader)
     if shard.moving_to is not None:
         return (_elect if shard.recovering_from else _swap)(s, shard, primary)
-    if s.leads(primary) or (primary.condemned and not s.gone(primary)):
+    if s.leads(primary):
+        return _emptied(s, shard, primary)
+    if primary.condemned and not s.gone(primary):
         return None
     if s.gone(primary):
         return leaders.succeed(s, shard, primary, _nominate)
@@ -45,9 +47,25 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
 
 
 def _leader(s: Situation, shard: Shard) -> Node | None:
-    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to them."""
-    saying = [(bool(c.slots), c.epoch, n.name, n) for n in s.members(shard.id) if s.leads(n) and (c := s.seen(n).cluster)]
+    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to them.
+    One that has lost the shard's slots leads nothing, whatever it says, unless it shall."""
+    saying = [
+        (bool(c.slots), c.epoch, n.name, n)
+        for n in s.members(shard.id)
+        if s.leads(n) and (c := s.seen(n).cluster) and (c.slots or not shard.owned or n.name in (shard.primary, shard.moving_to))
+    ]
     return max(saying)[3] if saying else None
+
+
+def _emptied(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    """A primary that has lost its slots to one that is no more has dropped its keys with them. Whoever followed that one has them."""
+    if s.decided.resharding or not _gave(s, shard, primary):
+        return None
+    holders = [n for n in s.able(shard) if s.seen(n).has_history and s.seen(n).follows != primary.address]
+    if not holders:
+        return None
+    because = f"{primary.name} has lost its slots, and dropped its keys with them: it is stopped, and {names(holders[:1])} or another leads"
+    return leaders.condemn(s, primary, because)
 
 
 def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
@@ -123,12 +141,12 @@ def _age(s: Situation, shard: Shard) -> float:
 def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
     """An election that has been decided: begun once, waited for, begun otherwise, or called off."""
     taker = s.cache.node(shard.moving_to or "")
-    if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving or taker.condemned:
+    if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving:
         return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
     if not s.alive(taker):
-        if _age(s, shard) > ELECTION_SECONDS:
-            return _call_off(s, shard, f"{taker.name} does not answer")
-        return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
+        if _age(s, shard) <= ELECTION_SECONDS or (shard.seize and taker.condemned):
+            return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
+        return _give_up(s, shard, taker) if shard.seize else _call_off(s, shard, f"{taker.name} does not answer")
     if (s.seen(taker).last_order or 0) < shard.order:
         how = "takes over shard" if shard.seize else "stands for election in shard"
         others = tuple(p.name for x in s.decided.shards if shard.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
@@ -143,6 +161,18 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
     return _call_off(s, shard, f"{taker.name} was not elected")
 
 
+def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
+    """Who may have been told to take over without a vote, and does not answer, may do so late, when another leads already, and nobody's
+    vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
+    others = [n for n in s.able(shard) if n is not taker]
+    if not others or taker.condemned:
+        return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet, and nobody else could lead", refused=True)
+    because = (
+        f"{taker.name} was to take over and does not answer: it is stopped for certain before {names(others[:1])} or another does"
+    )
+    return leaders.condemn(s, taker, because)
+
+
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
     calm = replace(shard, moving_to=None, ordered_at=None, seize=False, recovering_from=None)
     return Decide(with_shard(s.decided, calm), f"the lead of shard {shard.id} does not go to {shard.moving_to}: {why}")
@@ -154,10 +184,17 @@ def _call_off(s: Situation, shard: Shard, why: str) -> Step:
 def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
     """A planned move that has been decided: carried out or called off. When it is done the taker is adopted."""
     taker = s.cache.node(shard.moving_to or "")
-    if taker is None or s.gone(taker) or taker.leaving:
+    if taker is not None and s.gone(taker):
+        if _gave(s, shard, giver):
+            return _led(s, shard, giver, taker)
+        if (s.seen(taker).last_order or 0) >= shard.order and not s.alive(giver) and not s.gone(giver):
+            return Wait(s.policy.poll_seconds, f"{taker.name} is gone and may have led: {giver.name} does not answer yet")
+    if taker is None or s.gone(taker):
         return _call_off(s, shard, f"{shard.moving_to} is gone")
-    if s.gone(giver):
-        return _call_off(s, shard, f"{giver.name} is gone")
+    if not s.alive(taker) and (s.seen(taker).last_order or 0) >= shard.order:
+        return _give_up(s, shard, taker) if s.gone(giver) else _doubtful(s, shard, giver, taker)
+    if s.gone(giver) or taker.leaving:
+        return _call_off(s, shard, f"{giver.name if s.gone(giver) else taker.name} is gone")
     if not s.alive(giver) or not s.alive(taker):
         silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
         if silent > s.policy.hand_over_seconds:
@@ -174,6 +211,41 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         return Wait(s.policy.poll_seconds, because)
     swap = Swap(giver.name, taker.name, shard.order, s.policy.hand_over_seconds)
     return Act(((swap,),), f"{giver.name} hands shard {shard.id} over to {taker.name} (order {shard.order})")
+
+
+def _gave(s: Situation, shard: Shard, giver: Node) -> bool:
+    """The giver owns nothing any more: somebody has taken its slots, and it has dropped its keys or follows that one."""
+    seen = s.seen(giver).cluster
+    return s.alive(giver) and seen is not None and not seen.slots and bool(shard.owned)
+
+
+def _led(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
+    """The taker has led, and died before anybody saw it: its replicas have what the giver has not, so one of them is its successor."""
+    led = replace(
+        shard,
+        primary=taker.name,
+        moving_to=None,
+        order=shard.order + 1,
+        in_sync=shard.in_sync - {taker.name, giver.name},
+        ordered_at=None,
+        preferred=None,
+    )
+    return Decide(with_shard(s.decided, led), f"{taker.name} has taken shard {shard.id} over from {giver.name}, and is gone")
+
+
+def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
+    """The taker may have been told, and would take over whenever it wakes up, with less than the giver has by then: the giver's pause
+    ends soon. So it is stopped for certain at once."""
+    v = s.seen(taker)
+    # Who sees neither of them is told nothing by silence.
+    late = (v.silent_seconds or 0.0) >= s.policy.hand_over_seconds / 2
+    hangs = v.process == "frozen" or (late and (s.leads(giver) or leaders.why_hung(s, shard, giver) is not None))
+    if taker.condemned or not hangs:
+        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+    because = (
+        f"{taker.name} was to take over from {giver.name} and does not answer: it is stopped for certain, before it does so late"
+    )
+    return leaders.condemn(s, taker, because)
 
 
 # -- replicas

@@ -125,6 +125,11 @@ def part_of_cluster(s: Situation, node: Node) -> bool:
 def publish(s: Situation) -> Step | None:
     """The configuration endpoint is one more address of a node that answers. It moves when that node is gone or does not stay; while
     it is not known to be gone, nobody else can have its address."""
+    return None if s.decided.retired else publish_now(s)
+
+
+def publish_now(s: Situation) -> Step | None:
+    """``publish``, whatever else is to be done first."""
     address = s.decided.configuration_address
     if not s.clustered or not address:
         return None

@@ -41,7 +41,7 @@ def track(s: Situation) -> Step | None:
         primary = s.primary(shard)
         if primary is None or not s.leads(primary):
             continue
-        now = frozenset(n.name for n in s.replicas(shard) if not n.leaving and _in_sync(s, shard, primary, n))
+        now = frozenset(n.name for n in s.replicas(shard) if not n.leaving and in_sync(s, shard, primary, n))
         if now != shard.in_sync:
             joined += sorted(now - shard.in_sync)
             left += sorted(shard.in_sync - now)
@@ -75,7 +75,8 @@ def revive(s: Situation) -> Step | None:
     return None
 
 
-def _in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:
+def in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:
+    """Whether it is seen to be, or to have been a moment ago."""
     v = s.seen(node)
     online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
     if not s.runs(node) or v.process != "running" or node.condemned:

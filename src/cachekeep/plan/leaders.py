@@ -212,7 +212,7 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         starved_since=None,
         preferred=None if back == best.name else back,
     )
-    return Decide(replace(with_shard(s.decided, led), refusal=None), because)
+    return Decide(replace(with_shard(s.decided, led), refusal=None, fed=frozenset()), because)
 
 
 def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
@@ -355,7 +355,7 @@ def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: 
         min_replicas=0,
         preferred=None if shard.preferred == taker.name else shard.preferred,
     )
-    return Decide(with_shard(s.decided, led), because, failover_told(s, giver, taker))
+    return Decide(replace(with_shard(s.decided, led), fed=frozenset()), because, failover_told(s, giver, taker))
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
@@ -367,7 +367,7 @@ def _call_off(s: Situation, shard: Shard, why: str) -> Step:
 
 def failover_told(s: Situation, giver: Node, taker: Node) -> tuple[Event, ...]:
     """The two events of a change of lead, of the member and of the group."""
-    text = f"Failover from primary node {giver.name} to replica node {taker.name} completed"
+    text = f"Failover from primary node {giver.member} to replica node {taker.member} completed"
     return (s.tell(text, node=giver), s.tell(text, group=True))
 
 

@@ -19,7 +19,7 @@ from cachekeep.plan import (
     starving,
     switching,
 )
-from cachekeep.plan.situation import Policy, Situation, names, verb
+from cachekeep.plan.situation import Policy, Situation, listed, names, verb
 
 Rule = Callable[[Situation], Step | None]
 
@@ -94,5 +94,9 @@ def _rest(s: Situation) -> Wait:
     silent = [n for n in s.decided.nodes if not s.alive(n)]
     if silent:
         return Wait(s.policy.poll_seconds * 10, f"{names(silent)} {verb(silent, 'does', 'do')} not answer")
+    fronts = [(f.name, s.view.fronts.get(f.name)) for f in s.decided.fronts if not f.leaving]
+    mute = [name for name, v in fronts if v is None or v.process != "running" or v.targets is None]
+    if mute:
+        return Wait(s.policy.poll_seconds * 5, f"{listed(mute)} {verb(mute, 'does', 'do')} not answer yet")
     rest = s.policy.rest_seconds if s.replicated else s.policy.discovery_seconds
     return Wait(rest, f"{s.cache.name} is as it should be")

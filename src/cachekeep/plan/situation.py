@@ -148,7 +148,7 @@ class Situation:
         if any(n.name in shard.in_sync and self.runs(n) for n in self.replicas(shard)):
             return []
         fed = [n for n in self.decided.successors if n.name in self.decided.fed and self.runs(n)]
-        return [n for n in fed if not (self.alive(n) and self.refused(n))]
+        return [n for n in fed if not self.alive(n) or (self.seen(n).follows == primary.address and not self.refused(n))]
 
     def left_to_successors(self, shard: Shard) -> bool:
         """Who leads this shard is not for its own nodes to say."""

@@ -79,7 +79,7 @@ def _why_not(s: Situation, shard: Shard, lost: Node) -> str | None:
 
 def _feeding(s: Situation, shard: Shard) -> list[Node]:
     """Replicas that cannot be asked: they may be where the primary is, and acknowledge what it writes."""
-    return [n for n in s.replicas(shard) if not s.gone(n) and not s.alive(n)]
+    return [n for n in (*s.replicas(shard), *s.decided.successors) if not s.gone(n) and not s.alive(n)]
 
 
 def _part(s: Situation, shard: Shard, lost: Node) -> Step:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
-from cachekeep.plan import announce, leaders
+from cachekeep.plan import announce, cluster_members, followers, leaders
+from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
 from cachekeep.plan.slots import SLOTS
 
@@ -33,7 +34,7 @@ RETRY_SECONDS = 5.0
 
 def give_way(s: Situation) -> Step | None:
     """Successors acknowledge what they are fed, and a primary that shall starve would not."""
-    there = [n for n in s.decided.successors if not s.gone(n)]
+    there = [n for n in s.decided.successors if not s.gone(n) and (s.alive(n) or s.seen(n).reachable is not False)]
     if not there or not any(x.starving for x in s.decided.shards):
         return None
     return Act(
@@ -44,15 +45,23 @@ def give_way(s: Situation) -> Step | None:
 def lead(s: Situation) -> Step | None:
     """The hand-over to a successor: by plan, or because nobody else is left."""
     for shard in s.decided.shards:
-        taker = s.successor(shard.moving_to)
-        if taker is not None:
-            return _turn(s, shard, taker)
-        if heirs := s.heirs(shard):
-            return _inherit(s, shard, heirs)
+        taker, heirs = s.successor(shard.moving_to), s.heirs(shard)
+        if taker is None and not heirs:
+            continue
+        if stale := _stale(s):  # who was told to lead and did not answer might do so beside another
+            return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
+        return _turn(s, shard, taker) if taker is not None else _inherit(s, shard, heirs)
     return None
 
 
+def _stale(s: Situation) -> list[Node]:
+    return [n for n in s.decided.successors if s.seen(n).process in ("running", "frozen") and not s.runs(n)]
+
+
 def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
+    if not s.switching:
+        because = f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may have what they had: set ClusterMode=enabled again to go on with that"
+        return Wait(1.0, because, refused=True)
     best = leaders.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
     if best is None:
         because = f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had but {verb(heirs, 'does', 'do')} not answer yet"
@@ -69,13 +78,15 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
     giver = s.primary(shard)
     if not s.switching or giver is None:
         return _call_off(s, shard, "cluster mode shall not be enabled any more")
-    took = s.leads(taker) and (s.seen(taker).last_order or 0) >= shard.order
+    took = s.leads(taker) and (s.seen(taker).last_order or 0) >= shard.order and not s.refused(taker)
     if took and not s.leads(giver) and (s.alive(giver) or s.gone(giver)):
         return _enable(s, shard, taker)
     if not s.runs(taker):
         return _call_off(s, shard, f"{taker.name} is gone")
     if s.lost(giver):
         return _seize(s, shard, giver, taker)
+    if _seconds_since(s, shard) > RETRY_SECONDS and not took:
+        return _call_off(s, shard, f"it took longer than {RETRY_SECONDS:g} s")
     if not s.alive(giver) or not s.alive(taker):
         silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
         if silent <= s.policy.hand_over_seconds:
@@ -89,8 +100,6 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
         return _call_off(s, shard, f"{giver.name} does not lead")
     if not _in_step(s, giver, taker):
         return _call_off(s, shard, f"{taker.name} does not have all that {giver.name} has")
-    if _seconds_since(s, shard) > RETRY_SECONDS:
-        return _call_off(s, shard, f"it took longer than {RETRY_SECONDS:g} s")
     convert = Convert(giver.name, taker.name, shard.order, (giver.address,), s.policy.hand_over_seconds)
     return Act(((convert,),), f"{giver.name} hands over to {taker.name}, which is in cluster mode (order {shard.order})")
 
@@ -99,9 +108,10 @@ def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
     if taker not in s.heirs(shard):
         return _call_off(s, shard, f"{lost.name} is gone")
     if not s.alive(taker):
-        if _seconds_since(s, shard) > RETRY_SECONDS:
-            return _call_off(s, shard, f"{taker.name} does not answer")
-        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+        others = [n for n in s.heirs(shard) if n != taker and s.alive(n)]
+        if others and _seconds_since(s, shard) > RETRY_SECONDS:
+            return _call_off(s, shard, f"{taker.name} does not answer, and {names(others[:1])} does")
+        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer", refused=not others)
     elect = Elect(taker.name, shard.order, seize=True)
     return Act(((elect,),), f"{taker.name} takes the lead from {lost.name}, which is gone (order {shard.order})")
 
@@ -111,9 +121,16 @@ def _seconds_since(s: Situation, shard: Shard) -> float:
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
-    """By a later order, which a late one does not survive. Should the taker lead nevertheless, nobody is led to it, and it starts anew."""
+    """By a later order. A taker that has seen this one starts anew: it may lead yet, or late, which harms nobody only as long as nobody
+    is led to it."""
     calm = replace(shard, moving_to=None, recovering_from=None, order=shard.order + 1)
-    return Decide(with_shard(s.decided, calm), f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
+    told = [n for n in s.decided.successors if n.name == shard.moving_to and (s.seen(n).last_order or 0) >= shard.order]
+    decided = with_shard(_with(s, [_anew(n) for n in told]), calm)
+    return Decide(decided, f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
+
+
+def _anew(node: Node) -> Node:
+    return replace(node, incarnation=node.incarnation + 1, condemned_at=None)
 
 
 def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
@@ -124,14 +141,15 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         id=shard.id,
         primary=taker.name,
         order=shard.order,
-        in_sync=frozenset(n.name for n in s.decided.successors if n.name in s.decided.fed and n != taker and s.alive(n)),
+        in_sync=frozenset(n.name for n in s.decided.successors if n != taker and _follows_on(s, taker, n)),
         slots=everything,
         owned=everything,
         epoch=seen.epoch if seen else shard.epoch,
+        ordered_at=s.now,
     )
     decided = replace(
         s.decided,
-        nodes=tuple(replace(n, announced=True) for n in s.decided.successors),
+        nodes=tuple(replace(n if _follows_on(s, taker, n) else _anew(n), announced=True) for n in s.decided.successors),
         successors=(),
         fed=frozenset(),
         retired=s.decided.nodes,
@@ -145,13 +163,21 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
     return Decide(decided, f"{taker.name} leads in place of {shard.primary}: {s.cache.name} is in cluster mode", (told,))
 
 
+def _follows_on(s: Situation, taker: Node, node: Node) -> bool:
+    """Has what the taker had, as far as it is known, and is ready to follow it. Others start anew."""
+    fed = node.name in s.decided.fed and s.alive(node) and not s.refused(node)
+    return node == taker or (fed and s.seen(node).role == "replica")
+
+
 # -- successors
 
 
 def feed(s: Situation) -> Step | None:
     """Successors are appointed and started, and take over when all have been fed."""
     if not s.switching:
-        return _dismiss(s, s.decided.successors)
+        if any(s.left_to_successors(x) for x in s.decided.shards):
+            return None  # they may be all that is left
+        return _dismiss(s, s.decided.successors) or _forget(s)
     shard = s.decided.shards[0]
     primary = s.primary(shard)
     if s.decided.available_at is None or shard.moving_to or shard.starving or primary is None or not s.leads(primary):
@@ -159,11 +185,11 @@ def feed(s: Situation) -> Step | None:
     return (
         _dismiss(s, [n for n in s.decided.successors if n.member not in s.cache.wanted_names()])
         or _refused(s)
+        or _track(s, primary)
         or _room(s, primary)
         or _appoint(s)
         or _renew(s, primary)
         or _start(s)
-        or _track(s, primary)
         or _ready(s, shard, primary)
     )
 
@@ -179,6 +205,13 @@ def _dismiss(s: Situation, nodes: Sequence[Node]) -> Step | None:
     return Decide(replace(s.decided, successors=left, fed=fed), f"{names(nodes)} {verb(nodes, 'has', 'have')} left")
 
 
+def _forget(s: Situation) -> Step | None:
+    """Next time, it is told again."""
+    if not s.decided.other_databases:
+        return None
+    return Decide(replace(s.decided, other_databases=()), "other databases may hold keys")
+
+
 def _refused(s: Situation) -> Step | None:
     """Who refused something is of no use, whatever comes after."""
     spoilt = [n for n in s.decided.successors if n.condemned_at is None and s.alive(n) and s.refused(n)]
@@ -188,20 +221,19 @@ def _refused(s: Situation) -> Step | None:
         f"{s.cache.name} cannot be in cluster mode while its clients use other databases than 0: {names(spoilt)} could not follow, and "
         f"{verb(spoilt, 'is', 'are')} fed anew in {REST_SECONDS:g} s. Nothing was lost"
     )
-    return Decide(_with(s, [replace(n, condemned_at=s.now) for n in spoilt], unfed=True), because, (s.tell(because, group=True),))
+    return Decide(_with(s, [replace(n, condemned_at=s.now) for n in spoilt]), because, (s.tell(because, group=True),))
 
 
 def _room(s: Situation, primary: Node) -> Step | None:
     """An engine in cluster mode ends when it is fed keys of other databases."""
     others = s.seen(primary).other_databases
     because = (
-        f"{s.cache.name} cannot be in cluster mode while databases other than 0 hold keys: {listed(map(str, others))} "
-        f"{verb(others, 'does', 'do')}. Delete or move them, or set ClusterMode=compatible again; nothing was changed"
+        f"{s.cache.name} cannot be in cluster mode while databases other than 0 hold keys ({listed(map(str, others))}). "
+        f"Delete or move them, or set ClusterMode=compatible again; nothing was changed"
     )
-    if others != s.decided.other_databases:
-        told = (s.tell(because, group=True),) if others else ()
-        because = because if others else "no database other than 0 holds keys any more"
-        return Decide(replace(s.decided, other_databases=others), because, told)
+    if not set(others) <= set(s.decided.other_databases):  # told once: they may come and go
+        known = tuple(sorted({*others, *s.decided.other_databases}))
+        return Decide(replace(s.decided, other_databases=known), because, (s.tell(because, group=True),))
     return Wait(1.0, because, refused=True) if others else None
 
 
@@ -210,7 +242,8 @@ def _appoint(s: Situation) -> Step | None:
     nodes = [n for n in s.decided.nodes if n.member not in have and not n.leaving]
     if not nodes or s.decided.retired:
         return None
-    free = [a for a in s.view.free_addresses if a not in {n.address for n in s.decided.everyone}]
+    used = addresses_used(s.decided)
+    free = [a for a in s.view.free_addresses if a not in used]
     if (short := len(nodes) - len(free)) > 0:
         because = f"{short} more addresses are needed than the address pool has free: give it a larger --address-pool"
         return Wait(2.0, because, refused=True)
@@ -238,22 +271,20 @@ def _renew(s: Situation, primary: Node) -> Step | None:
     useless = [n for n in s.decided.successors if _useless(s, primary, n)]
     if not useless:
         return None
-    fresh = [replace(n, incarnation=n.incarnation + 1, condemned_at=None) for n in useless]
-    return Decide(_with(s, fresh, unfed=True), f"{names(useless)} {verb(useless, 'starts', 'start')} anew")
+    return Decide(_with(s, [_anew(n) for n in useless]), f"{names(useless)} {verb(useless, 'starts', 'start')} anew")
 
 
 def _useless(s: Situation, primary: Node, node: Node) -> bool:
     v = s.seen(node)
     if node.condemned_at is not None:
         return (s.now - node.condemned_at).total_seconds() >= REST_SECONDS
-    if v.process == "frozen":
-        return s.runs(node) and (v.silent_seconds or 0.0) >= s.policy.silence_seconds
+    if (v.silent_seconds or 0.0) >= s.policy.silence_seconds * (1 if v.process == "frozen" else 2):
+        return s.runs(node)
     return s.ended(node) or (s.alive(node) and v.follows != primary.address)
 
 
 def _start(s: Situation) -> Step | None:
-    stale = [n for n in s.decided.successors if s.seen(n).process in ("running", "frozen") and not s.runs(n)]
-    if stale:
+    if stale := _stale(s):
         return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
     absent = [n for n in s.decided.successors if s.seen(n).process in ("absent", "exited")]
     if absent:
@@ -301,22 +332,33 @@ def _pause(s: Situation, shard: Shard) -> float:
     return RETRY_SECONDS - _seconds_since(s, shard)
 
 
-def _with(s: Situation, changed: list[Node], *, unfed: bool) -> Decided:
+def _with(s: Situation, changed: list[Node]) -> Decided:
+    """These successors in place of their namesakes: they have to be fed again."""
     by_name = {n.name: n for n in changed}
-    fed = s.decided.fed - by_name.keys() if unfed else s.decided.fed
-    return replace(s.decided, successors=tuple(by_name.get(n.name, n) for n in s.decided.successors), fed=fed)
+    successors = tuple(by_name.get(n.name, n) for n in s.decided.successors)
+    return replace(s.decided, successors=successors, fed=s.decided.fed - by_name.keys())
 
 
 # -- those whose place was taken
 
 
 def hand_on(s: Situation) -> Step | None:
-    """The configuration endpoint goes from the front to a node at once."""
-    if not s.clustered:
+    """The configuration endpoint goes from the front to a node. Not before the others have been told to follow the new primary, and it is
+    known which of them do, for that one takes writes from then on; nor much later, whatever keeps them from it."""
+    if not s.clustered or not s.decided.retired:
         return None
+    shard = s.decided.shards[0]
+    primary = s.primary(shard)
+    if primary is not None and s.leads(primary):
+        unsure = [n for n in s.replicas(shard) if n.name in shard.in_sync and not followers.in_sync(s, shard, primary, n)]
+        if unsure and _seconds_since(s, shard) < RETRY_SECONDS:
+            return None
+        if unsure:
+            left = replace(shard, in_sync=shard.in_sync - {n.name for n in unsure})
+            return Decide(with_shard(s.decided, left), f"{names(unsure)} {verb(unsure)} out of sync and may not be promoted")
     fronts = [f for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
     if not fronts:
-        return None
+        return cluster_members.publish_now(s)
     stages: list[tuple[Effect, ...]] = [tuple(Erase(f.name) for f in fronts)]
     holder, address = s.cache.node(s.decided.configuration_node or ""), s.decided.configuration_address
     if holder is not None and address and s.alive(holder):

@@ -148,6 +148,8 @@ class ClusterWorld(World):
         if not member.leads and (key in self.by_order or any(m.leads for m in kin)):
             return
         in_sync = self.in_sync()
+        # Whose slots it has taken loses its keys too, as soon as it hears of that.
+        kin = [m for m in kin if not (m.leads and member.leads and m.epoch < member.epoch and common(m.slots, member.slots))]
         kept = {v for m in kin if m.engine.spec.key in in_sync for v in self.data(m).values()}
         mine = {
             v
@@ -546,9 +548,9 @@ class SimClusteredLink(SimLink):
             if world.now > until - 0.1 or not give.works or not takes.engine.works or takes.engine.follows != giver.address:
                 give.paused_until = 0.0
                 raise OrderFailed("the taker did not catch up in time")
-        if takes.refused:
+        if refused := self._has_refused(takes):
             give.paused_until = 0.0
-            raise OrderFailed(f"{taker.key[1]} has refused {takes.refused} commands")
+            raise OrderFailed(f"{taker.key[1]} has refused {refused} commands")
         give.role, give.follows, give.link_epoch, give.paused_until = "replica", NOBODY, give.link_epoch + 1, 0.0
         self._bind(give, giver_addresses)
         if world.random.random() < world.flaky:
@@ -556,6 +558,9 @@ class SimClusteredLink(SimLink):
                 world.spawn(self._take_late(takes, order))
             raise OrderFailed("the connection broke in the middle of a hand-over")
         self._take_all(takes)
+
+    def _has_refused(self, takes: Member) -> int:
+        return takes.refused
 
     async def _take_late(self, takes: Member, order: int) -> None:
         await asyncio.sleep(self._clustered.random.random() * 3)
@@ -637,7 +642,13 @@ class SimClusterLink:
                 raise OrderFailed("the taker did not catch up in time")
         gives.engine.paused_until = until = world.now + timeout_seconds
         if world.random.random() < world.flaky:
-            raise OrderFailed("the connection broke in the middle of a move")
+            if world.random.random() < 0.5:
+                raise OrderFailed("the connection broke in the middle of a move")
+            world.freeze(taker.key)
+            world.spawn(self._take_late(takes))
+            await asyncio.sleep(0.4 * timeout_seconds)
+            gives.engine.paused_until = world.now + 2 * timeout_seconds
+            raise OrderFailed(f"{taker.key[1]} did not answer")
         world.newer_epoch(takes)
         world.lead(takes)
         while gives.leads and gives.slots:
@@ -647,6 +658,18 @@ class SimClusterLink:
                 raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it")
         gives.engine.paused_until = 0.0
         self._become_replica(gives, taker)
+
+    async def _take_late(self, takes: Member) -> None:
+        """What a frozen process was told, it does when it is thawed; but not where the keeper that told it has died or gone blind
+        meanwhile: nobody can have stopped it then, and both together may lose what was acknowledged since."""
+        world, restarts = self._world, self._world.restarts
+        await asyncio.sleep(3 * world.random.random())
+        if world.blind or world.restarts != restarts:
+            world.kill(takes.engine.spec.key)
+        if takes.engine.alive and not takes.leads:
+            takes.engine.frozen = False
+            world.newer_epoch(takes)
+            world.lead(takes)
 
     def _agreed(self, gives: Member, takes: Member) -> bool:
         """The taker would take what the giver owns: neither less nor more."""

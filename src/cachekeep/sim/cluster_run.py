@@ -75,6 +75,9 @@ class ClusterRun(Run):
             lost = self.world.members.get((UID, shard.recovering_from))
             if lost is not None and not lost.slots and not self.world.data(lost):
                 continue  # an engine without slots takes no writes: there was nothing to be out of sync with
+            kin = [m for (_, name), m in self.world.members.items() if name.startswith(f"{NAME}-{shard.id}-")]
+            if not any(m.engine.alive and self.world.data(m) for m in kin):
+                continue  # there is nothing to lose
             if shard.moving_to not in old.in_sync:
                 self._broken(f"{shard.moving_to} was nominated out of sync; in sync were {sorted(old.in_sync)}")
             engine = self.world.processes.get((UID, shard.moving_to or ""))

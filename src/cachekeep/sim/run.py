@@ -222,6 +222,7 @@ class Run:
 
     async def _restart_keeper(self, which: int) -> None:
         """kill -9: no release, no goodbye. A new one comes up a moment later."""
+        self.world.restarts += 1
         self.keepers[which].cancel()
         await asyncio.gather(self.keepers[which], return_exceptions=True)
         await asyncio.sleep(self.random.random())

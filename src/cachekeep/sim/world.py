@@ -69,6 +69,8 @@ class World:
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
         self.blind: set[str] = set()
         """Keepers that reach no host at all."""
+        self.restarts = 0
+        """Of keepers."""
         self.deaths: list[Callable[[Key], None]] = []
         self.lossable: set[int] = set()
         """Acknowledged writes that no in-sync process held when their only holder died: nobody could have kept them."""

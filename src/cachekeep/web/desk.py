@@ -222,6 +222,7 @@ def _shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
         "nodes": [
             {
                 "name": n.name,
+                "member": n.member,
                 "shard": n.shard,
                 "zone": n.zone,
                 "endpoint": f"{n.address}:{n.port}",

@@ -287,7 +287,7 @@ async def reboot(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     for node_id in asked:
         if node_id not in mine:
             raise value_error(f"Cache node {node_id} does not exist. Cache nodes: {', '.join(mine)}.")
-    if cache.wanted.cluster_mode == "enabled":
+    if cache.clustered:
         raise combination_error("The nodes of a cluster with cluster mode enabled cannot be rebooted.")
     errands = want.with_errand(cache, "reboot", nodes=tuple(mine[node_id] for node_id in asked))
     cache = await want.save(tx, cache, replace(cache.wanted, errands=errands))

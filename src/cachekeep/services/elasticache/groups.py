@@ -156,7 +156,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if not asked and not (immediately and cache.wanted.deferred):
         raise combination_error("No modifications were requested")
     want.refuse_unsupported(params)
-    cache = cache if mode.takes_back(params, cache) else await find.group_to_change(tx, cache.name)
+    cache = cache if mode.on_the_way(params, cache) else await find.group_to_change(tx, cache.name)
     before = cache.wanted
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
         changes = await mode.change(params, tx, cache)

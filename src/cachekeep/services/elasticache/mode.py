@@ -17,10 +17,15 @@ ENGINE_SINCE: Final = (7, 0)
 _GOES_WITH: Final = {"ReplicationGroupId", "ApplyImmediately", "ClusterMode", "CacheParameterGroupName"}
 
 
-def takes_back(params: Params, cache: Cache) -> bool:
-    """Whether this asks for ``compatible`` again while the way to ``enabled`` has not been gone yet: that may be had at any time, as it
-    may be what keeps it from being gone."""
-    return params.get("ClusterMode") == "compatible" and cache.wanted.cluster_mode == "enabled" and not cache.clustered
+def on_the_way(params: Params, cache: Cache) -> bool:
+    """Whether this asks for ``compatible`` again while the way to ``enabled`` has not been gone yet, or for ``enabled`` after that: that
+    may be had at any time, as the group may not be available before."""
+    if cache.wanted.deleted or cache.clustered or any(x.moving_to for x in cache.decided.shards):
+        return False
+    asked, wanted = params.get("ClusterMode"), cache.wanted.cluster_mode
+    return (asked, wanted) == ("compatible", "enabled") or (
+        (asked, wanted) == ("enabled", "compatible") and bool(cache.decided.successors)
+    )
 
 
 async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any]:
@@ -32,7 +37,9 @@ async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any
     before, mode = cache.wanted, params["ClusterMode"]
     if more := sorted(params.keys() - _GOES_WITH):
         raise combination_error(f"ClusterMode cannot be changed together with {', '.join(more)}; nothing was changed.")
-    if takes_back(params, cache) and not any(x.moving_to for x in cache.decided.shards):
+    if on_the_way(params, cache):
+        if "CacheParameterGroupName" in params:
+            raise combination_error("CacheParameterGroupName cannot be changed while cluster mode is; nothing was changed.")
         return {"cluster_mode": mode}
     if before.cluster_mode == "enabled":
         raise combination_error(f"ClusterMode cannot be changed from enabled to {mode}: cluster mode cannot be turned off again.")
