@@ -151,23 +151,22 @@ class EngineClusterLink:
             follows = (takes.get("master_host"), takes.get("master_link_status"))
             if gives["role"] != "master" or follows != (giver.address, "up"):
                 raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary, so it cannot take over")
-            pause = ("CLIENT", "PAUSE", str(int(timeout_seconds * 1000)), "WRITE")
             try:
                 async with asyncio.timeout(timeout_seconds * 0.8):
                     await self._caught_up(giver, taker)
                     await self._agreed(giver, taker)
-                    await self._order(giver, pause)
+                    await self._order(giver, pause(timeout_seconds))
                     await self._caught_up(giver, taker)
                     await self._agreed(giver, taker)
             except (TimeoutError, OrderFailed) as error:
                 await self._order(giver, ("CLIENT", "UNPAUSE"))
                 raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.key[1]} leads on") from error
-            await self._order(giver, pause)  # the full time, from now
+            await self._order(giver, pause(timeout_seconds))  # the full time, from now
             try:
                 async with asyncio.timeout(timeout_seconds * 0.4):  # then it is stopped for certain, while the giver is paused
                     await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
             except TimeoutError:
-                await self._order(giver, ("CLIENT", "PAUSE", str(int(timeout_seconds * 2000)), "WRITE"))
+                await self._order(giver, pause(2 * timeout_seconds))
                 raise OrderFailed(f"{taker.key[1]} was told to take over, and does not answer") from None
             try:
                 async with asyncio.timeout(timeout_seconds * 0.5):
@@ -361,6 +360,11 @@ class EngineClusterLink:
         (reply,) = await self._order(target, ("INFO", "replication"))
         assert isinstance(reply, bytes)
         return info(reply)
+
+
+def pause(seconds: float) -> Command:
+    """Have a node's clients wait with their writes for so long, or until it is unpaused."""
+    return ("CLIENT", "PAUSE", str(int(seconds * 1000)), "WRITE")
 
 
 @contextlib.asynccontextmanager

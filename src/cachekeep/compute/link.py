@@ -11,7 +11,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from cachekeep.clock import Clock
-from cachekeep.compute.cluster_link import EngineClusterLink
+from cachekeep.compute.cluster_link import EngineClusterLink, pause
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
 from cachekeep.compute.pulse import Moments, Pulse
@@ -246,7 +246,7 @@ class EngineLink:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._caught_up(giver, taker)  # whatever it lacks, clients need not wait for most of it
-                await self._order(giver, ("CLIENT", "PAUSE", str(int(timeout_seconds * 1000)), "WRITE"))
+                await self._order(giver, pause(timeout_seconds))
                 await self._caught_up(giver, taker)
                 stepped_down = True
                 await self._order(giver, _replicaof(giver.address, NOBODY_PORT), _bind(giver_addresses), *_DROP)

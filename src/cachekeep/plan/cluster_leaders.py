@@ -144,10 +144,10 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
     if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving:
         return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
     if not s.alive(taker):
-        if _age(s, shard) <= ELECTION_SECONDS or (shard.seize and taker.condemned):
+        if _age(s, shard) <= ELECTION_SECONDS:
             return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
         return _give_up(s, shard, taker) if shard.seize else _call_off(s, shard, f"{taker.name} does not answer")
-    if (s.seen(taker).last_order or 0) < shard.order:
+    if not s.told(taker, shard):
         how = "takes over shard" if shard.seize else "stands for election in shard"
         others = tuple(p.name for x in s.decided.shards if shard.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
         return Act(
@@ -165,7 +165,9 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
     """Who may have been told to take over without a vote, and does not answer, may do so late, when another leads already, and nobody's
     vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
     others = [n for n in s.able(shard) if n is not taker]
-    if not others or taker.condemned:
+    if taker.condemned:
+        return Wait(s.policy.poll_seconds, f"{taker.name} is being stopped")
+    if not others:
         return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet, and nobody else could lead", refused=True)
     because = (
         f"{taker.name} was to take over and does not answer: it is stopped for certain before {names(others[:1])} or another does"
@@ -187,11 +189,11 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
     if taker is not None and s.gone(taker):
         if _gave(s, shard, giver):
             return _led(s, shard, giver, taker)
-        if (s.seen(taker).last_order or 0) >= shard.order and not s.alive(giver) and not s.gone(giver):
+        if s.told(taker, shard) and not s.alive(giver) and not s.gone(giver):
             return Wait(s.policy.poll_seconds, f"{taker.name} is gone and may have led: {giver.name} does not answer yet")
     if taker is None or s.gone(taker):
         return _call_off(s, shard, f"{shard.moving_to} is gone")
-    if not s.alive(taker) and (s.seen(taker).last_order or 0) >= shard.order:
+    if not s.alive(taker) and s.told(taker, shard):
         return _give_up(s, shard, taker) if s.gone(giver) else _doubtful(s, shard, giver, taker)
     if s.gone(giver) or taker.leaving:
         return _call_off(s, shard, f"{giver.name if s.gone(giver) else taker.name} is gone")

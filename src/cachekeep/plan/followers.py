@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Follow, Node, Shard, Step, Wait
+from cachekeep.model import Act, Decide, Effect, Follow, Node, Step, Wait
 from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes, with_shard
 
 
@@ -41,7 +41,7 @@ def track(s: Situation) -> Step | None:
         primary = s.primary(shard)
         if primary is None or not s.leads(primary):
             continue
-        now = frozenset(n.name for n in s.replicas(shard) if not n.leaving and in_sync(s, shard, primary, n))
+        now = frozenset(n.name for n in s.replicas(shard) if not n.leaving and in_sync(s, shard.in_sync, primary, n))
         if now != shard.in_sync:
             joined += sorted(now - shard.in_sync)
             left += sorted(shard.in_sync - now)
@@ -75,12 +75,12 @@ def revive(s: Situation) -> Step | None:
     return None
 
 
-def in_sync(s: Situation, shard: Shard, primary: Node, node: Node) -> bool:
-    """Whether it is seen to be, or to have been a moment ago."""
+def in_sync(s: Situation, known: frozenset[str], primary: Node, node: Node) -> bool:
+    """Whether it is seen to be, or, of those ``known`` to have been, whether nothing speaks against it."""
     v = s.seen(node)
     online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
     if not s.runs(node) or v.process != "running" or node.condemned:
         return False
     if v.answering is not True:  # silent to us, but its primary hears it
-        return online and node.name in shard.in_sync and (v.silent_seconds or 0) < s.policy.silence_seconds
+        return online and node.name in known and (v.silent_seconds or 0) < s.policy.silence_seconds
     return online and v.link_up is True and v.follows == primary.address

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from cachekeep.model import (
@@ -54,16 +56,12 @@ def appoint(s: Situation) -> Step | None:
     wanted = s.cache.wanted
     known = {n.member for n in s.decided.nodes} | {n.name for n in s.decided.everyone}
     missing = [(shard, m) for shard in wanted.shards for m in shard.members if m.name not in known]
-    used = addresses_used(s.decided)  # some of them since the last look, perhaps
-    free = [a for a in s.view.free_addresses if a not in used]
-    needs = _Needs(free)
+    needs = Needs(s)
     nodes = [_node(s, shard, member, needs) for shard, member in missing]
     shards = _shards(s, needs)
     fronts, configuration = _fronts(s, shards, needs)
-    if needs.short:
-        return Wait(
-            2.0, f"{needs.short} more addresses are needed than the address pool has free: give it a larger --address-pool", True
-        )
+    if lacking := needs.lacking():
+        return lacking
     decided = replace(
         s.decided,
         nodes=(*s.decided.nodes, *nodes),
@@ -102,11 +100,12 @@ def addresses_used(decided: Decided) -> set[str]:
     return found | ({decided.configuration_address} if decided.configuration_address else set())
 
 
-class _Needs:
+class Needs:
     """Hands out free addresses and counts what is short."""
 
-    def __init__(self, free: list[str]) -> None:
-        self.free, self.short = free, 0
+    def __init__(self, s: Situation) -> None:
+        used = addresses_used(s.decided)  # some of them since the last look, perhaps
+        self.free, self.short = [a for a in s.view.free_addresses if a not in used], 0
 
     def take(self) -> str:
         if self.free:
@@ -114,8 +113,15 @@ class _Needs:
         self.short += 1
         return ""
 
+    def lacking(self) -> Wait | None:
+        """What there is to wait for when some could not be had."""
+        if not self.short:
+            return None
+        because = f"{self.short} more addresses are needed than the address pool has free: give it a larger --address-pool"
+        return Wait(2.0, because, refused=True)
 
-def _node(s: Situation, shard: WantedShard, member: Member, needs: _Needs) -> Node:
+
+def _node(s: Situation, shard: WantedShard, member: Member, needs: Needs) -> Node:
     like = next((n for n in s.decided.nodes if n.shard == shard.id), next(iter(s.decided.nodes), None))
     wanted = s.cache.wanted
     return Node(
@@ -131,7 +137,7 @@ def _node(s: Situation, shard: WantedShard, member: Member, needs: _Needs) -> No
     )
 
 
-def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
+def _shards(s: Situation, needs: Needs) -> tuple[Shard, ...]:
     """The decided shards, with those that are missing, and endpoint addresses where a group without cluster mode lacks them."""
     found = {shard.id: shard for shard in s.decided.shards}
     if s.clustered:
@@ -148,7 +154,7 @@ def _shards(s: Situation, needs: _Needs) -> tuple[Shard, ...]:
     return tuple(found.values())
 
 
-def _fronts(s: Situation, shards: tuple[Shard, ...], needs: _Needs) -> tuple[tuple[Front, ...], str | None]:
+def _fronts(s: Situation, shards: tuple[Shard, ...], needs: Needs) -> tuple[tuple[Front, ...], str | None]:
     """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer; one that
     cluster clients shall be able to use too has a front for them."""
     fronts = {f.name: f for f in s.decided.fronts}
@@ -186,14 +192,15 @@ def stop(s: Situation) -> Step | None:
     ]
     if now:
         return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first")
-    stale: list[Effect] = [
-        Stop(n.name)
-        for n, v in pairs(s)
-        if v.process in ("running", "frozen") and v.incarnation is not None and v.incarnation != n.incarnation
-    ]
-    if stale:
-        return Act((tuple(stale),), f"an older process of {_effect_names(stale)} is still there")
-    return None
+    return stop_stale(s, s.decided.nodes)
+
+
+def stop_stale(s: Situation, nodes: Sequence[Node]) -> Step | None:
+    """Older processes of these nodes are stopped."""
+    stale = [n for n in nodes if s.stale(n)]
+    if not stale:
+        return None
+    return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
 
 
 def _effect_names(effects: list[Effect]) -> str:

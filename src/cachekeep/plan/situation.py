@@ -183,6 +183,15 @@ class Situation:
             return False
         return shard.starving or (self.now - node.condemned_at).total_seconds() >= self.policy.confirm_seconds
 
+    def stale(self, node: Node) -> bool:
+        """A process of another incarnation is there."""
+        v = self.seen(node)
+        return v.process in ("running", "frozen") and v.incarnation is not None and v.incarnation != node.incarnation
+
+    def told(self, node: Node, shard: Shard) -> bool:
+        """It has seen the shard's last order, or has been sent it."""
+        return (self.seen(node).last_order or 0) >= shard.order
+
     def ended(self, node: Node) -> bool:
         """Confirmed: the process of this incarnation was there and is no more."""
         v = self.seen(node)

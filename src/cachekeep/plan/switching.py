@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
 from cachekeep.plan import announce, cluster_members, followers, leaders
-from cachekeep.plan.members import addresses_used
+from cachekeep.plan.members import Needs, stop_stale
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
 from cachekeep.plan.slots import SLOTS
 
@@ -48,14 +48,9 @@ def lead(s: Situation) -> Step | None:
         taker, heirs = s.successor(shard.moving_to), s.heirs(shard)
         if taker is None and not heirs:
             continue
-        if stale := _stale(s):  # who was told to lead and did not answer might do so beside another
-            return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
-        return _turn(s, shard, taker) if taker is not None else _inherit(s, shard, heirs)
+        # Who was told to lead and did not answer might do so beside another.
+        return stop_stale(s, s.decided.successors) or (_turn(s, shard, taker) if taker is not None else _inherit(s, shard, heirs))
     return None
-
-
-def _stale(s: Situation) -> list[Node]:
-    return [n for n in s.decided.successors if s.seen(n).process in ("running", "frozen") and not s.runs(n)]
 
 
 def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
@@ -78,7 +73,7 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
     giver = s.primary(shard)
     if not s.switching or giver is None:
         return _call_off(s, shard, "cluster mode shall not be enabled any more")
-    took = s.leads(taker) and (s.seen(taker).last_order or 0) >= shard.order and not s.refused(taker)
+    took = s.leads(taker) and s.told(taker, shard) and not s.refused(taker)
     if took and not s.leads(giver) and (s.alive(giver) or s.gone(giver)):
         return _enable(s, shard, taker)
     if not s.runs(taker):
@@ -124,7 +119,7 @@ def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
     """By a later order. A taker that has seen this one starts anew: it may lead yet, or late, which harms nobody only as long as nobody
     is led to it."""
     calm = replace(shard, moving_to=None, recovering_from=None, order=shard.order + 1)
-    told = [n for n in s.decided.successors if n.name == shard.moving_to and (s.seen(n).last_order or 0) >= shard.order]
+    told = [n for n in s.decided.successors if n.name == shard.moving_to and s.told(n, shard)]
     decided = with_shard(_with(s, [_anew(n) for n in told]), calm)
     return Decide(decided, f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
 
@@ -189,6 +184,7 @@ def feed(s: Situation) -> Step | None:
         or _room(s, primary)
         or _appoint(s)
         or _renew(s, primary)
+        or stop_stale(s, s.decided.successors)
         or _start(s)
         or _ready(s, shard, primary)
     )
@@ -242,26 +238,24 @@ def _appoint(s: Situation) -> Step | None:
     nodes = [n for n in s.decided.nodes if n.member not in have and not n.leaving]
     if not nodes or s.decided.retired:
         return None
-    used = addresses_used(s.decided)
-    free = [a for a in s.view.free_addresses if a not in used]
-    if (short := len(nodes) - len(free)) > 0:
-        because = f"{short} more addresses are needed than the address pool has free: give it a larger --address-pool"
-        return Wait(2.0, because, refused=True)
+    needs = Needs(s)
     fresh = tuple(
         Node(
             name=n.member + SUFFIX,
             in_place_of=n.member,
             shard=n.shard,
             zone=n.zone,
-            address=address,
+            address=needs.take(),
             port=n.port,
             engine=n.engine,
             version=n.version,
             node_type=n.node_type,
             created_at=s.now,
         )
-        for n, address in zip(nodes, free, strict=False)
+        for n in nodes
     )
+    if lacking := needs.lacking():
+        return lacking
     decided = replace(s.decided, successors=(*s.decided.successors, *fresh))
     return Decide(decided, f"{names(fresh)} {verb(fresh)} appointed, in cluster mode")
 
@@ -284,12 +278,10 @@ def _useless(s: Situation, primary: Node, node: Node) -> bool:
 
 
 def _start(s: Situation) -> Step | None:
-    if stale := _stale(s):
-        return Act((tuple(Stop(n.name) for n in stale),), f"an older process of {names(stale)} is still there")
     absent = [n for n in s.decided.successors if s.seen(n).process in ("absent", "exited")]
-    if absent:
-        return Act((tuple(Start(n.name) for n in absent),), f"{names(absent)} {verb(absent, 'has', 'have')} no process yet")
-    return None
+    if not absent:
+        return None
+    return Act((tuple(Start(n.name) for n in absent),), f"{names(absent)} {verb(absent, 'has', 'have')} no process yet")
 
 
 def _track(s: Situation, primary: Node) -> Step | None:
@@ -301,14 +293,9 @@ def _track(s: Situation, primary: Node) -> Step | None:
 
 
 def _in_step(s: Situation, primary: Node, node: Node) -> bool:
-    """As ``followers.track``: the primary's word, and its own; and all that it was fed it has carried out."""
-    v = s.seen(node)
-    online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
-    if not s.runs(node) or v.process != "running" or node.condemned_at is not None:
-        return False
-    if v.answering is not True:
-        return online and node.name in s.decided.fed and (v.silent_seconds or 0) < s.policy.silence_seconds
-    return online and v.link_up is True and v.follows == primary.address and not s.refused(node)
+    """In sync as any replica, and all that it was fed it has carried out."""
+    spoilt = node.condemned_at is not None or (s.seen(node).answering is True and s.refused(node))
+    return not spoilt and followers.in_sync(s, s.decided.fed, primary, node)
 
 
 def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
@@ -350,7 +337,7 @@ def hand_on(s: Situation) -> Step | None:
     shard = s.decided.shards[0]
     primary = s.primary(shard)
     if primary is not None and s.leads(primary):
-        unsure = [n for n in s.replicas(shard) if n.name in shard.in_sync and not followers.in_sync(s, shard, primary, n)]
+        unsure = [n for n in s.replicas(shard) if n.name in shard.in_sync and not followers.in_sync(s, shard.in_sync, primary, n)]
         if unsure and _seconds_since(s, shard) < RETRY_SECONDS:
             return None
         if unsure:

@@ -376,6 +376,11 @@ class ClusterWorld(World):
         self._judge(member)
         self.broadcast(member)
 
+    def seize(self, member: Member) -> None:
+        """``TAKEOVER``: it leads, and nobody is asked."""
+        self.newer_epoch(member)
+        self.lead(member)
+
     def newer_epoch(self, member: Member) -> None:
         """A greater one than all that it knows, without asking anybody."""
         known = max([member.current_epoch, member.epoch, *(p.epoch for p in member.peers.values())])
@@ -569,8 +574,7 @@ class SimClusteredLink(SimLink):
 
     def _take_all(self, takes: Member) -> None:
         if not takes.leads:
-            self._clustered.newer_epoch(takes)
-            self._clustered.lead(takes)
+            self._clustered.seize(takes)
 
     def reached(self, target: Target) -> Member:
         """Raises OrderFailed where nobody answers."""
@@ -605,8 +609,7 @@ class SimClusterLink:
             if member.leads or member.follows not in member.peers:
                 raise OrderFailed(f"{target.key[1]} is no replica")
             if seize:
-                world.newer_epoch(member)
-                world.lead(member)
+                world.seize(member)
             else:
                 world.spawn(world.stand(member, forced=True))
 
@@ -649,8 +652,7 @@ class SimClusterLink:
             await asyncio.sleep(0.4 * timeout_seconds)
             gives.engine.paused_until = world.now + 2 * timeout_seconds
             raise OrderFailed(f"{taker.key[1]} did not answer")
-        world.newer_epoch(takes)
-        world.lead(takes)
+        world.seize(takes)
         while gives.leads and gives.slots:
             await asyncio.sleep(0.001)
             self._link.reached(giver)
@@ -668,8 +670,7 @@ class SimClusterLink:
             world.kill(takes.engine.spec.key)
         if takes.engine.alive and not takes.leads:
             takes.engine.frozen = False
-            world.newer_epoch(takes)
-            world.lead(takes)
+            world.seize(takes)
 
     def _agreed(self, gives: Member, takes: Member) -> bool:
         """The taker would take what the giver owns: neither less nor more."""

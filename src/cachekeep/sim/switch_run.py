@@ -77,6 +77,8 @@ class SwitchRun(Run):
 
     world: MixedWorld
     scenario: SwitchScenario
+    elsewhere = False
+    """A client uses another database now."""
 
     def _world(self, seed: int) -> MixedWorld:
         return MixedWorld(seed)
@@ -151,8 +153,6 @@ class SwitchRun(Run):
                 if self.elsewhere:
                     self.world.foreign.add(id)
                     self.world.kept_elsewhere = self.world.kept_elsewhere or self.random.random() < 0.3
-
-    elsewhere = False
 
     # -- what users do
 
