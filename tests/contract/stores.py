@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import random
 
+from cachekeep.model import Moment
 from cachekeep.store import MemoryStore, SqlStore, Store
 
 
@@ -18,6 +19,9 @@ class HandClock:
 
     def now(self) -> dt.datetime:
         return self.at
+
+    def moment(self) -> Moment:
+        return Moment("boot", self.monotonic())
 
     def monotonic(self) -> float:
         return self.at.timestamp()

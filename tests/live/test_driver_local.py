@@ -29,13 +29,13 @@ from tests.contract.driver_fixtures import (
     redis_spec,
 )
 
-from cachekeep.clock import SystemClock
+from cachekeep.clock import SystemClock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import LocalDriver, sockets
 from cachekeep.compute.local import driver as driver_module
 from cachekeep.compute.local.ledger import write_atomically
 from cachekeep.compute.local.probe import why_not_free
-from cachekeep.compute.local.proc import boot_id, is_doomed, parse_stat, process_of, sessions_in, stat
+from cachekeep.compute.local.proc import is_doomed, parse_stat, process_of, sessions_in, stat
 from cachekeep.errors import OrderFailed, Unusable
 
 

@@ -14,6 +14,7 @@ from cachekeep.model import (
     Decided,
     FrontView,
     Member,
+    Moment,
     Node,
     NodeView,
     ReplicaSeen,
@@ -27,6 +28,7 @@ from cachekeep.model import (
 from cachekeep.plan import Policy, plan
 
 NOW = dt.datetime(2030, 1, 2, 12, 0, tzinfo=dt.UTC)  # a Wednesday, far from the maintenance window
+MOMENT = Moment("boot", 1000.0)
 ADDRESSES = tuple(f"127.77.0.{i}" for i in range(50, 90))
 
 
@@ -84,7 +86,7 @@ def memcached(count: int = 3) -> Cache:
 
 def decided(cache: Cache, view: View) -> Cache:
     """The cache after one decision. Fails if the planner has another kind of step."""
-    step = plan(cache, view, NOW)
+    step = plan(cache, view, NOW, MOMENT)
     assert isinstance(step, Decide), step
     return replace(cache, decided=step.decided)
 
@@ -144,9 +146,14 @@ def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
     )
 
 
-def step(cache: Cache, view: View, policy: Policy | None = None, now: dt.datetime = NOW) -> Step:
+def later(seconds: float) -> Moment:
+    """So long after ``MOMENT``."""
+    return Moment(MOMENT.boot, MOMENT.seconds + seconds)
+
+
+def step(cache: Cache, view: View, policy: Policy | None = None, moment: Moment = MOMENT, *, now: dt.datetime = NOW) -> Step:
     """The planner's answer."""
-    return plan(cache, view, now, policy)
+    return plan(cache, view, now, moment, policy)
 
 
 def shard(decided: Decided) -> Shard:

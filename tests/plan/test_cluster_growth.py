@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import NOW, group
+from tests.plan.builders import MOMENT, NOW, group
 
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Act, Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, Step, View, Wait, WantedShard
@@ -27,7 +27,7 @@ def unplaced(shards: int) -> tuple[Cache, View]:
 def settled(shards: int) -> tuple[Cache, View]:
     """A cluster of ``shards`` × (1 + 1), as it should be."""
     cache, view = unplaced(shards)
-    step = plan(cache, view, NOW)
+    step = plan(cache, view, NOW, MOMENT)
     assert isinstance(step, Decide)
     decided = replace(step.decided, configuration_node=step.decided.nodes[0].name)
     from cachekeep.engines.config import boot_digest, live_digest
@@ -59,7 +59,7 @@ def settled(shards: int) -> tuple[Cache, View]:
             )
     view = View(nodes=views)
     for _ in range(20):
-        step = plan(cache, view, NOW, Policy())
+        step = plan(cache, view, NOW, MOMENT, Policy())
         if not isinstance(step, Decide):
             break
         cache = replace(cache, decided=step.decided)
@@ -97,7 +97,7 @@ def counted(cache: Cache, view: View) -> tuple[int, Step]:
 
     sys.setprofile(one_more)
     try:
-        step = plan(cache, view, NOW, Policy())
+        step = plan(cache, view, NOW, MOMENT, Policy())
     finally:
         sys.setprofile(None)
     return count, step

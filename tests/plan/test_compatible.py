@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import ADDRESSES, NOW, decided, gone, group, healthy, step
+from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, step
 
 from cachekeep.engines.config import boot_digest, live_digest
 from cachekeep.model import Act, Cache, Decide, Erase, FrontView, Start, View, Wait
@@ -38,7 +38,7 @@ RUNNING = FrontView(process="running", incarnation=1, targets=(), version=0)
 
 
 def status(cache: Cache, view: View) -> str:
-    s = Situation(cache, view, NOW, Policy())
+    s = Situation(cache, view, NOW, MOMENT, Policy())
     return condition(s, Wait(1.0, "")).status
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import msgspec
 
+from cachekeep.clock import Clock
 from cachekeep.control.observe import Observer
 from cachekeep.model import Cache, Step, View, Wait
 from cachekeep.plan import Policy, plan
@@ -35,13 +34,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     view: View
 
 
-async def explain(cache: Cache, observer: Observer, now: dt.datetime, policy: Policy) -> Explanation:
+async def explain(cache: Cache, observer: Observer, clock: Clock, policy: Policy) -> Explanation:
     """Look at a cache and think; save nothing, do nothing."""
     view = await observer.look(cache)
-    step = plan(cache, view, now, policy)
+    now, moment = clock.now(), clock.moment()
+    step = plan(cache, view, now, moment, policy)
     asked: list[Answer] = []
     for rule in RULES:
-        said = rule(Situation(cache, view, now, policy))
+        said = rule(Situation(cache, view, now, moment, policy))
         about = " ".join((rule.__doc__ or "").split()).split(". ")[0].rstrip(".")
         name = f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
         asked.append(Answer(rule=name, about=about, step=_kind(said), because=said.because if said else ""))

@@ -195,7 +195,7 @@ class Keeper:
     async def _think(self, cache: Cache, view: View, lease: Lease) -> tuple[Cache, Step]:
         """Save decisions until there is something to do or to wait for: thinking again needs no new look."""
         for _ in range(MOST_DECISIONS):
-            step = plan(cache, view, self._clock.now(), self._policy)
+            step = plan(cache, view, self._clock.now(), self._clock.moment(), self._policy)
             if not isinstance(step, Decide):
                 return cache, step
             self._narrate(cache, step)
@@ -236,7 +236,7 @@ class Keeper:
         """Tell the API side how the cache is; not before effects that clients wait for."""
         if urgent and cache.decided.available_at is not None:
             return
-        told = condition(Situation(cache, view, self._clock.now(), self._policy), step)
+        told = condition(Situation(cache, view, self._clock.now(), self._clock.moment(), self._policy), step)
         await self._store.publish(cache.uid, told, lease)
 
     def _watch(self, cache: Cache, view: View) -> None:

@@ -16,6 +16,7 @@ from cachekeep.model.cache import (
     WantedShard,
 )
 from cachekeep.model.condition import Condition, NodeCondition
+from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
 from cachekeep.model.step import (
     Act,
@@ -50,6 +51,7 @@ from cachekeep.model.step import (
 from cachekeep.model.view import ClusterSeen, FrontView, NodeView, Process, ReplicaSeen, View
 
 __all__ = [
+    "UNKNOWN",
     "Act",
     "Bind",
     "Cache",
@@ -78,6 +80,7 @@ __all__ = [
     "Installation",
     "Meet",
     "Member",
+    "Moment",
     "MoveSlots",
     "Node",
     "NodeCondition",
@@ -105,4 +108,5 @@ __all__ = [
     "Wanted",
     "WantedShard",
     "Witness",
+    "elapsed",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 
-from cachekeep.model import Cache, Step, View, Wait
+from cachekeep.model import Cache, Moment, Step, View, Wait
 from cachekeep.plan import (
     announce,
     cluster_leaders,
@@ -63,13 +63,14 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def plan(cache: Cache, view: View, now: dt.datetime, policy: Policy | None = None) -> Step:
-    """The next step for a cache. Pure: the same cache, view and moment give the same step.
+def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Policy | None = None) -> Step:
+    """The next step for a cache. Pure: the same arguments give the same step. ``now`` is the wall-clock time, for windows and for what
+    users see; durations are measured from ``moment`` to ``moment``.
 
     A rule that can only wait does not keep the rules after it from being asked: a refused failover of one shard must not stop
     another's. The first wait is answered when no rule decides or acts.
     """
-    s = Situation(cache, view, now, policy or Policy())
+    s = Situation(cache, view, now, moment, policy or Policy())
     waiting: Wait | None = None
     for rule in RULES:
         step = rule(s)

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Cache, Decided, Event, Node, NodeView, Shard, View
+from cachekeep.model import Cache, Decided, Event, Moment, Node, NodeView, Shard, View, elapsed
 from cachekeep.model.windows import in_window
 
 
@@ -51,11 +51,17 @@ class Situation:
     cache: Cache
     view: View
     now: dt.datetime
+    """By the wall clock, which may be set at any time."""
+    moment: Moment
     policy: Policy
 
     @property
     def decided(self) -> Decided:
         return self.cache.decided
+
+    def seconds_since(self, moment: Moment | None) -> float | None:
+        """None: nobody knows."""
+        return elapsed(moment, self.moment)
 
     @property
     def replicated(self) -> bool:

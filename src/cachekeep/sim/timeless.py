@@ -9,6 +9,8 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from cachekeep.model import Moment
+
 T = TypeVar("T")
 START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
@@ -60,6 +62,9 @@ class SimClock:
 
     def now(self) -> dt.datetime:
         return START + dt.timedelta(seconds=self.monotonic())
+
+    def moment(self) -> Moment:
+        return Moment("virtual", self.monotonic())
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

@@ -101,7 +101,7 @@ class Desk:
     async def _explain(self, name: str) -> Mapping[str, Any]:
         async with self._store.reading() as tx:
             cache = await _find(tx, name)
-        found = await explain(cache, self._observer, self._clock.now(), self._policy)
+        found = await explain(cache, self._observer, self._clock, self._policy)
         return msgspec.structs.asdict(found)
 
     async def _tell(self, told: Told) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
-from cachekeep.clock import Clock
+from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.launch import Gated, launch
@@ -115,7 +115,7 @@ class LocalDriver:
 
     def _adopt(self, key: Key) -> None:
         record = self._ledger.get(key)
-        if record is None or not record.pid or record.boot_id != proc.boot_id():
+        if record is None or not record.pid or record.boot_id != boot_id():
             return
         pidfd = proc.open_pidfd(record.pid, record.started_ticks)
         if pidfd is not None:
@@ -345,7 +345,7 @@ class LocalDriver:
                 last_order=max(before.last_order if before is not None else 0, spec.order),
                 pid=gated.pid,
                 started_ticks=seen.started_ticks,
-                boot_id=proc.boot_id(),
+                boot_id=boot_id(),
                 argv=argv,
                 address=spec.address,
                 port=spec.port,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 import signal
 from pathlib import Path
@@ -54,12 +53,6 @@ def stat(pid: int) -> Stat | None:
             return parse_stat(file.read())
     except (FileNotFoundError, ProcessLookupError):
         return None
-
-
-@functools.cache
-def boot_id() -> str:
-    """The id of this boot of the machine: start times of another boot mean nothing."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def adopt_orphans() -> None:
