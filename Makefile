@@ -1,10 +1,13 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench engines run test test-slow lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
+.PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
 
 PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+WORKERS ?= auto
 SEEDS ?= 20000
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that a test starts would compile the program anew
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,11 +27,17 @@ engines: ## try again to install the engines that are missing
 run: setup ## serve on 127.0.0.1:8379 in the foreground (ARGS="--auth open" …)
 	@exec .venv/bin/cachekeep up $(ARGS)
 
+check: lint ## what a minute can tell: style, rules, operations, wire, 40 seeds
+	$(PYTEST) -n $(WORKERS) tests/plan tests/scenarios tests/services tests/wire
+	$(PYTHON) -m cachekeep.sim --seeds 16
+	$(PYTHON) -m cachekeep.sim --cluster --seeds 12
+	$(PYTHON) -m cachekeep.sim --switch --seeds 12
+
 test: setup-test ## the whole suite (ARGS="-k name" …)
-	@exec $(PYTHON) -m pytest $(ARGS)
+	@exec $(PYTEST) $(ARGS)
 
 test-slow: setup-test ## also the clients that take minutes (Go, Ansible)
-	@CACHEKEEP_TEST_SLOW=1 exec $(PYTHON) -m pytest $(ARGS)
+	@CACHEKEEP_TEST_SLOW=1 exec $(PYTEST) $(ARGS)
 
 lint: setup-test ## style
 	.venv/bin/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import io
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -67,6 +68,10 @@ class Refused(AssertionError):
         self.status = error.response["ResponseMetadata"]["HTTPStatusCode"]
 
 
+_idle_clients: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+"""(service, region) → boto3 clients of rigs that are closed: making one takes longer than most tests."""
+
+
 class Rig:
     """The endpoint. ``keep`` does what keepers do, at once; until then every change is under way."""
 
@@ -87,9 +92,13 @@ class Rig:
             dispatch=self.services.dispatch,
         )
         self.keeper = Keeper(self.store, self.clock)
+        self._clients: list[tuple[str, Any]] = []
         self.cache = self.client("elasticache")
 
     def close(self) -> None:
+        for service, client in self._clients:
+            client.meta.events.unregister("before-send", self._send)
+            _idle_clients[service, self.settings.region].append(client)
         self.services.close()
         self.run(self.store.aclose())
         self.loop.close()
@@ -98,7 +107,14 @@ class Rig:
         return self.loop.run_until_complete(work)
 
     def client(self, service: str) -> Any:
-        client = boto3.client(
+        idle = _idle_clients[service, self.settings.region]
+        client = idle.pop() if idle else self._new_client(service)
+        client.meta.events.register("before-send", self._send)
+        self._clients.append((service, client))
+        return client
+
+    def _new_client(self, service: str) -> Any:
+        return boto3.client(
             service,
             region_name=self.settings.region,
             endpoint_url="http://127.0.0.1:8379",
@@ -106,8 +122,6 @@ class Rig:
             aws_secret_access_key="secret",
             config=Config(retries={"max_attempts": 1, "mode": "standard"}, parameter_validation=False),
         )
-        client.meta.events.register("before-send", self._send)
-        return client
 
     def _send(self, request: Any, **_: Any) -> AWSResponse:
         """botocore's request answered by the gateway instead of a socket."""

@@ -6,6 +6,7 @@ The rules and their reasons are in docs/decisions/0003-engine-versions.md.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -19,6 +20,7 @@ ENGINES: tuple[Engine, ...] = ("memcached", "redis", "valkey")
 Numbers = tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=1024)
 def numbers(version: str) -> Numbers:
     """``"8.0.1"`` → ``(8, 0, 1)``. Raises ValueError for anything but dotted numbers."""
     return tuple(int(part) for part in version.split("."))
