@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from tests.interrupt.fuse import Fuse, Interrupted
 
 from cachekeep.model import Errand, Member, Wanted
-from cachekeep.sim.run import NAME, UID, Run, Scenario
+from cachekeep.sim.run import NAME, UID, Run
+from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.timeless import run
 
 

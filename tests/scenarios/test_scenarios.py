@@ -15,7 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from cachekeep.model import Wanted
-from cachekeep.sim.run import UID, Run, Scenario
+from cachekeep.sim.run import UID, Run
+from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.switch_run import SwitchRun, SwitchScenario
 from cachekeep.sim.timeless import run
 

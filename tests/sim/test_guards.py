@@ -13,8 +13,9 @@ from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
 from cachekeep.plan import followers, leaders, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
-from cachekeep.sim.run import Scenario, Violation, simulate
-from cachekeep.sim.world import SimDriver, SimLink
+from cachekeep.sim.doors import SimDriver, SimLink
+from cachekeep.sim.run import simulate
+from cachekeep.sim.scenario import Scenario, Violation
 
 Break = Callable[[pytest.MonkeyPatch], None]
 TRIED = 150
@@ -70,7 +71,6 @@ def _empty_leads(patch: pytest.MonkeyPatch) -> None:
 def _no_order_numbers(patch: pytest.MonkeyPatch) -> None:
     """Late orders are obeyed."""
     patch.setattr(SimDriver, "admit", lambda self, key, order: True)
-    patch.setattr(simulation, "HARM_SECONDS", 30.0)
 
 
 def _orders_reach_the_next_process(patch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,6 @@ def _orders_reach_the_next_process(patch: pytest.MonkeyPatch) -> None:
         await real(self, replace(spec, order=0))
 
     patch.setattr(SimDriver, "start", start)
-    patch.setattr(simulation, "HARM_SECONDS", 30.0)
 
 
 def _move_without_catching_up(patch: pytest.MonkeyPatch) -> None:
@@ -139,8 +138,8 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_no_fence, {}, 0),
     (_silence_is_death, {}, 0),
     (_empty_leads, {}, 0),
-    (_no_order_numbers, {"flaky": 0.6}, 0),
-    (_orders_reach_the_next_process, {"flaky": 0.6}, 3040),
+    (_no_order_numbers, {"flaky": 0.6, "harm_seconds": 30.0}, 0),
+    (_orders_reach_the_next_process, {"flaky": 0.6, "harm_seconds": 30.0}, 3040),
     (_move_without_catching_up, {"faults": False}, 0),
     (_restart_beside, {}, 0),
     (_forget_the_lost, {}, 0),

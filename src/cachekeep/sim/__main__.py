@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
-from cachekeep.sim.run import Report, Scenario, Violation, simulate
+from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.run import simulate
+from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.switch_run import simulate_switch, switch_scenario
 
 
@@ -25,6 +27,7 @@ def scenario(seed: int) -> Scenario:
         nodes=2 + seed % 4,
         automatic_failover=seed % 7 != 0,
         fence="starve" if seed % 13 == 3 else "confirm",
+        vocabulary=vocabulary(seed),
     )
 
 
@@ -37,7 +40,7 @@ def _one(seed: int, kind: str) -> Report | str:
                 return simulate_switch(switch_scenario(seed))
         return simulate(scenario(seed))
     except Violation as broken:
-        return str(broken)
+        return f"{type(broken).__name__}: {broken}"
     except Exception as error:  # a crash of the simulation itself is a finding too
         return f"seed {seed}: {type(error).__name__}: {error}"
 

@@ -20,7 +20,8 @@ from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, NodeView, SlotRange
 from cachekeep.plan.slots import SLOTS, Ranges, common, compact, count, expand, take, union, without
-from cachekeep.sim.world import NOBODY, Engine, SimDriver, SimLink, World
+from cachekeep.sim.doors import SimDriver, SimLink
+from cachekeep.sim.world import NOBODY, Engine, World
 
 NODE_TIMEOUT_SECONDS = 15.0
 WRITABLE_SECONDS, REJOIN_SECONDS, BAN_SECONDS = 2.0, 5.0, 60.0

@@ -18,7 +18,9 @@ from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
-from cachekeep.sim.run import NAME, UID, WRITE_SECONDS, Report, Run, Scenario, Violation
+from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.run import NAME, UID, WRITE_SECONDS, Run
+from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.timeless import run
 
 KEYS = 24
@@ -261,7 +263,7 @@ class ClusterRun(Run):
     def _judge(self) -> Report:
         """Everything that was acknowledged last is where its slot is."""
         if self.broken or self.cache is None:
-            raise Violation(self.broken or "there is no cache")
+            raise self.broken or Violation("there is no cache")
         for slot in list(self.latest):
             leaders = [m for m in self.world.members.values() if m.leads and common(((slot, slot),), m.slots)]
             if len(leaders) != 1:
@@ -276,7 +278,14 @@ class ClusterRun(Run):
 def cluster_scenario(seed: int) -> ClusterScenario:
     """What a seed stands for: every fourth has planned moves only; one to three shards of one to three nodes; both ways to move slots."""
     version = ("8.0.1", "9.1.2")[seed // 2 % 2]
-    return ClusterScenario(seed, faults=seed % 4 != 0, nodes=1 + seed % 3, shards=1 + seed // 3 % 3, version=version)
+    return ClusterScenario(
+        seed,
+        faults=seed % 4 != 0,
+        nodes=1 + seed % 3,
+        shards=1 + seed // 3 % 3,
+        version=version,
+        vocabulary=vocabulary(seed),
+    )
 
 
 def wanted_shard(id: str, nodes: int) -> WantedShard:

@@ -10,8 +10,7 @@ import contextlib
 import functools
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -22,50 +21,18 @@ from cachekeep.errors import Conflict
 from cachekeep.model import Cache, Errand, Event, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
+from cachekeep.sim.doors import SimDriver, SimFronts, SimLink
+from cachekeep.sim.faults import Fault, Strike, known
+from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.timeless import SimClock, run
-from cachekeep.sim.world import SimDriver, SimFronts, SimLink, World
+from cachekeep.sim.world import World
 from cachekeep.store.contract import Lease
 from cachekeep.store.memory import MemoryStore
 
-HARM_SECONDS, CALM_SECONDS, WRITE_SECONDS = 12.0, 60.0, 0.02
-FAULT_SECONDS = 5.0
-"""Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
+CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
 UID, NAME = "u1", "demo"
 _FELT = {"min-replicas-to-write", "cluster-node-timeout"}
 """Settings that the simulated engines heed."""
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
-@dataclass
-class Scenario:
-    """What a seed does."""
-
-    seed: int
-    nodes: int = 3
-    engine: str = "valkey"
-    faults: bool = True
-    moves: bool = True
-    two_keepers: bool = True
-    flaky: float = 0.15
-    automatic_failover: bool = True
-    fence: Literal["confirm", "starve"] = "confirm"
-    """``starve``: hosts that are cut cannot be told to stop anything, and have clients of their own."""
-    compatible: bool = False
-    """Cluster clients are served too, from the first moment of harm on."""
-
-
-@dataclass
-class Report:
-    """What came of it."""
-
-    seed: int
-    acknowledged: int = 0
-    lost: int = 0
-    failovers: int = 0
-    log: list[str] = field(default_factory=list)
 
 
 class _Witness(MemoryStore):
@@ -97,7 +64,9 @@ class Run:
         self.acknowledged: list[int] = []
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
-        self.broken: str | None = None
+        self.broken: Violation | None = None
+        self.lasting: list[Callable[[], None]] = []
+        """What ends the faults that have not ended."""
         self.world.remote = scenario.fence == "starve"
 
     def _world(self, seed: int) -> World:
@@ -133,10 +102,10 @@ class Run:
         names = {n for x in self.cache.decided.shards for n in (*x.in_sync, x.primary) if n}
         return {(UID, n) for n in names}
 
-    def _broken(self, what: str) -> NoReturn:
+    def _broken(self, what: str, kind: type[Violation] = SafetyViolation) -> NoReturn:
         """Remembered as well as raised: whoever hears it first may be a keeper, which survives anything."""
-        self.broken = self.broken or f"seed {self.scenario.seed} at {self.clock.monotonic():.3f} s: {what}"
-        raise Violation(self.broken)
+        self.broken = self.broken or kind(f"{self.scenario} at {self.clock.monotonic():.3f} s: {what}")
+        raise self.broken
 
     def _one_writer(self) -> None:
         """Never two writable primaries at one endpoint; never two processes of one node."""
@@ -318,7 +287,7 @@ class Run:
 
     async def _harm(self, writer: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + HARM_SECONDS
+        end = loop.time() + self.scenario.harm_seconds
         self.world.flaky = self.scenario.flaky if self.scenario.faults else 0.0
         while loop.time() < end:
             await asyncio.sleep(self.random.random() * 2)
@@ -331,33 +300,50 @@ class Run:
         if not names:
             return
         key = (UID, self.random.choice(names))
-        faults: list[Callable[[], object]] = []
-        if self.scenario.faults:
-            faults += [
-                lambda: self.world.kill(key),
-                lambda: self.world.kill((UID, self._primary() or names[0])),
-                lambda: self._for_a_while(lambda: self.world.freeze(key), lambda: self.world.thaw(key)),
-                lambda: self._for_a_while(lambda: self.world.cut.add(key), lambda: self.world.cut.discard(key)),
-                lambda: self._for_a_while(lambda: self.world.blind.add("keeper0"), lambda: self.world.blind.discard("keeper0")),
-                lambda: self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers)))),
-                lambda: self.world.kill((UID, "readers")),
-            ]
-        if self.scenario.faults and self.world.remote and not self.world.cut:
-            # Somebody is cut off most of the time: the primary, with another or without.
-            lost = (UID, self._primary() or names[0])
-            for zone in ({lost}, {lost, key}, {lost, key}):
-                begin, end = (
-                    functools.partial(self.world.cut.update, zone),
-                    functools.partial(self.world.cut.difference_update, zone),
-                )
-                faults += [functools.partial(self._for_a_while, begin, end)] * 4
-        if self.scenario.compatible:
-            faults.append(lambda: self.world.kill((UID, "configuration")))
+        what: list[Callable[[], object]] = [functools.partial(self.strike, fault, key) for fault in known(self)]
         if self.scenario.moves:
-            faults += self._moves()
+            what += self._moves()
             if self.scenario.compatible:
-                faults.append(lambda: self.world.spawn(self._other_mode()))
-        self.random.choice(faults)()
+                what.append(lambda: self.world.spawn(self._other_mode()))
+        if what:
+            self.random.choice(what)()
+
+    def strike(self, fault: Fault, key: Key) -> None:
+        """Let a fault happen; it ends by itself, or when faults stop."""
+        keys = fault.whom(self, key)
+        if fault.end is None:
+            for k in keys:
+                fault.begin(self, k)
+        else:
+            self.world.spawn(self._for_a_while(fault, fault.end, keys))
+
+    async def _for_a_while(self, fault: Fault, end: Strike, keys: tuple[Key, ...]) -> None:
+        def over() -> None:
+            for k in keys:
+                end(self, k)
+
+        for k in keys:
+            fault.begin(self, k)
+        self.lasting.append(over)
+        seconds = max(fault.seconds, STARVING_SECONDS * 4) if self.world.remote else fault.seconds
+        try:
+            await asyncio.sleep(self.random.random() * seconds)
+        finally:
+            if over in self.lasting:
+                self.lasting.remove(over)
+                over()
+
+    def nodes(self) -> list[Key]:
+        """All that are decided."""
+        return [(UID, n.name) for n in self.cache.decided.nodes] if self.cache else []
+
+    def primary(self) -> Key:
+        """Who is decided to lead, or the first node."""
+        return UID, self._primary() or self.nodes()[0][1]
+
+    def restart_a_keeper(self) -> None:
+        """kill -9 of a control plane."""
+        self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers))))
 
     def _moves(self) -> list[Callable[[], object]]:
         """What users do."""
@@ -371,22 +357,13 @@ class Run:
     def _primary(self) -> str | None:
         return self.cache.decided.shards[0].primary if self.cache and self.cache.decided.shards else None
 
-    def _for_a_while(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
-        async def go() -> None:
-            begin()
-            try:
-                await asyncio.sleep(self.random.random() * (FAULT_SECONDS if not self.world.remote else STARVING_SECONDS * 4))
-            finally:
-                end()
-
-        self.world.spawn(go())
-
     async def _calm(self, writer: asyncio.Task[None]) -> None:
         """Faults stop; where only stale data is left the user accepts the loss, as the refusal asks."""
         self.world.flaky = 0.0
         await asyncio.sleep(5.0)
-        self.world.cut.clear()
-        self.world.blind.clear()
+        for over in (*self.lasting,):
+            over()
+        self.lasting.clear()
         for key in self.world.processes:
             self.world.thaw(key)
         consent = asyncio.get_running_loop().create_task(self._consent())
@@ -412,9 +389,10 @@ class Run:
         end = loop.time() + CALM_SECONDS
         while not met():
             if self.broken:
-                raise Violation(self.broken)
+                raise self.broken
             if loop.time() > end:
-                self._broken(f"no {what} within {CALM_SECONDS:.0f} s; {self._why()}")
+                kind = CreationViolation if what == "creation" else LivenessViolation
+                self._broken(f"no {what} within {CALM_SECONDS:.0f} s; {self._why()}", kind)
             await asyncio.sleep(0.05)
 
     def _why(self) -> str:
@@ -453,7 +431,7 @@ class Run:
 
     def _judge(self) -> Report:
         if self.broken or self.cache is None:
-            raise Violation(self.broken or "there is no cache")
+            raise self.broken or Violation("there is no cache")
         leader = self.world.processes[UID, self.cache.decided.shards[0].primary or ""]
         kept = set(leader.writes)
         missing = [w for w in self.acknowledged if w not in kept]

@@ -15,7 +15,9 @@ from cachekeep.compute.contract import File, Key, ProcessSpec, Target
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Node, NodeView, Wanted
 from cachekeep.sim.cluster import ClusterWorld, Member, SimClusterDriver, SimClusteredLink
-from cachekeep.sim.run import UID, WRITE_SECONDS, Report, Run, Scenario
+from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.run import UID, WRITE_SECONDS, Run
+from cachekeep.sim.scenario import Report, Scenario
 from cachekeep.sim.timeless import run
 from cachekeep.sim.world import Engine, World
 
@@ -232,6 +234,7 @@ def switch_scenario(seed: int) -> SwitchScenario:
         nodes=2 + seed % 3,
         databases=seed % 3 == 1,
         undecided=seed % 4 == 2,
+        vocabulary=vocabulary(seed),
     )
 
 

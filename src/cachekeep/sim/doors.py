@@ -1,0 +1,305 @@
+"""The doors through which keepers see and touch the simulated world: Driver, Link, fronts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from cachekeep.compute.contract import ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
+from cachekeep.errors import OrderFailed
+from cachekeep.model import Cache, Front, Node, NodeView, ReplicaSeen
+from cachekeep.sim.world import NOBODY, Engine, World
+
+
+class SimDriver:
+    """The world's processes behind the ``Driver`` door."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self, spec: ProcessSpec) -> None:
+        world = self._world
+        await asyncio.sleep(0.01 + 0.02 * world.random.random())
+        there = world.processes.get(spec.key)
+        if there is not None and there.alive:
+            if there.spec.incarnation == spec.incarnation:
+                return
+            raise OrderFailed(f"{spec.key[1]} still runs in incarnation {there.spec.incarnation}")
+        if there is not None and there.spec.incarnation >= spec.incarnation:
+            raise OrderFailed(f"{spec.key[1]} has been past incarnation {spec.incarnation}")
+        if world.at(spec.address) is not None:
+            raise OrderFailed(f"{spec.address} is in use")
+        engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest)
+        engine.min_replicas = int(spec.env.get("min-replicas-to-write", "0"))
+        engine.bound = {spec.address}
+        world.processes[spec.key] = engine
+        world.orders[spec.key] = max(world.orders.get(spec.key, 0), spec.order)
+
+    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+        await asyncio.sleep(0.002)
+        if self._world.remote and key in self._world.cut:
+            raise OrderFailed(f"{key[1]} cannot be confirmed stopped: its host does not answer")
+        self._world.kill(key)
+
+    async def erase(self, key: Key) -> None:
+        await self.stop(key, grace_seconds=0)
+        self._world.processes.pop(key, None)
+        self._world.orders.pop(key, None)
+
+    async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
+        return {key: self._look(key) for key in keys}
+
+    def _look(self, key: Key) -> ProcessSeen:
+        engine = self._world.processes.get(key)
+        if engine is None:
+            return ProcessSeen(process="absent")
+        state = "frozen" if engine.frozen else "running" if engine.alive else "exited"
+        return ProcessSeen(
+            process=state,  # type: ignore[arg-type]
+            incarnation=engine.spec.incarnation,
+            live_digest=engine.live_digest,
+            boot_digest=engine.spec.boot_digest,
+            last_order=self._world.orders.get(key, 0),
+        )
+
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+        if engine := self._world.processes.get(key):
+            engine.live_digest = live_digest
+
+    def admit(self, key: Key, order: int) -> bool:
+        if order < self._world.orders.get(key, 0):
+            return False
+        self._world.orders[key] = order
+        return True
+
+    def on_death(self, callback: Callable[[Key], None]) -> None:
+        self._world.deaths.append(callback)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class SimLink:
+    """The world's engines behind the ``Link`` door. With ``World.flaky`` an order may arrive late, twice, or unconfirmed."""
+
+    def __init__(self, world: World, keeper: str = "keeper") -> None:
+        self._world, self._keeper = world, keeper
+        self._admit = SimDriver(world).admit
+        self._watched: dict[Key, asyncio.Task[None]] = {}
+
+    @property
+    def cluster(self) -> ClusterLink:
+        """Not yet: this world knows nothing of slots."""
+        raise NotImplementedError("the simulated world has no cluster mode")
+
+    def _engine(self, target: Target) -> Engine | None:
+        if target.key in self._world.cut or self._keeper in self._world.blind:
+            return None
+        engine = self._world.processes.get(target.key)
+        return engine if engine is not None and engine.alive else None
+
+    async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            await asyncio.sleep(deadline_seconds)
+            return NodeView(answering=False, reachable=engine is not None)
+        await asyncio.sleep(0.001)
+        if not engine.works:
+            return NodeView(answering=False, reachable=True)
+        replicas = tuple(
+            ReplicaSeen(e.spec.address, e.spec.port, e.online, len(e.writes), 0)
+            for e in self._world.processes.values()
+            if e.alive and e.follows == engine.spec.address and e.role == "replica" and e.linked
+        )
+        primary = engine.role == "primary"
+        following = not primary and engine.follows != NOBODY
+        return NodeView(
+            answering=True,
+            role="primary" if primary else "replica",
+            follows=engine.follows if following else None,
+            link_up=engine.linked if following else None,
+            reaches=self._reaches(engine) if following else None,
+            offset=len(engine.writes),
+            has_history=engine.history,
+            replicas=replicas if primary else (),
+            bound=frozenset(engine.bound),
+            discovery_version=engine.discovery,
+        )
+
+    def _reaches(self, replica: Engine) -> bool | None:
+        """By its own word while it is linked; else whether the primary's host takes its connection, as one with a frozen engine does."""
+        whom = self._world.at(replica.follows)
+        return True if replica.linked else None if whom is None else self._world.peers(replica, whom)
+
+    async def witness(self, target: Target) -> None:
+        await asyncio.sleep(0.001)
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{target.key[1]} does not answer")
+        if engine.role == "replica":
+            engine.linked = engine.online = False
+        for _ in range(20):
+            if engine.linked:
+                return
+            await asyncio.sleep(0.01)
+
+    async def _order(self, target: Target, order: int, do: Callable[[Engine], None]) -> None:
+        """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""
+        world = self._world
+
+        def deliver() -> None:
+            engine = self._engine(target)
+            if engine is None or not engine.works:
+                raise OrderFailed(f"{target.key[1]} does not answer")
+            if not self._admit(target.key, order):
+                raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
+            do(engine)
+
+        async def late() -> None:
+            await asyncio.sleep(world.random.random() * 3)
+            try:
+                deliver()
+            except OrderFailed:
+                return
+
+        await asyncio.sleep(0.001)
+        if world.random.random() < world.flaky:
+            world.spawn(late())
+            if world.random.random() < 0.5:
+                raise OrderFailed(f"{target.key[1]} did not confirm in time")
+        deliver()
+
+    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+        def do(engine: Engine) -> None:
+            engine.role, engine.follows, engine.history = "primary", NOBODY, True
+            engine.link_epoch += 1
+            self._bind(engine, addresses)
+
+        await self._order(target, order, do)
+
+    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
+        def do(engine: Engine) -> None:
+            if engine.follows != primary.address:
+                self._world.follow(engine, primary.address)
+
+        await self._order(target, order, do)
+
+    async def hand_over(
+        self,
+        giver: Target,
+        taker: Target,
+        *,
+        order: int,
+        giver_addresses: tuple[str, ...],
+        taker_addresses: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> None:
+        give, take = self._engine(giver), self._engine(taker)
+        if give is None or take is None or not give.works or not take.works:
+            raise OrderFailed("the giver or the taker does not answer")
+        if not self._admit(giver.key, order) or not self._admit(taker.key, order):
+            raise OrderFailed(f"a later order than {order} was seen")
+        loop = asyncio.get_running_loop()
+        give.paused_until = until = loop.time() + timeout_seconds
+        while len(take.writes) < len(give.writes) or not take.online:
+            await asyncio.sleep(0.002)
+            if loop.time() > until - 0.1 or not give.works or not take.works or take.follows != give.spec.address:
+                give.paused_until = 0.0
+                raise OrderFailed("the taker did not catch up in time")
+        self._bind(give, giver_addresses)
+        self._world.follow(give, taker.address)
+        if self._world.random.random() < self._world.flaky:
+            raise OrderFailed("the connection broke in the middle of a hand-over")
+        take.role, take.follows = "primary", NOBODY
+        take.link_epoch += 1
+        give.paused_until = 0.0
+        self._bind(take, taker_addresses)
+
+    async def convert(
+        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
+    ) -> None:
+        raise NotImplementedError("the simulated world has no cluster mode")
+
+    def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
+        for address in addresses:
+            holder = self._world.at(address)
+            if holder is not None and holder is not engine and not (self._world.remote and holder.spec.key in self._world.cut):
+                raise OrderFailed(f"{address} is in use by {holder.spec.key[1]}")
+        engine.bound = set(addresses)
+
+    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
+        await self._order(target, self._world.orders.get(target.key, 0), lambda e: self._bind(e, addresses))
+
+    async def drop_clients(self, target: Target) -> None:
+        await asyncio.sleep(0.001)
+
+    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+        await asyncio.sleep(0.001)
+        engine = self._engine(target)
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{target.key[1]} does not answer")
+        engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
+
+    async def detach(self, target: Target, *, order: int) -> None:
+        def do(engine: Engine) -> None:
+            engine.role, engine.follows, engine.linked, engine.online = "replica", NOBODY, False, False
+            engine.link_epoch += 1
+
+        await self._order(target, order, do)
+
+    async def discover(self, target: Target, payload: str) -> None:
+        if engine := self._engine(target):
+            engine.discovery = int(payload.split("\n", 1)[0])
+
+    def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
+        if target.key not in self._watched:
+            self._watched[target.key] = asyncio.get_running_loop().create_task(self._beat(target, interval_seconds, wake))
+
+    async def _beat(self, target: Target, interval_seconds: float, wake: Callable[[Key], None]) -> None:
+        last: object = None
+        while True:
+            await asyncio.sleep(interval_seconds)
+            engine = self._engine(target)
+            state = (
+                engine
+                and engine.works
+                and (engine.role, engine.linked, sorted(e.spec.key for e in self._world.processes.values() if e.online))
+            )
+            if not state or state != last:
+                wake(target.key)
+            last = state
+
+    def unwatch(self, key: Key) -> None:
+        if task := self._watched.pop(key, None):
+            task.cancel()
+
+    async def aclose(self) -> None:
+        for key in list(self._watched):
+            self.unwatch(key)
+
+
+class SimFronts:
+    """Balancers and discovery relays of the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        return ProcessSpec(
+            key=(cache.uid, front.name), incarnation=front.incarnation, argv=("front",), address=front.address, port=front.port
+        )
+
+    async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        engine = self._world.processes.get((cache.uid, front.name))
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{front.name} does not answer")
+        engine.targets, engine.version = tuple(n.name for n in nodes), version
+
+    async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
+        engine = self._world.processes.get((cache.uid, front.name))
+        if engine is None or not engine.works:
+            raise OrderFailed(f"{front.name} does not answer")
+        return engine.targets, engine.version
+
+    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
+        return f"{version}\n{' '.join(f'{n.address}|{n.address}|{n.port}' for n in nodes)}\n"

@@ -1,0 +1,162 @@
+"""The faults of the simulated worlds, a row each. To add one is to add a row, and its physics to ``world``.
+
+A scenario has a *vocabulary*: the names of the faults that may happen in it. Not every seed uses every word: with few at a time the rare
+combinations come up, and a new row leaves most seeds what they were.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cachekeep.compute.contract import Key
+from cachekeep.sim.world import World
+
+FAULT_SECONDS = 5.0
+"""Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
+CHANCE = 0.25
+"""Of a word that is not classic to be in a seed's vocabulary."""
+
+
+class Setting(Protocol):
+    """Of a scenario: what may happen at all."""
+
+    @property
+    def vocabulary(self) -> frozenset[str]: ...
+    @property
+    def faults(self) -> bool: ...
+    @property
+    def compatible(self) -> bool: ...
+
+
+class Run(Protocol):
+    """Where faults happen."""
+
+    world: World
+    random: random.Random
+
+    @property
+    def scenario(self) -> Setting: ...
+    def nodes(self) -> list[Key]:
+        """All that are decided."""
+        ...
+
+    def primary(self) -> Key:
+        """Who is decided to lead, or the first node."""
+        ...
+
+    def restart_a_keeper(self) -> None:
+        """kill -9 of a control plane."""
+        ...
+
+
+Whom = Callable[[Run, Key], tuple[Key, ...]]
+"""(run, a node by chance) → the nodes that are struck, at the same moment."""
+Strike = Callable[[Run, Key], object]
+
+
+def one(run: Run, key: Key) -> tuple[Key, ...]:
+    """Any node."""
+    return (key,)
+
+
+def primary(run: Run, key: Key) -> tuple[Key, ...]:
+    """Who is decided to lead."""
+    return (run.primary(),)
+
+
+def primary_and_one(run: Run, key: Key) -> tuple[Key, ...]:
+    """The primary and another, if chance has it."""
+    return tuple(dict.fromkeys((run.primary(), key)))
+
+
+def several(run: Run, key: Key) -> tuple[Key, ...]:
+    """Each node with a chance of its own."""
+    return tuple(k for k in run.nodes() if k == key or run.random.random() < 0.6)
+
+
+def process(name: str) -> Whom:
+    """A process that is no node."""
+    return lambda run, key: ((key[0], name),)
+
+
+def always(run: Run) -> bool:
+    """In every scenario whose vocabulary has the word."""
+    return True
+
+
+def _away(run: Run) -> bool:
+    """Hosts can be lost, and none is: somebody is cut off most of the time."""
+    return run.world.remote and not run.world.cut
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``begin`` strikes each of ``whom``; with ``end`` it is over after at most ``seconds``, and when faults stop."""
+
+    name: str
+    begin: Strike
+    end: Strike | None = None
+    whom: Whom = one
+    weight: int = 1
+    seconds: float = FAULT_SECONDS
+    when: Callable[[Run], bool] = always
+    """Which worlds and moments know it."""
+    classic: bool = False
+    """In every seed's vocabulary."""
+    gentle: bool = False
+    """No data is in danger: it happens beside planned moves, too."""
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("kill", lambda r, k: r.world.kill(k), classic=True),
+    Fault("kill-primary", lambda r, k: r.world.kill(k), whom=primary, classic=True),
+    Fault("freeze", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), classic=True),
+    Fault("cut", lambda r, k: r.world.cut.add(k), lambda r, k: r.world.cut.discard(k), classic=True),
+    Fault("blind", lambda r, k: r.world.blind.add("keeper0"), lambda r, k: r.world.blind.discard("keeper0"), classic=True),
+    Fault("restart-keeper", lambda r, k: r.restart_a_keeper(), classic=True),
+    Fault("kill-readers", lambda r, k: r.world.kill(k), whom=process("readers"), classic=True),
+    Fault(
+        "cut-primary",
+        lambda r, k: r.world.cut.add(k),
+        lambda r, k: r.world.cut.discard(k),
+        whom=primary,
+        weight=4,
+        when=_away,
+        classic=True,
+    ),
+    Fault(
+        "cut-primary-and-one",
+        lambda r, k: r.world.cut.add(k),
+        lambda r, k: r.world.cut.discard(k),
+        whom=primary_and_one,
+        weight=8,
+        when=_away,
+        classic=True,
+    ),
+    Fault(
+        "kill-configuration",
+        lambda r, k: r.world.kill(k),
+        whom=process("configuration"),
+        when=lambda r: r.scenario.compatible,
+        classic=True,
+        gentle=True,
+    ),
+    Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), whom=several),
+)
+
+CLASSIC = frozenset(f.name for f in FAULTS if f.classic)
+EVERY = frozenset(f.name for f in FAULTS)
+
+
+def vocabulary(seed: int) -> frozenset[str]:
+    """The classic words, and some others. Each is decided for itself, so that a new row changes only the seeds that get it."""
+    return CLASSIC | {f.name for f in FAULTS if not f.classic and random.Random(f"{seed} {f.name}").random() < CHANCE}
+
+
+def known(run: Run) -> list[Fault]:
+    """Rows that may strike now, as often as they weigh."""
+    able = (f for f in FAULTS if f.name in run.scenario.vocabulary and (run.scenario.faults or f.gentle) and f.when(run))
+    return [f for f in able for _ in range(f.weight)]
