@@ -35,7 +35,8 @@ from benchmarks import report
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from tests.acceptance.installation import Installation, created, deleted, own_pool
+from tests.acceptance.installation import Installation, created, deleted
+from tests.addresses import new_pool
 
 STORED = 1000
 _ms = 1000.0
@@ -76,7 +77,7 @@ def bench_create(place: Path, pairs: int) -> list[tuple[object, ...]]:
 
 def create_by_hand(place: Path, configurations: list[str]) -> float:
     """Start the same three servers and attach two to the first; seconds until it reports both online."""
-    pool = own_pool().removesuffix("0/24")
+    pool = new_pool().removesuffix("0/24")
     servers = [_Bare(place / str(n), text, f"{pool}{n + 1}") for n, text in enumerate(configurations)]
     try:
         before = time.perf_counter()
@@ -144,7 +145,7 @@ def bench_throughput(place: Path, rounds: int = 12) -> list[tuple[object, ...]]:
     with running(place / "throughput") as one:
         where = created(one.client(), "busy", NumCacheClusters=1)["NodeGroups"][0]["PrimaryEndpoint"]
         (path,) = one.data_dir.glob("nodes/*/busy-001/server.conf")
-        bare = _Bare(place / "bare", path.read_text(), own_pool().removesuffix("0/24") + "1")
+        bare = _Bare(place / "bare", path.read_text(), new_pool().removesuffix("0/24") + "1")
         bare.start()
         bare.wait()
         bare.admin.replicaof("no", "one")

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 import valkey
-from tests.acceptance.installation import Installation, available, deleted, own_pool
+from tests.acceptance.installation import Installation, available, deleted
+from tests.addresses import new_pool
 from valkey.cluster import ValkeyCluster
 
 from cachekeep.chaos.probe import Where
@@ -209,7 +210,7 @@ class Alone:
     ) -> None:
         self.name, self._place, self._build = name, place, build
         self._timeout_ms, self._pipeline = node_timeout_ms, pipeline
-        self._base = own_pool().rpartition(".")[0]
+        self._base = new_pool().rpartition(".")[0]
         self._addresses: list[str] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import valkey
-from tests.acceptance.installation import Installation, created, own_pool
+from tests.acceptance.installation import Installation, created
+from tests.addresses import new_pool
 
 from cachekeep.chaos.cuts import Cuts
 from cachekeep.cli.client import call
@@ -170,7 +171,7 @@ class Sentinel:
     def __init__(self, place: Path, build: Build, *, down_after_ms: int, failover_timeout_ms: int, name: str) -> None:
         self.name = name
         self._place, self._build = place, build
-        base = own_pool().rpartition(".")[0] if next(_sentinels) >= 0 else ""
+        base = new_pool().rpartition(".")[0] if next(_sentinels) >= 0 else ""
         self._nodes = [f"{base}.{i}" for i in (1, 2, 3)]
         self._guards = [f"{base}.{i}" for i in (11, 12, 13)]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -17,20 +16,14 @@ from typing import Any, TypeVar
 import boto3
 import msgspec
 from botocore.config import Config
+from tests.addresses import new_pool
 
 from cachekeep.compute.local import proc
 from cachekeep.compute.local.ledger import Record
 
 COMMAND = Path(sys.executable).with_name("cachekeep")
 AWS = Path(sys.executable).with_name("aws")
-_numbers = itertools.count()
 T = TypeVar("T")
-
-
-def own_pool() -> str:
-    """254 loopback addresses that no other test process uses."""
-    number, worker = next(_numbers), os.getpid()
-    return f"127.{80 + worker // 60 % 60}.{worker % 60 * 4 + number % 4}.0/24"
 
 
 def eventually(found: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T:
@@ -49,7 +42,7 @@ class Installation:
 
     def __init__(self, place: Path, *options: str) -> None:
         self.data_dir = place / "data"
-        self.pool = own_pool()
+        self.pool = new_pool()
         self.options = options
         self.log = place / "log"
         self.process: subprocess.Popen[bytes] | None = None

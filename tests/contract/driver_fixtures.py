@@ -6,7 +6,6 @@ A simulated twin joins by adding itself to ``WORLDS``.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 import pytest
+from tests.addresses import new_address
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Driver, File, Key, ProcessSpec
@@ -25,13 +25,6 @@ from cachekeep.compute.local.ledger import Record
 from cachekeep.compute.local.proc import process_of, stat
 
 PORT = 6379
-_numbers = itertools.count(1)
-
-
-def new_address() -> str:
-    """A loopback address that no other test process uses at this time."""
-    number, worker = next(_numbers), os.getpid()
-    return f"127.{90 + worker // 250 % 100}.{worker % 250}.{number % 250 + 1}"
 
 
 def redis_spec(

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import pytest
 import valkey.asyncio
-from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, new_address, node_of
+from tests.addresses import new_address
+from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, node_of
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, Target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import itertools
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.addresses import new_address
 
 from cachekeep.compute.contract import Target
 from cachekeep.engines.catalogue import Build, Catalogue
@@ -24,15 +24,8 @@ from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import launch
 from cachekeep.model import Cache, Decided, Node, Secret, Shard, Wanted
 
-_numbers = itertools.count(1)
 _catalogue: list[Catalogue] = []
 PASSWORD = Secret("a-password-for-tests-only-0123456789")
-
-
-def new_address() -> str:
-    """A loopback address that no other test process uses."""
-    number, worker = next(_numbers), os.getpid()
-    return f"127.{190 + worker // 250 % 60}.{worker % 250}.{number % 250 + 1}"
 
 
 def build_of(engine: str, major: int) -> Build:

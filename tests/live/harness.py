@@ -21,6 +21,7 @@ from types import TracebackType
 
 import valkey.asyncio
 from msgspec.structs import replace
+from tests.addresses import new_pool, own_name
 from tests.engines.servers import PASSWORD
 
 from cachekeep.clock import SystemClock
@@ -40,12 +41,6 @@ from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
 
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
-_pools = itertools.count()
-
-
-def new_pool() -> str:
-    """Addresses that no other test process, and no other cache of this one, uses: 254 of them."""
-    return f"127.{80 + os.getpid() % 100}.{next(_pools) % 250 + 1}.0/24"
 
 
 def wanted_group(build: Build, *, nodes: int = 2, port: int = 6379, **more: object) -> Wanted:
@@ -79,7 +74,7 @@ class LiveCache:
     ) -> None:
         self._made = place is None
         self.place = place or Path(tempfile.mkdtemp(prefix="live-"))
-        self.name, self.uid, self.policy, self.pool = name, f"uid-{name}", policy, pool or new_pool()
+        self.name, self.uid, self.policy, self.pool = name, own_name(f"uid-{name}"), policy, pool or new_pool()
         self.clock = SystemClock()
         self.store = MemoryStore(self.clock)
         self.catalogue = discover()

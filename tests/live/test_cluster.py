@@ -9,8 +9,9 @@ import signal
 import pytest
 import valkey.asyncio
 from msgspec.structs import replace
+from tests.addresses import new_pool
 from tests.engines.servers import REDIS_LIKE, build_of
-from tests.live.harness import LiveCache, new_pool, wanted_cluster
+from tests.live.harness import LiveCache, wanted_cluster
 from tests.live.writer import Writer
 
 from cachekeep.compute.contract import Target

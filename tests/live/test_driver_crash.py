@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.addresses import new_address
 from tests.contract.driver_fixtures import (
     PORT,
     LocalWorld,
     alive,
     anyio_backend,  # noqa: F401  (fixture)
     local_fixture,  # noqa: F401  (fixture)
-    new_address,
     ping,
     read_record,
     redis_spec,

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.addresses import new_address, own_name
 from tests.contract.driver_fixtures import (
     PORT,
     LocalWorld,
     anyio_backend,  # noqa: F401  (fixture)
     eventually,
     local_fixture,  # noqa: F401  (fixture)
-    new_address,
     redis_spec,
 )
 
@@ -67,7 +67,7 @@ def test_capacity_is_no_more_than_the_machine() -> None:
 
 
 def writable_groups() -> None:
-    said, groups, _ = Limits().prepare(("uid-0", "probe"), memory_bytes=1 << 30, cpus=1)
+    said, groups, _ = Limits().prepare((own_name("uid"), "probe"), memory_bytes=1 << 30, cpus=1)
     Limits.release(groups)
     if len(groups) == 0 or "no " in said:
         pytest.skip(f"needs root and writable cgroups: {said}")
@@ -75,7 +75,7 @@ def writable_groups() -> None:
 
 async def test_limits_are_in_force_and_go_with_the_process(local: LocalWorld) -> None:
     writable_groups()
-    driver, spec = await local.driver(), redis_spec(memory_bytes=96 << 20, cpus=0.5)
+    driver, spec = await local.driver(), redis_spec(key=(own_name("uid"), "a-001"), memory_bytes=96 << 20, cpus=0.5)
     await driver.start(spec)
     record = local.record(spec.key)
     found = (await driver.look([spec.key]))[spec.key]
@@ -109,7 +109,7 @@ async def test_death_for_want_of_memory_is_called_so(local: LocalWorld) -> None:
     )
     address = new_address()
     argv = (sys.executable, "-c", code, address, str(PORT))
-    spec = ProcessSpec(key=("uid-1", "p-001"), incarnation=1, argv=argv, address=address, port=PORT, memory_bytes=64 << 20)
+    spec = ProcessSpec(key=(own_name("uid"), "p-001"), incarnation=1, argv=argv, address=address, port=PORT, memory_bytes=64 << 20)
     driver = await local.driver()
     deaths: list[Key] = []
     driver.on_death(deaths.append)

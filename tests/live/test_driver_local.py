@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.addresses import new_address
 from tests.contract.driver_fixtures import (
     PORT,
     LocalWorld,
@@ -24,7 +25,6 @@ from tests.contract.driver_fixtures import (
     eventually,
     local_fixture,  # noqa: F401  (fixture)
     memcached_spec,
-    new_address,
     ping,
     redis_spec,
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import valkey
+from tests.addresses import own_name
 from tests.engines.servers import build_of
 from tests.live.harness import LiveCache, wanted_group
 from tests.live.test_failover import (
@@ -68,7 +69,7 @@ def disk(image: Path, place: Path) -> Iterator[Disk]:
 @ENGINES
 async def test_a_primary_whose_disk_is_frozen_is_succeeded_and_comes_back_with_it(engine: str, major: int, tmp_path: Path) -> None:
     policy = Policy(silence_seconds=0.5)
-    with disk(tmp_path / "image", tmp_path / "nodes" / "uid-demo" / "demo-001") as primarys:
+    with disk(tmp_path / "image", tmp_path / "nodes" / own_name("uid-demo") / "demo-001") as primarys:
         async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=3), policy=policy) as live:
             cache = await whole(live)
             assert live.primary_of(cache) == "demo-001"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import valkey.asyncio
-from tests.engines.servers import REDIS_LIKE, build_of, new_address, servers
+from tests.addresses import new_address
+from tests.engines.servers import REDIS_LIKE, build_of, servers
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 from msgspec.structs import replace
-from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, new_address, node_of, until
+from tests.addresses import new_address
+from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, node_of, until
 from tests.live.writer import Writer
 
 from cachekeep.clock import SystemClock

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import valkey.asyncio
-from tests.engines.servers import REDIS_LIKE, build_of, new_address, servers, until
+from tests.addresses import new_address
+from tests.engines.servers import REDIS_LIKE, build_of, servers, until
 from tests.live.test_link_hand_over import lead, online
 
 from cachekeep.clock import SystemClock

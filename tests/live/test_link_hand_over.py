@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 import valkey.exceptions
-from tests.engines.servers import REDIS_LIKE, Server, build_of, new_address, servers, until
+from tests.addresses import new_address
+from tests.engines.servers import REDIS_LIKE, Server, build_of, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target

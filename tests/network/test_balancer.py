@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.addresses import free_port, new_address
 
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, Secret, Wanted
 from cachekeep.network import balancer
 
-ADDRESS = "127.78.1.1"
-NODES = {f"r-00{i}": f"127.78.1.{10 + i}" for i in (1, 2, 3)}
+ADDRESS = new_address()
+NODES = {f"r-00{i}": new_address() for i in (1, 2, 3)}
 
 
 @pytest.fixture
@@ -39,12 +40,6 @@ def eventually(condition: Callable[[], bool]) -> None:
 def accepts(address: str, port: int) -> bool:
     with socket.socket() as s:
         return s.connect_ex((address, port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +174,7 @@ async def test_the_same_name_at_another_address(started: Callable[..., Balancer]
 
 async def test_a_node_that_refuses_costs_no_client_an_error(started: Callable[..., Balancer]) -> None:
     one = started("r-001")
-    await balancer.point(one.socket, [*one.targets("r-001"), ("dead", "127.78.1.99", one.port)])
+    await balancer.point(one.socket, [*one.targets("r-001"), ("dead", new_address(), one.port)])
     assert one.reached() == {"r-001"}
 
 

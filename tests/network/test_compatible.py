@@ -22,7 +22,7 @@ import valkey
 import valkey.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.servers import new_address
+from tests.addresses import new_address
 
 from cachekeep.network import compatible_relay as relay
 

@@ -25,13 +25,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymemcache.client.base import Client
 from pymemcache.client.hash import HashClient
+from tests.addresses import free_port, new_address
 
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, Secret, Wanted
 from cachekeep.network import discovery
 from cachekeep.network import relay as relay_program
 
-ADDRESS = "127.78.2.1"
+ADDRESS = new_address()
+NODES = {number: new_address() for number in range(4)}
 VERSION = "1.6.18"
 
 
@@ -57,7 +59,7 @@ def node(number: int, port: int) -> Node:
         name=f"mc.{number:04}",
         shard="1",
         zone="a",
-        address=f"127.78.2.{10 + number}",
+        address=NODES[number],
         port=port,
         engine="memcached",
         version=VERSION,
@@ -69,9 +71,7 @@ def node(number: int, port: int) -> Node:
 def nodes() -> Iterator[list[Node]]:
     """Three Memcached servers; each holds its own name under ``me``."""
     program = shutil.which("memcached") or pytest.skip("needs memcached")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = int(s.getsockname()[1])
+    port = free_port()
     made = [node(n, port) for n in (1, 2, 3)]
     with ExitStack() as stack:
         for n in made:
@@ -154,7 +154,7 @@ def framed(head: str, text: str) -> bytes:
 def test_the_payload_of_the_guides_example() -> None:
     """Sizes and order as in the ElastiCache guide: the length counts from the version through the list's own line feed."""
     some = [node(2, 11211), node(1, 11211)]
-    assert discovery.payload(12, some) == "12\n127.78.2.11|127.78.2.11|11211 127.78.2.12|127.78.2.12|11211\n"
+    assert discovery.payload(12, some) == f"12\n{NODES[1]}|{NODES[1]}|11211 {NODES[2]}|{NODES[2]}|11211\n"
     assert discovery.payload(1, []) == "1\n\n"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import valkey
+from tests.addresses import free_port
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
@@ -29,15 +30,6 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> 
         if time.monotonic() > until:
             raise AssertionError(f"{what}: not within {seconds} s")
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:  # a cluster bus listens at port + 10000
-            return port
 
 
 def _answers(port: int) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import valkey
 from pymemcache.exceptions import MemcacheError
-from tests.patterns.servers import Server, cluster, engine, free_port, memcached, wait_for
+from tests.addresses import free_port
+from tests.patterns.servers import Server, cluster, engine, memcached, wait_for
 
 from cachekeep.patterns import AsyncCache, Breaker, Cache, connect, connect_async, connect_async_memcached
 from cachekeep.patterns.topology.memcached import MemcachedCluster, parse_cluster, wait_for_version

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import valkey
 import valkey.asyncio
+from tests.addresses import free_port, new_address
 
 from cachekeep.patterns.sessions import AsyncSessionStore, Policy, Retry, SessionStore
 
@@ -32,16 +31,6 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> An
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen in {seconds} s")
         time.sleep(0.01)
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """Below the ports that outgoing connections take, and so is its cluster bus (10000 above)."""
-    while True:
-        port = random.randrange(11000, 22000)
-        with socket.socket() as one, socket.socket() as two, contextlib.suppress(OSError):
-            one.bind((address, port))
-            two.bind((address, port + 10000))
-            return port
 
 
 @dataclass
@@ -61,11 +50,9 @@ class Engine:
 @pytest.fixture(scope="session")
 def start_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
     started: list[Engine] = []
-    network = random.randrange(10, 250)
 
     def start(program: str, *options: str, address: str | None = None, port: int | None = None) -> Engine:
-        # An address of its own, so that other suites on this machine cannot be in the way.
-        address = address or f"127.88.{network}.{len(started) + 1}"
+        address = address or new_address()
         directory: Path = tmp_path_factory.mktemp("engine")
         port = port or free_port(address)
         base = ["--port", str(port), "--cluster-announce-ip", address, "--dir", str(directory), "--save", "", "--daemonize", "no"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.patterns.sessions.conftest import Engine, free_port, wait_for
+from tests.addresses import free_port
+from tests.patterns.sessions.conftest import Engine, wait_for
 
 CHROMIUM = shutil.which("chromium")
 ROOT = Path(__file__).parents[3]

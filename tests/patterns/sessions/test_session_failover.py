@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 
 import pytest
 import valkey
-from tests.patterns.sessions.conftest import ENGINES, Engine, free_port, wait_for
+from tests.addresses import free_port, new_address
+from tests.patterns.sessions.conftest import ENGINES, Engine, wait_for
 
 from cachekeep.patterns.sessions import Policy, Retry, Saved, SessionStore
 
-NETWORK = f"127.89.{random.randrange(10, 250)}"
-ENDPOINT, FIRST, SECOND = f"{NETWORK}.1", f"{NETWORK}.2", f"{NETWORK}.3"
+ENDPOINT, FIRST, SECOND = new_address(), new_address(), new_address()
 
 
 @pytest.mark.parametrize("program", ENGINES)
