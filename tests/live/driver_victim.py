@@ -1,7 +1,8 @@
 """A control plane's hands, to be killed: starts processes, and shoots itself at the Nth call it makes.
 
-Each line of input is a case: data directory, names with addresses (``a=127.0.0.2,b=…``), and N (0: none). Each runs in a fork of this
-process, says ``started NAME`` for each and ``done``, and dies by SIGKILL in any case; then this process says ``over``.
+Each line of input is a case: data directory, names with addresses (``a=127.0.0.2,b=…``), N (0: none), and ``stalled`` if its children are
+to stand still. Each runs in a fork of this process, says ``started NAME`` for each, ``child PID`` for each that stands still, and ``done``,
+and dies by SIGKILL in any case; then this process says ``over``.
 """
 
 from __future__ import annotations
@@ -46,6 +47,19 @@ def prepare_to_die(number: int) -> Callable[[], None]:
     return begin
 
 
+def stall_children() -> None:
+    """A machine too busy to run them: each child is stopped as soon as it is there."""
+    spawn = os.posix_spawn
+
+    def spawn_and_stop(*arguments: Any, **options: Any) -> int:
+        pid = spawn(*arguments, **options)
+        os.kill(pid, signal.SIGSTOP)
+        os.write(1, f"child {pid}\n".encode())
+        return pid
+
+    os.posix_spawn = spawn_and_stop
+
+
 async def main(directory: str, targets: str, call: int) -> None:
     begin = prepare_to_die(call) if call else lambda: None
     driver = LocalDriver(Path(directory), SystemClock())
@@ -66,10 +80,12 @@ async def main(directory: str, targets: str, call: int) -> None:
 
 if __name__ == "__main__":
     for case in iter(sys.stdin.readline, ""):
-        directory, targets, call = case.split()
+        directory, targets, call, stalled = case.split()
         child = os.fork()
         if not child:
             os.write(1, f"pid {os.getpid()}\n".encode())
+            if stalled == "stalled":
+                stall_children()
             asyncio.run(main(directory, targets, int(call)))
         os.waitpid(child, 0)
         os.write(1, b"over\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from tests.contract.driver_fixtures import (
     LocalWorld,
     alive,
     anyio_backend,  # noqa: F401  (fixture)
+    eventually,
     local_fixture,  # noqa: F401  (fixture)
     ping,
     read_record,
@@ -41,12 +43,12 @@ class Victims:
         argv = [sys.executable, "-m", "tests.live.driver_victim"]
         self._process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def run(self, directory: Path, targets: dict[str, str], call: int) -> Iterator[str]:
-        """What one says, line by line, until it is dead."""
+    def run(self, directory: Path, targets: dict[str, str], call: int, *, stalled: bool = False) -> Iterator[str]:
+        """What one says, line by line, until it is dead. ``stalled``: its children get no processor time until SIGCONT."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         listed = ",".join(f"{name}={address}" for name, address in targets.items())
-        self._process.stdin.write(f"{directory} {listed} {call}\n")
+        self._process.stdin.write(f"{directory} {listed} {call} {'stalled' if stalled else '-'}\n")
         while (line := self._process.stdout.readline().strip()) != "over":
             assert line
             yield line
@@ -64,9 +66,23 @@ def victims() -> Iterator[Victims]:
     made.close()
 
 
-def at_work(directory: Path, key: Key) -> list[int]:
-    """Every living session leader that works in the process's directory."""
+SHELL = Path("/bin/sh").resolve()
+
+
+def there(directory: Path, key: Key) -> list[int]:
+    """Every living session leader in the process's directory."""
     return [pid for pid in sessions_in(directory / "nodes" / key[0] / key[1]) if alive(pid)]
+
+
+def servers(directory: Path, key: Key) -> list[int]:
+    """Those that have become the program. A child whose control plane died before the gate was opened is a shell until it gets the
+    processor time to see that, and then it is gone."""
+    found = []
+    for pid in there(directory, key):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/exe").resolve() != SHELL:
+                found.append(pid)
+    return found
 
 
 async def converge(world: LocalWorld, targets: dict[str, str]) -> None:
@@ -75,8 +91,10 @@ async def converge(world: LocalWorld, targets: dict[str, str]) -> None:
     await asyncio.gather(*(driver.start(redis_spec(name, address=address)) for name, address in targets.items()))
     for name, address in targets.items():
         key = ("uid-1", name)
-        assert at_work(world.directory, key) == [world.record(key).pid]
+        assert servers(world.directory, key) == [world.record(key).pid]
         assert ping(address)
+    for name in targets:
+        await eventually(lambda key=("uid-1", name): there(world.directory, key) == [world.record(key).pid])
 
 
 async def test_killed_before_every_single_call(local: LocalWorld, victims: Victims) -> None:
@@ -96,6 +114,28 @@ async def test_killed_before_every_single_call(local: LocalWorld, victims: Victi
         pytest.fail("the start never came to its end")
     calls = {line.removeprefix("dead before ") for line in fatal}
     assert {"open", "posix_spawn", "write", "replace", "pidfd_open"} <= calls
+
+
+async def test_a_child_whose_control_plane_is_dead_never_becomes_a_server(local: LocalWorld, victims: Victims) -> None:
+    """Killed before every call between a child's birth and its gate's opening, the child without processor time meanwhile: whoever
+    comes next starts its own; the child, when it runs again, ends."""
+    beside = 0
+    for call in range(28, 70):
+        key, targets = ("uid-1", f"a-{call:03}"), {f"a-{call:03}": new_address()}
+        said = [line.split() for line in victims.run(local.directory, targets, call, stalled=True)]
+        waiting = [int(words[1]) for words in said if words[0] == "child"]
+        driver = await local.driver()
+        if [(await driver.look([key]))[key].pid] != waiting:
+            await driver.start(redis_spec(key[1], address=targets[key[1]]))
+            assert servers(local.directory, key) == [local.record(key).pid]
+            beside += len(waiting)
+        for pid in waiting:
+            os.kill(pid, signal.SIGCONT)
+        await converge(local, targets)
+        driver = await local.driver()
+        await driver.erase(key)
+        await driver.aclose()
+    assert beside > 5, "no child was left alone behind its gate"
 
 
 @pytest.mark.parametrize("seed", range(6))
