@@ -395,7 +395,8 @@ async def serve(path: Path, port: int) -> None:
 
 
 def bench_footprint(place: Path, groups: int, idle_seconds: float = 20.0) -> list[tuple[object, ...]]:
-    """Memory with so many live groups of two nodes, each watched for failover, and processor time while nobody asks for anything."""
+    """Memory with so many live groups of two nodes, each watched for failover,
+    and processor time while nobody asks for anything."""
     with running(place / "footprint") as one:
         client = one.client()
         for number in range(groups):

@@ -1,11 +1,12 @@
 """Cluster mode, side by side in one run with the same engine kept by its own means: creation, resharding, failover.
 
-    python -m benchmarks.cluster [create] [reshard] [failover] [--engines valkey:9,valkey:8,redis:7] [--keys 200000,2000000] [--quick]
+    python -m benchmarks.cluster [create] [reshard] [failover] [--engines valkey:9,valkey:8,redis:7] [--keys 200000,2000000]
+                                 [--quick]
 
-Creation: from the request (by hand: from the first process start) until every node serves and every replica follows. Resharding: one
-shard has all slots but one, and gives half of them to the other; while a client writes and reads. Failover: SIGKILL to the primary to
-which a client writes as fast as it can; its outage is the longest time between two acknowledged writes. Creation and failover are those
-of the first engine named. All parts together, without ``--quick``, are written to docs/benchmarks.md.
+Creation: from the request (by hand: from the first process start) until every node serves and every replica follows. Resharding:
+one shard has all slots but one, and gives half of them to the other; while a client writes and reads. Failover: SIGKILL to the
+primary to which a client writes as fast as it can; its outage is the longest time between two acknowledged writes. Creation and
+failover are those of the first engine named. All parts together, without ``--quick``, are written to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -313,9 +314,11 @@ _HEADINGS = {
 }
 _BARS = {
     "create": "Bar: at most 15 % on top of the bare start, whose 2 s are the engine's own delay.",
-    "reshard": "Bars: 15 × the engine's own CLI as it comes on Valkey 9, 1 × elsewhere; no errors, no keys lost. Told to move 100 keys at a time instead of 10, the CLI is faster, too. The CLI's time is that until it ends, ours "
+    "reshard": "Bars: 15 × the engine's own CLI as it comes on Valkey 9, 1 × elsewhere; no errors, no keys lost. Told to move 100 "
+    "keys at a time instead of 10, the CLI is faster, too. The CLI's time is that until it ends, ours "
     "that from the request until all slots are where they belong.",
-    "failover": "Bars: p50 ≤ 120 ms, p99 ≤ 400 ms. Lost: acknowledged writes that were not there afterwards; replication is asynchronous. "
+    "failover": "Bars: p50 ≤ 120 ms, p99 ≤ 400 ms. Lost: acknowledged writes that were not there afterwards; replication is "
+    "asynchronous. "
     "A node is killed again only after twice the node timeout: before that, voters refuse to vote about it, and ours takes over "
     "after 1.5 s.",
 }

@@ -1,10 +1,11 @@
 """Failover, side by side in one run: ours and Sentinel over the same engine, with the same client loop, harmed in the same ways.
 
-    python -m benchmarks.failover [--faults 100] [--rival-faults 20] [--default-faults 2] [--engine valkey] [--major 8] [--kinds crash,hang]
+    python -m benchmarks.failover [--faults 100] [--rival-faults 20] [--default-faults 2] [--engine valkey] [--major 8]
+                                  [--kinds crash,hang]
 
 A client writes as fast as it can and connects anew after every error (250 ms patience, 1 ms pause). Its outage is the longest time
-between two acknowledged writes. After each fault, every write that was acknowledged since the one before is looked for. ``cut`` needs
-root. Written to docs/benchmarks.md when everything was measured.
+between two acknowledged writes. After each fault, every write that was acknowledged since the one before is looked for. ``cut``
+needs root. Written to docs/benchmarks.md when everything was measured.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def percentile(values: Sequence[float], part: float) -> float:
 def shown(faults: Sequence[Fault]) -> str:
     outages = [f.outage_seconds for f in faults]
     return (
-        f"{len(faults)} faults, outage p50 {_ms(percentile(outages, 0.5))} p99 {_ms(percentile(outages, 0.99))} max {_ms(max(outages))}, "
+        f"{len(faults)} faults, outage p50 {_ms(percentile(outages, 0.5))} p99 {_ms(percentile(outages, 0.99))} "
+        f"max {_ms(max(outages))}, "
         f"known {_median([f.known_seconds for f in faults])}, leads {_median([f.led_seconds for f in faults])}, "
         f"acknowledged {sum(f.acknowledged for f in faults)}, lost {sum(f.lost for f in faults)}"
     )
@@ -174,17 +176,21 @@ def _body(results: dict[str, dict[Kind, list[Fault]]], engine: str) -> str:
     table = report.table(heading, [row for name, found in results.items() for row in rows(name, found)])
     ours, tuned = results.get("Cachekeep", {}), results.get("Sentinel, 1 s", {})
     ratios = [
-        f"{kind} {percentile([f.outage_seconds for f in tuned[kind]], 0.5) / percentile([f.outage_seconds for f in faults], 0.5):.0f} ×"
+        f"{kind} "
+        f"{percentile([f.outage_seconds for f in tuned[kind]], 0.5) / percentile([f.outage_seconds for f in faults], 0.5):.0f} ×"
         for kind, faults in ours.items()
         if kind in tuned
     ]
-    bars = "Bars: crash p50 ≤ 20 ms and p99 ≤ 100 ms, 100 × against tuned Sentinel; hang and cut p50 ≤ 1.0 s and p99 ≤ 2 s; planned p99 ≤ 100 ms, lost 0."
+    bars = (
+        "Bars: crash p50 ≤ 20 ms and p99 ≤ 100 ms, 100 × against tuned Sentinel; hang and cut p50 ≤ 1.0 s and p99 ≤ 2 s; "
+        "planned p99 ≤ 100 ms, lost 0."
+    )
     return (
-        f"One primary and two replicas, {engine}, port {PORT}. Outage: the longest time between two acknowledged writes of one client "
-        "that writes one key after the other. Loss known, next leads: medians, from the logs; of a planned move, when it was decided. "
-        "Lost: acknowledged writes that were not there after the fault; in a crash or a cut, what had not left the primary's host yet. "
-        "Sentinel's own failover on request (planned) does not hold writes back: the old primary takes them until it is told to follow, "
-        "which is done here as soon as another leads.\n\n"
+        f"One primary and two replicas, {engine}, port {PORT}. Outage: the longest time between two acknowledged writes of one "
+        "client that writes one key after the other. Loss known, next leads: medians, from the logs; of a planned move, when it "
+        "was decided. Lost: acknowledged writes that were not there after the fault; in a crash or a cut, what had not left the "
+        "primary's host yet. Sentinel's own failover on request (planned) does not hold writes back: the old primary takes them "
+        "until it is told to follow, which is done here as soon as another leads.\n\n"
         f"{table}\n\n" + (f"Median outage of tuned Sentinel against ours: {', '.join(ratios)}.\n\n" if ratios else "") + bars
     )
 

@@ -165,8 +165,8 @@ _sentinels = itertools.count()
 
 
 class Sentinel:
-    """Three Sentinels with quorum 2 over a primary and two replicas, all on addresses of their own. Whatever was harmed is brought back
-    at once and told to follow, which Sentinel itself does only after a while."""
+    """Three Sentinels with quorum 2 over a primary and two replicas, all on addresses of their own. Whatever was harmed is brought
+    back at once and told to follow, which Sentinel itself does only after a while."""
 
     def __init__(self, place: Path, build: Build, *, down_after_ms: int, failover_timeout_ms: int, name: str) -> None:
         self.name = name

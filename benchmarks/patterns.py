@@ -2,8 +2,8 @@
 
     python benchmarks/patterns.py [--engine valkey-server] [--markdown docs/benchmarks-patterns.md]
 
-Speed is measured in short rounds that take turns, and the median of the rounds' ratios is shown: on a busy machine the absolute numbers
-move, the ratios much less. Libraries that are not installed are left out and said to be.
+Speed is measured in short rounds that take turns, and the median of the rounds' ratios is shown: on a busy machine the absolute
+numbers move, the ratios much less. Libraries that are not installed are left out and said to be.
 """
 
 from __future__ import annotations
@@ -380,7 +380,8 @@ def stampede(name: str, port: int, seconds: float) -> tuple[int, int, float]:
 
 
 def old_value_after_invalidation(name: str, port: int) -> bool:
-    """A load reads version 1; version 2 is committed and the key is invalidated; the load ends. Does a later reader get version 1?"""
+    """A load reads version 1; version 2 is committed and the key is invalidated; the load ends.
+    Does a later reader get version 1?"""
     valkey.Valkey(port=port).flushall()
     if name in SYNC:
         (get, _), (get2, delete) = SYNC[name][1](port), SYNC[name][1](port)
@@ -456,16 +457,19 @@ def main() -> None:
     say("    make bench-patterns")
     say()
     say(
-        f"{version[0]} {' '.join(v for v in version if v.startswith('v='))}, Python {platform.python_version()}, {os.cpu_count()} cores; "
+        f"{version[0]} {' '.join(v for v in version if v.startswith('v='))}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores; "
     )
     say(", ".join(f"{package} {installed(package)}" for package in packages if package not in missing) + ".")
     if missing:
         say(f"Not installed, so left out: {', '.join(missing)}.")
     say(
-        "Everything on one machine over loopback, which was not idle. Ratios are medians over rounds that take turns. `raw client` is"
+        "Everything on one machine over loopback, which was not idle. Ratios are medians over rounds that take turns. "
+        "`raw client` is"
     )
     say(
-        "a GET by the client that `connect` makes (valkey-py with timeouts and retries), and for a miss its GET and SET; it returns bytes,"
+        "a GET by the client that `connect` makes (valkey-py with timeouts and retries), and for a miss its GET and SET; "
+        "it returns bytes,"
     )
     say("the others the decoded value. The value is a small JSON object.")
     with server(options.engine) as port:
@@ -487,10 +491,12 @@ def main() -> None:
         say("## Right or wrong")
         say()
         say(
-            f"{PROCESSES} processes × {CALLERS} callers ask for one missing key at once. The right number of loads is 1. In the second"
+            f"{PROCESSES} processes × {CALLERS} callers ask for one missing key at once. The right number of loads is 1. "
+            "In the second"
         )
         say(
-            f"column the loader takes {SLOW_LOAD_SECONDS:g} s and the lock's lease, where there is one to set, is {LEASE_SECONDS:g} s."
+            f"column the loader takes {SLOW_LOAD_SECONDS:g} s and the lock's lease, where there is one to set, "
+            f"is {LEASE_SECONDS:g} s."
         )
         say("Last column: a load that began before an invalidation ends after it; does a later reader get what it loaded?")
         say()
@@ -515,7 +521,8 @@ def main() -> None:
         say("## Sessions")
         say()
         say(
-            "A whole request of a web application, anonymous, without network. Races: two requests of one session that change different"
+            "A whole request of a web application, anonymous, without network. Races: two requests of one session "
+            "that change different"
         )
         say("keys; a request that ends after the log-out of its session.")
         say()
@@ -524,7 +531,8 @@ def main() -> None:
         for row in session_rows():
             races = [f"{'**wrong**: ' if n else ''}{n} of {row.races}" for n in (row.lost_updates, row.revivals)]
             say(
-                f"| {row.store} | {row.read_microseconds:.0f} | {row.change_microseconds:.0f} | {row.bytes_per_session} | {' | '.join(races)} |"
+                f"| {row.store} | {row.read_microseconds:.0f} | {row.change_microseconds:.0f} | "
+                f"{row.bytes_per_session} | {' | '.join(races)} |"
             )
         say()
         say("## Targets")

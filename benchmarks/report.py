@@ -32,7 +32,8 @@ def write(title: str, command: str, body: str, path: Path = FILE) -> None:
 
 def machine() -> str:
     """In words: processors, system, Python."""
-    return f"{len(os.sched_getaffinity(0))} CPUs, {platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release().partition('-')[0]}"
+    return f"{len(os.sched_getaffinity(0))} CPUs, {system}, Python {platform.python_version()}"
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,7 +1,7 @@
 """Loopback addresses and ports that belong to this test process alone.
 
-Tests run side by side: several workers of one run, several checkouts of one machine. Each process takes the first share that is free and
-holds it by a lock on a file until it ends, so that none has to guess from its own number what others do not use.
+Tests run side by side: several workers of one run, several checkouts of one machine. Each process takes the first share that is
+free and holds it by a lock on a file until it ends, so that none has to guess from its own number what others do not use.
 """
 
 from __future__ import annotations

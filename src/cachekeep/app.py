@@ -63,7 +63,8 @@ class _Parts(NamedTuple):
 
 
 class App:
-    """One control plane. ``start``, then ``serve`` until ``finish`` is called, then ``stop``; ``run`` is all of that, with signals."""
+    """One control plane. ``start``, then ``serve`` until ``finish`` is called, then ``stop``;
+    ``run`` is all of that, with signals."""
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self.settings = settings

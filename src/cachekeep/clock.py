@@ -21,7 +21,8 @@ class Clock(Protocol):
     """Wall time (UTC), moments, monotonic time, sleep, ids and chance."""
 
     def now(self) -> dt.datetime:
-        """The wall-clock time, timezone-aware, UTC. It may be set at any time: for what users see and ask for, never for durations."""
+        """The wall-clock time, timezone-aware, UTC. It may be set at any time:
+        for what users see and ask for, never for durations."""
 
     def moment(self) -> Moment:
         """For durations that outlive this process, or that go on while it, or its host, is halted."""

@@ -1,4 +1,5 @@
-"""What an operator may set, in one frozen value. Pure: the command line gives flags and the environment, this gives ``Settings``."""
+"""What an operator may set, in one frozen value. Pure: the command line gives flags
+and the environment, this gives ``Settings``."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a control plane serves, or served last; in ``ENDPOINT_FILE`` of its data directory. ``pid`` 0: it is only where one would."""
+    """Where a control plane serves, or served last; in ``ENDPOINT_FILE`` of its data directory. ``pid`` 0:
+    it is only where one would."""
 
     url: str
     region: str
@@ -70,7 +72,8 @@ ENGINES_DIR: Final = "engines"
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """``$XDG_DATA_HOME/cachekeep``, else ``~/.local/share/cachekeep`` (XDG Base Directory Specification: relative paths are ignored)."""
+    """``$XDG_DATA_HOME/cachekeep``, else ``~/.local/share/cachekeep`` (XDG Base Directory Specification:
+    relative paths are ignored)."""
     xdg = environ.get("XDG_DATA_HOME", "")
     base = Path(xdg) if xdg.startswith("/") else Path(environ.get("HOME") or "/") / ".local" / "share"
     return base / "cachekeep"

@@ -1,8 +1,8 @@
 """The calls of Terraform's AWS provider in its order, and what it makes of the answers.
 
 Written after the provider's own resources (``internal/service/elasticache``): which calls follow on which, which states may be seen
-while it waits, which errors it passes over, and which of the answers it compares with the configuration at the next plan. It does not
-sleep before its first poll, and asks unheld lists as well, so it sees more states than the provider would.
+while it waits, which errors it passes over, and which of the answers it compares with the configuration at the next plan. It does
+not sleep before its first poll, and asks unheld lists as well, so it sees more states than the provider would.
 """
 
 from __future__ import annotations

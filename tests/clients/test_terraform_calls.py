@@ -355,7 +355,8 @@ def test_replication_group(client: Any, provider: Provider, parameters: str, sub
 
 
 def test_replication_group_without_its_first_member(client: Any, provider: Provider) -> None:
-    """After a failover the first member may be the one that goes: the group is read from another, and can be changed and deleted."""
+    """After a failover the first member may be the one that goes:
+    the group is read from another, and can be changed and deleted."""
     client.create_replication_group(
         ReplicationGroupId="tf-moved",
         ReplicationGroupDescription="d",

@@ -637,7 +637,8 @@ async def test_a_broken_connection_is_said_and_mended(world: World) -> None:
     heard: list[str] = []
     two.on_change(heard.append)
     breaker = await asyncpg.connect(world.url)
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cachekeep' AND datname = current_database()"
+    ours = "application_name = 'cachekeep' AND datname = current_database()"
+    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}"
     with pytest.raises(StoreFailed):
         async with one.transaction() as t:
             await breaker.fetch(cut)

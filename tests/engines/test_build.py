@@ -1,4 +1,4 @@
-"""Building an engine: the pure pieces; the whole road with small programs in place of apt and gcc; and, asked for, the real thing."""
+"""Building an engine: the pure pieces; the whole road with small programs for apt and gcc; and, asked for, the real thing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bodies = {
         "apt-get": f'case "$*" in indextargets) cat {tmp_path}/targets;; *source*) touch valkey_9.1.2-1.dsc;; esac',
         "apt-cache": "printf 'Package: valkey\\nVersion: 9.1.2-1\\n'",
-        "dpkg-source": 'for last; do :; done; mkdir -p "$last/src"; touch "$last/src/a.c" "$last/src/b.c"; echo BSD > "$last/COPYING"',
+        "dpkg-source": "for last; do :; done; mkdir -p $last/src; touch $last/src/a.c $last/src/b.c; echo BSD > $last/COPYING",
         "make": f"echo CC a.o; echo CC b.o; for p in server cli benchmark; do install -m 755 {tmp_path}/server src/valkey-$p; done",
         "gcc": "true",
         "pkg-config": "true",

@@ -100,7 +100,8 @@ def test_no_build_serves_it_and_the_error_says_how_to_get_one(
             "memcached",
             "1.6",
             "InvalidParameterCombination",
-            "Cannot find version 1.6 for memcached: there are 1.4.5, 1.4.14, 1.4.24, 1.4.33, 1.4.34, 1.5.10, 1.5.16, 1.6.6, 1.6.12, "
+            "Cannot find version 1.6 for memcached: there are 1.4.5, 1.4.14, 1.4.24, 1.4.33, 1.4.34, 1.5.10, 1.5.16, "
+            "1.6.6, 1.6.12, "
             "1.6.17, 1.6.22",
         ),
     ],

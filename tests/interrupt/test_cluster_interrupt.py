@@ -1,7 +1,7 @@
 """A control plane that dies at every step of a cluster's life, and effects that are carried out twice: all the same in the end.
 
-The story: a cluster of one shard grows to two and to three, fails over, and shrinks to one again, while clients write. It is told once to
-count its steps; then once for each step, with the control plane killed just before it and just after it.
+The story: a cluster of one shard grows to two and to three, fails over, and shrinks to one again, while clients write. It is told
+once to count its steps; then once for each step, with the control plane killed just before it and just after it.
 """
 
 from __future__ import annotations

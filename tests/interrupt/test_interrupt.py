@@ -1,8 +1,8 @@
 """A control plane that dies at every step of a cache's life, and effects that are carried out twice: all the same in the end.
 
-The story: a group of three is created, grown, resized, fails over, becomes compatible with cluster clients, is rebooted, is compatible no
-more, shrinks and is deleted. It is told once to count its
-steps; then once for each step, with the control plane killed just before it and just after it.
+The story: a group of three is created, grown, resized, fails over, becomes compatible with cluster clients, is rebooted, is
+compatible no more, shrinks and is deleted. It is told once to count its steps; then once for each step, with the control plane
+killed just before it and just after it.
 """
 
 from __future__ import annotations

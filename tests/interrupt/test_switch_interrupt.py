@@ -1,7 +1,8 @@
-"""A control plane that dies at every step of a switch to cluster mode, and effects that are carried out twice: all the same in the end.
+"""A control plane that dies at every step of a switch to cluster mode, and effects that are carried out twice: all the same in the
+end.
 
-The story: a group of three becomes compatible and then enabled, while clients write. Planned moves alone lose nothing, so nothing may be
-lost, and at every moment there is one node at most that takes writes.
+The story: a group of three becomes compatible and then enabled, while clients write. Planned moves alone lose nothing, so nothing
+may be lost, and at every moment there is one node at most that takes writes.
 """
 
 from __future__ import annotations

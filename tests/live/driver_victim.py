@@ -1,8 +1,8 @@
 """A control plane's hands, to be killed: starts processes, and shoots itself at the Nth call it makes.
 
-Each line of input is a case: data directory, names with addresses (``a=127.0.0.2,b=…``), N (0: none), and ``stalled`` if its children are
-to stand still. Each runs in a fork of this process, says ``started NAME`` for each, ``child PID`` for each that stands still, and ``done``,
-and dies by SIGKILL in any case; then this process says ``over``.
+Each line of input is a case: data directory, names with addresses (``a=127.0.0.2,b=…``), N (0: none), and ``stalled`` if its
+children are to stand still. Each runs in a fork of this process, says ``started NAME`` for each, ``child PID`` for each that stands
+still, and ``done``, and dies by SIGKILL in any case; then this process says ``over``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _OURS = os.path.dirname(cachekeep.compute.local.__file__)
 
 
 def prepare_to_die(number: int) -> Callable[[], None]:
-    """Returns what begins the count: then, die before the driver's Nth call into the interpreter or the system (``os.write``, ``os.replace``, ``os.posix_spawn`` …)."""
+    """Returns what begins the count: then, die before the driver's Nth call into the interpreter or the system (``os.write``,
+    ``os.replace``, ``os.posix_spawn`` …)."""
     made = -(10**9)
 
     def count(frame: FrameType, event: str, function: Any) -> None:

@@ -1,7 +1,7 @@
 """A cache kept alive for a test: the real keeper, driver, link and engines, a store in memory, no API.
 
-``async with LiveCache(tmp_path, wanted_group(build)) as live`` yields when the keeper runs; ``await live.available()`` when the cache is.
-Nothing of it outlives the block.
+``async with LiveCache(tmp_path, wanted_group(build)) as live`` yields when the keeper runs; ``await live.available()`` when the
+cache is. Nothing of it outlives the block.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ class LiveCache:
         )
 
     async def ask(self, name: str, *command: object) -> object:
-        """One command to a node, as admin. Tried again when the connection is reset before it was taken: an engine whose addresses
-        change opens its sockets anew."""
+        """One command to a node, as admin. Tried again when the connection is reset before it was taken:
+        an engine whose addresses change opens its sockets anew."""
         for attempt in range(5):
             client = await self.client(name)
             try:

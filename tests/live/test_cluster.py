@@ -118,7 +118,8 @@ async def test_few_shards_share_all_slots_evenly(engine: str, major: int) -> Non
 
 @engines
 async def test_a_cluster_outlives_its_nodes(engine: str, major: int) -> None:
-    """One cluster through it all: a primary lost, the endpoint's node lost, a planned move, everything lost, every address changed."""
+    """One cluster through it all: a primary lost, the endpoint's node lost, a planned move,
+    everything lost, every address changed."""
     async with LiveCache(None, wanted_cluster(build_of(engine, major), shards=3, replicas=1)) as live:
         cache = await healthy(live)
         assert [x.slots for x in cache.decided.shards] == [((0, 5461),), ((5462, 10922),), ((10923, 16383),)]

@@ -106,7 +106,8 @@ async def test_a_primary_that_only_we_cannot_reach_leads_on(engine: str, major: 
 
 @ENGINES
 async def test_a_zone_that_is_cut_takes_its_replicas_with_it(engine: str, major: int, tmp_path: Path) -> None:
-    """Four nodes in three zones: the primary's zone has a replica, too, that goes on hearing it. It does not count: we cannot ask it."""
+    """Four nodes in three zones: the primary's zone has a replica, too, that goes on hearing it.
+    It does not count: we cannot ask it."""
     async with group(tmp_path, engine, major, 4) as live, cutting() as cuts, writing(live, replicas=1) as writer:
         cache = await live.cache()
         old = live.primary_of(cache)
@@ -127,8 +128,8 @@ async def test_a_zone_that_is_cut_takes_its_replicas_with_it(engine: str, major:
 async def test_a_primary_that_cannot_be_stopped_is_starved_before_another_leads(
     engine: str, major: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its host is cut off, with a client on it, and no order reaches it: as if it were another machine. Where it is not, its endpoint would
-    be in the successor's way, so that is closed."""
+    """Its host is cut off, with a client on it, and no order reaches it: as if it were another machine. Where it is not, its
+    endpoint would be in the successor's way, so that is closed."""
     async with group(tmp_path, engine, major, policy=Policy(fence="starve")) as live, cutting() as cuts:
         cache = await live.cache()
         old, inside = live.primary_of(cache), f"{live.pool.rpartition('.')[0]}.250"

@@ -1,8 +1,8 @@
 """Nobody gets an older value after a newer one was read through the same key: machines, threads and faults against a real engine.
 
 The database of these tests only counts up, so "older" is "smaller". Every get must answer a value at least as large as every value
-that any get, of any process or thread, had answered before this one began; and after `write` or `invalidate` returned, at least what
-the database held when they did.
+that any get, of any process or thread, had answered before this one began; and after `write` or `invalidate` returned, at least
+what the database held when they did.
 """
 
 from __future__ import annotations
@@ -293,8 +293,9 @@ def run(scheme: str, server: Server, make_database: Callable[[], Database]) -> N
 def test_a_crowd(scheme: str, barriers: bool, request: pytest.FixtureRequest) -> None:
     """Threads over four caches, reading and writing one key as fast as they can.
 
-    With barriers no answer is older than any answer given before it was asked for. With writers that only invalidate after their commit,
-    none is older than what the last finished invalidation stood for (a load past the cache may see a commit before its invalidation).
+    With barriers no answer is older than any answer given before it was asked for. With writers that only invalidate after their
+    commit, none is older than what the last finished invalidation stood for (a load past the cache may see a commit before its
+    invalidation).
     """
     server = request.getfixturevalue("server" if scheme == "valkey" else "memory")
     caches = [Cache(connect(f"{scheme}://127.0.0.1:{server.port}"), policy=Policy(fresh_seconds=30)) for _ in range(4)]

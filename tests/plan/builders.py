@@ -33,7 +33,8 @@ ADDRESSES = tuple(f"127.77.0.{i}" for i in range(50, 90))
 
 
 def group(count: int = 3, *, settled: bool = True, shards: dict[str, Any] | None = None, **wanted: Any) -> Cache:
-    """A replication group ``demo``; ``settled``: everything was decided and announced, ``demo-001`` leads, all others are in sync."""
+    """A replication group ``demo``; ``settled``: everything was decided and announced,
+    ``demo-001`` leads, all others are in sync."""
     members = tuple(Member(name=f"demo-{i:03}", zone="abc"[(i - 1) % 3]) for i in range(1, count + 1))
     asked = {
         "engine": "valkey",

@@ -24,7 +24,8 @@ from cachekeep.wire.model import Shape, service_model
 WORDS = (
     "demo demo-001 demo-002 one mc mc2 new 0001 0002 1 x default default.valkey8 default.redis7.cluster.on mine sub valkey redis "
     "memcached 8.0 9.1 7.1 6.x 1.6.17 9.9 8.0.1 nonsense cache.t3.micro cache.m7g.large cache.nano us-east-1a us-east-1b mars "
-    "subnet-12345678 sg-12345678 sun:05:00-sun:06:00 mon:23:30-tue:00:30 03:00-04:00 23:30-00:30 valkey8 redis7 timeout 30 maxmemory "
+    "subnet-12345678 sg-12345678 sun:05:00-sun:06:00 mon:23:30-tue:00:30 03:00-04:00 23:30-00:30 valkey8 redis7 "
+    "timeout 30 maxmemory "
     "reserved-memory 100 cluster-enabled yes replication-group cache-cluster user cross-az single-az enabled disabled ipv4"
 )
 ARNS = [

@@ -310,7 +310,8 @@ def test_a_parameter_group_may_be_named_and_one_of_ones_own_must_be(rig: Rig) ->
     plain(rig, CacheParameterGroupName=named(rig, "mine", on=False))
     failed = refused(lambda: mode(rig, "compatible"))
     assert failed.message == (
-        "The parameter group mine cannot be used with ClusterMode=compatible: name one of family valkey8 that has cluster-enabled in "
+        "The parameter group mine cannot be used with ClusterMode=compatible: name one of family valkey8 "
+        "that has cluster-enabled in "
         "CacheParameterGroupName."
     )
     mode(rig, "compatible", CacheParameterGroupName=named(rig, "mine-on", on=True))

@@ -1,4 +1,5 @@
-"""Seeds of the switch to cluster mode enabled: no acknowledged write is lost, nobody leads who took part of it for another database."""
+"""Seeds of the switch to cluster mode enabled: no acknowledged write is lost,
+nobody leads who took part of it for another database."""
 
 from __future__ import annotations
 

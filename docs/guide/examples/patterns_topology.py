@@ -1,4 +1,7 @@
-"""Keeps writing while you kill, restart or fail over the cache; prints what it cost. Usage: patterns_topology.py [URL] [READER-URL]"""
+"""Keeps writing while you kill, restart or fail over the cache; prints what it cost.
+
+Usage: patterns_topology.py [URL] [READER-URL]
+"""
 
 from __future__ import annotations
 

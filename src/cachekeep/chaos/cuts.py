@@ -1,8 +1,8 @@
 """Cuts between addresses of this machine, by rules in an nftables table of their own.
 
-Each node has an address to itself and replicates from it, so a cut node, zone or line is a set of addresses. A cut is silent, as a dead
-switch is: packets vanish when they arrive, no connection is reset. Needs root. Rules outlive the process that made them; the next
-``open`` or ``clear`` with the same tag removes them.
+Each node has an address to itself and replicates from it, so a cut node, zone or line is a set of addresses. A cut is silent, as a
+dead switch is: packets vanish when they arrive, no connection is reset. Needs root. Rules outlive the process that made them; the
+next ``open`` or ``clear`` with the same tag removes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A client that writes as fast as it can, in a thread of its own, and remembers what was acknowledged: what a user would have felt."""
+"""A client that writes as fast as it can, in a thread of its own, and remembers what was acknowledged:
+what a user would have felt."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ Where = tuple[str, int]
 
 
 class Writer:
-    """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each connection;
-    a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the cache. With ``replicas``
-    a write counts as acknowledged only when so many replicas have it (``WAIT``). Keys expire after ``kept_seconds``: what is asked for
-    later than that is ``missing`` for that reason alone."""
+    """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each
+    connection; a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the
+    cache. With ``replicas`` a write counts as acknowledged only when so many replicas have it (``WAIT``). Keys expire after
+    ``kept_seconds``: what is asked for later than that is ``missing`` for that reason alone."""
 
     def __init__(
         self,
@@ -138,7 +139,8 @@ class Writer:
 
 
 def _moved_to(reply: bytes) -> Where | None:
-    """Where a node of a cluster sends its client: ``-MOVED 3999 127.0.0.1:6381`` [Valkey cluster specification, MOVED redirection]."""
+    """Where a node of a cluster sends its client: ``-MOVED 3999 127.0.0.1:6381`` [Valkey cluster
+    specification, MOVED redirection]."""
     words = reply.decode(errors="replace").split()
     if len(words) < 3 or words[0] != "-MOVED":
         return None

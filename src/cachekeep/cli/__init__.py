@@ -124,8 +124,10 @@ _HELP: Final = {
     "log_level": "debug, info, warning or error. [info]",
     "log_format": "How log lines look. [plain]",
     "silence_seconds": "How long a primary may be silent before it counts as hung. [5]",
-    "fence": "Succeed a hung primary once it is confirmed stopped; or, where that cannot be had, once it must refuse writes. [confirm]",
-    "loss_budget_seconds": "How long ago a replica that is not in sync may have lost its primary and still be promoted by itself. [0]",
+    "fence": "Succeed a hung primary once it is confirmed stopped; or, where that cannot be had, once it must refuse writes. "
+    "[confirm]",
+    "loss_budget_seconds": "How long ago a replica that is not in sync may have lost its primary and still be promoted by itself. "
+    "[0]",
     "test_failovers_per_day_max": "How many node groups TestFailover takes in 24 hours; AWS takes 15. [no limit]",
     "loss_budget_bytes": "How far behind a replica that is not in sync may be and still be promoted by itself. [0]",
 }

@@ -31,7 +31,8 @@ _KINDS: Final = {
     "fill-disk": "fills the disk of {nodes}",
 }
 _WRITING_SECONDS: Final = 120.0
-"""How long it is waited, after the harm, until the probe writes again; then, until every node is back; then, for an answer to what is lost."""
+"""How long it is waited, after the harm, until the probe writes again; then, until every node is back;
+then, for an answer to what is lost."""
 _RECOVERY_SECONDS: Final = 30.0
 _CHECK_SECONDS: Final = 30.0
 _SLACK_SECONDS: Final = 60.0
@@ -61,8 +62,8 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     """Harm the cache NAME, while a client writes to it, and report how long it could not, and which acknowledged writes are gone.
 
     Works on this machine, on caches of this data directory. The harm is undone at the end, and on Ctrl-C; after a `kill -9` of this
-    command, `cachekeep chaos heal NAME` undoes it, as the next `cachekeep up` does with cuts. Cutting needs root. The report goes to
-    the directory `reports` of the data directory and, in a sentence, to the cache's events.
+    command, `cachekeep chaos heal NAME` undoes it, as the next `cachekeep up` does with cuts. Cutting needs root. The report goes
+    to the directory `reports` of the data directory and, in a sentence, to the cache's events.
     """
     settings = settings_of(flags)
     cache = call(settings, "status", name=name)["caches"][0] if kind == "heal" else _status(settings, name)
@@ -81,7 +82,8 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({_role(cache, n)})" for n in nodes), zone=zone)
     if not yes:
         click.confirm(
-            f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in {math.ceil(_kept_seconds(seconds) / 60)} minutes. "
+            f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in "
+            f"{math.ceil(_kept_seconds(seconds) / 60)} minutes. "
             f"Everybody else who uses {name} feels it. Go on?",
             abort=True,
         )
@@ -200,7 +202,8 @@ def _run(
 
 
 def _status(settings: Any, name: str, shard: str = "") -> Mapping[str, Any]:
-    """How a cache is, as soon as it is known who leads (``shard``, or any): for some seconds after a change nobody has looked yet."""
+    """How a cache is, as soon as it is known who leads (``shard``, or any):
+    for some seconds after a change nobody has looked yet."""
     seen: list[Mapping[str, Any]] = []
 
     def led() -> bool:
@@ -267,7 +270,8 @@ def _seeds(cache: Mapping[str, Any], chosen: Mapping[str, Any], harmed: Collecti
 
 
 def _tag(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
-    """One run's own keys; in cluster mode a hash tag whose slot the chosen node's shard owns. Raises ``Unusable`` if it owns none."""
+    """One run's own keys; in cluster mode a hash tag whose slot the chosen node's shard owns.
+    Raises ``Unusable`` if it owns none."""
     run = f"{int(time.time())}"
     if not any(x["slots"] for x in cache["shards"]):
         return run

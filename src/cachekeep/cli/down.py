@@ -40,7 +40,8 @@ def down(ends_engines: bool, yes: bool, **flags: Any) -> None:
         if ends_engines:
             count = asyncio.run(_end_engines(directory))
             click.echo(
-                f"{count} cache process{'' if count == 1 else 'es'} ended. The caches' definitions are kept: `cachekeep up` starts them, empty."
+                f"{count} cache process{'' if count == 1 else 'es'} ended. The caches' definitions are kept: "
+                "`cachekeep up` starts them, empty."
             )
     finally:
         lock.release()

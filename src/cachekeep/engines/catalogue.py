@@ -127,7 +127,8 @@ _TOO_NEW: dict[str, Numbers] = {"redis": (7, 3)}
 def offer_of(engine: str, asked: str) -> Offer:
     """The offer that an ``EngineVersion`` names. ``6.x`` is the newest 6 [AWS: CreateReplicationGroup, EngineVersion].
 
-    Raises ApiError in AWS's words and with what there is: a version that ElastiCache never had, or a patch where only major.minor may be named.
+    Raises ApiError in AWS's words and with what there is: a version that ElastiCache never had, or a patch where only major.minor
+    may be named.
     """
     named = {offer.version: offer for offer in OFFERS if offer.engine == engine}
     if engine == "redis" and asked == "6.x":

@@ -76,7 +76,8 @@ _LEFT_OUT: dict[str, str] = {
     "slave-allow-chaining": "decides who may be followed, which Cachekeep does itself",
     "replica-lazy-flush": "is set by Cachekeep itself",
 }
-# The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's life.
+# The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's
+# life.
 _BOOT = {"activerehashing", "databases", "cluster-databases", "maxclients", "acl-pubsub-default"}
 _CLUSTER_ONLY = {"cluster-databases"}
 NODE_TIMEOUT_MS = 15_000
@@ -84,7 +85,8 @@ PATIENT_MS = 86_400_000
 """Of a node in cluster mode whose primary is without, and so is not heard from: were it given up, the node would serve its clients
 only five seconds after it has taken the lead."""
 MAX_LAG_SECONDS = 2
-"""Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count. Replicas do so once a second."""
+"""Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count.
+Replicas do so once a second."""
 _OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
 
 

@@ -105,7 +105,8 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users:
         ("replica-read-only", "yes"),
         ("replica-serve-stale-data", "yes"),
         # By way of a file, a replica is fed from the moment at which its primary calls it online. Without one, it is called online
-        # too, but is fed only after its next acknowledgement, up to a second later: a failover to it lost every write of that second.
+        # too, but is fed only after its next acknowledgement, up to a second later: a failover to it lost every write of that
+        # second.
         ("repl-diskless-sync", "no"),
         # Straight into memory when there is nothing to lose; else by way of a file, so that old data are not held beside new ones.
         ("repl-diskless-load", "on-empty-db"),
@@ -197,8 +198,8 @@ def cluster_node_id(cache: Cache, node: Node) -> str:
 
 
 def nodes_conf(cache: Cache, node: Node) -> str:
-    """The cluster as it has been decided, as the file that ``node`` reads when it starts: no CLUSTER MEET, no waiting for gossip, and no
-    addresses of yesterday. The engine writes the file from then on.
+    """The cluster as it has been decided, as the file that ``node`` reads when it starts: no CLUSTER MEET, no waiting for gossip,
+    and no addresses of yesterday. The engine writes the file from then on.
 
     A node that comes back into a running cluster is told nothing of who else owns what: others tell it within a moment, and know
     better. Shard ids are left to the engine (pre-seeded ones make some Valkey versions drop roles).
@@ -229,8 +230,8 @@ def nodes_conf(cache: Cache, node: Node) -> str:
 
 
 def _outside_conf(cache: Cache, node: Node) -> str:
-    """A cluster whose only primary is a node without cluster mode: nobody answers at its bus, but to be fed one needs only its port.
-    ``REPLICAOF`` is refused in cluster mode."""
+    """A cluster whose only primary is a node without cluster mode: nobody answers at its bus, but to be fed one needs only its
+    port. ``REPLICAOF`` is refused in cluster mode."""
     shard = cache.decided.shards[0]
     primary = next(n for n in cache.decided.nodes if n.name == shard.primary)
     lines = []
@@ -272,7 +273,8 @@ def _memcached_argv(build: Build, node: Node, wanted: Settings, run_as: str | No
 
 
 def _item_sizes(v: dict[str, str]) -> tuple[int, int]:
-    """(largest item, largest slab chunk), bytes. Memcached starts only if the second divides the first, so the first is rounded up."""
+    """(largest item, largest slab chunk), bytes. Memcached starts only if the second divides the first,
+    so the first is rounded up."""
     item, chunk = int(v["max_item_size"]), int(v["slab_chunk_max"])
     chunk = min(item, chunk)
     return -(-item // chunk) * chunk, chunk

@@ -1,4 +1,5 @@
-"""Node types: what each gives a cache, and which one may become which [AWS: Supported node types; parameter pages, node-type values]."""
+"""Node types: what each gives a cache, and which one may become which [AWS: Supported node types;
+parameter pages, node-type values]."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
 
 
 def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
-    """What ``CLUSTER INFO`` and ``CLUSTER NODES`` say about the node that was asked. Raises ValueError where it does not name itself.
+    """What ``CLUSTER INFO`` and ``CLUSTER NODES`` say about the node that was asked. Raises ValueError where it does not name
+    itself.
 
     [https://valkey.io/commands/cluster-nodes/]: id, address, flags, primary, ping, pong, epoch, link, slots; of itself alone, slots
     that are half open are told: ``[slot->-id]`` and ``[slot-<-id]``.
@@ -85,9 +86,9 @@ def _slots(words: Iterable[str]) -> tuple[tuple[int, int], ...]:
 def _has_history(fields: Mapping[str, str]) -> bool:
     """Whether the process holds a replication history, that it wrote or received in full.
 
-    A process that started as a replica of nobody has no backlog, no keys and has never changed its replication id. Each engine makes
-    a backlog when a full synchronisation is complete (and drops it when one begins), when its first replica arrives, and when a
-    primary is demoted; being promoted sets ``second_repl_offset``. Keys can come only from these or from a file at the start.
+    A process that started as a replica of nobody has no backlog, no keys and has never changed its replication id. Each engine
+    makes a backlog when a full synchronisation is complete (and drops it when one begins), when its first replica arrives, and when
+    a primary is demoted; being promoted sets ``second_repl_offset``. Keys can come only from these or from a file at the start.
     """
     return (
         fields.get("repl_backlog_active") == "1"
@@ -138,7 +139,8 @@ def reaches(role: object) -> bool | None:
 
 
 def refused(stats: bytes) -> int:
-    """Of ``INFO stats``: how many commands of its primary's stream a replica has answered with an error, which it should never do."""
+    """Of ``INFO stats``: how many commands of its primary's stream a replica has answered
+    with an error, which it should never do."""
     return _number(info(stats), "unexpected_error_replies") or 0
 
 

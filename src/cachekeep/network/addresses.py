@@ -12,11 +12,12 @@ DEFAULT_POOL = "127.77.0.0/16"
 
 
 def free(pool: str, used: Collection[str], count: int, seed: str) -> tuple[str, ...]:
-    """Up to ``count`` addresses of ``pool`` that are not in ``used``; fewer when there are no more. The same for the same arguments.
+    """Up to ``count`` addresses of ``pool`` that are not in ``used``; fewer when there are no more. The same for the same
+    arguments.
 
-    ``pool`` is a network (``127.77.0.0/16``) or addresses with commas between (``10.0.0.5,10.0.0.6``). Of an IPv4 network, addresses
-    that end in .0 or .255 are left out: some clients and switches take them for broadcasts. ``seed`` (a cache's uid) says where to
-    begin, so that two who look at the same time seldom choose the same. Raises ``Unusable`` if ``pool`` can't be read.
+    ``pool`` is a network (``127.77.0.0/16``) or addresses with commas between (``10.0.0.5,10.0.0.6``). Of an IPv4 network,
+    addresses that end in .0 or .255 are left out: some clients and switches take them for broadcasts. ``seed`` (a cache's uid) says
+    where to begin, so that two who look at the same time seldom choose the same. Raises ``Unusable`` if ``pool`` can't be read.
     """
     size, nth = _pool(pool)
     taken = frozenset(used)

@@ -1,8 +1,8 @@
 """The readers' balancer: HAProxy in TCP mode, pointed at the in-sync replicas through its runtime API.
 
-Servers are added and deleted while it runs (HAProxy 2.6, management guide, "add server" and "del server"), each under its node's own name,
-so what the balancer points at can be read back from itself. It makes no health checks: whether a replica may be read is decided by the
-keeper, which knows more than a port probe does.
+Servers are added and deleted while it runs (HAProxy 2.6, management guide, "add server" and "del server"), each under its node's
+own name, so what the balancer points at can be read back from itself. It makes no health checks: whether a replica may be read is
+decided by the keeper, which knows more than a port probe does.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ Endpoint = tuple[str, str, int]
 
 
 def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str, max_connections: int = 10_000) -> ProcessSpec:
-    """The process of a balancer that begins with ``nodes`` as its targets. Its working directory is its own: the socket is relative.
+    """The process of a balancer that begins with ``nodes`` as its targets. Its working directory is its own: the socket is
+    relative.
 
     ``haproxy`` is the program's path. ``max_connections`` (clients) costs two descriptors each; where fewer may be opened, HAProxy
-    takes fewer connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is the
-    engine's matter.
+    takes fewer connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is
+    the engine's matter.
     """
     config = f"""\
 global
@@ -78,8 +79,8 @@ async def pointed(socket_path: Path) -> tuple[str, ...]:
 async def point(socket_path: Path, targets: Sequence[Endpoint]) -> None:
     """Have exactly ``targets`` get connections; sessions with any other node are cut. Idempotent.
 
-    New ones come in before old ones go. The configuration beside the socket is rewritten, so that a restarted balancer has the same.
-    Raises ``OrderFailed`` when it was not confirmed as done.
+    New ones come in before old ones go. The configuration beside the socket is rewritten, so that a restarted balancer has the
+    same. Raises ``OrderFailed`` when it was not confirmed as done.
     """
     seen = await _seen(socket_path)
     wanted = {name: _joined(address, port) for name, address, port in targets}

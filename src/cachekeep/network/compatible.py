@@ -1,4 +1,5 @@
-"""The configuration endpoint of a group in cluster mode ``compatible``: the process that answers there (``compatible_relay.py``)."""
+"""The configuration endpoint of a group in cluster mode ``compatible``:
+the process that answers there (``compatible_relay.py``)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ DEADLINE_SECONDS = 0.25
 
 
 def spec(cache: Cache, front: Front, *, python: str) -> ProcessSpec:
-    """The process that presents the primary as a cluster of one. It reaches it at the primary endpoint, which moves with the lead."""
+    """The process that presents the primary as a cluster of one.
+    It reaches it at the primary endpoint, which moves with the lead."""
     primary = cache.decided.shards[0].primary_address
     node_id = hashlib.sha1(f"{cache.uid}/{front.name}".encode(), usedforsecurity=False).hexdigest()
     return ProcessSpec(

@@ -1,15 +1,17 @@
-"""Presents a primary without cluster mode as a cluster of one node. A program of its own: ``python -I -S compatible_relay.py DIRECTORY``.
+"""Presents a primary without cluster mode as a cluster of one node. A program of its own: ``python -I -S compatible_relay.py
+DIRECTORY``.
 
-Clients of the cluster protocol ask a few things that an engine without cluster mode refuses (``CLUSTER SLOTS``, ``READONLY`` …). On their
-way to the engine these commands are replaced with a read-only script that returns what a cluster would have answered; everything else,
-and every answer, passes byte for byte. So answers need no reading and come in order by themselves, in pipelines, transactions and beside
-pushes, and whoever may not ask is refused by the engine.
+Clients of the cluster protocol ask a few things that an engine without cluster mode refuses (``CLUSTER SLOTS``, ``READONLY`` …). On
+their way to the engine these commands are replaced with a read-only script that returns what a cluster would have answered;
+everything else, and every answer, passes byte for byte. So answers need no reading and come in order by themselves, in pipelines,
+transactions and beside pushes, and whoever may not ask is refused by the engine.
 
-What is told: this endpoint is the only primary and owns all slots. Behind it is the primary endpoint, an address that moves with the lead
-and whose clients are dropped when it moves: connections through here end with it, and there is nobody to be told about a failover.
+What is told: this endpoint is the only primary and owns all slots. Behind it is the primary endpoint, an address that moves with
+the lead and whose clients are dropped when it moves: connections through here end with it, and there is nobody to be told about a
+failover.
 
-It outlives the control plane, hence the standard library alone. ``DIRECTORY/listen`` holds our address and port, the primary endpoint's
-address and our node id.
+It outlives the control plane, hence the standard library alone. ``DIRECTORY/listen`` holds our address and port, the primary
+endpoint's address and our node id.
 """
 
 from __future__ import annotations
@@ -119,7 +121,8 @@ class Presented:
 
 
 class Translator:
-    """One client's commands, however they are cut, on their way to the engine. What cannot be read passes: the engine will say so."""
+    """One client's commands, however they are cut, on their way to the engine.
+    What cannot be read passes: the engine will say so."""
 
     def __init__(self, presented: Presented) -> None:
         self.presented = presented

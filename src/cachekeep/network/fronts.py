@@ -40,15 +40,16 @@ class LocalFronts:
         return balancer.spec(cache, front, nodes, haproxy=haproxy)
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
-        """Pass on to these nodes from now on; one of kind ``compatible`` follows the primary endpoint by itself. Raises ``OrderFailed``."""
+        """Pass on to these nodes from now on; one of kind ``compatible`` follows the primary endpoint by
+        itself. Raises ``OrderFailed``."""
         if front.kind == "discovery":
             await discovery.point(self._directory(cache, front), front, nodes, version)
         elif front.kind == "balancer":
             await balancer.point(self._socket(cache, front), [(n.name, n.address, n.port) for n in nodes])
 
     async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
-        """Names of the nodes it passes on to (none: it follows the primary endpoint), and the version of its list (0: it has none).
-        Raises ``OrderFailed``."""
+        """Names of the nodes it passes on to (none: it follows the primary endpoint), and the version of its list (0:
+        it has none). Raises ``OrderFailed``."""
         if front.kind == "discovery":
             return await discovery.pointed(self._directory(cache, front), front)
         if front.kind == "compatible":

@@ -1,11 +1,12 @@
 """Answers at a Memcached configuration endpoint. A program of its own: ``python -I -S relay.py DIRECTORY``.
 
 Stock Memcached answers ``ERROR`` to ``config get cluster``. This answers it, and ``get(s) AmazonElastiCache:cluster``, ``version``,
-``stats`` and ``quit``, and passes every other command to the first node that can be reached, so that a client which takes the endpoint
-for a node finds one. It outlives the control plane, hence the standard library alone, one thread and as little memory as Python allows.
+``stats`` and ``quit``, and passes every other command to the first node that can be reached, so that a client which takes the
+endpoint for a node finds one. It outlives the control plane, hence the standard library alone, one thread and as little memory as
+Python allows.
 
-``DIRECTORY/listen`` holds address, port and the version to tell. ``DIRECTORY/cluster`` holds node names in its first line and the list
-itself in the rest; it is replaced as a whole and looked at before every answer, so an answer is never older than the file.
+``DIRECTORY/listen`` holds address, port and the version to tell. ``DIRECTORY/cluster`` holds node names in its first line and the
+list itself in the rest; it is replaced as a whole and looked at before every answer, so an answer is never older than the file.
 """
 
 import os

@@ -6,11 +6,12 @@ A get: `get` (a hit ends here) → `_miss` (one flight per key in this process) 
 What is promised, and why it holds (decision 0011):
 
 * One load per expiry: only the holder of the claim loads; it renews the claim while it loads; its death lets the claim lapse.
-* Nothing loaded before an invalidation is served to who comes after it, and, where every writer raises barriers (write.py), no caller
-  gets a value older than one read before through the same key: a fill swaps the claim for the value, so it is refused if
+* Nothing loaded before an invalidation is served to who comes after it, and, where every writer raises barriers (write.py), no
+  caller gets a value older than one read before through the same key: a fill swaps the claim for the value, so it is refused if
   anything (an invalidation, a write's barrier) replaced the claim; and a load's result is given only to callers who arrived before
   the load began, unless its fill was accepted, which proves that nothing happened in between.
-* The cache is never needed: if it cannot be asked, loads go on, still one per key and at most ``max_loads`` at once in this process.
+* The cache is never needed: if it cannot be asked, loads go on, still one per key and at most ``max_loads`` at once in this
+  process.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class Aside:
         return MISS
 
     async def get(self, request: Request, known: Any = UNASKED) -> Any:
-        """``known`` is what the caller found at the key (bytes, None, or the error of asking), with ``request.arrived`` taken before."""
+        """``known`` is what the caller found at the key (bytes, None, or the error of asking),
+        with ``request.arrived`` taken before."""
         ticket = self.near.ticket(request.key) if self.near is not None else None
         sight: Sight | None
         try:

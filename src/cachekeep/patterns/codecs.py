@@ -79,7 +79,8 @@ class Raw:
 
 
 class Compressed:
-    """Another codec's bytes, through zlib when they are ``above_bytes`` and get smaller. Decoding refuses more than ``max_bytes``."""
+    """Another codec's bytes, through zlib when they are ``above_bytes`` and get smaller.
+    Decoding refuses more than ``max_bytes``."""
 
     def __init__(self, inner: Codec, *, above_bytes: int = 1024, level: int = 3, max_bytes: int = 64_000_000) -> None:
         self.inner, self.above_bytes, self.level, self.max_bytes = inner, above_bytes, level, max_bytes

@@ -15,8 +15,8 @@ _MAX_KEYS = 100_000
 
 
 class DryRun:
-    """``calls``, ``would_hit``, ``saved_seconds`` (loader time of the would-be hits) and ``would_be_stale``: would-be hits whose value
-    had in truth changed since, which is what a lifetime that long would have cost.
+    """``calls``, ``would_hit``, ``saved_seconds`` (loader time of the would-be hits) and ``would_be_stale``: would-be hits whose
+    value had in truth changed since, which is what a lifetime that long would have cost.
     """
 
     def __init__(self) -> None:

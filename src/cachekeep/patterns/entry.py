@@ -1,11 +1,12 @@
 """What is stored under a key, and what that means now. Pure: no clock, no server.
 
-One key holds one entry: a 32-byte header, the versions of its tags, the encoded value. The header is the entry's identity: `mark` is
-drawn anew for every write, so *compare the header, then swap* is a compare-and-swap without ABA, on any server that can compare bytes.
+One key holds one entry: a 32-byte header, the versions of its tags, the encoded value. The header is the entry's identity: `mark`
+is drawn anew for every write, so *compare the header, then swap* is a compare-and-swap without ABA, on any server that can compare
+bytes.
 
     ABSENT  ──claim──▶ CLAIM ──fill──▶ VALUE ──claim──▶ VALUE (claimed) ──fill──▶ VALUE
-       ▲                 │ lapses by its own expiry, or is dropped by an invalidation: the fill then finds another header, is refused
-       └── invalidate ───┴── from anywhere          BARRIER: a write to the database is under way; nothing may be filled
+       ▲                 │ lapses by its own expiry, or is dropped by an invalidation: the fill then finds another header, is
+       refused └── invalidate ───┴── from anywhere          BARRIER: a write to the database is under way; nothing may be filled
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def taint_barrier(entry: Entry) -> bytes:
 def lower_barrier(entry: Entry | None, mark: bytes, publish: bytes | None) -> bytes | None:
     """A writer ends: what to put in the place of ``entry`` (None: nothing).
 
-    ``publish`` goes in only if this barrier stood, untainted, from our beginning to now. If it was lost (evicted, cache restarted) a
-    reader may have filled in what it read before the commit, so that goes too.
+    ``publish`` goes in only if this barrier stood, untainted, from our beginning to now. If it was lost (evicted, cache restarted)
+    a reader may have filled in what it read before the commit, so that goes too.
     """
     if entry is None or entry.kind != Kind.BARRIER:
         return None

@@ -2,15 +2,15 @@
 
 A hit is a dict lookup and one comparison of the clock. It is right within ``max_stale_seconds``, whatever happens:
 
-* One tracking connection per primary hears of every change under our prefix (`BCAST`). Broadcasting never forgets a key, so there is
-  no "my own write used up the notice of your write" (the trap of the default mode with NOLOOP).
-* The connection asks PING over and over. Replies and notices share one ordered stream, so a PONG proves that every notice sent before
-  it has arrived: memory is trusted until *the moment that PING was sent* plus ``max_stale_seconds``. A hung server, a cut cable, a
-  paused process: trust runs out by itself.
+* One tracking connection per primary hears of every change under our prefix (`BCAST`). Broadcasting never forgets a key, so there
+  is no "my own write used up the notice of your write" (the trap of the default mode with NOLOOP).
+* The connection asks PING over and over. Replies and notices share one ordered stream, so a PONG proves that every notice sent
+  before it has arrived: memory is trusted until *the moment that PING was sent* plus ``max_stale_seconds``. A hung server, a cut
+  cable, a paused process: trust runs out by itself.
 * When the connection is lost, everything is dropped at once.
 * A value read while a notice for its key came in is not kept (`ticket`, `keep`).
-* Within one process nobody goes back: of two answers that overlapped nobody can tell which is newer, so unless they are the same entry
-  neither stays (`keep`, `answered`).
+* Within one process nobody goes back: of two answers that overlapped nobody can tell which is newer, so unless they are the same
+  entry neither stays (`keep`, `answered`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _SLOT_BYTES = 300  # dict entry, tuple, key object: what one kept value costs be
 class NearCache:
     """Bounded memory in front of a `Cache`. Values are shared, not copied: treat what you get as read-only.
 
-    ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials are used,
+    ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials are
+    used,
                            on connections of our own (a daemon thread reads them)
     ``prefix``             only keys that begin so are tracked; a `Cache` sets it to its namespace
     ``max_entries``        and ``max_bytes`` (of stored size, an estimate): the oldest go first

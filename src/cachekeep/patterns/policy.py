@@ -10,14 +10,13 @@ from dataclasses import dataclass
 class Policy:
     """Per function or per call. All times in seconds.
 
-    ``fresh_seconds``    served without a question
-    ``stale_seconds``    after that, still served while one caller reloads in the background (0: callers wait instead)
-    ``missing_seconds``  how long a loader's ``None`` is remembered (0: not at all; None: like any value)
-    ``jitter``           each lifetime is shortened by a random share up to this, so that keys filled together do not expire together
-    ``early_beta``       0 turns early refresh off; 1 is the published default of XFetch; more is earlier
+    ``fresh_seconds``    served without a question ``stale_seconds``    after that, still served while one caller reloads in the
+    background (0: callers wait instead) ``missing_seconds``  how long a loader's ``None`` is remembered (0: not at all; None: like
+    any value) ``jitter``           each lifetime is shortened by a random share up to this, so that keys filled together do not
+    expire together ``early_beta``       0 turns early refresh off; 1 is the published default of XFetch; more is earlier
     ``lease_seconds``    how long a dead loader blocks the others. A live one renews, so it may be much slower than this
-    ``wait_seconds``     patience while another caller loads; None waits as long as that caller is alive
-    ``max_bytes``        larger encoded values are served but not stored
+    ``wait_seconds``     patience while another caller loads; None waits as long as that caller is alive ``max_bytes``        larger
+    encoded values are served but not stored
     """
 
     fresh_seconds: float = 300.0
@@ -44,7 +43,8 @@ class Policy:
 
 
 class Breaker:
-    """Stops asking a cache that does not answer. Opens after ``failures`` in a row; one question is let through every ``rest_seconds``."""
+    """Stops asking a cache that does not answer. Opens after ``failures`` in a row;
+    one question is let through every ``rest_seconds``."""
 
     __slots__ = ("_failed", "_open_until", "closed", "failures", "rest_seconds")
 

@@ -1,7 +1,7 @@
 """Writing to a database and its cache so that a failure between the two never leaves an old value in the cache for good.
 
-Before the database is touched, a *barrier* takes the place of each key: readers go to the database and nothing is filled in. After the
-commit the barrier is lowered, with the new value if we were the only writer, with nothing if we were not (two commits may have
+Before the database is touched, a *barrier* takes the place of each key: readers go to the database and nothing is filled in. After
+the commit the barrier is lowered, with the new value if we were the only writer, with nothing if we were not (two commits may have
 happened in either order). A writer that dies leaves barriers that lapse by themselves. So (decision 0012):
 
 =====================================  ==================================================================================
@@ -15,8 +15,8 @@ process dies anywhere in between       the same
 cache, after the commit                the same; `Outcome.LAPSING`
 =====================================  ==================================================================================
 
-`UNREACHED` is the only outcome in which an old value can be served, until its lifetime ends. The outbox (outbox.py) closes it: there
-the need to invalidate is committed with the data.
+`UNREACHED` is the only outcome in which an old value can be served, until its lifetime ends. The outbox (outbox.py) closes it:
+there the need to invalidate is committed with the data.
 """
 
 from __future__ import annotations

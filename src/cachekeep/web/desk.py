@@ -23,7 +23,8 @@ _BATCH: Final = 200
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
-    """One cache, by group id or cache cluster id, after ``group/`` or ``cluster/`` where both are; all of them where that is allowed."""
+    """One cache, by group id or cache cluster id, after ``group/`` or ``cluster/`` where both are;
+    all of them where that is allowed."""
 
     name: str = ""
 

@@ -4,9 +4,9 @@ The engine is then the truth for what has not been saved yet, so it must keep it
 `volatile-*`: nothing here has an expiry). What was acknowledged and lost by the engine (a crash between two fsyncs, a failover to a
 replica that lagged) is lost. Where that is not acceptable, write through.
 
-Outcomes: `put` raised → not queued (or, if the reply was lost, queued: putting again is harmless). `save` raised → the batch stays and is
-tried again, in order. The flusher died between `save` and its note of it → the batch is saved twice: `save` must be an upsert.
-Two flushers: one at a time has the lock; a paused one is told by its fence, which `save` should hand to the database.
+Outcomes: `put` raised → not queued (or, if the reply was lost, queued: putting again is harmless). `save` raised → the batch stays
+and is tried again, in order. The flusher died between `save` and its note of it → the batch is saved twice: `save` must be an
+upsert. Two flushers: one at a time has the lock; a paused one is told by its fence, which `save` should hand to the database.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class _Behind:
 
 
 class WriteBehind(_Behind):
-    """``save(values, fence)`` puts a batch into the database and commits. ``cache`` holds what the database has; read through `get`,
-    which looks among the unsaved values first. Flush from a thread or a timer of yours.
+    """``save(values, fence)`` puts a batch into the database and commits. ``cache`` holds what the database has; read through
+    `get`, which looks among the unsaved values first. Flush from a thread or a timer of yours.
     """
 
     def __init__(

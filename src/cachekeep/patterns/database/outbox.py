@@ -2,7 +2,8 @@
 
 Two nets, one under the other:
 
-1. While the commit is under way a barrier stands at every key and table the transaction touched (write.py). Nothing old is served from
+1. While the commit is under way a barrier stands at every key and table the transaction touched (write.py). Nothing old is served
+  from
    just before the commit until the barrier is lowered or, if this process dies, lapses.
 2. What is to be invalidated is a row of the same transaction. If the cache could not be reached, or the process died, `sweep` (any
    process, again and again) finds the row and invalidates. If the transaction did not commit, there is no row.
@@ -79,8 +80,8 @@ class Outbox:
     # ------------------------------------------------------------------ what is watched
 
     def watch(self, model: type[Any], keys: Keys) -> None:
-        """``keys(instance)`` are the cache keys that change with it. Build them of what does not change, such as the primary key; if
-        one is built of a column that may change, answer the old one too (`sqlalchemy.inspect(x).attrs.name.history`).
+        """``keys(instance)`` are the cache keys that change with it. Build them of what does not change, such as the primary key;
+        if one is built of a column that may change, answer the old one too (`sqlalchemy.inspect(x).attrs.name.history`).
         """
         self._keys_of[model] = keys
 

@@ -24,7 +24,8 @@ Row = tuple[Any, ...]
 
 
 def tables_of(statement: sa.Select[Any]) -> list[str]:
-    """The tables a statement reads, in subqueries and joins too. Raises ValueError if it holds raw SQL, which cannot be seen through."""
+    """The tables a statement reads, in subqueries and joins too.
+    Raises ValueError if it holds raw SQL, which cannot be seen through."""
     names = set()
     for part in visitors.iterate(statement):
         if isinstance(part, sa.Table):

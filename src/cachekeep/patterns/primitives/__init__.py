@@ -1,4 +1,5 @@
-"""Small things people expect beside a cache: a lock, a rate limiter, a leaderboard, idempotency keys. Each in two faces, X and AsyncX."""
+"""Small things people expect beside a cache: a lock, a rate limiter, a leaderboard, idempotency keys.
+Each in two faces, X and AsyncX."""
 
 from cachekeep.patterns.primitives.idempotency import AsyncIdempotency, Idempotency
 from cachekeep.patterns.primitives.leaderboard import AsyncLeaderboard, Leaderboard, Standing

@@ -102,8 +102,9 @@ class Idempotency(_Idempotency):
     def run(self, key: str, work: Callable[[], T], *, arguments: Any = None, wait_seconds: float = 0.0) -> T:
         """The answer of ``work()``, now or from the first time.
 
-        Raises DuplicateRequest if it is still running after ``wait_seconds``, KeyReused if ``arguments`` differ from the first time's,
-        CacheDown if the server cannot be asked (then ``work`` was not called), and what ``work`` raises (then a retry may run it again).
+        Raises DuplicateRequest if it is still running after ``wait_seconds``, KeyReused if ``arguments`` differ from the first
+        time's, CacheDown if the server cannot be asked (then ``work`` was not called), and what ``work`` raises (then a retry may
+        run it again).
         """
         return cast(T, run(self._run(key, work, arguments, wait_seconds)))
 

@@ -1,9 +1,9 @@
 """A lock between processes, with a fencing token.
 
-No lock held over a network can promise that its holder is not paused just after it looked (Kleppmann, "How to do distributed locking",
-2016). So every grant carries a number that only grows; give it to whatever the lock protects, and let that refuse smaller ones
-(`UPDATE … WHERE fence <= :fence`). One engine, not Redlock: the numbers come from one counter, and after a failover that lost the last
-writes the counter may repeat, unless the protected side keeps the highest number it saw.
+No lock held over a network can promise that its holder is not paused just after it looked (Kleppmann, "How to do distributed
+locking", 2016). So every grant carries a number that only grows; give it to whatever the lock protects, and let that refuse smaller
+ones (`UPDATE … WHERE fence <= :fence`). One engine, not Redlock: the numbers come from one counter, and after a failover that lost
+the last writes the counter may repeat, unless the protected side keeps the highest number it saw.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _FREE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call(
 
 
 class _Lock:
-    """``fence`` grows with every grant. ``held`` is False as soon as the lease may have run out, measured from before it was asked for."""
+    """``fence`` grows with every grant. ``held`` is False as soon as the lease may have run out,
+    measured from before it was asked for."""
 
     def __init__(self, commands: Commands, port: Port, name: str, lease_seconds: float) -> None:
         if lease_seconds <= 0:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Store(Protocol):
-    """``down`` are the errors that mean "could not be asked" (they open the breaker); ``refused`` those that mean "asked, and no"."""
+    """``down`` are the errors that mean "could not be asked" (they open the breaker);
+    ``refused`` those that mean "asked, and no"."""
 
     quick: Callable[[str], Any] | None  # `read` without a wrapper (plain or async, as the client is), for the hot path
     down: tuple[type[BaseException], ...]

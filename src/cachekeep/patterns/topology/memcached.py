@@ -1,8 +1,9 @@
-"""Memcached with auto discovery: which nodes there are, asked of the configuration endpoint; which node has a key, by rendezvous hashing.
+"""Memcached with auto discovery: which nodes there are, asked of the configuration endpoint; which node has a key, by rendezvous
+hashing.
 
-pymemcache has the connections and the hash; it has no discovery that goes on, and its HashClient answers for nodes it could not reach
-(decision 0013), so the choosing is ours. A node that cannot be reached raises: its keys are not moved to another, where values from
-an earlier outage may lie. Only the list from the configuration endpoint moves keys.
+pymemcache has the connections and the hash; it has no discovery that goes on, and its HashClient answers for nodes it could not
+reach (decision 0013), so the choosing is ours. A node that cannot be reached raises: its keys are not moved to another, where
+values from an earlier outage may lie. Only the list from the configuration endpoint moves keys.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Node = tuple[str, int]
 def parse_cluster(reply: bytes) -> tuple[int, list[Node]]:
     """(version, nodes) of a `config get cluster` reply, or of the older `get AmazonElastiCache:cluster`.
 
-    The form is `<version>\\n<host>|<ip>|<port> …\\n`; the address is preferred where there is one (AWS: AutoDiscovery.AddingToYourClientLibrary).
-    Raises ValueError.
+    The form is `<version>\\n<host>|<ip>|<port> …\\n`; the address is preferred where there is one (AWS:
+    AutoDiscovery.AddingToYourClientLibrary). Raises ValueError.
     """
     match = re.match(rb"(?:CONFIG cluster|VALUE AmazonElastiCache:cluster) \d+ (\d+)\r\n", reply)
     if match is None:
@@ -88,10 +89,10 @@ class _Nodes:
 class MemcachedCluster:
     """A blocking client of a Memcached cluster, with the methods of pymemcache's `Client` that take keys.
 
-    ``url`` is `memcached://configuration-endpoint:port`, or several nodes `memcached://a:11211,b:11211` (then nothing is discovered).
-    A daemon thread asks for the list every ``poll_seconds``, of the known nodes in turn and of the configuration endpoint last;
-    lists of a lower version are ignored. Where the endpoint cannot be asked at first, every call asks it, and raises ConnectionError
-    until it answers. Threads may share it.
+    ``url`` is `memcached://configuration-endpoint:port`, or several nodes `memcached://a:11211,b:11211` (then nothing is
+    discovered). A daemon thread asks for the list every ``poll_seconds``, of the known nodes in turn and of the configuration
+    endpoint last; lists of a lower version are ignored. Where the endpoint cannot be asked at first, every call asks it, and raises
+    ConnectionError until it answers. Threads may share it.
     """
 
     memcached_nodes = True

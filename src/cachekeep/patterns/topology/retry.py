@@ -25,8 +25,8 @@ def pause_seconds(failures: int, base_seconds: float, cap_seconds: float) -> flo
 
 
 class DeadlineRetry(Retry):
-    """Try again until ``deadline_seconds`` have passed since the first failure. A try under way is not cut short: a call may last for the
-    deadline and one socket timeout.
+    """Try again until ``deadline_seconds`` have passed since the first failure. A try under way is not cut short: a call may last
+    for the deadline and one socket timeout.
 
     A command whose reply was lost is sent again: INCR may count twice. ``deadline_seconds=0`` turns that off.
     """
