@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cachekeep.control import Hands
-from cachekeep.model import Act, Cache, Event
+from cachekeep.model import Cache, Effect, Event
 from cachekeep.sim.run import Run, _Witness
 from cachekeep.store.contract import Lease
-
-
-class Killed(BaseException):
-    """kill -9: nothing catches it."""
 
 
 class Fuse:
     """Blows once, at the given moment: (step, after)."""
 
     def __init__(self, step: int, after: bool) -> None:
-        self.left, self.after, self.blown, self.steps = step, after, False, 0
+        self.left, self.at_its_end, self.blown, self.steps = step, after, False, 0
+        self.kill: Callable[[], object] = lambda: None
+        """Ends the control plane."""
 
-    def tick(self, after: bool) -> None:
-        self.steps += not after
-        if self.steps == self.left and after is self.after and not self.blown:
+    async def before(self) -> int:
+        """A step begins; its number."""
+        number = self.steps = self.steps + 1
+        await self._tick(number, False)
+        return number
+
+    async def after(self, number: int) -> None:
+        """That step has ended. Others may have begun meanwhile."""
+        await self._tick(number, True)
+
+    async def _tick(self, number: int, after: bool) -> None:
+        if (number, after) == (self.left, self.at_its_end) and not self.blown:
             self.blown = True
-            raise Killed
+            self.kill()
+            await asyncio.Event().wait()  # nothing is carried out any more
 
 
 def fragile(fuse: Fuse, *, twice: bool, **parts: Any) -> Hands:
     """Hands that die with the fuse; ``twice``: everything they do, they do again."""
 
     class Fragile(Hands):
-        async def carry(self, cache: Cache, act: Act) -> None:
-            for stage in act.stages:
-                fuse.tick(False)
-                try:
-                    for _ in range(2 if twice else 1):
-                        await super().carry(cache, Act((stage,), act.because))
-                finally:  # one that was refused has been tried as well
-                    fuse.tick(True)
+        async def _stage(self, cache: Cache, stage: tuple[Effect, ...], ended: Callable[[], None]) -> bool:
+            number = await fuse.before()
+            if twice:
+                await asyncio.gather(*(self._carry(cache, e) for e in stage), return_exceptions=True)
+            worked = await super()._stage(cache, stage, ended)
+            await fuse.after(number)  # one that was refused has been tried as well
+            return worked
 
     return Fragile(**parts)
 
@@ -51,12 +58,13 @@ class Interrupted(Run):
     def burn(self, fuse: Fuse, *, twice: bool) -> None:
         """Every save, and every stage of an act, is a step."""
         self.fuse, self.twice = fuse, twice
+        fuse.kill = lambda: self.keepers[0].cancel()
         store = self.store
 
         async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-            fuse.tick(False)
+            number = await fuse.before()
             saved = await _Witness.save_decided(store, cache, lease, events=events, addresses=addresses)
-            fuse.tick(True)
+            await fuse.after(number)
             return saved
 
         store.save_decided = save  # type: ignore[method-assign]

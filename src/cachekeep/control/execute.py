@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 from cachekeep.compute.contract import Driver, File, Link, ProcessSpec, Target
@@ -40,9 +42,13 @@ from cachekeep.model import (
     Stop,
     Swap,
     Witness,
+    collides,
 )
 
-EFFECT_SECONDS = 20.0
+log = logging.getLogger("cachekeep.keeper")
+
+ORDER_SECONDS, PROCESS_SECONDS = 10.0, 20.0
+"""What an order to an engine or a front, and the start or end of a process, may take beyond what it is given by itself."""
 Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
 
@@ -78,27 +84,65 @@ class Hands:
     def __init__(self, *, driver: Driver, link: Link, fronts: Fronts, specs: Specs, observer: Observer) -> None:
         self._driver, self._link, self._fronts = driver, link, fronts
         self._specs, self._observer = specs, observer
+        self._acts: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
-    async def carry(self, cache: Cache, act: Act) -> None:
-        """Stage after stage; the effects of a stage at the same time. Raises the first error after its whole stage has ended."""
+    def begin(self, cache: Cache, act: Act, *, holds: Callable[[], bool], ended: Callable[[], None]) -> asyncio.Task[None]:
+        """Have an act carried out, stage after stage, and the effects of a stage at the same time. Whoever waits for the task is told
+        of no failure: those are in ``Observer.flights``, and so is what flies, from this moment on.
+
+        ``holds`` says, before each later stage, whether what the act follows from is still what is decided: if not, or if one of its
+        effects failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
+        """
+        for effect in act.stages[0]:
+            self._take_off(cache, effect, act)
+        task = asyncio.create_task(self._stages(cache, act, holds, ended), name=f"act on {cache.name}")
+        self._acts[cache.uid].add(task)
+        task.add_done_callback(self._acts[cache.uid].discard)
+        return task
+
+    async def abandon(self, uid: str) -> None:
+        """Whoever decides for the cache now is another, or it is no more: nothing of what has not ended goes on from here."""
+        acts = self._acts.pop(uid, set())
+        for act in acts:
+            act.cancel()
+        await asyncio.gather(*acts, return_exceptions=True)
+        self._observer.flights.forget(uid)
+
+    async def _stages(self, cache: Cache, act: Act, holds: Callable[[], bool], ended: Callable[[], None]) -> None:
         for stage in act.stages:
-            results = await asyncio.gather(*(self._one(cache, e) for e in stage), return_exceptions=True)
-            failed = [r for r in results if isinstance(r, BaseException)]
-            if failed:
-                raise failed[0]
+            if stage is not act.stages[0]:
+                flying, _ = self._observer.flights.seen(cache.uid)
+                if not holds() or any(collides(e, f.effect) for e in stage for f in flying):
+                    return
+                for effect in stage:
+                    self._take_off(cache, effect, act)
+            if not await self._stage(cache, stage, ended):
+                return
 
-    async def _one(self, cache: Cache, effect: Effect) -> None:
-        key = (cache.uid, _subject(effect))
+    async def _stage(self, cache: Cache, stage: tuple[Effect, ...], ended: Callable[[], None]) -> bool:
+        """Carry out effects that have taken off, at the same time. Whether all of them worked."""
+        return all(await asyncio.gather(*(self._fly(cache, e, ended) for e in stage)))
+
+    def _take_off(self, cache: Cache, effect: Effect, act: Act) -> None:
+        self._observer.flights.begin(cache.uid, effect, act.because, deadline_seconds=deadline_seconds(effect))
+
+    async def _fly(self, cache: Cache, effect: Effect, ended: Callable[[], None]) -> bool:
+        """Carry out an effect that has taken off. Whether it worked."""
+        problem: str | None = None
+        seconds = deadline_seconds(effect)
         try:
-            async with asyncio.timeout(EFFECT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._carry(cache, effect)
         except TimeoutError:
-            self._observer.problems[key] = f"{type(effect).__name__} was not confirmed within {EFFECT_SECONDS:.0f} s"
-            raise OrderFailed(self._observer.problems[key]) from None
+            problem = f"{type(effect).__name__} was not confirmed within {seconds:g} s"
         except CachekeepError as error:
-            self._observer.problems[key] = str(error)
-            raise
-        self._observer.problems.pop(key, None)
+            problem = str(error)
+        except Exception as error:
+            log.exception("%s: %s failed in a way that nobody expected", cache.name, effect)
+            problem = f"{type(error).__name__}: {error}"
+        self._observer.flights.end(cache.uid, effect, problem)
+        ended()
+        return problem is None
 
     async def _carry(self, cache: Cache, effect: Effect) -> None:
         match effect:
@@ -203,18 +247,19 @@ class Hands:
         await self._driver.rewrite(spec.key, files, live_digest=spec.live_digest)
 
 
-def _subject(effect: Effect) -> str:
+def deadline_seconds(effect: Effect) -> float:
+    """An effect that has not ended by then has failed."""
     match effect:
-        case Start(name) | Stop(name) | Erase(name):
-            return name
+        case Start() | Erase():
+            return PROCESS_SECONDS
+        case Stop(_, grace_seconds):
+            return PROCESS_SECONDS + grace_seconds
         case HandOver() | Convert() | Swap():
-            return effect.taker
+            return ORDER_SECONDS + effect.timeout_seconds
         case MoveSlots():
-            return effect.source
-        case Point(front):
-            return front
+            return ORDER_SECONDS + effect.seconds
         case _:
-            return effect.node
+            return ORDER_SECONDS
 
 
 def _node(cache: Cache, name: str) -> Node:

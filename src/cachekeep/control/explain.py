@@ -8,7 +8,8 @@ from cachekeep.clock import Clock
 from cachekeep.control.observe import Observer
 from cachekeep.model import Cache, Step, View, Wait
 from cachekeep.plan import Policy, plan
-from cachekeep.plan.planner import RULES
+from cachekeep.plan.flights import first
+from cachekeep.plan.planner import rules_of
 from cachekeep.plan.situation import Situation
 
 
@@ -40,8 +41,9 @@ async def explain(cache: Cache, observer: Observer, clock: Clock, policy: Policy
     now, moment = clock.now(), clock.moment()
     step = plan(cache, view, now, moment, policy)
     asked: list[Answer] = []
-    for rule in RULES:
-        said = rule(Situation(cache, view, now, moment, policy))
+    s = Situation(cache, view, now, moment, policy)
+    for rule in rules_of(cache):
+        said = first(s, (rule(s),))
         about = " ".join((rule.__doc__ or "").split()).split(". ")[0].rstrip(".")
         name = f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
         asked.append(Answer(rule=name, about=about, step=_kind(said), because=said.because if said else ""))

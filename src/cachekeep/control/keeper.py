@@ -1,6 +1,7 @@
 """The keeper: one task per cache that it holds the lease of.
 
-A pass looks, plans, and either saves a decision, carries out effects, or waits. Nothing is remembered between passes that safety
+A pass looks, plans, and either saves a decision, begins effects, or waits. Effects go on by themselves: a pass waits for them only as long
+as they usually take, and then looks again, and what is in flight is part of what is seen. Nothing is remembered between passes that safety
 rests on: a keeper that is killed anywhere is replaced by one that looks and goes on.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -17,7 +20,7 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Decide, Forget, Start, Step, View, Wait
+from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Step, View, Wait
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
@@ -29,10 +32,27 @@ LEASE_SECONDS = 15.0
 SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
 MOST_DECISIONS = 50
+PATIENCE_SECONDS = 0.1
+"""So long a pass waits for what it has begun, or until somebody fails: most effects have ended by then."""
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
 NOISE_SECONDS = 0.2
 HEARTBEAT_SECONDS, CALM_HEARTBEAT_SECONDS = 0.4, 2.0
 HEARTBEAT_DEADLINE_SECONDS = 0.25
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A cache that is kept here: while ``lease`` is held."""
+
+    lease: Lease
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by whatever may be news: a change of its row, a death, a heartbeat, the end of an effect."""
+    alarmed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a death or a heartbeat: not by what anybody wants."""
+    decided: Decided | None = None
+    """As last loaded or saved: an act goes on with its next stage only while this is what it follows from."""
+    told: Condition | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class Keeper:
@@ -52,20 +72,14 @@ class Keeper:
     ) -> None:
         self._store, self._driver, self._link, self._observer, self._hands = store, driver, link, observer, hands
         self._clock, self._holder, self._policy = clock, holder, policy or Policy()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._wakes: dict[str, asyncio.Event] = {}
-        self._alarms: dict[str, asyncio.Event] = {}
-        """Set by a death or a heartbeat: not by what anybody wants."""
-        self._moving: set[str] = set()
-        """Caches of which a lead is on its way to another node."""
+        self._kept: dict[str, _Kept] = {}
         self._news = asyncio.Event()
-        self._unclaimed: set[str] = set()
 
     async def run(self) -> None:
         """Claim, renew, keep; until cancelled. Processes go on; leases run out, or are buried by whoever knows that we are gone."""
         forget_change = self._store.on_change(self._changed)
         self._driver.on_death(self._alarmed)
-        renewal = asyncio.create_task(self._renew())
+        renewal = asyncio.create_task(self._renew(), name="renew leases")
         try:
             while True:
                 await self._claim()
@@ -75,28 +89,27 @@ class Keeper:
                         await self._news.wait()
         finally:
             forget_change()
-            tasks = [renewal, *self._tasks.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end([renewal, *(k.task for k in self._kept.values() if k.task is not None)])
 
     # -- leases
 
     async def _claim(self) -> None:
-        """Take every lease that is free, and keep its cache."""
+        """Take every lease that is free, and keep its cache. Waits for nothing but the store."""
         try:
             leases = await self._store.claim(self._holder, ttl_seconds=LEASE_SECONDS)
         except CachekeepError as error:
             log.warning("leases cannot be claimed: %s", error)
             return
+        except Exception:
+            log.exception("leases cannot be claimed, for a reason that nobody expected")
+            return
         for lease in leases:
-            old = self._tasks.get(lease.uid)
-            if old is not None:
-                old.cancel()
-            self._wakes[lease.uid], self._alarms[lease.uid] = asyncio.Event(), asyncio.Event()
-            self._tasks[lease.uid] = asyncio.create_task(self._keep(lease), name=f"keep {lease.uid}")
+            self._let_go(lease.uid)
+            self._keep(_Kept(lease))
 
     async def _renew(self) -> None:
+        """Renew all leases at once, whatever becomes of single caches; let go of those that are lost; keep those whose task has ended by
+        accident."""
         while True:
             await self._clock.sleep(LEASE_SECONDS / 3)
             try:
@@ -104,34 +117,65 @@ class Keeper:
             except CachekeepError as error:
                 log.warning("leases cannot be renewed: %s", error)
                 continue
-            for uid in [u for u in self._tasks if u not in held]:
-                self._tasks.pop(uid).cancel()
+            except Exception:
+                log.exception("leases cannot be renewed, for a reason that nobody expected")
+                continue
+            for uid, kept in list(self._kept.items()):
+                if uid not in held:
+                    self._let_go(uid)
+                elif kept.task is None or kept.task.done():
+                    log.error("%s: its task has ended by accident, and is started again", uid)
+                    self._keep(kept)
+
+    def _keep(self, kept: _Kept) -> None:
+        self._kept[kept.lease.uid] = kept
+        kept.task = asyncio.create_task(self._mind(kept), name=f"keep {kept.lease.uid}")
+
+    def _let_go(self, uid: str) -> None:
+        kept = self._kept.pop(uid, None)
+        if kept is not None and kept.task is not None:
+            kept.task.cancel()
 
     # -- wakes
 
     def _changed(self, uid: str) -> None:
-        if uid in self._wakes:
-            self._wakes[uid].set()
+        if uid in self._kept:
+            self._kept[uid].woken.set()
         else:
             self._news.set()
 
     def _alarmed(self, key: Key) -> None:
-        if key[0] in self._alarms:
-            self._alarms[key[0]].set()
+        if key[0] in self._kept:
+            self._kept[key[0]].alarmed.set()
         self._changed(key[0])
+
+    def hasten(self) -> None:
+        """Try again at once whatever failed: what kept it from working (an engine that is not installed) may be gone."""
+        self._observer.flights.hasten()
+        for kept in self._kept.values():
+            kept.woken.set()
 
     # -- one cache
 
-    async def _keep(self, lease: Lease) -> None:
-        """Pass after pass, until the cache is forgotten or the lease is lost."""
+    async def _mind(self, kept: _Kept) -> None:
+        """Pass after pass, until the cache is forgotten or the lease is lost; then nothing that has been begun goes on."""
+        try:
+            await self._again_and_again(kept)
+        finally:
+            await self._hands.abandon(kept.lease.uid)
+        if self._kept.get(kept.lease.uid) is kept:
+            del self._kept[kept.lease.uid]
+
+    async def _again_and_again(self, kept: _Kept) -> None:
+        uid = kept.lease.uid
         backoff, said, failed_at = FIRST_BACKOFF_SECONDS, "", self._clock.monotonic()
         while True:
             try:
-                await self._passes(lease)
-                break
+                await self._passes(kept)
+                return
             except LeaseLost as error:
                 log.info("%s", error)
-                break
+                return
             except Conflict:
                 backoff = FIRST_BACKOFF_SECONDS
             except CachekeepError as error:
@@ -139,60 +183,57 @@ class Keeper:
                 if now - failed_at > 2 * LONGEST_BACKOFF_SECONDS:  # it has worked since
                     backoff = FIRST_BACKOFF_SECONDS
                 failed_at = now
-                if lease.uid in self._moving:  # clients may be waiting, for a second, say
-                    backoff = FIRST_BACKOFF_SECONDS
                 if str(error) != said:
-                    log.warning("%s: %s; tried again, at longer and longer intervals", lease.uid, error)
+                    log.warning("%s: %s; tried again, at longer and longer intervals", uid, error)
                 said = str(error)
-                # What failed has made noise of its own (a death, a save): that must not cut the pause short. Real news may.
+                # What failed has made noise of its own (a save): that must not cut the pause short. Real news may.
                 await self._clock.sleep(min(backoff, NOISE_SECONDS))
-                self._wakes[lease.uid].clear()
-                await self._rest(lease.uid, backoff)
+                kept.woken.clear()
+                await self._rest(kept, backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             except Exception:
-                log.exception("%s: a pass failed in a way that nobody expected; tried again in %.2f s", lease.uid, backoff)
+                log.exception("%s: a pass failed in a way that nobody expected; tried again in %.2f s", uid, backoff)
                 await self._clock.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-        if self._tasks.get(lease.uid) is asyncio.current_task():
-            for memory in (self._tasks, self._wakes, self._alarms):
-                memory.pop(lease.uid, None)
-            self._moving.discard(lease.uid)
 
-    async def _passes(self, lease: Lease) -> None:
-        said, pause = "", 0.0
+    async def _passes(self, kept: _Kept) -> None:
+        said, waited_for, pause = "", "", 0.0
         while True:
-            self._wakes[lease.uid].clear()
-            self._alarms[lease.uid].clear()
-            cache = await self._store.load(lease.uid)
+            kept.woken.clear()
+            kept.alarmed.clear()
+            cache = await self._load(kept)
             if cache is None:
                 return
             view = await self._observer.look(cache)
             before = cache.version
-            cache, step = await self._think(cache, view, lease)
-            self._moving.discard(cache.uid)
-            if any(x.moving_to for x in cache.decided.shards):
-                self._moving.add(cache.uid)
+            cache, step = await self._think(cache, view, kept)
             if isinstance(step, Wait) and cache.version != before:
                 continue  # what was just decided has not been looked at yet
             if isinstance(step, Forget):
-                await self._forget(cache, step, lease)
+                await self._forget(cache, step, kept.lease)
                 return
             self._watch(cache, view)
-            await self._publish(cache, view, step, lease, urgent=isinstance(step, Act))
+            await self._publish(cache, view, step, kept.lease, urgent=isinstance(step, Act))
             if isinstance(step, Act):
                 self._narrate(cache, step)
-                await self._carry(cache, step)
-                said = ""
+                said, waited_for = step.because, ""
+                await self._act(cache, step, kept)
             elif isinstance(step, Wait):
-                if step.because != said or step.steady:
-                    if step.because != said:
-                        self._narrate(cache, step)
-                    said, pause = step.because, step.seconds
+                if step.because != said:
+                    self._narrate(cache, step)
+                if step.because != waited_for or step.steady:
+                    pause = step.seconds
                 else:
                     pause = min(pause * 1.5, max(LONGEST_POLL_SECONDS, step.seconds))
-                await self._rest(lease.uid, pause)
+                said = waited_for = step.because
+                await self._rest(kept, pause)
 
-    async def _think(self, cache: Cache, view: View, lease: Lease) -> tuple[Cache, Step]:
+    async def _load(self, kept: _Kept) -> Cache | None:
+        cache = await self._store.load(kept.lease.uid)
+        kept.decided = cache.decided if cache is not None else None
+        return cache
+
+    async def _think(self, cache: Cache, view: View, kept: _Kept) -> tuple[Cache, Step]:
         """Save decisions until there is something to do or to wait for: thinking again needs no new look."""
         for _ in range(MOST_DECISIONS):
             step = plan(cache, view, self._clock.now(), self._clock.moment(), self._policy)
@@ -200,7 +241,8 @@ class Keeper:
                 return cache, step
             self._narrate(cache, step)
             new = replace(cache, decided=step.decided)
-            cache = await self._store.save_decided(new, lease, events=step.events, addresses=addresses_used(step.decided))
+            cache = await self._store.save_decided(new, kept.lease, events=step.events, addresses=addresses_used(step.decided))
+            kept.decided = cache.decided
         raise CachekeepError(f"{cache.name}: {MOST_DECISIONS} decisions in a row led nowhere, the last one: {step.because}")
 
     async def _forget(self, cache: Cache, step: Forget, lease: Lease) -> None:
@@ -210,27 +252,21 @@ class Keeper:
             self._link.unwatch((cache.uid, node.name))
         self._observer.forget(cache)
 
-    async def _carry(self, cache: Cache, act: Act) -> None:
-        """Starting may take long, and on a lost host it never ends. Who fails meanwhile is not kept waiting: the driver goes on
-        without us, and the next look shows how far it is."""
-        if not all(isinstance(e, Start) for stage in act.stages for e in stage):
-            await self._hands.carry(cache, act)
-            return
-        carrying = asyncio.create_task(self._hands.carry(cache, act))
-        alarm = asyncio.create_task(self._alarms[cache.uid].wait())
+    async def _act(self, cache: Cache, act: Act, kept: _Kept) -> None:
+        """Begin an act, and wait for its end as long as acts usually take. Who fails meanwhile is not kept waiting."""
+        acting = self._hands.begin(cache, act, holds=lambda: kept.decided == cache.decided, ended=kept.woken.set)
+        alarm = asyncio.create_task(kept.alarmed.wait())
         try:
-            await asyncio.wait({carrying, alarm}, return_when=asyncio.FIRST_COMPLETED)
-            if carrying.done():
-                await carrying
+            await asyncio.wait({acting, alarm}, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            carrying.cancel()
             alarm.cancel()
-            await asyncio.gather(carrying, alarm, return_exceptions=True)
 
-    async def _rest(self, uid: str, seconds: float) -> None:
+    async def _rest(self, kept: _Kept, seconds: float) -> None:
+        """Until there is news, what failed may be tried again, or ``seconds`` have passed."""
+        again = self._observer.flights.rest_seconds(kept.lease.uid)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wakes[uid].wait()
+            async with asyncio.timeout(seconds if again is None else min(seconds, again)):
+                await kept.woken.wait()
 
     async def _publish(self, cache: Cache, view: View, step: Step, lease: Lease, *, urgent: bool) -> None:
         """Tell the API side how the cache is; not before effects that clients wait for."""
@@ -255,3 +291,10 @@ class Keeper:
 
     def _narrate(self, cache: Cache, step: Step) -> None:
         log.info("%s: %s: %s", cache.name, type(step).__name__.lower(), step.because)
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    found = list(tasks)
+    for task in found:
+        task.cancel()
+    await asyncio.gather(*found, return_exceptions=True)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link, ProcessSeen, Target
+from cachekeep.control.flights import Flights
 from cachekeep.control.fronts import Fronts
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
-from cachekeep.model import Cache, Front, FrontView, Node, NodeView, View
+from cachekeep.model import Cache, Front, FrontView, Node, NodeView, Start, View, Witness
 from cachekeep.network.addresses import free
 from cachekeep.plan.members import addresses_needed
 from cachekeep.store.contract import Store
 
 LOOK_DEADLINE_SECONDS = 0.25
+LATE_SECONDS = 5.0
+"""A look that has outlasted its deadline is given up after this long, and begun anew."""
 
 
 def target(cache: Cache, node: Node) -> Target:
@@ -35,30 +40,91 @@ def target(cache: Cache, node: Node) -> Target:
     )
 
 
+Seen = TypeVar("Seen", bound=NodeView | FrontView)
+
+
+def _with(problems: Mapping[str, str], name: str, seen: Seen) -> Seen:
+    """What the last effect on it said, if that failed, says more than how its last process ended."""
+    return replace(seen, problem=problems[name]) if name in problems else seen
+
+
+def _unsettled(view: View) -> View:
+    """What a node that is being changed shows in the middle of it is no word to go by: a process that is being started is not silent,
+    and a replica that is being made to connect anew has not tried yet."""
+    nodes = dict(view.nodes)
+    for flight in view.flights:
+        match flight.effect:
+            case Start(name) if name in nodes:
+                nodes[name] = replace(nodes[name], silent_seconds=None)
+            case Witness(name) if name in nodes:
+                nodes[name] = replace(nodes[name], reaches=None)
+    return replace(view, nodes=nodes)
+
+
+T = TypeVar("T")
+
+
+class Late:
+    """Looks that outlast their deadline. Each goes on by itself, and until it has ended nobody waits for another at the same thing: so
+    what does not answer costs one deadline, and not one in each look."""
+
+    def __init__(self) -> None:
+        self._pending: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def within(self, seconds: float, what: Hashable, look: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        """What ``look`` saw; None: nothing in time. Raises what it raised."""
+        if what in self._pending:
+            return None
+        task = asyncio.create_task(asyncio.wait_for(look(), LATE_SECONDS))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            return task.result()
+        self._pending[what] = task
+        task.add_done_callback(lambda task: self._ended(what, task))
+        return None
+
+    def _ended(self, what: Hashable, task: asyncio.Task[Any]) -> None:
+        if self._pending.get(what) is task:
+            del self._pending[what]
+        if not task.cancelled():
+            task.exception()  # seen: nobody waits for it any more
+
+
 class Observer:
-    """Looks at caches. Remembers only since when a node has been silent, when it was a witness, and what the last effect on it said."""
+    """Looks at caches. Remembers only since when a node has been silent, when it was a witness, and what is in flight."""
 
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
         self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
         self._silent_since: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._last_offset: dict[Key, int] = {}
-        self.problems: dict[Key, str] = {}
+        self._late = Late()
+        self.flights = Flights(clock)
 
     async def look(self, cache: Cache) -> View:
-        """What is there now."""
+        """What is there now, and what is under way."""
         decided = cache.decided
+        flights, failures = self.flights.seen(cache.uid)
         keys = [(cache.uid, name) for name in (*(n.name for n in decided.everyone), *(f.name for f in decided.fronts))]
-        processes = await self._driver.look(keys)
+        processes = await self._late.within(LOOK_DEADLINE_SECONDS, cache.uid, lambda: self._driver.look(keys)) or {}
+        unknown = ProcessSeen(process=None)
         nodes, fronts = await asyncio.gather(
-            asyncio.gather(*(self._node(cache, n, processes[cache.uid, n.name]) for n in decided.everyone)),
-            asyncio.gather(*(self._front(cache, f, processes[cache.uid, f.name]) for f in decided.fronts)),
+            asyncio.gather(*(self._node(cache, n, processes.get((cache.uid, n.name), unknown)) for n in decided.everyone)),
+            asyncio.gather(*(self._front(cache, f, processes.get((cache.uid, f.name), unknown)) for f in decided.fronts)),
         )
-        return View(
-            nodes={n.name: v for n, v in zip(decided.everyone, nodes, strict=True)},
-            fronts={f.name: v for f, v in zip(decided.fronts, fronts, strict=True)},
+        problems = self.flights.problems(cache.uid)
+        view = View(
+            nodes={n.name: _with(problems, n.name, v) for n, v in zip(decided.everyone, nodes, strict=True)},
+            fronts={f.name: _with(problems, f.name, v) for f, v in zip(decided.fronts, fronts, strict=True)},
+            flights=flights,
+            failures=failures,
             free_addresses=await self._free(cache),
         )
+        return _unsettled(view)
 
     async def _node(self, cache: Cache, node: Node, process: ProcessSeen) -> NodeView:
         key = (cache.uid, node.name)
@@ -86,23 +152,23 @@ class Observer:
             live_digest=process.live_digest,
             boot_digest=process.boot_digest,
             last_order=process.last_order,
-            problem=self.problems.get(key) or process.problem,
+            problem=process.problem,
         )
 
     async def _front(self, cache: Cache, front: Front, process: ProcessSeen) -> FrontView:
         targets: tuple[str, ...] | None = None
         version: int | None = None
         if process.process == "running":
-            try:
-                targets, version = await self._fronts.pointed(cache, front)
-            except (CachekeepError, OSError):
-                targets = None
+            key = (cache.uid, front.name)
+            with contextlib.suppress(CachekeepError, OSError):
+                told = await self._late.within(LOOK_DEADLINE_SECONDS, key, lambda: self._fronts.pointed(cache, front))
+                targets, version = told or (None, None)
         return FrontView(
             process=process.process,
             incarnation=process.incarnation,
             targets=targets,
             version=version,
-            problem=self.problems.get((cache.uid, front.name)) or process.problem,
+            problem=process.problem,
         )
 
     async def _free(self, cache: Cache) -> tuple[str, ...]:
@@ -116,7 +182,7 @@ class Observer:
 
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
-        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._last_offset, self.problems)
+        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._last_offset)
         for memory in memories:
             for key in [k for k in memory if k[0] == cache.uid]:
                 del memory[key]

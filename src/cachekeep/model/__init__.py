@@ -47,8 +47,11 @@ from cachekeep.model.step import (
     Swap,
     Wait,
     Witness,
+    collides,
+    overtakes,
+    subjects,
 )
-from cachekeep.model.view import ClusterSeen, FrontView, NodeView, Process, ReplicaSeen, View
+from cachekeep.model.view import ClusterSeen, Failure, Flight, FrontView, NodeView, Process, ReplicaSeen, View
 
 __all__ = [
     "UNKNOWN",
@@ -72,6 +75,8 @@ __all__ = [
     "Erase",
     "Errand",
     "Event",
+    "Failure",
+    "Flight",
     "Follow",
     "Forget",
     "Front",
@@ -108,5 +113,8 @@ __all__ = [
     "Wanted",
     "WantedShard",
     "Witness",
+    "collides",
     "elapsed",
+    "overtakes",
+    "subjects",
 ]

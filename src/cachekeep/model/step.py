@@ -219,6 +219,38 @@ Effect = (
 )
 
 
+def subjects(effect: Effect) -> tuple[str, ...]:
+    """The nodes or fronts that an effect is carried out on, the one that it is about first."""
+    match effect:
+        case Start(name) | Stop(name) | Erase(name):
+            return (name,)
+        case HandOver() | Convert() | Swap():
+            return effect.taker, effect.giver
+        case MoveSlots():
+            return effect.source, effect.target
+        case Point(front):
+            return (front,)
+        case _:
+            return (effect.node,)
+
+
+def overtakes(effect: Effect, other: Effect) -> bool:
+    """Whether ``effect`` may begin although ``other`` is in flight on one of its subjects, and makes its outcome meaningless: an end of
+    the process, which waits for nothing but for an end that comes as soon."""
+    if not isinstance(effect, Stop | Erase) or effect.name not in subjects(other):
+        return False
+    sooner = isinstance(other, Stop) and other.grace_seconds > (effect.grace_seconds if isinstance(effect, Stop) else 0.0)
+    return sooner or not isinstance(other, Stop | Erase)
+
+
+def collides(effect: Effect, other: Effect) -> bool:
+    """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. Of moves of slots each has a source to
+    itself, and targets are shared."""
+    if isinstance(effect, MoveSlots) and isinstance(other, MoveSlots):
+        return effect.source == other.source
+    return not set(subjects(effect)).isdisjoint(subjects(other)) and not overtakes(effect, other)
+
+
 class Decide(msgspec.Struct, frozen=True):
     """Save ``decided``, tell ``events``, think again."""
 

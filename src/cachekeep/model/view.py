@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.cache import SlotRange
+from cachekeep.model.step import Effect
 
 Process = Literal["absent", "running", "exited", "frozen", "stuck"]
 """``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer); ``stuck``:
@@ -101,11 +102,37 @@ class FrontView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
+class Flight(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that was begun and has not ended."""
+
+    effect: Effect
+    because: str
+    """The sentence of the act that it belongs to."""
+    since_seconds: float
+    left_seconds: float
+    """Then it has failed."""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that failed each time that it was tried."""
+
+    effect: Effect
+    problem: str
+    """Of the last try, in the driver's or engine's words."""
+    since_seconds: float
+    """Since the first try began."""
+    again_seconds: float
+    """Until it may be tried again; 0: it may, or flies."""
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """A cache as just seen."""
 
     nodes: dict[str, NodeView] = {}
     fronts: dict[str, FrontView] = {}
+    flights: tuple[Flight, ...] = ()
+    """What was in flight when the look began: what it has changed by now may have been seen or not."""
+    failures: tuple[Failure, ...] = ()
     free_addresses: tuple[str, ...] = ()
     """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile."""
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
 from cachekeep.plan import leaders
+from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, with_shard
 
 ELECTION_SECONDS = 1.5
@@ -25,13 +26,15 @@ def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
     if not s.clustered:
         return None
-    return leaders.first(_lead(s, shard) for shard in s.decided.shards)
+    return first(s, (_lead(s, shard) for shard in s.decided.shards))
 
 
 def _lead(s: Situation, shard: Shard) -> Step | None:
     primary = s.primary(shard)
     if primary is None:
         return leaders.abdicated(s, shard)
+    if flying := under_way(s, Swap, on=primary.name):
+        return flying
     leader = _leader(s, shard)
     if leader is not None and leader.name != primary.name:
         return _adopt(s, shard, primary, leader)
@@ -258,6 +261,7 @@ def follow(s: Situation) -> Step | None:
     if not s.clustered:
         return None
     effects: list[Effect] = []
+    guarded: Wait | None = None
     for shard in s.decided.shards:
         primary = s.primary(shard)
         if primary is None or not s.leads(primary) or shard.moving_to:
@@ -270,8 +274,10 @@ def follow(s: Situation) -> Step | None:
                 continue  # it has not met the primary yet, or has not heard yet that it was replaced
             if seen.has_history and node.name in shard.in_sync and s.seen(primary).has_history is False:
                 because = f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, or it would be emptied"
-                return Wait(1.0, because, refused=True)
+                guarded = guarded or Wait(1.0, because, refused=True)
+                continue
             effects.append(Replicate(node.name, primary.name, shard.order))
     if not effects:
-        return None
-    return Act((tuple(effects),), f"{' and '.join(e.node for e in effects if isinstance(e, Replicate))} follows its primary")
+        return guarded
+    act = Act((tuple(effects),), f"{' and '.join(e.node for e in effects if isinstance(e, Replicate))} follows its primary")
+    return first(s, (guarded, act))

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
 from cachekeep.plan.cluster_members import lingering_seconds
+from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
 
@@ -24,6 +25,8 @@ def record(s: Situation) -> Step | None:
     changed = {}
     for shard in s.decided.shards:
         seen = _seen(s, shard)
+        if under_way(s, MoveSlots, on=shard.primary):
+            continue  # it is another with every key that moves
         if seen and not shard.moving_to and (seen.slots != shard.owned or seen.epoch > shard.epoch):
             changed[shard.id] = replace(shard, owned=seen.slots, epoch=max(seen.epoch, shard.epoch))
     if not changed:
@@ -121,6 +124,8 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     heirs = [(x, slots) for x in s.decided.shards if x.primary and (slots := common(lost, x.slots))]
     if not heirs:
         return None
+    if flying := first(s, (under_way(s, Own, on=x.primary) for x, _ in heirs)):
+        return flying
     silent = [n for n in s.decided.nodes if not s.alive(n) and not s.gone(n)]
     if silent:
         return Wait(s.policy.poll_seconds * 5, f"{count(lost)} slots belong to nobody, but {names(silent)} might know better")

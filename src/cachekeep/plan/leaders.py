@@ -7,12 +7,13 @@ an order number of its own, saved before the engine hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait, Witness
 from cachekeep.plan.endpoints import addresses
+from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
@@ -34,18 +35,7 @@ def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
     if not s.replicated or s.clustered:
         return None
-    return first(_lead(s, shard) for shard in s.decided.shards)
-
-
-def first(steps: Iterable[Step | None]) -> Step | None:
-    """The first decision or act; a refusal or wait only if no other shard has something to do."""
-    waiting: Step | None = None
-    for step in steps:
-        if isinstance(step, Wait):
-            waiting = waiting or step
-        elif step is not None:
-            return step
-    return waiting
+    return first(s, (_lead(s, shard) for shard in s.decided.shards))
 
 
 def _lead(s: Situation, shard: Shard) -> Step | None:
@@ -54,6 +44,8 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
     primary = s.primary(shard)
     if primary is None:
         return abdicated(s, shard)
+    if flying := under_way(s, HandOver, on=primary.name):
+        return flying
     if shard.moving_to is not None:
         return _move(s, shard, primary)
     if s.leads(primary):

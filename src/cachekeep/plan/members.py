@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from cachekeep.model import (
     Act,
     Cache,
+    Convert,
     Decide,
     Decided,
     Effect,
@@ -16,16 +17,19 @@ from cachekeep.model import (
     Event,
     Forget,
     Front,
+    HandOver,
     Member,
     Node,
     Shard,
     Start,
     Step,
     Stop,
+    Swap,
     Wait,
     WantedShard,
 )
 from cachekeep.plan import cluster_members
+from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names, pairs, verb, with_nodes
 
 BALANCER = "readers"
@@ -185,14 +189,16 @@ def _fronts(s: Situation, shards: tuple[Shard, ...], needs: Needs) -> tuple[tupl
 
 def stop(s: Situation) -> Step | None:
     """What must not run is stopped, and confirmed stopped, before anything that rests on it."""
+    return first(s, (_stop_condemned(s), stop_stale(s, s.decided.nodes)))
+
+
+def _stop_condemned(s: Situation) -> Step | None:
     now: list[Effect] = [
         Stop(n.name, s.policy.stop_grace_seconds if n.due else 0.0)
         for n in s.decided.nodes
         if n.condemned and not s.gone(n) and not s.starves(n)
     ]
-    if now:
-        return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first")
-    return stop_stale(s, s.decided.nodes)
+    return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first") if now else None
 
 
 def stop_stale(s: Situation, nodes: Sequence[Node]) -> Step | None:
@@ -211,6 +217,7 @@ def start(s: Situation) -> Step | None:
     """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
     dealt with by the leaders' rules before this one is asked."""
     held = cluster_members.held_back(s) | {x.primary for x in s.decided.shards if s.left_to_successors(x)}
+    held |= {n for x in s.decided.shards if under_way(s, HandOver, Swap, Convert, on=x.primary) for n in (x.primary, x.moving_to)}
     ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
         return _again(s, ended)

@@ -19,6 +19,7 @@ from cachekeep.plan import (
     starving,
     switching,
 )
+from cachekeep.plan.flights import first
 from cachekeep.plan.situation import Policy, Situation, listed, names, verb
 
 Rule = Callable[[Situation], Step | None]
@@ -71,14 +72,12 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
     another's. The first wait is answered when no rule decides or acts.
     """
     s = Situation(cache, view, now, moment, policy or Policy())
-    waiting: Wait | None = None
-    for rule in RULES:
-        step = rule(s)
-        if isinstance(step, Wait):
-            waiting = waiting or step
-        elif step is not None:
-            return step
-    return waiting or _rest(s)
+    return first(s, (rule(s) for rule in rules_of(cache))) or _rest(s)
+
+
+def rules_of(cache: Cache) -> tuple[Rule, ...]:
+    """Those that are asked. Of a deleted cache nothing but its end matters: while that waits for something, nothing is started again."""
+    return (members.delete,) if cache.wanted.deleted else RULES
 
 
 def _rest(s: Situation) -> Wait:

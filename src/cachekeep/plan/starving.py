@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from cachekeep.engines.config import MAX_LAG_SECONDS, live_digest
 from cachekeep.model import Act, Decide, Detach, Node, Shard, Step, Stop, Wait
 from cachekeep.plan import leaders
+from cachekeep.plan.flights import first
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 STARVING_SECONDS = MAX_LAG_SECONDS + 3.0
@@ -43,7 +44,7 @@ def arm(s: Situation) -> Step | None:
 
 def starve(s: Situation) -> Step | None:
     """The first shard whose primary has to be succeeded without being confirmed stopped."""
-    return leaders.first(_starve(s, x, p) for x in s.decided.shards if (p := s.primary(x)) is not None and s.starves(p))
+    return first(s, (_starve(s, x, p) for x in s.decided.shards if (p := s.primary(x)) is not None and s.starves(p)))
 
 
 def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
 from cachekeep.plan import announce, cluster_members, followers, leaders
+from cachekeep.plan.flights import under_way
 from cachekeep.plan.members import Needs, stop_stale
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
 from cachekeep.plan.slots import SLOTS
@@ -48,6 +49,8 @@ def lead(s: Situation) -> Step | None:
         taker, heirs = s.successor(shard.moving_to), s.heirs(shard)
         if taker is None and not heirs:
             continue
+        if flying := under_way(s, Convert, on=shard.primary):
+            return flying
         # Who was told to lead and did not answer might do so beside another.
         return stop_stale(s, s.decided.successors) or (_turn(s, shard, taker) if taker is not None else _inherit(s, shard, heirs))
     return None

@@ -1,0 +1,116 @@
+"""What can be begun now: nothing that is under way already, nothing that must wait for what is, nothing that failed a moment ago.
+
+So the trouble of one node keeps nobody else waiting: rules say what has to be done for everybody, and what cannot be begun yet becomes a
+wait, which does not keep the steps after it from being asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cachekeep.model import (
+    Act,
+    Bind,
+    Configure,
+    Discover,
+    Effect,
+    Elect,
+    Erase,
+    Failure,
+    Follow,
+    HandOver,
+    Point,
+    Promote,
+    Replicate,
+    Start,
+    Step,
+    Stop,
+    Swap,
+    Wait,
+    collides,
+    subjects,
+)
+from cachekeep.plan.situation import Situation
+
+LASTING_SECONDS = 1.0
+"""What has been failing for so long is for the user to read; before that it may heal by itself."""
+
+
+def first(s: Situation, steps: Iterable[Step | None]) -> Step | None:
+    """The first decision, or act as far as it can be begun. Else the first wait, one that users should read before others, until the
+    soonest moment that one of them names."""
+    waits: list[Wait] = []
+    for step in steps:
+        can = _possible(s, step) if isinstance(step, Act) else step
+        if isinstance(can, Wait):
+            waits.append(can)
+        elif can is not None:
+            return can
+    if not waits:
+        return None
+    told = next((w for w in waits if w.refused), waits[0])
+    return Wait(min(w.seconds for w in waits), told.because, told.refused, any(w.steady for w in waits))
+
+
+def _possible(s: Situation, act: Act) -> Act | Wait:
+    """Stages up to the first of which a part has to wait: what comes after rests on all of it."""
+    stages: list[tuple[Effect, ...]] = []
+    for stage in act.stages:
+        free = tuple(e for e in stage if not _held(s, e))
+        if free:
+            stages.append(free)
+        if len(free) < len(stage):
+            break
+    return Act(tuple(stages), act.because) if stages else _wait(s, act)
+
+
+def _held(s: Situation, effect: Effect) -> bool:
+    flies = any(collides(effect, flight.effect) for flight in s.view.flights)
+    return flies or any(f.again_seconds > 0 for f in s.view.failures if f.effect == effect)
+
+
+def _wait(s: Situation, act: Act) -> Wait:
+    """For an act of which nothing can be begun."""
+    failures = [f for f in s.view.failures if f.effect in act.stages[0]]
+    flights = [f for f in s.view.flights if any(collides(e, f.effect) for e in act.stages[0])]
+    seconds = min(
+        [*(f.left_seconds for f in flights), *(f.again_seconds for f in failures if f.again_seconds > 0)],
+        default=s.policy.poll_seconds,
+    )
+    lasting = [f for f in failures if f.since_seconds >= LASTING_SECONDS]
+    if lasting:
+        return Wait(seconds, "; ".join(said(f) for f in lasting), refused=True)
+    return Wait(seconds, flights[0].because if flights else act.because)
+
+
+def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
+    """The wait for the end of an effect of one of these kinds that is in flight on a node: what is seen meanwhile of the node is no word to
+    decide by."""
+    for flight in s.view.flights:
+        if isinstance(flight.effect, kinds) and on in subjects(flight.effect):
+            return Wait(flight.left_seconds, flight.because)
+    return None
+
+
+_DONE = {
+    Bind: "given its addresses",
+    Configure: "given its settings",
+    Discover: "told the list of nodes",
+    Elect: "elected",
+    Erase: "erased",
+    Follow: "made to follow its primary",
+    HandOver: "given the lead",
+    Point: "pointed at its nodes",
+    Promote: "made primary",
+    Replicate: "made to follow its primary",
+    Start: "started",
+    Stop: "stopped",
+    Swap: "given the lead",
+}
+
+
+def said(failure: Failure) -> str:
+    """What fails, why, and what comes of it."""
+    subject, kind = subjects(failure.effect)[0], type(failure.effect)
+    what = f"{subject} cannot be {_DONE[kind]}" if kind in _DONE else f"{kind.__name__} of {subject} fails"
+    return f"{what}: {failure.problem.removeprefix(f'{subject}: ').rstrip('.')}. It is tried again by itself"
