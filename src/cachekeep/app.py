@@ -121,7 +121,7 @@ class App:
         await store.bury(ours)
         undo.push_async_callback(_bury, store, holder)
 
-        link = EngineLink(driver.admit, clock)
+        link = EngineLink(driver, clock)
         undo.push_async_callback(link.aclose)
         fronts = LocalFronts(lambda key: driver.log_path(key).parent)
         policy = Policy(

@@ -6,7 +6,6 @@ A simulated twin joins by adding itself to ``WORLDS``.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 import pytest
 import valkey.asyncio
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, node_of
+from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, node_of
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, Target
@@ -25,6 +24,7 @@ class World(Protocol):
     """Two nodes or three that started as replicas of nobody, and a link to them."""
 
     link: Link
+    memory: Orders
     targets: list[Target]
 
     async def start(self, count: int) -> list[Target]: ...
@@ -44,16 +44,10 @@ class RealWorld:
 
     def __init__(self, engine: str, major: int, place: Path) -> None:
         self._build, self._place = build_of(engine, major), place
-        self._orders: dict[Key, int] = defaultdict(int)
         self._servers: dict[Key, Server] = {}
-        self.link: Link = EngineLink(self._admit, SystemClock())
+        self.memory = Orders()
+        self.link: Link = EngineLink(self.memory, SystemClock())
         self.targets: list[Target] = []
-
-    def _admit(self, key: Key, order: int) -> bool:
-        if order < self._orders[key]:
-            return False
-        self._orders[key] = order
-        return True
 
     async def start(self, count: int) -> list[Target]:
         nodes = [node_of(self._build, f"demo-{i:03}") for i in range(1, count + 1)]

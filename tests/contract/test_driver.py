@@ -7,9 +7,12 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
+from tests.engines.servers import until
 
-from cachekeep.compute.contract import Driver, File, Key, ProcessSeen
+from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import HEARD_KEPT, Driver, File, Key, ProcessSeen
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Heard, Moment, Stream
 
 
 async def seen(driver: Driver, key: Key) -> ProcessSeen:
@@ -185,6 +188,68 @@ async def test_a_process_is_born_deaf_to_older_orders(world: World) -> None:
     await driver.stop(spec.key, grace_seconds=0)
     await driver.start(replace(world.spec(incarnation=2), order=5))
     assert [driver.admit(spec.key, order) for order in (4, 5)] == [False, True]
+
+
+async def test_who_was_let_lead_is_known_until_another_process_is_started(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    assert driver.admit(spec.key, 3)
+    assert (await seen(driver, spec.key)).lead_order == 0
+    assert driver.admit(spec.key, 3, leading=True)
+    assert driver.admit(spec.key, 4)
+    driver = await world.driver()
+    assert ((await seen(driver, spec.key)).last_order, (await seen(driver, spec.key)).lead_order) == (4, 3)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await seen(driver, spec.key)).lead_order == 3
+    await driver.start(replace(world.spec(incarnation=2), order=5))
+    assert ((await seen(driver, spec.key)).last_order, (await seen(driver, spec.key)).lead_order) == (5, 0)
+
+
+async def test_what_a_process_said_outlives_it_and_the_driver_and_ends_with_its_successor(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    words = [Heard(Moment("boot", float(n)), Stream("history", n, "before", 3)) for n in range(HEARD_KEPT + 2)]
+    for word in words:
+        driver.remember(spec.key, word)
+    kept = tuple(reversed(words[-HEARD_KEPT:]))
+    assert (await seen(driver, spec.key)).heard == kept
+
+    async def written() -> bool:
+        return (await seen(await world.driver(), spec.key)).heard == kept
+
+    await until(written)
+    await world.kill(spec.key)
+    driver = await world.driver()
+    assert (await seen(driver, spec.key)).heard == kept
+    await driver.start(spec)  # the same incarnation, and yet another process
+    assert (await seen(driver, spec.key)).heard == ()
+    driver.remember(spec.key, words[0])
+    assert (await seen(driver, spec.key)).heard == (words[0],)
+    driver.remember(("uid-1", "nobody"), words[0])
+    assert await seen(driver, ("uid-1", "nobody")) == ProcessSeen(process="absent")
+
+
+async def test_when_a_process_ended_is_known_if_somebody_saw_it(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    before = SystemClock().moment()
+    assert (await seen(driver, spec.key)).ended_at is None
+    deaths: list[Key] = []
+    driver.on_death(deaths.append)
+    await world.kill(spec.key)
+    await eventually(lambda: bool(deaths))
+    ended_at = (await seen(driver, spec.key)).ended_at
+    assert ended_at is not None
+    assert before.seconds < ended_at.seconds <= SystemClock().moment().seconds
+    driver = await world.driver()
+    assert (await seen(driver, spec.key)).ended_at == ended_at
+    await driver.start(spec)
+    assert (await seen(driver, spec.key)).ended_at is None
+    await driver.aclose()
+    await world.kill(spec.key)
+    driver = await world.driver()
+    found = await seen(driver, spec.key)
+    assert (found.process, found.ended_at) == ("exited", None), "nobody was there"
 
 
 async def test_the_digest_follows_a_rewrite(world: World) -> None:

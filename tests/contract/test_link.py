@@ -8,6 +8,7 @@ import pytest
 from tests.contract.link_fixtures import World, world
 from tests.engines.servers import until
 
+from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.errors import OrderFailed
 from cachekeep.model import NodeView
@@ -203,6 +204,75 @@ async def test_a_frozen_node_does_not_answer_and_does_again_when_thawed(world: W
     assert view.role is None
     await world.thaw(node)
     assert (await seen(world, node)).answering
+
+
+# -- what they say that they hold
+
+
+async def test_histories_say_who_followed_whom(world: World) -> None:
+    """Each lead has a history of its own, which goes on from the one before; whoever never followed it is seen not to have."""
+    first, second, third = await world.start(3)
+    assert (await seen(world, first)).stream is None
+    await world.link.promote(first, order=1, addresses=(first.address,))
+    for node in (second, third):
+        await world.link.follow(node, primary=first, order=1)
+        await until(lambda node=node: online(world, first, node))
+    await world.write(first.address, "k", "v")
+
+    async def level() -> bool:
+        held = [(await seen(world, node)).stream for node in (first, second, third)]
+        return held[0] == held[1] == held[2]
+
+    await until(level)
+    await world.kill(first)
+    await world.link.promote(second, order=2, addresses=(second.address,))
+    lead, stayed = (await seen(world, second)).stream, (await seen(world, third)).stream
+    assert lead is not None
+    assert stayed is not None
+    assert (lead.before, lead.shared, lead.offset) == (stayed.history, stayed.offset, stayed.offset)
+    assert stayed.includes(lead)
+    await world.link.follow(third, primary=second, order=2)
+    await until(lambda: online(world, second, third))
+    await world.write(second.address, "k", "w")
+
+    async def followed() -> bool:
+        has, had = (await seen(world, third)).stream, (await seen(world, second)).stream
+        return has is not None and had is not None and has.includes(had)
+
+    await until(followed)
+    assert not stayed.includes((await seen(world, second)).stream or stayed)
+
+
+async def test_what_a_node_holds_is_remembered_from_looks_heartbeats_and_its_promotion(world: World) -> None:
+    first, _second = await pair(world)
+    memory = world.memory
+    clock = SystemClock()
+    before = clock.moment()
+    held = (await seen(world, first)).stream
+    newest = memory.heard[first.key][0]
+    assert newest.stream == held
+    assert before.seconds <= newest.asked_at.seconds <= clock.moment().seconds
+    memory.heard.clear()
+    world.link.watch(first, interval_seconds=0.02, deadline_seconds=DEADLINE, wake=lambda key: None)
+    await until(lambda: len(memory.heard[first.key]) > 2)
+    world.link.unwatch(first.key)
+    memory.heard.clear()
+    await world.link.promote(first, order=2, addresses=(first.address,))
+    assert [h.stream for h in memory.heard[first.key]] == [held]
+    assert (memory.last[first.key], memory.lead[first.key]) == (2, 2)
+
+
+async def test_only_an_order_to_lead_counts_as_one(world: World) -> None:
+    first, second = await pair(world)
+    assert (world.memory.lead[first.key], world.memory.lead[second.key]) == (1, 0)
+    await world.freeze(second)
+    with pytest.raises(OrderFailed):
+        await move(world, first, second, world.new_address(), order=2, timeout_seconds=0.3)
+    assert (world.memory.last[second.key], world.memory.lead[second.key]) == (2, 0), "the move ended before it was told to lead"
+    await world.thaw(second)
+    endpoint = world.new_address()
+    await move(world, first, second, endpoint, order=3)
+    assert (world.memory.lead[first.key], world.memory.lead[second.key]) == (1, 3)
 
 
 # -- hand-over

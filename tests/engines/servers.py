@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,11 @@ import msgspec
 import pytest
 from tests.addresses import new_address
 
-from cachekeep.compute.contract import Target
+from cachekeep.compute.contract import Key, Target
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import launch
-from cachekeep.model import Cache, Decided, Node, Secret, Shard, Wanted
+from cachekeep.model import Cache, Decided, Heard, Node, Secret, Shard, Wanted
 
 _catalogue: list[Catalogue] = []
 PASSWORD = Secret("a-password-for-tests-only-0123456789")
@@ -65,6 +66,25 @@ def cache_of(*nodes: Node, shards: tuple[Shard, ...] = (), uid: str = "uid-1", *
         wanted=msgspec.convert(given | wanted, Wanted),
         decided=Decided(nodes=nodes, shards=shards),
     )
+
+
+class Orders:
+    """``compute.contract.Memory``, in memory."""
+
+    def __init__(self) -> None:
+        self.last: defaultdict[Key, int] = defaultdict(int)
+        self.lead: defaultdict[Key, int] = defaultdict(int)
+        self.heard: defaultdict[Key, list[Heard]] = defaultdict(list)
+
+    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+        if order < self.last[key]:
+            return False
+        self.last[key] = order
+        self.lead[key] = order if leading else self.lead[key]
+        return True
+
+    def remember(self, key: Key, heard: Heard) -> None:
+        self.heard[key].insert(0, heard)
 
 
 class Server:

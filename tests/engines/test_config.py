@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import valkey
 from msgspec.structs import replace
-from tests.engines.servers import PASSWORD, REDIS_LIKE, build_of, cache_of, node_of, servers
+from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_of, node_of, servers
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
@@ -123,7 +123,7 @@ def test_real_servers_run_with_every_setting_and_take_the_live_ones_again(engine
             assert sorted(real["notify-keyspace-events"]) == sorted("AKE")
 
         async def apply() -> None:
-            link = EngineLink(lambda key, order: True, SystemClock())
+            link = EngineLink(Orders(), SystemClock())
             await link.configure(server.target, expected.live)
             await link.aclose()
 

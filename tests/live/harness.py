@@ -119,7 +119,7 @@ class LiveCache:
         """A keeper that finds what is there and goes on."""
         self.driver = LocalDriver(self.place, self.clock)
         await self.driver.open()
-        self.link = EngineLink(self.driver.admit, self.clock)
+        self.link = EngineLink(self.driver, self.clock)
         fronts = LocalFronts(lambda key: self.driver.log_path(key).parent)
         self.observer = Observer(
             store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, pool=self.pool

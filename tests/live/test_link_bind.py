@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, build_of, servers
+from tests.engines.servers import REDIS_LIKE, Orders, build_of, servers
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
@@ -32,7 +32,7 @@ def holding(address: str) -> socket.socket:
 
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_an_address_that_is_free_in_a_moment_is_bound_then(engine: str, major: int, tmp_path: Path) -> None:
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 1) as (only,):
         holder = holding(endpoint)
         asyncio.get_running_loop().call_later(0.05, holder.close)
@@ -44,7 +44,7 @@ async def test_an_address_that_is_free_in_a_moment_is_bound_then(engine: str, ma
 
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_own(engine: str, major: int, tmp_path: Path) -> None:
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 1) as (only,), holding(endpoint):
         await link.promote(only.target, order=1, addresses=(only.node.address,))
         with pytest.raises(OrderFailed, match="bind"):
@@ -56,7 +56,7 @@ async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_ow
 
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_a_replica_that_is_made_to_connect_anew_resumes_where_it_was(engine: str, major: int, tmp_path: Path) -> None:
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await link.promote(first.target, order=1, addresses=(first.node.address, endpoint))
         await link.follow(second.target, primary=first.target, order=1)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.engines.servers import PASSWORD, REDIS_LIKE, Server, build_of, cache_of, node_of, until
+from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, Server, build_of, cache_of, node_of, until
 from valkey import ResponseError, Valkey
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import OrderFailed
@@ -39,14 +38,7 @@ class Nodes:
         self.servers = [Server(build, cache, node, place / node.name) for node in nodes]
         self.targets = {n.name: self._target(n, cluster_node_id(cache, n)) for n in nodes}
         self.admin = {n.name: Valkey(n.address, n.port, username="cachekeep-admin", password=PASSWORD.value) for n in nodes}
-        orders: dict[Key, int] = defaultdict(int)
-
-        def admit(key: Key, order: int) -> bool:
-            fits = order >= orders[key]
-            orders[key] = max(order, orders[key])
-            return fits
-
-        self.link = EngineLink(admit, SystemClock())
+        self.link = EngineLink(Orders(), SystemClock())
 
     def _target(self, node: Node, id: str) -> Target:
         return Target(

@@ -11,11 +11,11 @@ import pytest
 import valkey.asyncio
 from msgspec.structs import replace
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Server, build_of, cache_of, node_of, until
+from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, node_of, until
 from tests.live.writer import Writer
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.control.observe import target
 from cachekeep.errors import OrderFailed
@@ -34,14 +34,10 @@ class Pair:
         shard = Shard(id="0001", primary="demo-001", order=1, primary_address=self.endpoint)
         cache = cache_of(giver, shards=(shard,), cluster_mode="enabled")
         self.cache = replace(cache, decided=replace(cache.decided, successors=(taker,)))
-        self.orders: dict[Key, int] = {}
-        self.link = EngineLink(self.admit, SystemClock())
+        self.orders = Orders()
+        self.link = EngineLink(self.orders, SystemClock())
         self.give = Server(build, self.cache, giver, place / "giver")
         self.take = Server(build, self.cache, taker, place / "taker")
-
-    def admit(self, key: Key, order: int) -> bool:
-        self.orders[key] = order
-        return True
 
     @property
     def giver(self) -> Target:
@@ -145,5 +141,5 @@ async def test_a_taker_that_leads_already_beside_its_giver_is_refused_without_ha
         assert await two.leads(two.taker)
         with pytest.raises(OrderFailed, match="does not follow"):
             await two.convert(order=7)
-        assert two.orders[two.taker.key] == 2
+        assert two.orders.last[two.taker.key] == 2
         await still_serves(two)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, build_of, servers, until
+from tests.engines.servers import REDIS_LIKE, Orders, build_of, servers, until
 from tests.live.test_link_hand_over import lead, online
 
 from cachekeep.clock import SystemClock
@@ -17,7 +17,7 @@ from cachekeep.compute.link import EngineLink
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_a_replica_that_is_called_online_is_being_fed(engine: str, major: int, tmp_path: Path) -> None:
     """In the first second after a synchronisation, too: the primary is killed then, and the replica has what was written."""
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await link.promote(first.target, order=1, addresses=(first.node.address, endpoint))
         async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
@@ -38,7 +38,7 @@ async def test_a_replica_that_is_called_online_is_being_fed(engine: str, major: 
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_the_old_primary_comes_back_empty_and_harmless(engine: str, major: int, tmp_path: Path) -> None:
     """Killed, succeeded and started again, it takes no write, and following the new primary brings it level."""
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await lead(link, first, second, endpoint)
         async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:

@@ -9,7 +9,7 @@ import pytest
 import valkey.asyncio
 import valkey.exceptions
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Server, build_of, servers, until
+from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target
@@ -69,7 +69,7 @@ async def check(writers: list[Writer], endpoint: str) -> None:
 
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_fifty_hand_overs_lose_no_acknowledged_write(engine: str, major: int, tmp_path: Path) -> None:
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await lead(link, first, second, endpoint)
         writers = [Writer(f"w{i}", endpoint) for i in range(4)]
@@ -99,7 +99,7 @@ async def test_fifty_hand_overs_lose_no_acknowledged_write(engine: str, major: i
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_hand_overs_to_a_stalling_taker_lose_no_acknowledged_write(engine: str, major: int, tmp_path: Path) -> None:
     """The taker stops for longer than the time allowed, the pause ends by itself, and nothing is lost."""
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await lead(link, first, second, endpoint)
         writers = [Writer(f"w{i}", endpoint) for i in range(2)]
@@ -129,7 +129,7 @@ async def test_hand_overs_to_a_stalling_taker_lose_no_acknowledged_write(engine:
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_hand_overs_by_a_stalling_giver_lose_no_acknowledged_write(engine: str, major: int, tmp_path: Path) -> None:
     """The giver stops somewhere in the middle, for longer than the pause: whoever leads then, nothing is lost."""
-    link, endpoint = EngineLink(lambda key, order: True, SystemClock()), new_address()
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
         await lead(link, first, second, endpoint)
         writers = [Writer(f"w{i}", endpoint) for i in range(2)]

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.engines.servers import Server, build_of, servers, until
+from tests.engines.servers import Orders, Server, build_of, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key
@@ -17,7 +17,7 @@ PAYLOAD = "7\nmc.0001.local|127.0.0.1|11211 mc.0002.local|127.0.0.2|11211\n"
 
 
 async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
-    link = EngineLink(lambda key, order: True, SystemClock())
+    link = EngineLink(Orders(), SystemClock())
     tmp_path.chmod(0o755)
     with servers(build_of("memcached", 1), tmp_path, 1) as (node,):
         view = await link.look(node.target, deadline_seconds=5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 
 import pytest
 
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Answer, Line, parse_resp
 from cachekeep.compute.pulse import Moments, Pulse
-from cachekeep.model import Secret
-from cachekeep.sim.timeless import run
+from cachekeep.model import Moment, Secret
+from cachekeep.sim.timeless import SimClock, run
 
 
 class Engine(Line):
@@ -28,7 +30,9 @@ class Engine(Line):
             loop.call_soon(answer, [b"# Replication\r\nrole:master\r\nmaster_replid:x\r\n"])
 
 
-def pulse_of(engine: Engine, name: str, moments: Moments, woken: list[float]) -> Pulse:
+def pulse_of(
+    engine: Engine, name: str, moments: Moments, woken: list[float], heard: Callable[[object, Moment], object] = lambda *_: None
+) -> Pulse:
     async def open_line() -> Line:
         return engine
 
@@ -37,7 +41,15 @@ def pulse_of(engine: Engine, name: str, moments: Moments, woken: list[float]) ->
 
     target = Target(key=("uid", name), address="127.0.0.1", port=6379, engine="valkey", version="8.0", password=Secret("x"))
     return Pulse(
-        target, open_line=open_line, hang_up=lambda: None, interval_seconds=0.4, deadline_seconds=0.25, wake=wake, moments=moments
+        target,
+        open_line=open_line,
+        hang_up=lambda: None,
+        interval_seconds=0.4,
+        deadline_seconds=0.25,
+        wake=wake,
+        moments=moments,
+        heard=heard,
+        clock=SimClock(random.Random(1)),
     )
 
 
@@ -84,5 +96,22 @@ def test_silence_is_told_at_the_deadline_then_at_each_interval_and_its_end_at_on
         assert len(woken) == 1
         for each in (*others, pulse):
             each.stop()
+
+    run(life())
+
+
+def test_what_is_heard_late_was_said_at_the_earliest_when_it_was_asked() -> None:
+    """Whoever was halted between question and answer finds the answer in its socket, and it says nothing of the time since."""
+
+    async def life() -> None:
+        engine, heard = Engine(), list[Moment]()
+        pulse = pulse_of(engine, "a", Moments(), [], lambda _, asked_at: heard.append(asked_at))
+        await asyncio.sleep(1)
+        assert [h.seconds for h in heard] == engine.asked
+        engine.mute = True
+        await asyncio.sleep(2)
+        pulse._answered([b"role:master\r\n"])
+        assert heard[-1].seconds == engine.asked[-1] < asyncio.get_running_loop().time() - 1
+        pulse.stop()
 
     run(life())

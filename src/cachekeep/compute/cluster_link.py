@@ -21,7 +21,7 @@ from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_resp, resp
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.engines.launch import ADMIN
-from cachekeep.engines.replies import cluster_seen, info, refused
+from cachekeep.engines.replies import cluster_seen, refused
 from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, SlotRange
 from cachekeep.plan.slots import Ranges, common, compact, count, union
@@ -65,8 +65,16 @@ class Guarded(Protocol):
 class EngineClusterLink:
     """``compute.contract.ClusterLink`` over the lines of an ``EngineLink``: its ways to order, guard and let pass are lent to it."""
 
-    def __init__(self, *, order: Order, guarded: Guarded, let_pass: Callable[..., None], clock: Clock) -> None:
-        self._order, self._guarded, self._let_pass, self._clock = order, guarded, let_pass, clock
+    def __init__(
+        self,
+        *,
+        order: Order,
+        guarded: Guarded,
+        let_pass: Callable[..., None],
+        replication: Callable[[Target], Awaitable[Mapping[str, str]]],
+        clock: Clock,
+    ) -> None:
+        self._order, self._guarded, self._let_pass, self._replication, self._clock = order, guarded, let_pass, replication, clock
         self._beliefs: dict[Key, tuple[bytes, float, ClusterSeen]] = {}
 
     # -- looking
@@ -108,7 +116,7 @@ class EngineClusterLink:
         async with self._guarded(target):
             if seize:
                 await self._has_heard(target, others)
-            self._let_pass(order, target)
+            self._let_pass(order, target, leading=True)
             await self._order(target, ("CLUSTER", "FAILOVER", "TAKEOVER" if seize else "FORCE"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ELECTION_SECONDS):
@@ -162,6 +170,7 @@ class EngineClusterLink:
                 await self._order(giver, ("CLIENT", "UNPAUSE"))
                 raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.key[1]} leads on") from error
             await self._order(giver, pause(timeout_seconds))  # the full time, from now
+            self._let_pass(order, taker, leading=True)
             try:
                 async with asyncio.timeout(timeout_seconds * 0.4):  # then it is stopped for certain, while the giver is paused
                     await self._order(taker, ("CLUSTER", "FAILOVER", "TAKEOVER"))
@@ -355,11 +364,6 @@ class EngineClusterLink:
                     return False
             left = [slot for slot, keys in full if len(keys) == _LISTED_KEYS]
         return True
-
-    async def _replication(self, target: Target) -> Mapping[str, str]:
-        (reply,) = await self._order(target, ("INFO", "replication"))
-        assert isinstance(reply, bytes)
-        return info(reply)
 
 
 def pause(seconds: float) -> Command:

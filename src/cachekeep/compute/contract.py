@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from cachekeep.model import NodeView, Process, Secret, SlotRange
+from cachekeep.model import Heard, Moment, NodeView, Process, Secret, SlotRange
 
 Key = tuple[str, str]
 """A process: (``Cache.uid``, node or front name)."""
@@ -53,13 +53,36 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     live_digest: str | None = None
     boot_digest: str | None = None
     last_order: int = 0
+    lead_order: int = 0
+    """The last order by which it was let lead; 0: none was."""
+    heard: tuple[Heard, ...] = ()
+    """What it has said that it holds, newest first."""
+    ended_at: Moment | None = None
+    """When it was seen to end; None while it lives, and if nobody saw it."""
     limits: str = ""
     """What limits are in force, in words: "memory 402 MiB, 2 CPUs by cgroup v1" or "none: no writable cgroup"."""
     problem: str | None = None
     """Why the last start failed or the process ended, with the last line of its log."""
 
 
-class Driver(Protocol):
+HEARD_KEPT = 8
+"""So many of a process's own words are kept, the newest: some seconds of them."""
+
+
+class Memory(Protocol):
+    """What has to be remembered of a process for as long as it is the node's last: longer than this control plane may live."""
+
+    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+        """Remember ``order`` if it is not older than the last one admitted for this process; False if it is. Survives restarts.
+
+        ``leading``: it is an order to lead. A new process has not been let lead.
+        """
+
+    def remember(self, key: Key, heard: Heard) -> None:
+        """Keep what a process has said that it holds. Survives its end, and is forgotten when another is started in its place."""
+
+
+class Driver(Memory, Protocol):
     """Starts, stops, looks after and erases processes. Every call is idempotent."""
 
     async def start(self, spec: ProcessSpec) -> None:
@@ -80,9 +103,6 @@ class Driver(Protocol):
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
         """Replace files of a process atomically and remember the digest of what it now runs with."""
-
-    def admit(self, key: Key, order: int) -> bool:
-        """Remember ``order`` if it is not older than the last one admitted for this process; False if it is. Survives restarts."""
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
         """Call back (in the event loop) when a process of ours ends, whoever started it."""

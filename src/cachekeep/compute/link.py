@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from cachekeep.clock import Clock
 from cachekeep.compute.cluster_link import EngineClusterLink, pause
-from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.contract import Key, Memory, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
 from cachekeep.compute.pulse import Moments, Pulse
 from cachekeep.engines.launch import ADMIN, NOBODY_PORT
-from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, info, node_view, reaches
+from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, info, node_view, reaches, stream
 from cachekeep.errors import OrderFailed
-from cachekeep.model import NodeView
+from cachekeep.model import Heard, Moment, NodeView
 
 _ORDER_SECONDS = 5.0
 """Within this an order is confirmed, or it has failed."""
@@ -51,19 +51,21 @@ async def _nothing() -> None:
 class EngineLink:
     """``cachekeep.compute.contract.Link`` over real engines.
 
-    ``admit`` (``Driver.admit``) remembers order numbers; it is asked right before an order is sent, with no other order to that node
-    on its way.
+    ``memory`` remembers order numbers: it is asked right before an order is sent, with no other order to that node on its way. It is told
+    whatever a node says that it holds.
     """
 
-    def __init__(self, admit: Callable[[Key, int], bool], clock: Clock) -> None:
-        self._admit = admit
+    def __init__(self, memory: Memory, clock: Clock) -> None:
+        self._memory = memory
         self._clock = clock
         self._lines: dict[Key, tuple[str, int, Line]] = {}
         self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ordering: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._pulses: dict[Key, Pulse] = {}
         self._moments: Moments | None = None
-        self.cluster = EngineClusterLink(order=self._order, guarded=self._orders, let_pass=self._let_pass, clock=clock)
+        self.cluster = EngineClusterLink(
+            order=self._order, guarded=self._orders, let_pass=self._let_pass, replication=self._replication, clock=clock
+        )
 
     # -- looking
 
@@ -92,15 +94,17 @@ class EngineLink:
     async def _ask(self, line: Line, target: Target) -> NodeView:
         if target.engine == "memcached":
             return await _look_memcached(line, target)
+        asked_at = self._clock.moment()
         seen = await _look_resp(line, target)
+        if seen.stream is not None:
+            self._memory.remember(target.key, Heard(asked_at, seen.stream))
         return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen
 
     # -- orders
 
     async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
         async with self._orders(target):
-            self._let_pass(order, target)
-            await self._lead(target, addresses)
+            await self._lead(target, addresses, order)
 
     async def follow(self, target: Target, *, primary: Target, order: int) -> None:
         async with self._orders(target):
@@ -175,10 +179,11 @@ class EngineLink:
             moved, held = await self._begin(giver, taker, giver_addresses, timeout_seconds)
             if moved:
                 await self._order(giver, _bind(giver_addresses))
-                await self._lead(taker, taker_addresses)
+                await self._lead(taker, taker_addresses, order)
                 await self._order(giver, _replicaof(taker.address, taker.port), *_DROP)
                 return
-            await self._move(giver, taker, giver_addresses, timeout_seconds, held, lead=lambda: self._lead(taker, taker_addresses))
+            lead = partial(self._lead, taker, taker_addresses, order)
+            await self._move(giver, taker, giver_addresses, timeout_seconds, held, lead=lead)
             await self._order(giver, _replicaof(taker.address, taker.port), ("CLIENT", "UNPAUSE"))
 
     async def convert(
@@ -187,7 +192,8 @@ class EngineLink:
         async with self._orders(*sorted((giver, taker), key=lambda t: t.key)):
             moved, held = await self._begin(giver, taker, giver_addresses, timeout_seconds)
             # Only now: a taker that has seen this order and leads, leads because its giver has stepped down for it.
-            self._let_pass(order, giver, taker)
+            self._let_pass(order, giver)
+            self._let_pass(order, taker, leading=True)
             if moved:
                 return
 
@@ -278,11 +284,20 @@ class EngineLink:
                 return
             await self._clock.sleep(0.0005)
 
-    async def _lead(self, target: Target, addresses: tuple[str, ...]) -> None:
-        """Promote and bind in one round trip; then the engine must say that it leads."""
-        *_, role = await self._order(target, _PROMOTE, _bind(addresses), ("ROLE",))
-        if not isinstance(role, list) or role[0] != b"master":
+    async def _lead(self, target: Target, addresses: tuple[str, ...], order: int) -> None:
+        """Promote and bind in one round trip; then the engine must say that it leads, and with what it begins."""
+        self._let_pass(order, target, leading=True)
+        asked_at = self._clock.moment()
+        *_, said = await self._order(target, _PROMOTE, _bind(addresses), ("INFO", "replication"))
+        if self._heard(target, said, asked_at)["role"] != "master":
             raise OrderFailed(f"{target.key[1]} was told to lead and does not")
+
+    def _heard(self, target: Target, replication: Reply, asked_at: Moment) -> dict[str, str]:
+        """The fields of an ``INFO replication`` reply; what it says of its stream is remembered."""
+        assert isinstance(replication, bytes)
+        if (held := stream(replication)) is not None:
+            self._memory.remember(target.key, Heard(asked_at, held))
+        return info(replication)
 
     # -- heartbeats
 
@@ -302,6 +317,8 @@ class EngineLink:
             deadline_seconds=deadline_seconds,
             wake=wake,
             moments=self._moments,
+            heard=lambda reply, asked_at: self._heard(target, reply, asked_at),
+            clock=self._clock,
         )
 
     def unwatch(self, key: Key) -> None:
@@ -370,11 +387,11 @@ class EngineLink:
                 await stack.enter_async_context(self._ordering[target.key])
             yield
 
-    def _let_pass(self, order: int, *targets: Target) -> None:
+    def _let_pass(self, order: int, *targets: Target, leading: bool = False) -> None:
         for target in targets:
             if target.engine == "memcached":
                 raise OrderFailed(f"{target.key[1]}: Memcached has no replication")
-            if not self._admit(target.key, order):
+            if not self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
 
     async def _order(self, target: Target, *commands: Command) -> list[Reply]:
@@ -401,9 +418,9 @@ class EngineLink:
                 return reply
 
     async def _replication(self, target: Target) -> dict[str, str]:
+        asked_at = self._clock.moment()
         (reply,) = await self._order(target, ("INFO", "replication"))
-        assert isinstance(reply, bytes)
-        return info(reply)
+        return self._heard(target, reply, asked_at)
 
 
 async def _look_resp(line: Line, target: Target) -> NodeView:

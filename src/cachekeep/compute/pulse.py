@@ -6,9 +6,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
+from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
 from cachekeep.engines.replies import DISCOVERY_KEY, pulse
+from cachekeep.model import Moment
 
 _ASK_ENGINE = resp(("INFO", "replication"))
 _ASK_MEMCACHED = b"get %b\r\n" % DISCOVERY_KEY.encode()
@@ -48,7 +50,7 @@ class Pulse:
 
     It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again; when role, followed
     primary, link or the state of a replica, or (Memcached) the discovery list, is another than the last time. A broken line is opened anew at once; if that is refused,
-    it wakes.
+    it wakes. ``heard`` gets every reply about replication, with the moment of the question.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Pulse:
         deadline_seconds: float,
         wake: Callable[[Key], None],
         moments: Moments,
+        heard: Callable[[Reply, Moment], object],
+        clock: Clock,
     ) -> None:
         self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
@@ -74,7 +78,9 @@ class Pulse:
         self._loop = asyncio.get_running_loop()
         self._line: Line | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._heard, self._clock = heard, clock
         self._asked_at: float | None = None
+        self._asked: Moment | None = None
         self._reopen_at = 0.0
         self._seen: object = _NOTHING
         self._silent = False
@@ -133,7 +139,7 @@ class Pulse:
         self._rest(until)
 
     def _ask(self, now: float) -> None:
-        self._asked_at = now
+        self._asked_at, self._asked = now, self._clock.moment()
         if self._line is not None and self._line.open:
             self._line.send(self._question, 1, self._answered)
         elif self._opening is None or self._opening.done():
@@ -156,7 +162,11 @@ class Pulse:
             self._line = None
             return  # ``lost`` follows
         reply = replies[0]
-        seen = pulse(reply) if self._replicated and isinstance(reply, bytes) else reply
+        seen = reply
+        if self._replicated and isinstance(reply, bytes):
+            seen = pulse(reply)
+            if self._asked is not None:
+                self._heard(reply, self._asked)
         news = self._silent or seen != self._seen
         self._silent, self._seen = False, seen
         if news:

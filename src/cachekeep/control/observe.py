@@ -15,7 +15,7 @@ from cachekeep.control.flights import Flights
 from cachekeep.control.fronts import Fronts
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
-from cachekeep.model import Cache, Front, FrontView, Node, NodeView, Start, View, Witness
+from cachekeep.model import Cache, Front, FrontView, Moment, Node, NodeView, Start, View, Witness, elapsed
 from cachekeep.network.addresses import free
 from cachekeep.plan.members import addresses_needed
 from cachekeep.store.contract import Store
@@ -23,6 +23,8 @@ from cachekeep.store.contract import Store
 LOOK_DEADLINE_SECONDS = 0.25
 LATE_SECONDS = 5.0
 """A look that has outlasted its deadline is given up after this long, and begun anew."""
+STILL_SECONDS = 2.0
+"""Who was still at two looks that are farther apart than this may have gone on in between."""
 
 
 def target(cache: Cache, node: Node) -> Target:
@@ -95,13 +97,14 @@ class Late:
 
 
 class Observer:
-    """Looks at caches. Remembers only since when a node has been silent, when it was a witness, and what is in flight."""
+    """Looks at caches. Remembers only since when a node has been silent or still, when it was a witness, and what is in flight."""
 
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
         self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
         self._silent_since: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
-        self._last_offset: dict[Key, int] = {}
+        self._still: dict[Key, tuple[int, Moment, Moment]] = {}
+        """Incarnation, since when, and when it was last looked at."""
         self._late = Late()
         self.flights = Flights(clock)
 
@@ -129,7 +132,7 @@ class Observer:
     async def _node(self, cache: Cache, node: Node, process: ProcessSeen) -> NodeView:
         key = (cache.uid, node.name)
         seen = NodeView()
-        asked_at = self._clock.monotonic()
+        asked_at, moment = self._clock.monotonic(), self._clock.moment()
         if process.process == "running":
             seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
         if seen.answering or process.process not in ("running", "frozen"):
@@ -140,20 +143,35 @@ class Observer:
         else:
             since = asked_at - (seen.silent_seconds or 0.0)  # a heartbeat may have asked before us
             silent = self._clock.monotonic() - self._silent_since.setdefault(key, since)
-        if seen.offset is not None:
-            self._last_offset[key] = seen.offset
         return replace(
             seen,
             process=process.process,
             incarnation=process.incarnation,
             silent_seconds=silent,
             witnessed_seconds=None if (at := self._witnessed_at.get((*key, seen.follows or ""))) is None else asked_at - at,
-            offset=seen.offset if seen.offset is not None else self._last_offset.get(key),
+            heard=process.heard,
+            still_since=self._still_since(key, process, seen, moment),
             live_digest=process.live_digest,
             boot_digest=process.boot_digest,
             last_order=process.last_order,
+            lead_order=process.lead_order,
             problem=process.problem,
         )
+
+    def _still_since(self, key: Key, process: ProcessSeen, seen: NodeView, moment: Moment) -> Moment | None:
+        """The end of a process is final. One that is stopped, or does not take up what has reached it, may have gone on since the last
+        look unless that was just now."""
+        ended = process.process in ("absent", "exited", "stuck")
+        busy = process.process == "running" and seen.answering is False and seen.reachable is True
+        if not (ended or busy or process.process == "frozen"):
+            self._still.pop(key, None)
+            return None
+        incarnation, since, looked_at = self._still.get(key, (process.incarnation, moment, moment))
+        unseen = elapsed(looked_at, moment)
+        if incarnation != process.incarnation or not (ended or (unseen is not None and unseen <= STILL_SECONDS)):
+            since = moment
+        self._still[key] = (process.incarnation, since, moment)
+        return process.ended_at if ended and process.ended_at is not None else since
 
     async def _front(self, cache: Cache, front: Front, process: ProcessSeen) -> FrontView:
         targets: tuple[str, ...] | None = None
@@ -182,7 +200,7 @@ class Observer:
 
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
-        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._last_offset)
+        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._still)
         for memory in memories:
             for key in [k for k in memory if k[0] == cache.uid]:
                 del memory[key]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.model import ClusterSeen, NodeView, ReplicaSeen
+from cachekeep.model import ClusterSeen, NodeView, ReplicaSeen, Stream
 
 _REPLICA = re.compile(r"slave\d+")
 
@@ -23,6 +23,7 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
     replica = fields.get("role") == "slave"
     following = replica and _number(fields, "master_port") != NOBODY_PORT
     history = _has_history(fields)
+    held = _stream(fields) if history else None
     link_up = fields.get("master_link_status") == "up" if following else None
     down = _number(fields, "master_link_down_since_seconds")
     return NodeView(
@@ -32,7 +33,8 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
         follows=fields.get("master_host") if following else None,
         link_up=link_up,
         link_down_seconds=down if link_up is False and down is not None and down >= 0 else None,
-        offset=_offset(fields, replica, history),
+        offset=held.offset if held else 0,  # whatever one that holds nothing says: 1 or -1
+        stream=held,
         has_history=history,
         replicas=() if replica else tuple(_replicas(fields)),
         other_databases=tuple(sorted(int(name[2:]) for name in fields if re.fullmatch(r"db[1-9]\d*", name))),
@@ -98,12 +100,23 @@ def _has_history(fields: Mapping[str, str]) -> bool:
     )
 
 
-def _offset(fields: Mapping[str, str], replica: bool, history: bool) -> int | None:
-    """A replica that has received nothing says 1 or -1."""
-    if not history:
-        return 0
-    offset = _number(fields, "slave_repl_offset" if replica else "master_repl_offset")
-    return None if offset is None else max(offset, 0)
+def _stream(fields: Mapping[str, str]) -> Stream:
+    """Of a node with a history. From ``second_repl_offset`` on, inclusive, the two histories differ; -1: there is no second."""
+    offset = _number(fields, "slave_repl_offset" if fields.get("role") == "slave" else "master_repl_offset") or 0
+    differs_from = _number(fields, "second_repl_offset") or -1
+    first, second = fields.get("master_replid", ""), fields.get("master_replid2", "")
+    return Stream(first, max(offset, 0), *((second, differs_from - 1) if differs_from > 0 else ()))
+
+
+_HELD = re.compile(
+    rb"^(role|slave_repl_offset|master_replid2?|master_repl_offset|second_repl_offset|repl_backlog_active):([^\r\n]*)", re.MULTILINE
+)
+
+
+def stream(replication: bytes) -> Stream | None:
+    """What a node holds, by its ``INFO replication``; None if nothing. It is asked very often, so nothing else is read."""
+    fields = {name.decode(): value.decode() for name, value in _HELD.findall(replication)}
+    return _stream(fields) if _has_history(fields) else None
 
 
 def _replicas(fields: Mapping[str, str]) -> list[ReplicaSeen]:

@@ -51,6 +51,7 @@ from cachekeep.model.step import (
     overtakes,
     subjects,
 )
+from cachekeep.model.stream import Heard, Stream
 from cachekeep.model.view import ClusterSeen, Failure, Flight, FrontView, NodeView, Process, ReplicaSeen, View
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "Front",
     "FrontView",
     "HandOver",
+    "Heard",
     "Installation",
     "Meet",
     "Member",
@@ -104,6 +106,7 @@ __all__ = [
     "Start",
     "Step",
     "Stop",
+    "Stream",
     "Subnet",
     "SubnetGroup",
     "Swap",

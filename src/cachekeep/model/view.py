@@ -7,7 +7,9 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.cache import SlotRange
+from cachekeep.model.moment import Moment
 from cachekeep.model.step import Effect
+from cachekeep.model.stream import Heard, Stream
 
 Process = Literal["absent", "running", "exited", "frozen", "stuck"]
 """``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer); ``stuck``:
@@ -71,6 +73,13 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """How long ago this replica was last made to connect to its primary anew (``Witness``)."""
     offset: int | None = None
     """Replication offset: of what it wrote (primary) or received (replica)."""
+    stream: Stream | None = None
+    """What it holds, in terms that can be compared with others' word; None too for one that holds nothing."""
+    heard: tuple[Heard, ...] = ()
+    """What this process has said that it holds, newest first; kept when it ends. Some seconds of it, no more."""
+    still_since: Moment | None = None
+    """From then on, at the latest, it has acknowledged nothing to anybody: it is gone, stopped, or leaves a question unanswered that has
+    reached it. None: it may have, just now."""
     has_history: bool | None = None
     """Holds data of a replication history that it wrote or received in full; False: empty, never synchronised."""
     other_databases: tuple[int, ...] = ()
@@ -85,6 +94,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     discovery_version: int | None = None
     """Memcached: version in the node's own AmazonElastiCache:cluster key, 0 when it holds none."""
     last_order: int | None = None
+    lead_order: int | None = None
+    """The last order by which this process was let lead; 0: none was."""
     cluster: ClusterSeen | None = None
     """Cluster mode only."""
     problem: str | None = None

@@ -372,8 +372,7 @@ class ClusterWorld(World):
         engine, old = member.engine, member.follows
         member.owner[member.id] = union(member.slots, member.owner.pop(old, ()))
         member.follows = ""
-        engine.role, engine.follows, engine.history = "primary", NOBODY, True
-        engine.link_epoch += 1
+        engine.lead(self.new_history())
         self._judge(member)
         self.broadcast(member)
 
@@ -545,7 +544,7 @@ class SimClusteredLink(SimLink):
         ):
             raise OrderFailed(f"{giver.key[1]} does not lead, or {taker.key[1]} does not follow it")
         self.let_pass(order, giver)
-        self.let_pass(order, taker)
+        self.let_pass(order, taker, leading=True)
         if moved:
             return
         give.paused_until = until = world.now + timeout_seconds
@@ -570,7 +569,7 @@ class SimClusteredLink(SimLink):
 
     async def _take_late(self, takes: Member, order: int) -> None:
         await asyncio.sleep(self._clustered.random.random() * 3)
-        if takes.engine.works and self._admit(takes.engine.spec.key, order):
+        if takes.engine.works and self._memory.admit(takes.engine.spec.key, order, leading=True):
             self._take_all(takes)
 
     def _take_all(self, takes: Member) -> None:
@@ -585,9 +584,9 @@ class SimClusteredLink(SimLink):
             raise OrderFailed(f"{target.key[1]} does not answer")
         return member
 
-    def let_pass(self, order: int, target: Target) -> None:
+    def let_pass(self, order: int, target: Target, *, leading: bool = False) -> None:
         """Raises OrderFailed where a later order was seen."""
-        if not self._admit(target.key, order):
+        if not self._memory.admit(target.key, order, leading=leading):
             raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
 
 
@@ -614,7 +613,7 @@ class SimClusterLink:
             else:
                 world.spawn(world.stand(member, forced=True))
 
-        await self._link._order(target, order, do)
+        await self._link._order(target, order, do, leading=True)
         await asyncio.sleep(0.05)
 
     async def _has_heard(self, target: Target, others: Sequence[Target]) -> None:
@@ -648,11 +647,13 @@ class SimClusterLink:
         if world.random.random() < world.flaky:
             if world.random.random() < 0.5:
                 raise OrderFailed("the connection broke in the middle of a move")
+            self._link.let_pass(order, taker, leading=True)
             world.freeze(taker.key)
             world.spawn(self._take_late(takes))
             await asyncio.sleep(0.4 * timeout_seconds)
             gives.engine.paused_until = world.now + 2 * timeout_seconds
             raise OrderFailed(f"{taker.key[1]} did not answer")
+        self._link.let_pass(order, taker, leading=True)
         world.seize(takes)
         while gives.leads and gives.slots:
             await asyncio.sleep(0.001)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from cachekeep.compute.contract import ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
+from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Node, NodeView, ReplicaSeen
+from cachekeep.model import Cache, Front, Heard, Moment, Node, NodeView, ReplicaSeen, Stream
 from cachekeep.sim.world import NOBODY, Engine, World
 
 
@@ -29,10 +29,13 @@ class SimDriver:
             raise OrderFailed(f"{spec.key[1]} has been past incarnation {spec.incarnation}")
         if world.at(spec.address) is not None:
             raise OrderFailed(f"{spec.address} is in use")
-        engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest)
+        engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest, lineage=Stream(world.new_history(), 0))
         engine.min_replicas = int(spec.env.get("min-replicas-to-write", "0"))
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
+        world.heard.pop(spec.key, None)
+        world.ended.pop(spec.key, None)
+        world.lead_orders[spec.key] = 0
         world.orders[spec.key] = max(world.orders.get(spec.key, 0), spec.order)
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
@@ -60,17 +63,25 @@ class SimDriver:
             live_digest=engine.live_digest,
             boot_digest=engine.spec.boot_digest,
             last_order=self._world.orders.get(key, 0),
+            lead_order=self._world.lead_orders.get(key, 0),
+            heard=self._world.heard.get(key, ()),
+            ended_at=None if engine.alive else self._world.ended.get(key),
         )
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
         if engine := self._world.processes.get(key):
             engine.live_digest = live_digest
 
-    def admit(self, key: Key, order: int) -> bool:
+    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         if order < self._world.orders.get(key, 0):
             return False
         self._world.orders[key] = order
+        if leading:
+            self._world.lead_orders[key] = order
         return True
+
+    def remember(self, key: Key, heard: Heard) -> None:
+        self._world.heard[key] = (heard, *self._world.heard.get(key, ()))[:HEARD_KEPT]
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
         self._world.deaths.append(callback)
@@ -84,7 +95,7 @@ class SimLink:
 
     def __init__(self, world: World, keeper: str = "keeper") -> None:
         self._world, self._keeper = world, keeper
-        self._admit = SimDriver(world).admit
+        self._memory = SimDriver(world)
         self._watched: dict[Key, asyncio.Task[None]] = {}
 
     @property
@@ -99,7 +110,7 @@ class SimLink:
         return engine if engine is not None and engine.alive else None
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
-        engine = self._engine(target)
+        engine, asked_at = self._engine(target), self._world.moment()
         if engine is None or not engine.works:
             await asyncio.sleep(deadline_seconds)
             return NodeView(answering=False, reachable=engine is not None)
@@ -111,6 +122,7 @@ class SimLink:
             for e in self._world.processes.values()
             if e.alive and e.follows == engine.spec.address and e.role == "replica" and e.linked
         )
+        self._hear(engine, asked_at)
         primary = engine.role == "primary"
         following = not primary and engine.follows != NOBODY
         return NodeView(
@@ -120,11 +132,16 @@ class SimLink:
             link_up=engine.linked if following else None,
             reaches=self._reaches(engine) if following else None,
             offset=len(engine.writes),
+            stream=engine.stream,
             has_history=engine.history,
             replicas=replicas if primary else (),
             bound=frozenset(engine.bound),
             discovery_version=engine.discovery,
         )
+
+    def _hear(self, engine: Engine, asked_at: Moment) -> None:
+        if engine.stream is not None:
+            self._memory.remember(engine.spec.key, Heard(asked_at, engine.stream))
 
     def _reaches(self, replica: Engine) -> bool | None:
         """By its own word while it is linked; else whether the primary's host takes its connection, as one with a frozen engine does."""
@@ -143,7 +160,7 @@ class SimLink:
                 return
             await asyncio.sleep(0.01)
 
-    async def _order(self, target: Target, order: int, do: Callable[[Engine], None]) -> None:
+    async def _order(self, target: Target, order: int, do: Callable[[Engine], None], *, leading: bool = False) -> None:
         """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""
         world = self._world
 
@@ -151,7 +168,7 @@ class SimLink:
             engine = self._engine(target)
             if engine is None or not engine.works:
                 raise OrderFailed(f"{target.key[1]} does not answer")
-            if not self._admit(target.key, order):
+            if not self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
             do(engine)
 
@@ -170,12 +187,14 @@ class SimLink:
         deliver()
 
     async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+        asked_at = self._world.moment()
+
         def do(engine: Engine) -> None:
-            engine.role, engine.follows, engine.history = "primary", NOBODY, True
-            engine.link_epoch += 1
+            engine.lead(self._world.new_history())
+            self._hear(engine, asked_at)
             self._bind(engine, addresses)
 
-        await self._order(target, order, do)
+        await self._order(target, order, do, leading=True)
 
     async def follow(self, target: Target, *, primary: Target, order: int) -> None:
         def do(engine: Engine) -> None:
@@ -197,7 +216,7 @@ class SimLink:
         give, take = self._engine(giver), self._engine(taker)
         if give is None or take is None or not give.works or not take.works:
             raise OrderFailed("the giver or the taker does not answer")
-        if not self._admit(giver.key, order) or not self._admit(taker.key, order):
+        if not self._memory.admit(giver.key, order) or not self._memory.admit(taker.key, order):
             raise OrderFailed(f"a later order than {order} was seen")
         loop = asyncio.get_running_loop()
         give.paused_until = until = loop.time() + timeout_seconds
@@ -208,10 +227,12 @@ class SimLink:
                 raise OrderFailed("the taker did not catch up in time")
         self._bind(give, giver_addresses)
         self._world.follow(give, taker.address)
+        asked_at = self._world.moment()
         if self._world.random.random() < self._world.flaky:
             raise OrderFailed("the connection broke in the middle of a hand-over")
-        take.role, take.follows = "primary", NOBODY
-        take.link_epoch += 1
+        self._memory.admit(taker.key, order, leading=True)
+        take.lead(self._world.new_history())
+        self._hear(take, asked_at)
         give.paused_until = 0.0
         self._bind(take, taker_addresses)
 
@@ -260,6 +281,8 @@ class SimLink:
         while True:
             await asyncio.sleep(interval_seconds)
             engine = self._engine(target)
+            if engine and engine.works:
+                self._hear(engine, self._world.moment())
             state = (
                 engine
                 and engine.works

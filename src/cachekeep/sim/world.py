@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cachekeep.compute.contract import Key, ProcessSpec
+from cachekeep.model import Heard, Moment, Stream
 
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
@@ -39,6 +40,8 @@ class Engine:
     haste: float = 1.0
     """Chance, at each turn, that its first ACK reaches the primary: up to about a second, as in the engines."""
     history: bool = False
+    lineage: Stream = field(default_factory=lambda: Stream("", 0))
+    """The history that it holds, and the one before that; its own offset is the number of its writes."""
     writes: list[int] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
     paused_until: float = 0.0
@@ -55,6 +58,19 @@ class Engine:
     def works(self) -> bool:
         return self.alive and not self.frozen
 
+    @property
+    def stream(self) -> Stream | None:
+        """What it says that it holds."""
+        at = self.lineage
+        return Stream(at.history, len(self.writes), at.before, at.shared) if self.history or self.writes else None
+
+    def lead(self, history: str) -> None:
+        """It follows nobody, and what it writes from now on is a history of its own."""
+        if self.role != "primary":
+            self.lineage = Stream(history, 0, self.lineage.history, len(self.writes))
+        self.role, self.follows, self.history = "primary", NOBODY, True
+        self.link_epoch += 1
+
 
 class World:
     """Everything that is not the control plane."""
@@ -63,6 +79,13 @@ class World:
         self.random = random.Random(seed)
         self.processes: dict[Key, Engine] = {}
         self.orders: dict[Key, int] = {}
+        self.lead_orders: dict[Key, int] = {}
+        self.heard: dict[Key, tuple[Heard, ...]] = {}
+        self.ended: dict[Key, Moment] = {}
+        """When a process was seen to end."""
+        self.present = 0
+        """Keepers that are there to see it."""
+        self.histories = 0
         self.cut: set[Key] = set()
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
         self.blind: set[str] = set()
@@ -89,6 +112,8 @@ class World:
         self.note_losses(key)
         engine.alive, engine.frozen = False, False
         engine.bound = set()
+        if self.present:
+            self.ended[key] = self.moment()
         for other in self.processes.values():
             if other.follows == engine.spec.address:
                 other.linked = other.online = False
@@ -129,7 +154,16 @@ class World:
         if (engine := self.processes.get(key)) and engine.alive:
             engine.frozen = False
 
+    def moment(self) -> Moment:
+        """Of the machine's clock."""
+        return Moment("virtual", asyncio.get_running_loop().time())
+
     # -- replication
+
+    def new_history(self) -> str:
+        """The id of a history that nobody else has."""
+        self.histories += 1
+        return f"history-{self.histories}"
 
     def at(self, address: str) -> Engine | None:
         """The living process that listens on an address; of two, the one that is not cut off."""
@@ -162,6 +196,7 @@ class World:
                     engine.fed = False
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
+                    self._go_on_with(primary, engine)
                     self.receive(primary, engine)
                     engine.history, engine.linked = True, True
                     engine.haste = self.random.choice((1.0, 0.2, 0.005))
@@ -172,6 +207,12 @@ class World:
                     self._stream(primary, engine)
                 continue
             self._stream(primary, engine)
+
+    def _go_on_with(self, primary: Engine, replica: Engine) -> None:
+        """Its history from here on, after what it holds already, is its primary's."""
+        if replica.lineage.history != primary.lineage.history:
+            before = (replica.lineage.history, len(replica.writes)) if replica.history else ()
+            replica.lineage = Stream(primary.lineage.history, 0, *before)
 
     def receive(self, primary: Engine, replica: Engine) -> None:
         """Whatever of its stream the replica does not have yet."""

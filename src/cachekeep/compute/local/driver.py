@@ -25,8 +25,9 @@ from cachekeep.compute.local.launch import Gated, launch
 from cachekeep.compute.local.ledger import Ledger, Record, place
 from cachekeep.compute.local.limits import Capacity, Limits
 from cachekeep.compute.local.probe import accepts, why_not_free
+from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
-from cachekeep.model import Process
+from cachekeep.model import Heard, Process
 
 _log = logging.getLogger(__name__)
 _KILL_SECONDS = 10.0
@@ -69,10 +70,10 @@ class LocalDriver:
     def __init__(self, data_dir: Path, clock: Clock, *, start_deadline_seconds: float = 10.0) -> None:
         self._clock = clock
         self._ledger = Ledger(data_dir.absolute() / "nodes")
+        self._words = Words(self._ledger)
         self._limits = Limits()
         self._start_deadline_seconds = start_deadline_seconds
         self._held: dict[Key, _Held] = {}
-        self._unreadable: dict[Key, Path] = {}
         self._callbacks: list[Callable[[Key], None]] = []
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
         self._stops_wanted: dict[Key, int] = {}
@@ -93,7 +94,8 @@ class LocalDriver:
             self._lock_fd = os.open(self._ledger.root / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             await self._lock_directory(self._lock_fd)
             (self._ledger.root / ".lock").touch()  # a disk that takes no writes is better known now than at the first start
-            self._unreadable = await asyncio.to_thread(self._ledger.load)
+            await asyncio.to_thread(self._ledger.load)
+            await asyncio.to_thread(self._words.open)
         except OSError as error:
             raise Unusable(f"{self._ledger.root} cannot be used: {error.strerror}.") from error
         for key in self._ledger.known():
@@ -121,16 +123,6 @@ class LocalDriver:
         if pidfd is not None:
             self._hold(_Held(key, record.pid, record.started_ticks, pidfd, log_offset=0, adopted=True))
 
-    def _unsure(self, key: Key) -> str | None:
-        """Why it is not known whether a process lives. Only a damaged disk or a foreign hand leaves a record that cannot be read."""
-        directory = self._unreadable.get(key)
-        if directory is None:
-            return None
-        if pids := proc.sessions_in(directory):
-            return f"The record in {directory} cannot be read, and process {pids[0]} works there: end it by hand."
-        del self._unreadable[key]
-        return None
-
     async def aclose(self) -> None:
         """Let go of everything; processes go on."""
         while self._tasks:
@@ -141,6 +133,7 @@ class LocalDriver:
                 loop.remove_reader(held.pidfd)
                 os.close(held.pidfd)
         self._held.clear()
+        self._words.close()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -153,7 +146,7 @@ class LocalDriver:
 
     def _look(self, key: Key) -> ProcessSeen:
         record = self._ledger.get(key)
-        if (unsure := self._unsure(key)) is not None:
+        if (unsure := self._ledger.unsure(key)) is not None:
             return ProcessSeen(process=None, problem=unsure)
         if record is None:
             return ProcessSeen(process="absent")
@@ -168,6 +161,9 @@ class LocalDriver:
             live_digest=record.live_digest,
             boot_digest=record.boot_digest,
             last_order=record.last_order,
+            lead_order=record.lead_order,
+            heard=self._words.of(key),
+            ended_at=None if alive else record.ended_at,
             limits=record.limits,
             problem=(held.stuck if held else None) or record.problem,
         )
@@ -219,19 +215,13 @@ class LocalDriver:
         """See ``Driver.rewrite``. Raises ``OrderFailed`` if the process was never started or the disk is full."""
         await self._carry(self._rewrite(key, files, live_digest))
 
-    def admit(self, key: Key, order: int) -> bool:
-        """See ``Driver.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
-        record = self._ledger.get(key)
-        if record is None:
-            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
-        if order < record.last_order:
-            return False
-        if order > record.last_order:
-            try:
-                self._ledger.change(key, last_order=order)
-            except OSError as error:
-                raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
-        return True
+    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+        """See ``Memory.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
+        return self._ledger.admit(key, order, leading=leading)
+
+    def remember(self, key: Key, heard: Heard) -> None:
+        """See ``Memory.remember``."""
+        self._words.add(key, heard)
 
     async def _carry(self, work: Coroutine[None, None, None]) -> None:
         """Have the work done whether or not the caller waits for it."""
@@ -256,7 +246,7 @@ class LocalDriver:
     async def _start(self, spec: ProcessSpec) -> None:
         key, name = spec.key, spec.key[1]
         async with self._lock(key):
-            if (unsure := self._unsure(key)) is not None:
+            if (unsure := self._ledger.unsure(key)) is not None:
                 raise OrderFailed(unsure)
             record = self._ledger.get(key) or Record()
             held = self._held.get(key)
@@ -343,6 +333,8 @@ class LocalDriver:
                 key,
                 incarnation=spec.incarnation,
                 last_order=max(before.last_order if before is not None else 0, spec.order),
+                lead_order=0,
+                ended_at=None,
                 pid=gated.pid,
                 started_ticks=seen.started_ticks,
                 boot_id=boot_id(),
@@ -395,7 +387,8 @@ class LocalDriver:
         proc.kill_group(held.pidfd, held.pid, held.started_ticks)
         os.close(held.pidfd)
         held.ended = True
-        self._remember(held.key, pid=0, problem=None if held.unwanted else self._post_mortem(held, how))
+        ended_at = self._clock.moment()
+        self._remember(held.key, pid=0, ended_at=ended_at, problem=None if held.unwanted else self._post_mortem(held, how))
         if proc.reap_group(held.pid, block=False):
             self._told(held)
         else:
@@ -432,7 +425,7 @@ class LocalDriver:
 
     async def _stop(self, key: Key, grace_seconds: float) -> None:
         async with self._lock(key):
-            if (unsure := self._unsure(key)) is not None:
+            if (unsure := self._ledger.unsure(key)) is not None:
                 raise OrderFailed(unsure)
             held = self._held.get(key)
             if held is not None:
@@ -482,6 +475,7 @@ class LocalDriver:
             try:
                 await asyncio.to_thread(self._limits.release, record.cgroups)
                 await asyncio.to_thread(self._ledger.forget, key)
+                self._words.forget(key)
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: not erased: {error.strerror} ({error.filename}).") from error
 

@@ -19,10 +19,13 @@ from typing import Any
 import msgspec
 
 from cachekeep.compute.contract import File, Key
+from cachekeep.compute.local import proc
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Moment
 
 _RECORD = "process.json"
 _LOG = "log"
+HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _GONE = ".gone-"
 _LOG_KEPT_BYTES = 4 << 20
@@ -42,6 +45,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     live_digest: str | None = None
     boot_digest: str | None = None
     last_order: int = 0
+    lead_order: int = 0
+    ended_at: Moment | None = None
     limits: str = ""
     cgroups: tuple[str, ...] = ()
     memory_kills: int = 0
@@ -78,11 +83,11 @@ class Ledger:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._records: dict[Key, Record] = {}
+        self._unreadable: dict[Key, Path] = {}
         self._lock = threading.Lock()
 
-    def load(self) -> dict[Key, Path]:
-        """Read every record, finish erasures that were cut short. Returns the directories whose record cannot be read."""
-        unreadable: dict[Key, Path] = {}
+    def load(self) -> None:
+        """Read every record, finish erasures that were cut short."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self.root.glob(f"*/{_GONE}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -91,8 +96,17 @@ class Ledger:
             try:
                 self._records[key] = msgspec.json.decode(path.read_bytes(), type=Record)
             except msgspec.DecodeError:
-                unreadable[key] = path.parent
-        return unreadable
+                self._unreadable[key] = path.parent
+
+    def unsure(self, key: Key) -> str | None:
+        """Why it is not known whether a process lives. Only a damaged disk or a foreign hand leaves a record that cannot be read."""
+        directory = self._unreadable.get(key)
+        if directory is None:
+            return None
+        if pids := proc.sessions_in(directory):
+            return f"The record in {directory} cannot be read, and process {pids[0]} works there: end it by hand."
+        del self._unreadable[key]
+        return None
 
     def get(self, key: Key) -> Record | None:
         """The record of a process, if it was ever started."""
@@ -109,6 +123,21 @@ class Ledger:
             write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record))
             self._records[key] = record
             return record
+
+    def admit(self, key: Key, order: int, *, leading: bool) -> bool:
+        """See ``Memory.admit``. Raises ``OrderFailed`` where there is no record, or the disk does not take it."""
+        record = self.get(key)
+        if record is None:
+            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
+        if order < record.last_order:
+            return False
+        leads = order if leading else record.lead_order
+        if (order, leads) != (record.last_order, record.lead_order):
+            try:
+                self.change(key, last_order=order, lead_order=leads)
+            except OSError as error:
+                raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
+        return True
 
     def directory(self, key: Key) -> Path:
         """The directory of a process. Raises ``OrderFailed`` for a name that could lead anywhere else."""
@@ -134,7 +163,7 @@ class Ledger:
         """Write files into the directory of a process, each atomically. Returns the names of all its files. Raises ``OSError``."""
         directory = self.directory(key)
         for name, file in files.items():
-            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _LOG):
+            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _LOG, HEARD):
                 raise OrderFailed(f"{name}: not a name that a process's own file can have.")
             write_atomically(directory / name, place(file.text, directory).encode())
         record = self.get(key) or Record()

@@ -1,0 +1,83 @@
+"""What processes have said that they hold: in memory, and a moment later on disk, so that a control plane that comes back soon knows
+what the one before it heard.
+
+One file for each process, beside its record, rewritten in place at each heartbeat: not synced, for it has to outlive only us. A thread
+of its own writes them. It may hang with a disk; then what is on disk is old, and proves less, and nobody waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+import msgspec
+
+from cachekeep.compute.contract import HEARD_KEPT, Key
+from cachekeep.compute.local.ledger import HEARD, Ledger
+from cachekeep.model import Heard
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    started_ticks: int
+    """Of the process that said it: an incarnation may be started twice."""
+    heard: tuple[Heard, ...]
+
+
+class Words:
+    """The words of the last process of each node. Those of an earlier one say nothing of it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._kept: dict[Key, _Kept] = {}
+        self._unwritten: dict[Key, _Kept] = {}
+        self._news = threading.Event()
+        self._closed = False
+
+    def open(self) -> None:
+        """Read what was left, and begin to write. Blocks: call it in a thread."""
+        for key in self._ledger.known():
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                line, _, _ = (self._ledger.directory(key) / HEARD).read_bytes().partition(b"\n")
+                self._kept[key] = msgspec.json.decode(line, type=_Kept)
+        self._closed = False
+        threading.Thread(target=self._write_all, name="words", daemon=True).start()
+
+    def close(self) -> None:
+        """Write what is left, and no more."""
+        self._closed = True
+        self._news.set()
+
+    def add(self, key: Key, heard: Heard) -> None:
+        """Keep what the process has just said."""
+        record = self._ledger.get(key)
+        if record is None:
+            return
+        self._kept[key] = self._unwritten[key] = _Kept(record.started_ticks, (heard, *self.of(key))[:HEARD_KEPT])
+        self._news.set()
+
+    def of(self, key: Key) -> tuple[Heard, ...]:
+        """What it has said, newest first."""
+        kept, record = self._kept.get(key), self._ledger.get(key)
+        return kept.heard if kept is not None and record is not None and kept.started_ticks == record.started_ticks else ()
+
+    def forget(self, key: Key) -> None:
+        """The process and its directory are gone."""
+        self._kept.pop(key, None)
+        self._unwritten.pop(key, None)
+
+    def _write_all(self) -> None:
+        while not self._closed:
+            self._news.wait()
+            self._news.clear()
+            while self._unwritten:
+                with contextlib.suppress(KeyError, OSError):
+                    self._write(*self._unwritten.popitem())
+
+    def _write(self, key: Key, kept: _Kept) -> None:
+        line = msgspec.json.encode(kept) + b"\n"
+        fd = os.open(self._ledger.directory(key) / HEARD, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(fd, line, 0)  # in one piece, whenever we are killed; what is left of a longer one comes after the line
+        finally:
+            os.close(fd)

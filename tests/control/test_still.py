@@ -1,0 +1,80 @@
+"""Since when a node can have acknowledged nothing: what looks, one after the other, allow to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from tests.plan.builders import group, later
+
+from cachekeep.compute.contract import Key, ProcessSeen, Target
+from cachekeep.control import Observer
+from cachekeep.model import Moment, NodeView
+from cachekeep.store.memory import MemoryStore
+
+CACHE = group(1)
+KEY = (CACHE.uid, "demo-001")
+
+
+class World:
+    """Clock, driver and link: at a moment, one process in one state."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.process = ProcessSeen(process="running", incarnation=1)
+        self.node = NodeView(answering=True)
+
+    def moment(self) -> Moment:
+        return later(self.at)
+
+    def monotonic(self) -> float:
+        return self.at
+
+    async def look(self, what: Any, **_: Any) -> Any:
+        if isinstance(what, Target):
+            return self.node
+        keys: Iterable[Key] = what
+        return dict.fromkeys(keys, self.process)
+
+
+def dead(incarnation: int = 1, ended_at: Moment | None = None) -> ProcessSeen:
+    return ProcessSeen(process="exited", incarnation=incarnation, ended_at=ended_at)
+
+
+FROZEN = ProcessSeen(process="frozen", incarnation=1)
+RUNS = ProcessSeen(process="running", incarnation=1)
+WELL, BUSY, AWAY, BROKEN = (
+    NodeView(answering=True),
+    NodeView(answering=False, reachable=True),
+    NodeView(answering=False, reachable=False),
+    NodeView(answering=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("looks", "since"),
+    [
+        ([(0.0, RUNS, WELL)], None),
+        ([(0.0, RUNS, BUSY)], 0.0),
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, BUSY), (1.0, FROZEN, WELL), (1.5, dead(), WELL)], 0.0),
+        ([(0.0, RUNS, AWAY)], None),  # whoever reaches it may be served
+        ([(0.0, RUNS, BROKEN)], None),  # nothing of ours has arrived there
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, AWAY), (1.0, RUNS, BUSY)], 1.0),
+        ([(0.0, FROZEN, WELL), (1.0, FROZEN, WELL)], 0.0),
+        ([(0.0, FROZEN, WELL), (1.0, RUNS, WELL), (2.0, FROZEN, WELL)], 2.0),
+        ([(0.0, FROZEN, WELL), (9.0, FROZEN, WELL)], 9.0),  # nobody looked meanwhile: it may have been thawed
+        ([(0.0, dead(), WELL), (9.0, dead(), WELL)], 0.0),  # but nobody rises from the dead
+        ([(0.0, dead(), WELL), (9.0, dead(2), WELL)], 9.0),  # another process is another process
+        ([(5.0, dead(1, later(3.0)), WELL)], 3.0),  # the driver saw it
+        ([(5.0, ProcessSeen(process="stuck", incarnation=1), WELL)], 5.0),
+        ([(5.0, ProcessSeen(process=None), WELL)], None),
+    ],
+)
+async def test_since_when_it_is_still(looks: list[tuple[float, ProcessSeen, NodeView]], since: float | None) -> None:
+    world = World()
+    clock: Any = world
+    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, pool="127.77.0.0/16")
+    for world.at, world.process, world.node in looks:
+        view = await observer.look(CACHE)
+    assert view.node("demo-001").still_since == (None if since is None else later(since))
