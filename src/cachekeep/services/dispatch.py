@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -27,9 +28,11 @@ from cachekeep.services.elasticache import (
 )
 from cachekeep.services.hold import Waiting
 from cachekeep.services.operation import Operation
-from cachekeep.store.contract import Store
+from cachekeep.store.contract import Store, StoreFailed
 from cachekeep.wire.gateway import Call
 from cachekeep.wire.model import service_model
+
+log = logging.getLogger(__name__)
 
 OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
     "ec2": ec2.OPERATIONS,
@@ -77,12 +80,19 @@ class Services:
         self._waiting.close()
 
     async def dispatch(self, call: Call) -> Mapping[str, Any]:
-        """Answer a call. Raises ApiError; ``Conflict`` only after losing to other writers several times in a row."""
+        """Answer a call. Raises ApiError: of what is tried again later, or lost to other writers several times in a row, too."""
         operation = OPERATIONS.get(call.service, {}).get(call.operation)
         if operation is None:
             raise ApiError("InvalidAction", f"{call.service}:{call.operation} is not supported by Cachekeep.")
         if call.service == "elasticache":
             call = _without_blanks(call)
+        try:
+            return await self._answer(operation, call)
+        except (StoreFailed, Conflict) as error:
+            log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
+            raise _unavailable(operation, error) from error
+
+    async def _answer(self, operation: Operation, call: Call) -> Mapping[str, Any]:
         if operation.held and (name := call.params.get(operation.held.parameter)):
             await self._waiting.settle(operation.held.kind, name.lower(), self._context.settings.hold_seconds)
         if operation.mode != "writes":
@@ -96,6 +106,19 @@ class Services:
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+
+def _unavailable(operation: Operation, error: StoreFailed | Conflict) -> ApiError:
+    """What every SDK tries again by itself: HTTP 503 [AWS, "Common Error Types": ServiceUnavailable]."""
+    if operation.mode != "writes":
+        text = "What is stored here cannot be read at the moment. Try again."
+    elif isinstance(error, Conflict):
+        text = "Others were changing the same at the same time, again and again. Nothing was changed. Try again."
+    elif error.unsure:
+        text = "The connection to the database broke while the change was being stored: it may have been made, or not. Look, then try again."
+    else:
+        text = "The database takes no changes at the moment, so nothing was changed. Try again."
+    return ApiError("ServiceUnavailable", f"{text} `cachekeep status` and the log of this endpoint say why.", status=503)
 
 
 def _without_blanks(call: Call) -> Call:
