@@ -37,8 +37,8 @@ from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
 from cachekeep.services import Services, ServiceSettings
-from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, Endpoint, Settings
-from cachekeep.store import DataDirLock, SqlStore, Store
+from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, Endpoint, Settings
+from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
@@ -49,6 +49,7 @@ log = logging.getLogger("cachekeep")
 VERSION: Final = importlib.metadata.version("cachekeep")
 _CONNECTIONS_MAX: Final = 4000
 _LAST_ANSWERS_SECONDS: Final = 3
+_LAST_WORDS_SECONDS: Final = 1
 _POOL_CHECKED_MAX: Final = 64
 
 
@@ -102,15 +103,19 @@ class App:
     async def _start(self) -> None:
         settings, clock, undo = self.settings, self.clock, self._undo
         _check_pool(settings.address_pool)
-        undo.enter_context(DataDirLock(settings.data_dir))
+        lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
         key = keys.load_or_make(settings.data_dir)
         listener = undo.enter_context(_listen(settings.host, settings.port))
-        store = SqlStore(settings.database_url, clock)
+        database = SqlStore(settings.database_url, clock)
+        undo.push_async_callback(database.aclose)
+        await database.open()
+        ours = _identity(settings.data_dir)
+        await _claim_database(database, ours)
+        # Nobody else has this database, nor the journal, as long as the directory is ours alone.
+        store = JournaledStore(database, Journal(FileDisk(settings.data_dir / JOURNAL_FILE)), clock, alone=lock.held)
         undo.push_async_callback(store.aclose)
         await store.open()
-        ours = _identity(settings.data_dir)
-        await _claim_database(store, ours)
         await self.reload()
         driver = LocalDriver(settings.data_dir, clock)
         undo.push_async_callback(driver.aclose)
@@ -314,9 +319,9 @@ def _identity(data_dir: Path) -> str:
     return f"{socket.gethostname()}:{data_dir}:{mine}/"
 
 
-async def _bury(store: SqlStore, holder: str) -> None:
-    with contextlib.suppress(CachekeepError):
-        await store.bury(holder)
+async def _bury(store: Store, holder: str) -> None:
+    with contextlib.suppress(CachekeepError, TimeoutError):
+        await asyncio.wait_for(store.bury(holder), _LAST_WORDS_SECONDS)
 
 
 def _write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:

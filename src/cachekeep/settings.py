@@ -67,6 +67,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 ENDPOINT_FILE: Final = "endpoint.json"
+JOURNAL_FILE: Final = "decisions.journal"
+"""In the data directory: what keepers decide while the database cannot take it."""
 ENGINES_DIR: Final = "engines"
 """In the data directory: engines that were built here, one directory each."""
 

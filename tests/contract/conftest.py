@@ -91,7 +91,7 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(home)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "journaled", "postgres"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     kind = request.param
     url = f"sqlite:///{tmp_path}/state.db"

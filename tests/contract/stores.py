@@ -7,7 +7,8 @@ import datetime as dt
 import random
 
 from cachekeep.model import Moment
-from cachekeep.store import MemoryStore, SqlStore, Store
+from cachekeep.sim.store import SimDisk
+from cachekeep.store import Journal, JournaledStore, MemoryStore, SqlStore, Store
 
 
 class HandClock:
@@ -54,9 +55,14 @@ class World:
         if self.kind == "memory":
             self._stores = self._stores or [MemoryStore(self.clock)]
             return self._stores[0]
-        store = SqlStore(self.url, self.clock)
+        store: Store = SqlStore(self.url, self.clock)
         await store.open()
-        self._stores.append(store)
+        self._stores.insert(0, store)
+        if self.kind == "journaled":
+            disk = SimDisk(random.Random(len(self._stores)))
+            store = JournaledStore(store, Journal(disk), self.clock, alone=lambda: True)
+            await store.open()
+            self._stores.insert(0, store)
         return store
 
     async def pass_seconds(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What every store keeps to: memory, SQLite, PostgreSQL."""
+"""What every store keeps to: memory, SQLite, SQLite with a journal before it, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -348,8 +348,8 @@ async def test_a_lease_has_one_holder_and_a_new_epoch_each_time(world: World) ->
     assert await two.claim("two", ttl_seconds=60, uids=["uid-group-b"]) == []
     assert await two.claim("two", ttl_seconds=60, uids=["uid-group-a"]) == [Lease("uid-group-a", "two", 2)]
     await one.release(first[0])  # late: it is no longer one's to give
-    assert await one.renew("one", ttl_seconds=60) == {"uid-group-b"}
-    assert await two.renew("two", ttl_seconds=60) == {"uid-group-a", "uid-group-c"}
+    assert await one.renew("one", ttl_seconds=60) == [Lease("uid-group-b", "one", 1)]
+    assert await two.renew("two", ttl_seconds=60) == [Lease("uid-group-a", "two", 2), Lease("uid-group-c", "two", 1)]
 
 
 async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
@@ -362,7 +362,7 @@ async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
     await world.pass_seconds(0.05)
     new = await claim(two, "two", "uid-group-demo")
     assert new.epoch == old.epoch + 1
-    assert await one.renew("one", ttl_seconds=60) == set()
+    assert await one.renew("one", ttl_seconds=60) == []
     late = replace(seen, decided=decided(("demo-001", "a")))
     with pytest.raises(LeaseLost):
         await one.save_decided(late, old, addresses=["a"])
@@ -384,7 +384,8 @@ async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: Worl
     lease = await claim(store, "one", "uid-group-demo")
     await store.renew("one", ttl_seconds=0.01)
     await world.pass_seconds(0.05)
-    assert await store.renew("one", ttl_seconds=60) == {"uid-group-demo"}
+    assert await store.claim("one", ttl_seconds=60) == [], "it has it still, in the same epoch"
+    assert await store.renew("one", ttl_seconds=60) == [lease]
     assert await store.claim("two", ttl_seconds=60) == []
     seen = await store.load("uid-group-demo")
     assert seen is not None
@@ -400,7 +401,7 @@ async def test_the_buried_let_go_at_once_and_are_fenced_off(world: World) -> Non
     await store.bury("host_1:")
     new = await store.claim("heir", ttl_seconds=60)
     assert new == [Lease("uid-group-a", "heir", 2), Lease("uid-group-b", "heir", 2)]
-    assert await store.renew("host_1:one", ttl_seconds=60) == set()
+    assert await store.renew("host_1:one", ttl_seconds=60) == []
     with pytest.raises(LeaseLost):
         await store.save_decided(cast(Cache, await store.load("uid-group-a")), old, addresses=[])
 
@@ -440,6 +441,45 @@ async def test_an_address_belongs_to_one_cache(world: World) -> None:
     assert await store.addresses() == {"x", "y"}
 
 
+async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    before = await store.save_decided(
+        replace(cache("demo"), version=1, decided=decided(("demo-001", "x"))), lease, addresses=["x"], events=[event("first", BORN)]
+    )
+    async with store.transaction() as t:
+        asked = cast(Cache, await t.cache("demo", "group"))
+        await t.save_wanted(replace(asked, wanted=replace(asked.wanted, version="9.0")))
+    told = [event("first", BORN), event("second", BORN + dt.timedelta(seconds=1))]
+    for _ in range(2):  # whoever is not sure that it was done does it again
+        merged = await store.merge_decided(before.uid, decided(("demo-002", "x")), lease, decisions=3, events=told, addresses=["x"])
+    assert merged.wanted.version == "9.0"
+    assert [n.name for n in merged.decided.nodes] == ["demo-002"]
+    assert merged.version == 3 + 2 * (3 + 1), "greater than whatever was counted up to meanwhile"
+    assert await store.load(before.uid) == merged
+    with pytest.raises(Conflict):
+        await store.save_decided(before, lease, addresses=["x"])
+    async with store.reading() as t:
+        assert [(e.message, e.at) for _, e in await t.events(limit=9, start=BORN)] == [(e.message, e.at) for e in told]
+        assert await t.cache_of("demo-002") == merged
+
+
+async def test_nothing_is_merged_over_a_newer_epoch(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"), cache("other"))
+    old = await claim(store, "k", "uid-group-demo")
+    await store.release(old)
+    new = await claim(store, "k", "uid-group-demo")
+    before = await store.load(old.uid)
+    for lost in (old, replace(new, holder="h"), replace(new, uid="uid-group-other"), replace(new, epoch=3)):
+        with pytest.raises(LeaseLost):
+            await store.merge_decided(old.uid, decided(("demo-001", "x")), lost, decisions=1, addresses=["x"])
+    assert await store.load(old.uid) == before
+    with pytest.raises(LeaseLost):
+        await store.merge_decided("nobody", decided(), replace(new, uid="nobody"), decisions=1, addresses=[])
+
+
 async def test_forget_leaves_nothing(world: World) -> None:
     store = await world.store()
     await insert(store, cache("demo"), cache("other"))
@@ -456,7 +496,7 @@ async def test_forget_leaves_nothing(world: World) -> None:
         assert [e.message for _, e in await t.events(limit=10)] == ["deleted"]
     with pytest.raises(LeaseLost):
         await store.save_decided(saved, leases[one.uid], addresses=[])
-    assert await store.renew("k", ttl_seconds=60) == {"uid-group-other"}
+    assert await store.renew("k", ttl_seconds=60) == [leases["uid-group-other"]]
     await insert(store, replace(cache("demo"), uid="uid-second-life"))
 
 

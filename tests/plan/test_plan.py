@@ -63,6 +63,14 @@ def test_an_exhausted_pool_is_refused_with_what_to_do() -> None:
     assert "--address-pool" in answer.because
 
 
+def test_addresses_that_are_not_known_to_be_free_are_waited_for_and_the_pool_is_not_blamed() -> None:
+    answer = step(group(settled=False), View(free_addresses=None))
+    assert isinstance(answer, Wait)
+    assert answer.refused
+    assert "cannot be read from the store now" in answer.because
+    assert "--address-pool" not in answer.because
+
+
 def test_an_address_that_was_taken_since_the_last_look_is_not_taken_again() -> None:
     """Thinking on after a decision needs no new look, and what is wanted may have grown meanwhile."""
     seen = View(free_addresses=ADDRESSES)

@@ -109,23 +109,30 @@ class Keeper:
 
     async def _renew(self) -> None:
         """Renew all leases at once, whatever becomes of single caches; let go of those that are lost; keep those whose task has ended by
-        accident."""
+        accident, and those that were claimed without an answer that said so."""
         while True:
             await self._clock.sleep(LEASE_SECONDS / 3)
+            before = list(self._kept.values())
             try:
-                held = await self._store.renew(self._holder, ttl_seconds=LEASE_SECONDS)
+                held = {lease.uid: lease for lease in await self._store.renew(self._holder, ttl_seconds=LEASE_SECONDS)}
             except CachekeepError as error:
                 log.warning("leases cannot be renewed: %s", error)
                 continue
             except Exception:
                 log.exception("leases cannot be renewed, for a reason that nobody expected")
                 continue
-            for uid, kept in list(self._kept.items()):
-                if uid not in held:
+            for kept in before:
+                uid = kept.lease.uid
+                if self._kept.get(uid) is not kept:
+                    continue
+                if held.get(uid) != kept.lease:
                     self._let_go(uid)
                 elif kept.task is None or kept.task.done():
                     log.error("%s: its task has ended by accident, and is started again", uid)
                     self._keep(kept)
+            for uid, lease in held.items():
+                if uid not in self._kept:
+                    self._keep(_Kept(lease))
 
     def _keep(self, kept: _Kept) -> None:
         self._kept[kept.lease.uid] = kept

@@ -18,7 +18,7 @@ from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache, Front, FrontView, Moment, Node, NodeView, Start, View, Witness, elapsed
 from cachekeep.network.addresses import free
 from cachekeep.plan.members import addresses_needed
-from cachekeep.store.contract import Store
+from cachekeep.store.contract import Store, StoreFailed
 
 LOOK_DEADLINE_SECONDS = 0.25
 LATE_SECONDS = 5.0
@@ -189,10 +189,15 @@ class Observer:
             problem=process.problem,
         )
 
-    async def _free(self, cache: Cache) -> tuple[str, ...]:
+    async def _free(self, cache: Cache) -> tuple[str, ...] | None:
         """Enough addresses for whatever this cache may still have to place; none when everything has its own."""
         needed = addresses_needed(cache)
-        return free(self._pool, await self._store.addresses(), needed, seed=cache.uid) if needed else ()
+        if not needed:
+            return ()
+        try:
+            return free(self._pool, await self._store.addresses(), needed, seed=cache.uid)
+        except StoreFailed:
+            return None
 
     def has_witnessed(self, key: Key, primary_address: str) -> None:
         """A replica has just connected to its primary anew, or tried to."""

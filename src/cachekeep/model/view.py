@@ -144,8 +144,9 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     flights: tuple[Flight, ...] = ()
     """What was in flight when the look began: what it has changed by now may have been seen or not."""
     failures: tuple[Failure, ...] = ()
-    free_addresses: tuple[str, ...] = ()
-    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile."""
+    free_addresses: tuple[str, ...] | None = ()
+    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile. None: the store
+    cannot be read, so nobody knows."""
 
     def node(self, name: str) -> NodeView:
         """The view of a node; all unknown if it was not looked at."""

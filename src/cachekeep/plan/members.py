@@ -109,7 +109,8 @@ class Needs:
 
     def __init__(self, s: Situation) -> None:
         used = addresses_used(s.decided)  # some of them since the last look, perhaps
-        self.free, self.short = [a for a in s.view.free_addresses if a not in used], 0
+        self.known = s.view.free_addresses is not None
+        self.free, self.short = [a for a in s.view.free_addresses or () if a not in used], 0
 
     def take(self) -> str:
         if self.free:
@@ -121,6 +122,9 @@ class Needs:
         """What there is to wait for when some could not be had."""
         if not self.short:
             return None
+        if not self.known:
+            because = f"{self.short} addresses are needed, and which of the address pool are free cannot be read from the store now"
+            return Wait(1.0, because, refused=True)
         because = f"{self.short} more addresses are needed than the address pool has free: give it a larger --address-pool"
         return Wait(2.0, because, refused=True)
 

@@ -1,6 +1,8 @@
 """Memory: what is wanted and what has been decided, kept in SQLite, in PostgreSQL, or (simulation) nowhere."""
 
 from cachekeep.store.contract import AddressTaken, AlreadyThere, Cursor, Lease, Resource, Store, StoreFailed, Transaction
+from cachekeep.store.journal import FileDisk, Journal
+from cachekeep.store.journaled import JournaledStore
 from cachekeep.store.lock import DataDirLock
 from cachekeep.store.memory import MemoryStore
 from cachekeep.store.sql import SqlStore
@@ -10,6 +12,9 @@ __all__ = [
     "AlreadyThere",
     "Cursor",
     "DataDirLock",
+    "FileDisk",
+    "Journal",
+    "JournaledStore",
     "Lease",
     "MemoryStore",
     "Resource",

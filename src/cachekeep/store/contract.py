@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from cachekeep.errors import CachekeepError, Conflict
-from cachekeep.model import Cache, CacheKind, Condition, Event
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
 
 EVENTS_KEPT_DAYS = 14
 """DescribeEvents answers for the last 14 days (API reference, DescribeEvents)."""
@@ -40,7 +40,12 @@ class AlreadyThere(CachekeepError):
 
 
 class StoreFailed(CachekeepError):
-    """The database cannot be read or written now (disk full, server gone). Nothing of the transaction was kept, unless it says so."""
+    """The database cannot be read or written now (disk full, server gone). Nothing of the transaction was kept, unless ``unsure``: the
+    connection broke while it was being committed."""
+
+    def __init__(self, message: str, *, unsure: bool = False) -> None:
+        super().__init__(message)
+        self.unsure = unsure
 
 
 class Resource(Protocol):
@@ -147,11 +152,11 @@ class Store(Protocol):
     ) -> builtins.list[Lease]:
         """Take leases that nobody holds or whose holder has been silent for its time to live, among ``uids`` or all; epoch + 1 each.
 
-        A holder lives as a whole: this call, like ``renew``, lets it live for another ``ttl_seconds``.
+        Never those that ``holder`` itself holds, however long it was silent: as long as nobody else takes them its epoch goes on. A holder lives as a whole: this call, like ``renew``, lets it live for another ``ttl_seconds``.
         """
 
-    async def renew(self, holder: str, *, ttl_seconds: float) -> set[str]:
-        """Let the holder live for another ``ttl_seconds``; returns the uids that it still holds."""
+    async def renew(self, holder: str, *, ttl_seconds: float) -> builtins.list[Lease]:
+        """Let the holder live for another ``ttl_seconds``; returns all that it still holds, by uid."""
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back. Does nothing if it was lost meanwhile."""
@@ -170,6 +175,14 @@ class Store(Protocol):
 
         ``addresses`` are all that the decided state uses; one address belongs to one cache. Raises ``LeaseLost``, ``Conflict``,
         ``AddressTaken``.
+        """
+
+    async def merge_decided(
+        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+    ) -> Cache:
+        """Write what a keeper has decided under a lease, ``decisions`` times since it last saved, over whatever has become of what is
+        wanted; the version grows by more than so many. Of ``events``, which say when they happened, those that are there already are
+        not told again: what was not confirmed is merged twice. Returns the cache. Raises ``LeaseLost``, ``AddressTaken``.
         """
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:

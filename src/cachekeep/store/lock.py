@@ -47,6 +47,13 @@ class DataDirLock:
             pass  # A full disk costs the pid in the message, not the lock.
         self._fd = fd
 
+    def held(self) -> bool:
+        """Whether it is held, and still keeps everybody else out: the file that is locked is the one that others would lock."""
+        try:
+            return self._fd is not None and os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let it go. Does nothing if it is not held."""
         if self._fd is not None:

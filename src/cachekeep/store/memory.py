@@ -14,7 +14,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Event
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.wakes import Wakes
 
@@ -77,7 +77,9 @@ class MemoryStore:
             free = [
                 uid
                 for uid, (_, held_by) in sorted(state.leases.items())
-                if (uids is None or uid in uids) and not (held_by in state.holders and state.holders[held_by] > now)
+                if (uids is None or uid in uids)
+                and held_by != holder
+                and not (held_by in state.holders and state.holders[held_by] > now)
             ][:limit]
             leases = [Lease(uid, holder, state.leases[uid][0] + 1) for uid in free]
             state.leases.update((lease.uid, (lease.epoch, holder)) for lease in leases)
@@ -85,10 +87,11 @@ class MemoryStore:
                 state.holders[holder] = now + dt.timedelta(seconds=ttl_seconds)
             return leases
 
-    async def renew(self, holder: str, *, ttl_seconds: float) -> set[str]:
+    async def renew(self, holder: str, *, ttl_seconds: float) -> builtins.list[Lease]:
         async with self.transaction() as transaction:
             transaction.state.holders[holder] = self._clock.now() + dt.timedelta(seconds=ttl_seconds)
-            return {uid for uid, (_, held_by) in transaction.state.leases.items() if held_by == holder}
+            leases = sorted(transaction.state.leases.items())
+            return [Lease(uid, holder, epoch) for uid, (epoch, held_by) in leases if held_by == holder]
 
     async def release(self, lease: Lease) -> None:
         async with self.transaction() as transaction:
@@ -112,6 +115,20 @@ class MemoryStore:
             transaction.own_members(saved)
             await transaction.tell(*events)
             transaction.wake(cache.uid)
+            return saved
+
+    async def merge_decided(
+        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+    ) -> Cache:
+        async with self.transaction() as transaction:
+            row = transaction.held(uid, lease)
+            saved = msgspec.structs.replace(row, decided=decided, version=row.version + decisions + 1)
+            transaction.state.caches[uid] = saved
+            transaction.own_addresses(uid, set(addresses))
+            transaction.own_members(saved)
+            told = {event for *_, event in transaction.state.events}
+            await transaction.tell(*(event for event in events if event not in told))
+            transaction.wake(uid)
             return saved
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
@@ -196,8 +213,13 @@ class MemoryTransaction:
 
     def fenced(self, cache: Cache, lease: Lease) -> Cache:
         """The row, if the lease holds and the version is the same. Raises ``LeaseLost``, ``Conflict``."""
-        _hold(self.state, cache.uid, lease)
+        self.held(cache.uid, lease)
         return self._row(cache)
+
+    def held(self, uid: str, lease: Lease) -> Cache:
+        """The row, if the lease holds. Raises ``LeaseLost``."""
+        _hold(self.state, uid, lease)
+        return self.state.caches[uid]
 
     def _name(self, cache: Cache) -> None:
         if self.state.names.get((cache.kind, cache.name), cache.uid) != cache.uid:

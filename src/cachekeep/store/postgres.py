@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -18,6 +18,7 @@ from cachekeep.store.contract import StoreFailed
 from cachekeep.store.database import Touched, finish
 from cachekeep.store.migrate import migrate
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHANNEL = "cachekeep"
@@ -25,18 +26,59 @@ SERIAL_LOCK = 0x63616368656B6565
 """Advisory lock of API transactions: they read, check and write across rows, as they may on SQLite. Keepers never take it."""
 SILENCE_SECONDS = 10
 """A control plane that freezes inside a transaction loses it after this long, and with it what it had locked."""
+LOCK_SECONDS = 10
+"""How long the server lets a statement wait for a lock that somebody else has: a shell, a backup, a frozen client."""
+ANSWER_SECONDS = 12.0
+"""A statement that has no answer by now has no server any more: one that is there gives up waiting for locks before."""
+CONNECT_SECONDS = 5.0
+PULSE_SECONDS = 15.0
+"""How often the server is asked, where nothing comes by itself, whether it is there: one that is cut off sends no reset."""
+_GOODBYE_SECONDS = 1.0
 
 
 class _Connection:
     def __init__(self, connection: AsyncConnection, shown: str) -> None:
         self._connection = connection
         self._shown = shown
+        self.unanswered = False
+        """Something was sent and what came of it is not known: no more can be said on this connection."""
 
     async def execute(
         self, statement: sa.Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> sa.CursorResult[Any]:
-        with _plain_errors(self._shown):
-            return await self._connection.execute(statement, parameters)
+        return await self._answered(self._connection.execute(statement, parameters))
+
+    async def commit(self) -> None:
+        """Raises ``StoreFailed``, ``unsure`` where it may have been committed."""
+        await self._answered(self._connection.commit(), committing=True)
+
+    async def _answered(self, work: Awaitable[T], *, committing: bool = False) -> T:
+        self.unanswered = True
+        with _plain_errors(self._shown, committing=committing):
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    answer = await work
+            except sa.exc.SQLAlchemyError:
+                self.unanswered = False
+                raise
+        self.unanswered = False
+        return answer
+
+    async def driver(self) -> Any:
+        """asyncpg's own connection."""
+        return (await self._connection.get_raw_connection()).driver_connection
+
+    async def close(self) -> None:
+        """Give it back, or cut it off where a rollback would wait for a server that does not answer."""
+        if not self.unanswered:
+            with suppress(StoreFailed):
+                await self._answered(self._connection.rollback())
+                await self._connection.close()
+                return
+        if not self._connection.invalidated:  # as SQLAlchemy does when a statement is cancelled
+            (await self.driver()).terminate()
+            await self._connection.invalidate()
+        await self._connection.close()
 
 
 class Postgres:
@@ -52,10 +94,19 @@ class Postgres:
         self._callback: Callable[[str | None], None] = lambda _: None
 
     async def open(self) -> None:
-        settings = {"application_name": "cachekeep", "idle_in_transaction_session_timeout": f"{SILENCE_SECONDS}s", "jit": "off"}
+        settings = {
+            "application_name": "cachekeep",
+            "idle_in_transaction_session_timeout": f"{SILENCE_SECONDS}s",
+            "lock_timeout": f"{LOCK_SECONDS}s",
+            "jit": "off",
+        }
         try:
             engine = create_async_engine(
-                self._url, pool_size=5, max_overflow=15, connect_args={"server_settings": settings, "timeout": 10}
+                self._url,
+                pool_size=5,
+                max_overflow=15,
+                pool_timeout=ANSWER_SECONDS,
+                connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
             )
         except ImportError as error:
             raise Unusable("PostgreSQL needs the asyncpg package: install cachekeep[postgres]") from error
@@ -81,43 +132,43 @@ class Postgres:
             self._ear = None
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            await engine.dispose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await engine.dispose()
 
     @asynccontextmanager
-    async def _connection(self, **options: Any) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self, **options: Any) -> AsyncIterator[_Connection]:
         if self._engine is None:
             raise StoreFailed(f"database {self.shown} is not open")
         with _plain_errors(self.shown):
             connection = await self._engine.connect()
+        session = _Connection(connection, self.shown)
         try:
             if options:
                 await connection.execution_options(**options)
-            yield connection
+            yield session
         finally:
-            with _plain_errors(self.shown):
-                await finish(asyncio.ensure_future(connection.close()))
+            await finish(asyncio.ensure_future(session.close()))
 
     @asynccontextmanager
     async def writing(self, touched: Touched, *, serial: bool = False, durable: bool = True) -> AsyncIterator[_Connection]:
-        async with self._connection() as connection:
-            session = _Connection(connection, self.shown)
+        async with self._connection() as session:
             if serial:
                 await session.execute(_SERIAL)
             yield session
             if touched.uids:
                 await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": [f"{self._me} {uid}" for uid in touched.uids]})
-            with _plain_errors(self.shown):
-                await finish(asyncio.ensure_future(self._commit(connection, touched)))
+            await finish(asyncio.ensure_future(self._commit(session, touched)))
 
     @staticmethod
-    async def _commit(connection: AsyncConnection, touched: Touched) -> None:
-        await connection.commit()
+    async def _commit(session: _Connection, touched: Touched) -> None:
+        await session.commit()
         touched.committed = True
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[_Connection]:
-        async with self._connection(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection:
-            yield _Connection(connection, self.shown)
+        async with self._connection(isolation_level="REPEATABLE READ", postgresql_readonly=True) as session:
+            yield session
 
     def now(self) -> sa.ColumnElement[int]:
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
@@ -129,20 +180,24 @@ class Postgres:
         pause_seconds = 0.1
         while True:
             try:
-                async with self._connection() as connection:
-                    try:
-                        raw: Any = (await connection.get_raw_connection()).driver_connection
-                        broken = asyncio.Event()
-                        raw.add_termination_listener(lambda _, broken=broken: broken.set())
-                        await raw.add_listener(CHANNEL, self._heard)
-                        if heard.is_set():
-                            self._callback(None)
-                        heard.set()
-                        pause_seconds = 0.1
-                        await broken.wait()
-                    finally:
-                        # SQLAlchemy does not see what happens here, and would hand out the broken connection again.
-                        await connection.invalidate()
+                async with self._connection() as session:
+                    session.unanswered = (
+                        True  # SQLAlchemy does not see what happens here, and shall not hand out the connection again
+                    )
+                    raw = await session.driver()
+                    broken = asyncio.Event()
+                    raw.add_termination_listener(lambda _, broken=broken: broken.set())
+                    await raw.add_listener(CHANNEL, self._heard)
+                    if heard.is_set():
+                        self._callback(None)
+                    heard.set()
+                    pause_seconds = 0.1
+                    while not broken.is_set():
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(PULSE_SECONDS):
+                                await broken.wait()
+                                break
+                        await raw.fetchval("SELECT 1", timeout=CONNECT_SECONDS)
             except Exception as error:  # Whatever it is, listening is not worth dying for: keepers look by themselves, only later.
                 log.warning("wakes of other control planes are not heard for now: %s", error)
             await self._clock.sleep(pause_seconds)
@@ -159,18 +214,23 @@ _NOTIFY = sa.text("SELECT count(pg_notify(:channel, payload)::text) FROM unnest(
 
 
 @contextmanager
-def _plain_errors(shown: str) -> Iterator[None]:
+def _plain_errors(shown: str, *, committing: bool = False) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
             raise Conflict(f"database {shown}: {error.orig}") from error
-        raise StoreFailed(
-            f"database {shown}: {error.orig}. Nothing of this change was kept, unless the connection broke while committing it."
-        ) from error
+        unsure = committing and error.connection_invalidated
+        raise StoreFailed(f"database {shown}: {error.orig}. {_kept(unsure)}", unsure=unsure) from error
     except (OSError, TimeoutError) as error:
         raise StoreFailed(
-            f"database {shown} does not answer: {error or 'nothing in time'}. Start the database, or name another with --database."
+            f"database {shown} does not answer: {str(error) or 'nothing in time'}. {_kept(committing)} Start the database, or name "
+            "another with --database.",
+            unsure=committing,
         ) from error
     except sa.exc.SQLAlchemyError as error:
-        raise StoreFailed(f"database {shown}: {error}") from error
+        raise StoreFailed(f"database {shown}: {error}", unsure=committing) from error
+
+
+def _kept(unsure: bool) -> str:
+    return "This change may have been kept, or not." if unsure else "Nothing of this change was kept."

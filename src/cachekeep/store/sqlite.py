@@ -25,7 +25,7 @@ from cachekeep.store.database import Touched, finish
 from cachekeep.store.migrate import migrate
 
 BUSY_SECONDS = 10.0
-"""How long to wait for another process (a backup, a shell) that holds the write lock."""
+"""How long to wait for another process (a backup, a shell) that holds the write lock, and for those here who wait for it, too."""
 _IDLE_READERS = 4
 
 
@@ -114,27 +114,35 @@ class Sqlite:
 
     @asynccontextmanager
     async def writing(self, touched: Touched, *, serial: bool = False, durable: bool = True) -> AsyncIterator[_Connection]:
-        async with self._gate:
+        deadline = self._clock.monotonic() + BUSY_SECONDS
+        try:
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise StoreFailed(f"database {self.shown}: {_BUSY}. Nothing of this change was kept.") from None
+        try:
             if (writer := self._writer) is None:
                 raise StoreFailed(f"database {self.shown} is not open")
             raw = writer.raw
             with self._plain_errors():
-                await self._begin(raw, durable)
+                await self._begin(raw, durable, deadline)
                 try:
                     yield writer
                     await finish(asyncio.get_running_loop().run_in_executor(self._thread, self._commit, raw, touched))
                 finally:
                     if raw.in_transaction:
                         raw.execute("rollback")
+        finally:
+            self._gate.release()
 
     @staticmethod
     def _commit(raw: sqlite3.Connection, touched: Touched) -> None:
         raw.execute("commit")
         touched.committed = True
 
-    async def _begin(self, raw: sqlite3.Connection, durable: bool) -> None:
+    async def _begin(self, raw: sqlite3.Connection, durable: bool, deadline: float) -> None:
         raw.execute(f"pragma synchronous={'full' if durable else 'normal'}")
-        deadline, pause_seconds = self._clock.monotonic() + BUSY_SECONDS, 0.001
+        pause_seconds = 0.001
         while True:
             try:
                 raw.execute("begin immediate")
@@ -180,10 +188,11 @@ class Sqlite:
             ) from error
 
 
+_BUSY = f"another process has been writing for {BUSY_SECONDS:g} seconds"
 _WORDS = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
-    sqlite3.SQLITE_BUSY: f"another process has been writing for {BUSY_SECONDS:g} seconds",
+    sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_READONLY: "it may not be written",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup",
