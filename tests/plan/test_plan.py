@@ -15,7 +15,6 @@ from cachekeep.model import (
     Configure,
     Decide,
     Discover,
-    DropClients,
     Erase,
     Errand,
     Follow,
@@ -635,9 +634,7 @@ def test_an_endpoint_is_taken_from_one_before_it_is_given_to_another() -> None:
     lead = shard(cache.decided)
     both = frozenset({first.address, lead.primary_address or "", lead.reader_address or ""})
     answer = step(cache, healthy(cache, demo_001=running(cache, "demo-001", bound=both)))
-    assert answer == Act(
-        ((Bind("demo-001", (first.address, lead.reader_address or "")),), (DropClients("demo-001"),)), answer.because
-    )
+    assert answer == Act(((Bind("demo-001", (first.address, lead.reader_address or ""), drop_clients=True),),), answer.because)
 
 
 def test_nobody_is_told_to_take_the_address_that_a_frozen_replica_holds() -> None:

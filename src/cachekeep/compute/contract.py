@@ -208,7 +208,7 @@ class Link(Protocol):
         """``Bind``."""
 
     async def drop_clients(self, target: Target) -> None:
-        """``DropClients``."""
+        """Disconnect ordinary clients (``Bind.drop_clients``)."""
 
     async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
         """Apply settings to the running process, all or none."""

@@ -23,7 +23,6 @@ from cachekeep.model import (
     Detach,
     Discover,
     Disown,
-    DropClients,
     Effect,
     Elect,
     Erase,
@@ -180,10 +179,10 @@ class Hands:
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
             case Detach(node, order):
                 await self._link.detach(target(cache, _node(cache, node)), order=order)
-            case Bind(node, addresses):
+            case Bind(node, addresses, drop_clients):
                 await self._link.bind(target(cache, _node(cache, node)), addresses)
-            case DropClients(node):
-                await self._link.drop_clients(target(cache, _node(cache, node)))
+                if drop_clients:
+                    await self._link.drop_clients(target(cache, _node(cache, node)))
             case Configure(node):
                 await self._configure(cache, _node(cache, node))
             case Point(front, targets, version):

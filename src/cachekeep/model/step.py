@@ -88,16 +88,12 @@ class Detach(msgspec.Struct, frozen=True):
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """Let the node accept connections on exactly these addresses."""
+    """Let the node accept connections on exactly these addresses. ``drop_clients``: then disconnect its ordinary clients, so that their
+    pools connect anew, where the endpoint is now."""
 
     node: str
     addresses: tuple[str, ...]
-
-
-class DropClients(msgspec.Struct, frozen=True):
-    """Disconnect the node's ordinary clients, so that their pools connect anew."""
-
-    node: str
+    drop_clients: bool = False
 
 
 class Configure(msgspec.Struct, frozen=True):
@@ -204,7 +200,6 @@ Effect = (
     | Witness
     | Detach
     | Bind
-    | DropClients
     | Configure
     | Point
     | Discover

@@ -66,10 +66,14 @@ def reshard(s: Situation) -> Step | None:
             if left or stray
             else None
         )
+    settle: Act | None = None
     if stray:
         effects: tuple[Effect, ...] = tuple(Settle(name, compact(slots)) for name, slots in stray.items())
-        return Act((effects,), f"slots are closed that were left open on {' and '.join(stray)}")
-    return _go(s, open_moves or todo, sum(count(m.slots) for m in todo))
+        settle = Act((effects,), f"slots are closed that were left open on {' and '.join(stray)}")
+    calm = [
+        m for m in open_moves or todo if not {x.primary for x in s.decided.shards if x.id in (m.source, m.target)} & stray.keys()
+    ]
+    return first(s, (settle, _go(s, calm, sum(count(m.slots) for m in todo)) if calm else None))
 
 
 def _aim(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
@@ -85,7 +89,7 @@ def _aim(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     return aim(s, s.decided, {id: v.slots for id, v in now.items()}, ids)
 
 
-def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[str]) -> Step:
+def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[str]) -> Decide:
     """Decide even shares for these shards, by as few moves as can be. Each shard's orders of before are void."""
     target = rebalance(current, ids)
     left = sum(count(m.slots) for m in moves(current, target))
@@ -95,7 +99,7 @@ def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[st
     return Decide(replace(decided, shards=shards, resharding=left), because, told)
 
 
-def rebalanced(s: Situation, decided: Decided) -> Step:
+def rebalanced(s: Situation, decided: Decided) -> Decide | Wait:
     """The errand ``rebalance``."""
     current = {x.id: v.slots for x in s.decided.shards if (v := _seen(s, x))}
     if len(current) < len(s.decided.shards):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Bind, Decide, Discover, DropClients, Effect, Node, Point, Shard, Step
+from cachekeep.model import Act, Bind, Decide, Discover, Effect, Node, Point, Shard, Step
+from cachekeep.plan.flights import first
 from cachekeep.plan.members import BALANCER, DISCOVERY
 from cachekeep.plan.situation import Situation, names
 
@@ -36,7 +37,8 @@ def publish(s: Situation) -> Step | None:
     if not s.replicated or s.clustered:
         return None
     lose: list[Effect] = []
-    gain: list[Effect] = []
+    gain: dict[str, tuple[str, ...]] = {}
+    had: set[str] = set()
     for shard in s.decided.shards:
         for node in s.members(shard.id):
             bound = s.seen(node).bound
@@ -46,15 +48,14 @@ def publish(s: Situation) -> Step | None:
             if node.name == shard.primary and not s.leads(node):
                 continue  # it gets the endpoint with its promotion
             if bound - set(want):
-                lose.append(Bind(node.name, tuple(a for a in want if a in bound)))
+                lose.append(Bind(node.name, tuple(a for a in want if a in bound), drop_clients=True))
+                had |= bound - set(want)
             elif set(want) - bound:
-                gain.append(Bind(node.name, want))
-    if lose:
-        drop: tuple[Effect, ...] = tuple(DropClients(e.node) for e in lose if isinstance(e, Bind))
-        return Act((tuple(lose), drop), f"{_bound(lose)} no longer serves an endpoint that it had")
-    if gain:
-        return Act((tuple(gain),), f"{_bound(gain)} serves an endpoint")
-    return None
+                gain[node.name] = want
+    taken = Act((tuple(lose),), f"{_bound(lose)} no longer serves an endpoint that it had") if lose else None
+    free: list[Effect] = [Bind(name, want) for name, want in gain.items() if had.isdisjoint(want)]
+    given = Act((tuple(free),), f"{_bound(free)} serves an endpoint") if free else None
+    return first(s, (taken, given))
 
 
 def _bound(effects: list[Effect]) -> str:

@@ -381,25 +381,27 @@ def transfer(s: Situation) -> Step | None:
     """A primary that leaves, or that stands in for the preferred one, hands over when somebody can take over."""
     if not s.replicated:
         return None
-    for shard in s.decided.shards:
-        primary = s.primary(shard)
-        if primary is None or shard.moving_to or not s.leads(primary):
-            continue
-        if primary.leaving and not (s.clustered and shard.id not in s.wanted_shards):
-            to = successor(s, shard)
-            if to is not None:
-                return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
-            staying = s.replicas(shard, leaving=False)
-            if staying:
-                return Wait(0.2, f"{primary.name} leaves when {names(staying)} is in sync")
-            decided = with_shard(s.decided, replace(shard, primary=None, in_sync=frozenset()))
-            return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
-        back = s.cache.node(shard.preferred) if shard.preferred else None
-        if shard.preferred and (back is None or back.leaving):
-            decided = with_shard(s.decided, replace(shard, preferred=None))
-            return Decide(decided, f"{shard.preferred} is no longer wanted: {primary.name} leads for good")
-        if back is not None and back.name in shard.in_sync and s.alive(back):
-            return move(s, shard, back, f"{back.name} is in sync again and leads as before")
+    return first(
+        s, (_transfer(s, x, p) for x in s.decided.shards if (p := s.primary(x)) is not None and s.leads(p) and not x.moving_to)
+    )
+
+
+def _transfer(s: Situation, shard: Shard, primary: Node) -> Step | None:
+    if primary.leaving and not (s.clustered and shard.id not in s.wanted_shards):
+        to = successor(s, shard)
+        if to is not None:
+            return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
+        staying = s.replicas(shard, leaving=False)
+        if staying:
+            return Wait(0.2, f"{primary.name} leaves when {names(staying)} is in sync")
+        decided = with_shard(s.decided, replace(shard, primary=None, in_sync=frozenset()))
+        return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
+    back = s.cache.node(shard.preferred) if shard.preferred else None
+    if shard.preferred and (back is None or back.leaving):
+        decided = with_shard(s.decided, replace(shard, preferred=None))
+        return Decide(decided, f"{shard.preferred} is no longer wanted: {primary.name} leads for good")
+    if back is not None and back.name in shard.in_sync and s.alive(back):
+        return move(s, shard, back, f"{back.name} is in sync again and leads as before")
     return None
 
 

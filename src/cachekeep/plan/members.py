@@ -281,33 +281,36 @@ def part(s: Situation) -> Step | None:
     listed = set(s.decided.discovery_nodes)
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
     kept = [n for n in off if s.needed(n)]
-    if len(off) > len(kept):
-        return _leave(s, [n for n in off if n not in kept])
-    if kept:
-        because = f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: {verb(kept, 'it', 'they')} may hold what nobody else does"
-        return _retire_fronts(s) or Wait(0.2, because, refused=True)
-    return _retire_fronts(s)
+    going = [n for n in off if n not in kept]
+    because = f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: {verb(kept, 'it', 'they')} may hold what nobody else does"
+    waits = Wait(0.2, because, refused=True) if kept else None
+    return first(s, (_leave(s, going) if going else None, waits, _retire_fronts(s)))
 
 
-def _leave(s: Situation, off: list[Node]) -> Step:
+def _leave(s: Situation, off: list[Node]) -> Step | None:
     lost = {n.name for n in off}
     if any(x.in_sync & lost for x in s.decided.shards):
         shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
         return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted")
     there = [n for n in off if s.seen(n).process != "absent"]
-    if there:
-        return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go")
-    known = cluster_members.still_known(s, off)
+    because = f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go"
+    erase = Act((tuple(Erase(n.name) for n in there),), because) if there else None
+    gone = [n for n in off if n not in there]
+    return first(s, (erase, _drop(s, gone) if gone else None))
+
+
+def _drop(s: Situation, gone: list[Node]) -> Step:
+    known = cluster_members.still_known(s, gone)
     if known:
         return Wait(s.policy.poll_seconds, f"{names(known)} is still known to others")
-    kept = tuple(n for n in s.decided.nodes if n.name not in lost)
+    kept = tuple(n for n in s.decided.nodes if n not in gone)
     decided = replace(s.decided, nodes=kept, shards=cluster_members.drop_shards(s, kept))
     if s.replicated:
-        told = [s.tell("Cache cluster deleted", node=n) for n in off]
+        told = [s.tell("Cache cluster deleted", node=n) for n in gone]
     else:
-        told = [s.tell(f"Removed cache nodes {', '.join(n.node_id for n in off)}")]
+        told = [s.tell(f"Removed cache nodes {', '.join(n.node_id for n in gone)}")]
         told.append(s.tell(f"Finished modifying number of nodes from {len(s.decided.nodes)} to {len(decided.nodes)}"))
-    return Decide(decided, f"{names(off)} {verb(off, 'has', 'have')} left", tuple(told))
+    return Decide(decided, f"{names(gone)} {verb(gone, 'has', 'have')} left", tuple(told))
 
 
 def _retire_fronts(s: Situation) -> Step | None:

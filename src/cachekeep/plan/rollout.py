@@ -102,27 +102,40 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
 
 
 def errand(s: Situation) -> Step | None:
-    """The first errand that has not been done is begun; what it decided is then carried out by the other rules."""
+    """The first errand that has not been done is begun; what it decided is then carried out by the other rules. One that waits for what
+    may never come gives way to a later one, which may be the way out."""
     todo = sorted((e for e in s.cache.wanted.errands if e.serial > s.decided.errands_done), key=lambda e: e.serial)
     if not todo:
         return None
     consent = [e for e in todo if e.kind == "promote-stale"]
-    first = consent[-1] if consent else todo[0]  # errands before it wait for a leader that only this one can give
     if not consent and any(x.moving_to for x in s.decided.shards):  # a move may wait for what only the consent brings about
         return Wait(s.policy.poll_seconds, "an errand waits for the move before it")
-    decided = replace(s.decided, errands_done=first.serial)
-    match first.kind:
+    waits: list[Wait] = []
+    for errand in consent[-1:] or todo:  # errands before a consent wait for a leader that only it can give
+        step = _begin(s, errand)
+        if isinstance(step, Decide):
+            told = tuple(s.tell(f"Given up for a later request: {w.because}", group=True) for w in waits)
+            return Decide(step.decided, step.because, (*told, *step.events))
+        if not step.refused:
+            return waits[0] if waits else step
+        waits.append(step)
+    return waits[0]
+
+
+def _begin(s: Situation, errand: Errand) -> Decide | Wait:
+    decided = replace(s.decided, errands_done=errand.serial)
+    match errand.kind:
         case "reboot":
-            nodes = [n for n in s.decided.nodes if n.member in first.nodes and not n.leaving]
+            nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
             return Decide(with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes]), f"{names(nodes)} shall reboot")
         case "promote":
-            return _promote(s, first)
+            return _promote(s, errand)
         case "test-failover":
-            return _test_failover(s, first)
+            return _test_failover(s, errand)
         case "rebalance":
             return cluster_slots.rebalanced(s, decided) if s.clustered else Decide(decided, "there are no slots to deal out")
         case "promote-stale":
-            shard = s.cache.shard(first.shard or s.decided.shards[0].id)
+            shard = s.cache.shard(errand.shard or s.decided.shards[0].id)
             primary = s.primary(shard) if shard is not None else None
             if shard is not None and primary is not None and (reason := why_hung(s, shard, primary)):
                 word = _given_up(s, decided, replace(shard, accept_stale=True), primary)
@@ -134,7 +147,7 @@ def errand(s: Situation) -> Step | None:
             )
 
 
-def _promote(s: Situation, errand: Errand) -> Step:
+def _promote(s: Situation, errand: Errand) -> Decide | Wait:
     done = replace(s.decided, errands_done=errand.serial)
     node = s.cache.member(errand.nodes[0])
     shard = s.cache.shard(node.shard) if node else None
@@ -145,11 +158,13 @@ def _promote(s: Situation, errand: Errand) -> Step:
         word = _given_up(s, done, replace(shard, preferred=node.name), primary)
         return Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked")
     if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
+        if not s.alive(node):
+            return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync, and does not answer", refused=True)
         return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync")
     return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
 
 
-def _test_failover(s: Situation, errand: Errand) -> Step:
+def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
     shard = s.cache.shard(errand.shard or "")
     primary = s.primary(shard) if shard else None
     done = replace(s.decided, errands_done=errand.serial)
@@ -159,7 +174,9 @@ def _test_failover(s: Situation, errand: Errand) -> Step:
         return Decide(_given_up(s, done, shard, primary), f"{primary.name} {reason} and is given up, as asked")
     to = successor(s, shard)
     if to is None:
-        return Wait(0.2, f"the test failover of node group {shard.id} waits for a replica in sync")
+        hopeless = not any(s.alive(n) for n in s.replicas(shard, leaving=False))
+        because = f"the test failover of node group {shard.id} waits for a replica in sync"
+        return Wait(0.2, f"{because}, and none answers" if hopeless else because, refused=hopeless)
     step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
     step = Decide(with_nodes(step.decided, [replace(primary, due="reboot")]), step.because)
     return _with_errand(step, errand)
