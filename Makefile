@@ -1,6 +1,7 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers bench bench-failover bench-cluster bench-patterns sim docs lock clean
+.PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers sim docs lock clean
+.PHONY: bench bench-failover bench-cluster bench-patterns
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
@@ -39,9 +40,10 @@ test: setup-test ## the whole suite (ARGS="-k name" …)
 test-slow: setup-test ## also the clients that take minutes (Go, Ansible)
 	@CACHEKEEP_TEST_SLOW=1 exec $(PYTEST) $(ARGS)
 
-lint: setup-test ## style
+lint: setup-test ## style, and the house in order
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	$(PYTHON) -m tools.tidy
 
 format: setup-test ## put the style right
 	.venv/bin/ruff check --fix .

@@ -17,7 +17,6 @@ from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import boot_digest, limits, live_digest, pending_reboot, settings
 from cachekeep.engines.launch import launch
 from cachekeep.engines.parameters import defaults, family_of, parameters
-from cachekeep.engines.replies import memcached_stats
 from cachekeep.model import Shard
 
 
@@ -214,4 +213,4 @@ def memcached_settings(tmp_path: Path, wanted: dict[str, str]) -> dict[str, str]
         text = b""
         while not text.endswith(b"END\r\n"):
             text += line.recv(65536)
-    return memcached_stats(text)
+    return dict(line.split(" ", 2)[1:] for line in text.decode().splitlines() if line.startswith("STAT "))

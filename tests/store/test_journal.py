@@ -1,4 +1,5 @@
-"""The journal: what has been kept is there again, whatever happened meanwhile; what is damaged is named, and never half believed."""
+"""The journal: what has been kept is there again, whatever happened meanwhile;
+what is damaged is named, and never half believed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Decisions while the store beneath ails: kept at once, seen by everybody here, and in the store when that is back. In virtual time."""
+"""Decisions while the store beneath ails: kept at once, seen by everybody here,
+and in the store when that is back. In virtual time."""
 
 from __future__ import annotations
 

@@ -39,19 +39,20 @@ _GOSSIP_SECONDS = 2.0
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""
 _OPEN_SLOTS, _OPEN_KEYS = 128, 4_000
-"""So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent from
-one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
+"""So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent
+from one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
 _SETSLOT_LINES = 32
 _KNOWN_SHARE = 32
-"""A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK to a
-node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 32 times to one."""
+"""A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK
+to a node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 32 times
+to one."""
 _MIGRATE_KEYS = 100
-"""In one MIGRATE, and in all that are sent ahead together. A source serves nobody while it carries one out, and takes up those that it
-has received before it turns to others: more is faster, and slower for clients."""
+"""In one MIGRATE, and in all that are sent ahead together. A source serves nobody while it carries one out, and takes up those that
+it has received before it turns to others: more is faster, and slower for clients."""
 _MIGRATE_TIMEOUT_SECONDS = 15
 _JOB_KEYS = 600_000
-"""In one job of an engine that moves slots whole, at most. When it is done the source deletes them and serves nobody meanwhile, half a
-second for so many."""
+"""In one job of an engine that moves slots whole, at most.
+When it is done the source deletes them and serves nobody meanwhile, half a second for so many."""
 _COUNT_SLOTS, _LISTED_KEYS = 512, 1000
 _LINE_SECONDS = 20.0
 
@@ -63,7 +64,8 @@ class Guarded(Protocol):
 
 
 class EngineClusterLink:
-    """``compute.contract.ClusterLink`` over the lines of an ``EngineLink``: its ways to order, guard and let pass are lent to it."""
+    """``compute.contract.ClusterLink`` over the lines of an ``EngineLink``:
+    its ways to order, guard and let pass are lent to it."""
 
     def __init__(
         self,
@@ -149,8 +151,8 @@ class EngineClusterLink:
         return refused(stats)
 
     async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
-        """No vote is asked for: a graceful failover by the engine needs one, is refused for 30 s after the last in its shard, and then
-        lets writes wait for seconds. Here the giver is paused before and until it has seen that it no longer leads."""
+        """No vote is asked for: a graceful failover by the engine needs one, is refused for 30 s after the last in its shard, and
+        then lets writes wait for seconds. Here the giver is paused before and until it has seen that it no longer leads."""
         async with self._guarded(*sorted((giver, taker), key=lambda t: t.key)):
             self._let_pass(order, giver, taker)
             gives, takes = await asyncio.gather(self._replication(giver), self._replication(taker))
@@ -193,8 +195,8 @@ class EngineClusterLink:
 
     async def _become_replica(self, target: Target, primary: Target) -> None:
         """Where the engine has not done it already. One that lost its last slot to a node that it does not count to its own shard
-        (Valkey: shard ids of a new cluster may stay apart) goes on as an empty-handed primary; and a primary becomes a replica only if
-        it holds no keys. Without slots it holds none that anybody could ask it for."""
+        (Valkey: shard ids of a new cluster may stay apart) goes on as an empty-handed primary; and a primary becomes a replica only
+        if it holds no keys. Without slots it holds none that anybody could ask it for."""
         if (await self._replication(target))["role"] == "master":
             if (await self._believes(target)).slots:
                 raise OrderFailed(f"{target.key[1]} owns slots, so it cannot become a replica")
@@ -239,8 +241,8 @@ class EngineClusterLink:
     # -- who owns what
 
     async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
-        """ADDSLOTS is refused where the node still believes in an owner of before, who never claims them again: then SETSLOT, and in
-        either case at an epoch that everybody yields to."""
+        """ADDSLOTS is refused where the node still believes in an owner of before, who never claims them again: then SETSLOT, and
+        in either case at an epoch that everybody yields to."""
         async with self._guarded(target):
             if owned := common(await self._owned_by(others), tuple(slots)):
                 raise OrderFailed(f"{target.key[1]} is not given {count(owned)} slots that somebody owns after all")
@@ -304,7 +306,8 @@ class EngineClusterLink:
             await self._clock.sleep(0.01)
 
     async def _at_once(self, line: Line, source: Target, slots: Sequence[SlotRange]) -> Ranges:
-        """The first of these slots, so that all are moved in as few jobs of the engine's as may be, each with about as many keys."""
+        """The first of these slots, so that all are moved in as few jobs of the engine's as may be,
+        each with about as many keys."""
         self.forget(source.key)
         todo, counts = list(_each(common(tuple(slots), (await self.look(line, source)).slots))), list[int]()
         for first in range(0, len(todo), _COUNT_SLOTS):
@@ -338,8 +341,9 @@ class EngineClusterLink:
     async def _move_batch(
         self, gives: Sequence[Line], takes: Sequence[Line], source: Target, target: Target, batch: list[int], end: float
     ) -> bool:
-        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. The target owns before the source lets go:
-        at every moment somebody answers. Each of it is harmless where it is so already. False if time was up before it was done."""
+        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. The target owns before the source lets
+        go: at every moment somebody answers. Each of it is harmless where it is so already. False if time was up before it was
+        done."""
         with _but_for("already the owner"):
             await _spread(takes, target, _setslot(batch, "IMPORTING", source.cluster_id))
         await _spread(gives, source, _setslot(batch, "MIGRATING", target.cluster_id))
@@ -392,8 +396,8 @@ async def _private_lines(target: Target, number: int) -> AsyncIterator[list[Line
 
 
 async def _spread(lines: Sequence[Line], target: Target, commands: list[Command]) -> None:
-    """Commands whose order does not matter, over several lines. Valkey 8 and later answers SETSLOT when the replicas have it: on one
-    line each would wait for that by itself, on several they wait together."""
+    """Commands whose order does not matter, over several lines. Valkey 8 and later answers SETSLOT when the replicas have it: on
+    one line each would wait for that by itself, on several they wait together."""
     parts = [commands[i :: len(lines)] for i in range(len(lines))]
     answers = await asyncio.gather(*(line.ask(resp(*p), len(p)) for line, p in zip(lines, parts, strict=True) if p))
     for replies in answers:

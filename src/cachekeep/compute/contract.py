@@ -217,7 +217,8 @@ class Link(Protocol):
         """Store the discovery list in the node's own ``AmazonElastiCache:cluster`` key."""
 
     def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
-        """Heartbeat: ``wake`` when the node misses a deadline, or the state of its replication or its discovery list changes. Cheap when idle."""
+        """Heartbeat: ``wake`` when the node misses a deadline, or the state of its replication
+        or its discovery list changes. Cheap when idle."""
 
     def unwatch(self, key: Key) -> None:
         """End the heartbeat and close connections to the node."""

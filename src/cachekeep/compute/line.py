@@ -75,8 +75,8 @@ class Line(asyncio.Protocol):
 
     @property
     def unacknowledged(self) -> bool:
-        """Whether something that was sent has not arrived at the other host. Its kernel acknowledges even if the engine is busy: within
-        40 ms, for so long it may wait for a reply to ride on (Linux, TCP_DELACK_MIN)."""
+        """Whether something that was sent has not arrived at the other host. Its kernel acknowledges even if the engine is busy:
+        within 40 ms, for so long it may wait for a reply to ride on (Linux, TCP_DELACK_MIN)."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is None or not hasattr(socket, "TCP_INFO"):
             return False

@@ -51,8 +51,8 @@ async def _nothing() -> None:
 class EngineLink:
     """``cachekeep.compute.contract.Link`` over real engines.
 
-    ``memory`` remembers order numbers: it is asked right before an order is sent, with no other order to that node on its way. It is told
-    whatever a node says that it holds.
+    ``memory`` remembers order numbers: it is asked right before an order is sent, with no other order to that node on its way. It
+    is told whatever a node says that it holds.
     """
 
     def __init__(self, memory: Memory, clock: Clock) -> None:
@@ -208,7 +208,8 @@ class EngineLink:
     async def _begin(
         self, giver: Target, taker: Target, giver_addresses: tuple[str, ...], timeout_seconds: float
     ) -> tuple[bool, tuple[str, ...]]:
-        """Whether only the rest of a move is to be done, and where the giver listens. Raises OrderFailed where nothing can be moved."""
+        """Whether only the rest of a move is to be done, and where the giver listens.
+        Raises OrderFailed where nothing can be moved."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 moved = await self._already_moved(giver, taker)

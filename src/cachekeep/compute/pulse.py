@@ -48,9 +48,10 @@ class Moments:
 class Pulse:
     """The heartbeat of one node. It has no task of its own but while it connects: timers and callbacks, for there are hundreds.
 
-    It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again; when role, followed
-    primary, link or the state of a replica, or (Memcached) the discovery list, is another than the last time. A broken line is opened anew at once; if that is refused,
-    it wakes. ``heard`` gets every reply about replication, with the moment of the question.
+    It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again;
+    when role, followed primary, link or the state of a replica, or (Memcached) the discovery list, is another than the last time. A
+    broken line is opened anew at once; if that is refused, it wakes. ``heard`` gets every reply about replication, with the moment
+    of the question.
     """
 
     def __init__(

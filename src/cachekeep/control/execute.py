@@ -86,11 +86,11 @@ class Hands:
         self._acts: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     def begin(self, cache: Cache, act: Act, *, holds: Callable[[], bool], ended: Callable[[], None]) -> asyncio.Task[None]:
-        """Have an act carried out, stage after stage, and the effects of a stage at the same time. Whoever waits for the task is told
-        of no failure: those are in ``Observer.flights``, and so is what flies, from this moment on.
+        """Have an act carried out, stage after stage, and the effects of a stage at the same time. Whoever waits for the task is
+        told of no failure: those are in ``Observer.flights``, and so is what flies, from this moment on.
 
-        ``holds`` says, before each later stage, whether what the act follows from is still what is decided: if not, or if one of its
-        effects failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
+        ``holds`` says, before each later stage, whether what the act follows from is still what is decided: if not, or if one of
+        its effects failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
         """
         for effect in act.stages[0]:
             self._take_off(cache, effect, act)

@@ -16,7 +16,8 @@ FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.05, 5.0
 
 @dataclass
 class _Record:
-    """One effect on one cache. It is kept while it flies, and after a failure until it has worked or nobody asks for it any more."""
+    """One effect on one cache. It is kept while it flies, and after a failure until it has worked
+    or nobody asks for it any more."""
 
     because: str
     began_at: float

@@ -1,8 +1,8 @@
 """The keeper: one task per cache that it holds the lease of.
 
-A pass looks, plans, and either saves a decision, begins effects, or waits. Effects go on by themselves: a pass waits for them only as long
-as they usually take, and then looks again, and what is in flight is part of what is seen. Nothing is remembered between passes that safety
-rests on: a keeper that is killed anywhere is replaced by one that looks and goes on.
+A pass looks, plans, and either saves a decision, begins effects, or waits. Effects go on by themselves: a pass waits for them only
+as long as they usually take, and then looks again, and what is in flight is part of what is seen. Nothing is remembered between
+passes that safety rests on: a keeper that is killed anywhere is replaced by one that looks and goes on.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Keeper:
             self._keep(_Kept(lease))
 
     async def _renew(self) -> None:
-        """Renew all leases at once, whatever becomes of single caches; let go of those that are lost; keep those whose task has ended by
-        accident, and those that were claimed without an answer that said so."""
+        """Renew all leases at once, whatever becomes of single caches; let go of those that are lost; keep those whose task has
+        ended by accident, and those that were claimed without an answer that said so."""
         while True:
             await self._clock.sleep(LEASE_SECONDS / 3)
             before = list(self._kept.values())

@@ -51,8 +51,8 @@ def _with(problems: Mapping[str, str], name: str, seen: Seen) -> Seen:
 
 
 def _unsettled(view: View) -> View:
-    """What a node that is being changed shows in the middle of it is no word to go by: a process that is being started is not silent,
-    and a replica that is being made to connect anew has not tried yet."""
+    """What a node that is being changed shows in the middle of it is no word to go by: a process that is being started is not
+    silent, and a replica that is being made to connect anew has not tried yet."""
     nodes = dict(view.nodes)
     for flight in view.flights:
         match flight.effect:
@@ -67,8 +67,8 @@ T = TypeVar("T")
 
 
 class Late:
-    """Looks that outlast their deadline. Each goes on by itself, and until it has ended nobody waits for another at the same thing: so
-    what does not answer costs one deadline, and not one in each look."""
+    """Looks that outlast their deadline. Each goes on by itself, and until it has ended nobody waits for another at the same thing:
+    so what does not answer costs one deadline, and not one in each look."""
 
     def __init__(self) -> None:
         self._pending: dict[Hashable, asyncio.Task[Any]] = {}
@@ -159,8 +159,8 @@ class Observer:
         )
 
     def _still_since(self, key: Key, process: ProcessSeen, seen: NodeView, moment: Moment) -> Moment | None:
-        """The end of a process is final. One that is stopped, or does not take up what has reached it, may have gone on since the last
-        look unless that was just now."""
+        """The end of a process is final. One that is stopped, or does not take up what has reached it,
+        may have gone on since the last look unless that was just now."""
         ended = process.process in ("absent", "exited", "stuck")
         busy = process.process == "running" and seen.answering is False and seen.reachable is True
         if not (ended or busy or process.process == "frozen"):

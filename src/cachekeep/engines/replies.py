@@ -167,12 +167,6 @@ def pulse(replication: bytes) -> tuple[bytes, ...]:
     return tuple(_PULSE.findall(replication, 0, replication.find(b"\nmaster_replid:")))  # it is asked very often; no state follows
 
 
-def memcached_stats(text: bytes) -> dict[str, str]:
-    """The fields of a ``stats …`` reply of Memcached."""
-    lines = (line.split(" ", 2) for line in text.decode(errors="replace").split("\r\n") if line.startswith("STAT "))
-    return {parts[1]: parts[2] if len(parts) > 2 else "" for parts in lines}
-
-
 DISCOVERY_KEY = "AmazonElastiCache:cluster"
 """The key that every Memcached node holds, for clients that ask nodes (Auto Discovery guide, "Adding auto discovery to your client
 library"). A client's ``flush_all`` takes it away, as it does with every key."""

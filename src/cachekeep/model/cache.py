@@ -80,7 +80,6 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     maintenance_window: str = "sun:05:00-sun:06:00"
     snapshot_window: str = "03:00-04:00"
     snapshot_retention_days: int = 0
-    notification_topic_arn: str | None = None
     auto_minor_version_upgrade: bool = True
     errands: tuple[Errand, ...] = ()
     deferred: frozenset[str] = frozenset()
@@ -175,8 +174,8 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that answers at an endpoint and passes on: ``balancer`` (readers, HAProxy), ``discovery`` (Memcached) or ``compatible``
-    (presents a primary without cluster mode to cluster clients)."""
+    """A process that answers at an endpoint and passes on: ``balancer`` (readers, HAProxy), ``discovery`` (Memcached) or
+    ``compatible`` (presents a primary without cluster mode to cluster clients)."""
 
     name: str
     kind: Literal["balancer", "discovery", "compatible"]
@@ -191,8 +190,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: tuple[Node, ...] = ()
     successors: tuple[Node, ...] = ()
-    """Nodes in cluster mode that shall take the place of all ``nodes`` at once, which are without: fed by their primary, and of no other
-    use until then."""
+    """Nodes in cluster mode that shall take the place of all ``nodes`` at once, which are without:
+    fed by their primary, and of no other use until then."""
     fed: frozenset[str] = frozenset()
     """Those of the successors that have all that the primary has acknowledged, but for what is on the wire."""
     retired: tuple[Node, ...] = ()

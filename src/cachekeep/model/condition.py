@@ -15,7 +15,6 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["primary", "replica"] | None = None
     in_sync: bool = False
     lag_bytes: int | None = None
-    pid_known: bool = False
     pending_reboot: bool = False
     problem: str | None = None
 
@@ -29,7 +28,5 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is on its way: a held Describe may answer."""
     refused: bool = False
     nodes: tuple[NodeCondition, ...] = ()
-    resharding_percent: float | None = None
-    """How much of a move of slots is done; None when none is under way."""
     version: int = 0
     """``Cache.version`` that it describes: a newer row makes it stale."""

@@ -1,4 +1,5 @@
-"""Moments: what durations are measured by where something rests on them. The wall clock is set, forward and back; this one only runs."""
+"""Moments: what durations are measured by where something rests on them.
+The wall clock is set, forward and back; this one only runs."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ class HandOver(msgspec.Struct, frozen=True):
 
 class Convert(msgspec.Struct, frozen=True):
     """Move the lead from a node without cluster mode to one in cluster mode that it feeds, without losing a write: pause writes at
-    ``giver``, take the endpoint off it, demote it for good, wait until ``taker`` has everything and has refused nothing of it, let it
-    take all slots. Nobody is led to the taker by that. Within ``timeout_seconds``, or all stays as it was."""
+    ``giver``, take the endpoint off it, demote it for good, wait until ``taker`` has everything and has refused nothing of it, let
+    it take all slots. Nobody is led to the taker by that. Within ``timeout_seconds``, or all stays as it was."""
 
     giver: str
     taker: str
@@ -72,24 +72,24 @@ class Convert(msgspec.Struct, frozen=True):
 
 
 class Witness(msgspec.Struct, frozen=True):
-    """Have a replica connect to its primary anew, so that what it says of the link is the truth. Confirmed when it is linked again, is
-    shaking hands, or has tried in vain. It resumes where it was (partial resynchronisation)."""
+    """Have a replica connect to its primary anew, so that what it says of the link is the truth. Confirmed when it is linked again,
+    is shaking hands, or has tried in vain. It resumes where it was (partial resynchronisation)."""
 
     node: str
     primary: str
 
 
 class Detach(msgspec.Struct, frozen=True):
-    """Have a replica leave its primary and follow nobody. It keeps what it holds, and acknowledges nothing any more. Refused by a node
-    that has seen a later order."""
+    """Have a replica leave its primary and follow nobody. It keeps what it holds, and acknowledges nothing any more.
+    Refused by a node that has seen a later order."""
 
     node: str
     order: int
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """Let the node accept connections on exactly these addresses. ``drop_clients``: then disconnect its ordinary clients, so that their
-    pools connect anew, where the endpoint is now."""
+    """Let the node accept connections on exactly these addresses. ``drop_clients``: then disconnect its ordinary clients, so that
+    their pools connect anew, where the endpoint is now."""
 
     node: str
     addresses: tuple[str, ...]
@@ -119,8 +119,8 @@ class Discover(msgspec.Struct, frozen=True):
 
 
 class Elect(msgspec.Struct, frozen=True):
-    """Cluster mode: have the replica stand for election at once; ``seize``: take over without a vote, but not while it believes that
-    its primary owned slots that one of ``others`` owns by now: nobody's vote would keep it from taking them."""
+    """Cluster mode: have the replica stand for election at once; ``seize``: take over without a vote, but not while it believes
+    that its primary owned slots that one of ``others`` owns by now: nobody's vote would keep it from taking them."""
 
     node: str
     order: int
@@ -129,8 +129,8 @@ class Elect(msgspec.Struct, frozen=True):
 
 
 class Swap(msgspec.Struct, frozen=True):
-    """Cluster mode: move the lead of a shard without losing a write: pause writes at ``giver``, wait until ``taker`` has them all, let
-    it take over, wait until the giver follows. Within ``timeout_seconds``, or all stays as it was."""
+    """Cluster mode: move the lead of a shard without losing a write: pause writes at ``giver``, wait until ``taker`` has them all,
+    let it take over, wait until the giver follows. Within ``timeout_seconds``, or all stays as it was."""
 
     giver: str
     taker: str
@@ -161,8 +161,8 @@ class Disown(msgspec.Struct, frozen=True):
 
 
 class Own(msgspec.Struct, frozen=True):
-    """Cluster mode: give the node slots that nobody owns, whomever others believe to own them. Refused by a node that has seen later
-    orders, and where one of ``others`` owns one of these slots after all."""
+    """Cluster mode: give the node slots that nobody owns, whomever others believe to own them. Refused by a node that has seen
+    later orders, and where one of ``others`` owns one of these slots after all."""
 
     node: str
     slots: tuple[SlotRange, ...]
@@ -230,8 +230,8 @@ def subjects(effect: Effect) -> tuple[str, ...]:
 
 
 def overtakes(effect: Effect, other: Effect) -> bool:
-    """Whether ``effect`` may begin although ``other`` is in flight on one of its subjects, and makes its outcome meaningless: an end of
-    the process, which waits for nothing but for an end that comes as soon."""
+    """Whether ``effect`` may begin although ``other`` is in flight on one of its subjects, and makes its outcome meaningless: an
+    end of the process, which waits for nothing but for an end that comes as soon."""
     if not isinstance(effect, Stop | Erase) or effect.name not in subjects(other):
         return False
     sooner = isinstance(other, Stop) and other.grace_seconds > (effect.grace_seconds if isinstance(effect, Stop) else 0.0)
@@ -239,8 +239,8 @@ def overtakes(effect: Effect, other: Effect) -> bool:
 
 
 def collides(effect: Effect, other: Effect) -> bool:
-    """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. Of moves of slots each has a source to
-    itself, and targets are shared."""
+    """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. Of moves of slots each has a
+    source to itself, and targets are shared."""
     if isinstance(effect, MoveSlots) and isinstance(other, MoveSlots):
         return effect.source == other.source
     return not set(subjects(effect)).isdisjoint(subjects(other)) and not overtakes(effect, other)

@@ -10,8 +10,8 @@ from cachekeep.model.moment import Moment
 class Stream(msgspec.Struct, frozen=True):
     """What a node holds: the first ``offset`` bytes of a history.
 
-    Each lead writes a history of its own, with an id that no other has. It goes on from the one ``before``: their first ``shared`` bytes
-    are the same. Engines rely on just this when they resume a stream that broke (``master_replid``, ``master_replid2``,
+    Each lead writes a history of its own, with an id that no other has. It goes on from the one ``before``: their first ``shared``
+    bytes are the same. Engines rely on just this when they resume a stream that broke (``master_replid``, ``master_replid2``,
     ``second_repl_offset``: https://valkey.io/topics/replication/, "Replication ID explained").
     """
 

@@ -12,8 +12,9 @@ from cachekeep.model.step import Effect
 from cachekeep.model.stream import Heard, Stream
 
 Process = Literal["absent", "running", "exited", "frozen", "stuck"]
-"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer); ``stuck``:
-killed and without sockets, so it does nothing any more, but the kernel has not let go of it: another cannot be started in its place."""
+"""``absent``: never started here; ``exited``: confirmed gone; ``frozen``: there, but confirmed stopped (SIGSTOP, a tracer);
+``stuck``: killed and without sockets, so it does nothing any more, but the kernel has not let go of it: another cannot be started
+in its place."""
 
 
 class ReplicaSeen(msgspec.Struct, frozen=True):
@@ -43,8 +44,8 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     importing: dict[int, str] = {}
     """Slot that it is being given → id of whom it comes from."""
     refused: int = 0
-    """Of a node that a primary without cluster mode feeds: how many commands of the stream it has refused. It lacks their effect, and
-    after a refused SELECT it has carried out in database 0 what was meant for another."""
+    """Of a node that a primary without cluster mode feeds: how many commands of the stream it has refused. It lacks their effect,
+    and after a refused SELECT it has carried out in database 0 what was meant for another."""
     knows: frozenset[str] = frozenset()
     """Ids of all nodes that it knows, itself included, but for those it is still shaking hands with."""
 
@@ -78,8 +79,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     heard: tuple[Heard, ...] = ()
     """What this process has said that it holds, newest first; kept when it ends. Some seconds of it, no more."""
     still_since: Moment | None = None
-    """From then on, at the latest, it has acknowledged nothing to anybody: it is gone, stopped, or leaves a question unanswered that has
-    reached it. None: it may have, just now."""
+    """From then on, at the latest, it has acknowledged nothing to anybody: it is gone, stopped, or leaves a question unanswered
+    that has reached it. None: it may have, just now."""
     has_history: bool | None = None
     """Holds data of a replication history that it wrote or received in full; False: empty, never synchronised."""
     other_databases: tuple[int, ...] = ()
@@ -108,7 +109,8 @@ class FrontView(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None = None
     incarnation: int | None = None
     targets: tuple[str, ...] | None = None
-    """Balancer: node names. Discovery: node names; ``version`` is the list's version. Compatible: none, but known when it answers."""
+    """Balancer: node names. Discovery: node names; ``version`` is the list's version. Compatible:
+    none, but known when it answers."""
     version: int | None = None
     problem: str | None = None
 
@@ -145,8 +147,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """What was in flight when the look began: what it has changed by now may have been seen or not."""
     failures: tuple[Failure, ...] = ()
     free_addresses: tuple[str, ...] | None = ()
-    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile. None: the store
-    cannot be read, so nobody knows."""
+    """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile. None: the
+    store cannot be read, so nobody knows."""
 
     def node(self, name: str) -> NodeView:
         """The view of a node; all unknown if it was not looked at."""

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator
 
 from cachekeep.errors import Unusable
 
-DEFAULT_POOL = "127.77.0.0/16"
-
 
 def free(pool: str, used: Collection[str], count: int, seed: str) -> tuple[str, ...]:
     """Up to ``count`` addresses of ``pool`` that are not in ``used``; fewer when there are no more. The same for the same

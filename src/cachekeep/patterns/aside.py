@@ -10,8 +10,7 @@ What is promised, and why it holds (decision 0011):
   caller gets a value older than one read before through the same key: a fill swaps the claim for the value, so it is refused if
   anything (an invalidation, a write's barrier) replaced the claim; and a load's result is given only to callers who arrived before
   the load began, unless its fill was accepted, which proves that nothing happened in between.
-* The cache is never needed: if it cannot be asked, loads go on, still one per key and at most ``max_loads`` at once in this
-  process.
+* The cache is never needed: if it cannot be asked, loads go on, still one per key and at most ``max_loads`` at once here.
 """
 
 from __future__ import annotations
@@ -107,8 +106,7 @@ class Aside:
         return MISS
 
     async def get(self, request: Request, known: Any = UNASKED) -> Any:
-        """``known`` is what the caller found at the key (bytes, None, or the error of asking),
-        with ``request.arrived`` taken before."""
+        """``known``: what the caller found at the key (bytes, None, the error of asking), ``request.arrived`` taken before."""
         ticket = self.near.ticket(request.key) if self.near is not None else None
         sight: Sight | None
         try:

@@ -5,8 +5,8 @@ is drawn anew for every write, so *compare the header, then swap* is a compare-a
 bytes.
 
     ABSENT  ──claim──▶ CLAIM ──fill──▶ VALUE ──claim──▶ VALUE (claimed) ──fill──▶ VALUE
-       ▲                 │ lapses by its own expiry, or is dropped by an invalidation: the fill then finds another header, is
-       refused └── invalidate ───┴── from anywhere          BARRIER: a write to the database is under way; nothing may be filled
+       ▲                 │ lapses by its own expiry, or is dropped by an invalidation: the fill finds another header
+       └── invalidate ───┴── from anywhere          BARRIER: a write to the database is under way; nothing may be filled
 """
 
 from __future__ import annotations

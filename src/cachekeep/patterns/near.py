@@ -40,9 +40,8 @@ _SLOT_BYTES = 300  # dict entry, tuple, key object: what one kept value costs be
 class NearCache:
     """Bounded memory in front of a `Cache`. Values are shared, not copied: treat what you get as read-only.
 
-    ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials are
-    used,
-                           on connections of our own (a daemon thread reads them)
+    ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials
+                           are used, on connections of our own (a daemon thread reads them)
     ``prefix``             only keys that begin so are tracked; a `Cache` sets it to its namespace
     ``max_entries``        and ``max_bytes`` (of stored size, an estimate): the oldest go first
     ``max_age_seconds``    however fresh, ask the server again after this; bounds what even a fenced-off primary could hide

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 class Policy:
     """Per function or per call. All times in seconds.
 
-    ``fresh_seconds``    served without a question ``stale_seconds``    after that, still served while one caller reloads in the
-    background (0: callers wait instead) ``missing_seconds``  how long a loader's ``None`` is remembered (0: not at all; None: like
-    any value) ``jitter``           each lifetime is shortened by a random share up to this, so that keys filled together do not
-    expire together ``early_beta``       0 turns early refresh off; 1 is the published default of XFetch; more is earlier
+    ``fresh_seconds``    served without a question
+    ``stale_seconds``    after that, still served while one caller reloads in the background (0: callers wait)
+    ``missing_seconds``  how long a loader's ``None`` is remembered (0: not at all; None: like any value)
+    ``jitter``           each lifetime is shortened by a random share up to this, so that keys filled together expire apart
+    ``early_beta``       0 turns early refresh off; 1 is the published default of XFetch; more is earlier
     ``lease_seconds``    how long a dead loader blocks the others. A live one renews, so it may be much slower than this
-    ``wait_seconds``     patience while another caller loads; None waits as long as that caller is alive ``max_bytes``        larger
-    encoded values are served but not stored
+    ``wait_seconds``     patience while another caller loads; None waits as long as that caller is alive
+    ``max_bytes``        larger encoded values are served but not stored
     """
 
     fresh_seconds: float = 300.0

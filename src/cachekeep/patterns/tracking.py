@@ -1,4 +1,4 @@
-"""The tracking connections of a `NearCache`: one thread, one connection per primary."""
+"""The tracking connections behind a memory that is kept right: one thread, one connection per primary."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import valkey
 from valkey._parsers.resp3 import _RESP3Parser
 from valkey.connection import Connection, SSLConnection, UnixDomainSocketConnection
-
-if TYPE_CHECKING:
-    from cachekeep.patterns.near import NearCache
 
 _PUSHED = object()
 _SETTINGS = frozenset(
@@ -41,6 +38,20 @@ _SETTINGS = frozenset(
 )
 
 
+class Tracked(Protocol):
+    """The memory: `near.NearCache`."""
+
+    prefix: str
+    max_stale_seconds: float
+    trusted_until: float
+
+    def drop(self, key: str) -> None:
+        """The key changed."""
+
+    def flush(self) -> None:
+        """Everything may have changed."""
+
+
 class Lost(Exception):
     """The stream broke, fell silent, or the cluster changed shape: nothing heard so far counts any more."""
 
@@ -48,7 +59,7 @@ class Lost(Exception):
 class _Link:
     """One connection in tracking mode."""
 
-    def __init__(self, connection_class: type[Connection], settings: dict[str, Any], near: NearCache, cluster: bool) -> None:
+    def __init__(self, connection_class: type[Connection], settings: dict[str, Any], near: Tracked, cluster: bool) -> None:
         self.near = near
         self.connection: Any = connection_class(
             **settings,
@@ -112,7 +123,7 @@ class _Link:
 
 
 class Tracker:
-    def __init__(self, near: NearCache, client: Any) -> None:
+    def __init__(self, near: Tracked, client: Any) -> None:
         self.near = near
         self.client = client
         self.trouble: BaseException | None = None

@@ -1,10 +1,10 @@
-"""Cluster mode: who leads a shard. The engine elects; we begin the election at once when a primary is confirmed gone, and go by what
-came of it.
+"""Cluster mode: who leads a shard. The engine elects; we begin the election at once when a primary is confirmed gone, and go by
+what came of it.
 
-The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the loss); it
-takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote has failed and the
-engine itself cannot yet have begun one for another. One election at a time in the whole cluster, each with an order number of its own,
-saved before the engine hears of it.
+The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the loss);
+it takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote has
+failed and the engine itself cannot yet have begun one for another. One election at a time in the whole cluster, each with an order
+number of its own, saved before the engine hears of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, with_shard
 
 ELECTION_SECONDS = 1.5
-"""An election that began lasts a tenth of this. One that has not ended by then was refused by those who voted in this shard lately."""
+"""An election that began lasts a tenth of this. One that has not ended by then was refused by those who
+voted in this shard lately."""
 ENGINE_SECONDS = 7.0
 """The engine begins elections of its own only after its node timeout (15 s) has passed since a primary was lost."""
 
@@ -50,8 +51,8 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
 
 
 def _leader(s: Situation, shard: Shard) -> Node | None:
-    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to them.
-    One that has lost the shard's slots leads nothing, whatever it says, unless it shall."""
+    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to
+    them. One that has lost the shard's slots leads nothing, whatever it says, unless it shall."""
     saying = [
         (bool(c.slots), c.epoch, n.name, n)
         for n in s.members(shard.id)
@@ -61,13 +62,17 @@ def _leader(s: Situation, shard: Shard) -> Node | None:
 
 
 def _emptied(s: Situation, shard: Shard, primary: Node) -> Step | None:
-    """A primary that has lost its slots to one that is no more has dropped its keys with them. Whoever followed that one has them."""
+    """A primary that has lost its slots to one that is no more has dropped its keys with them.
+    Whoever followed that one has them."""
     if s.decided.resharding or not _gave(s, shard, primary):
         return None
     holders = [n for n in s.able(shard) if s.seen(n).has_history and s.seen(n).follows != primary.address]
     if not holders:
         return None
-    because = f"{primary.name} has lost its slots, and dropped its keys with them: it is stopped, and {names(holders[:1])} or another leads"
+    because = (
+        f"{primary.name} has lost its slots, and dropped its keys with them: it is stopped, "
+        f"and {names(holders[:1])} or another leads"
+    )
     return leaders.condemn(s, primary, because)
 
 
@@ -110,7 +115,8 @@ def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
             )
             return Wait(s.policy.poll_seconds * 5, told, refused=True)
         seize = True
-        because += f"; of {len(voters)} primaries only {len(voting)} could vote, and all others are confirmed stopped: it takes over without a vote"
+        because += f"; of {len(voters)} primaries only {len(voting)} could vote, and all others are confirmed stopped: "
+        because += "it takes over without a vote"
     elif other := _electing(s, shard):
         return Wait(s.policy.poll_seconds, f"{lost.name} is gone; shard {other.id} elects first")
     nominated = replace(
@@ -159,14 +165,17 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
     if _age(s, shard) < ELECTION_SECONDS:
         return Wait(s.policy.poll_seconds, f"{taker.name} is being elected")
     if not shard.seize and _age(s, shard) < ENGINE_SECONDS:
-        because = f"the vote for {taker.name} has failed, {lost.name} is confirmed stopped and nobody else can have been elected: it takes over"
+        because = (
+            f"the vote for {taker.name} has failed, {lost.name} is confirmed stopped and nobody else can have been elected: "
+            "it takes over"
+        )
         return Decide(with_shard(s.decided, replace(shard, seize=True, order=shard.order + 1)), because)
     return _call_off(s, shard, f"{taker.name} was not elected")
 
 
 def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
-    """Who may have been told to take over without a vote, and does not answer, may do so late, when another leads already, and nobody's
-    vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
+    """Who may have been told to take over without a vote, and does not answer, may do so late, when another leads already, and
+    nobody's vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
     others = [n for n in s.able(shard) if n is not taker]
     if taker.condemned:
         return Wait(s.policy.poll_seconds, f"{taker.name} is being stopped")
@@ -225,7 +234,8 @@ def _gave(s: Situation, shard: Shard, giver: Node) -> bool:
 
 
 def _led(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
-    """The taker has led, and died before anybody saw it: its replicas have what the giver has not, so one of them is its successor."""
+    """The taker has led, and died before anybody saw it: its replicas have what the giver has not,
+    so one of them is its successor."""
     led = replace(
         shard,
         primary=taker.name,
@@ -239,8 +249,8 @@ def _led(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
 
 
 def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
-    """The taker may have been told, and would take over whenever it wakes up, with less than the giver has by then: the giver's pause
-    ends soon. So it is stopped for certain at once."""
+    """The taker may have been told, and would take over whenever it wakes up, with less than the giver has by then: the giver's
+    pause ends soon. So it is stopped for certain at once."""
     v = s.seen(taker)
     # Who sees neither of them is told nothing by silence.
     late = (v.silent_seconds or 0.0) >= s.policy.hand_over_seconds / 2
@@ -273,7 +283,10 @@ def follow(s: Situation) -> Step | None:
             if s.cluster_ids[primary.name] not in seen.cluster.knows or seen.cluster.slots:
                 continue  # it has not met the primary yet, or has not heard yet that it was replaced
             if seen.has_history and node.name in shard.in_sync and s.seen(primary).has_history is False:
-                because = f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, or it would be emptied"
+                because = (
+                    f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, "
+                    "or it would be emptied"
+                )
                 guarded = guarded or Wait(1.0, because, refused=True)
                 continue
             effects.append(Replicate(node.name, primary.name, shard.order))

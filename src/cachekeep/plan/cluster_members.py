@@ -13,8 +13,8 @@ LINGER_SECONDS = 1.0
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
-    """The shards that are wanted and not decided yet. The first ones share all slots among them, as given or evenly; those that come
-    later begin with none."""
+    """The shards that are wanted and not decided yet. The first ones share all slots among them, as given or evenly;
+    those that come later begin with none."""
     wanted = s.cache.wanted.shards
     given = {w.id: w.slots for w in wanted}
     if s.decided.shards:
@@ -37,8 +37,8 @@ def new_shards(s: Situation) -> dict[str, Shard]:
 
 
 def held_back(s: Situation) -> frozenset[str]:
-    """Dead primaries that must not come back yet: they would come back empty, as primaries, and their replicas would be emptied after
-    them. One that another has replaced, or whose shard holds nothing any more, may."""
+    """Dead primaries that must not come back yet: they would come back empty, as primaries, and their replicas would be emptied
+    after them. One that another has replaced, or whose shard holds nothing any more, may."""
     if not s.clustered:
         return frozenset()
     return frozenset(
@@ -62,8 +62,8 @@ def _gives(s: Situation, shard: Shard) -> bool:
 
 
 def lingering_seconds(s: Situation) -> float:
-    """For how long shards without slots, that are not wanted any more, still send clients to where their slots are now: a redirection
-    is something that every cluster client deals with, a broken connection is not."""
+    """For how long shards without slots, that are not wanted any more, still send clients to where their slots are now: a
+    redirection is something that every cluster client deals with, a broken connection is not."""
     since = s.decided.resharded_at
     if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
         return 0.0
@@ -71,7 +71,8 @@ def lingering_seconds(s: Situation) -> float:
 
 
 def leading(s: Situation) -> set[str | None]:
-    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may, when it has nothing left to give."""
+    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may,
+    when it has nothing left to give."""
     going = [x for x in s.decided.shards if s.clustered and not _wanted(s, x) and not _gives(s, x)]
     return {name for x in s.decided.shards if x not in going for name in (x.primary, x.moving_to)}
 
@@ -110,7 +111,8 @@ def acquaint(s: Situation) -> Step | None:
 
 
 def _strays(s: Situation, node: Node) -> bool:
-    """It follows another than its shard's primary: an engine does not forget whom it follows, so first it is told whom to follow."""
+    """It follows another than its shard's primary: an engine does not forget whom it follows,
+    so first it is told whom to follow."""
     shard, seen = s.cache.shard(node.shard), s.seen(node)
     primary = s.primary(shard) if shard is not None else None
     return seen.role == "replica" and primary is not None and seen.follows != primary.address
@@ -123,8 +125,8 @@ def part_of_cluster(s: Situation, node: Node) -> bool:
 
 
 def publish(s: Situation) -> Step | None:
-    """The configuration endpoint is one more address of a node that answers. It moves when that node is gone or does not stay; while
-    it is not known to be gone, nobody else can have its address."""
+    """The configuration endpoint is one more address of a node that answers. It moves when that node is gone or does not stay;
+    while it is not known to be gone, nobody else can have its address."""
     return None if s.decided.retired else publish_now(s)
 
 
@@ -157,8 +159,8 @@ def served(s: Situation) -> bool:
 
 
 def settle(s: Situation) -> Step | None:
-    """A new cluster serves when its primaries have been up for two seconds (an engine's own rule): until shortly before that there is
-    nothing to look at, and from then on every look may be the one."""
+    """A new cluster serves when its primaries have been up for two seconds (an engine's own rule): until shortly before that there
+    is nothing to look at, and from then on every look may be the one."""
     nodes = s.decided.nodes
     if not s.clustered or s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
         return None

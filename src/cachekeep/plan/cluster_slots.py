@@ -1,7 +1,7 @@
 """Cluster mode: which shard owns which slots, and how they get there while all of them serve.
 
-``Shard.slots`` is the aim. What the engines own is looked at before every step, so a move that was interrupted, anywhere and by anything,
-is not resumed: what is still astray is moved.
+``Shard.slots`` is the aim. What the engines own is looked at before every step, so a move that was interrupted, anywhere and by
+anything, is not resumed: what is still astray is moved.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def _leftover(s: Situation) -> Step | None:
 
 
 def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
-    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong: when everybody who might own
-    them after all has been heard, and by an order of its own, as it makes a writer."""
+    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong: when everybody who might
+    own them after all has been heard, and by an order of its own, as it makes a writer."""
     lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
     heirs = [(x, slots) for x in s.decided.shards if x.primary and (slots := common(lost, x.slots))]
     if not heirs:
@@ -145,8 +145,8 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
 
 def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
     """Slots that were left half open: those to finish, and those that are open on one side for nothing."""
-    # By any of its nodes: who was half open towards a primary that has been replaced since is finished with its successor. To close the
-    # slot instead would leave the keys that have moved already where nobody looks for them.
+    # By any of its nodes: who was half open towards a primary that has been replaced since is finished with its successor. To close
+    # the slot instead would leave the keys that have moved already where nobody looks for them.
     shard_of = {id: n.shard for n in s.decided.nodes if (id := s.cluster_ids[n.name]) and n.shard in now}
     pairs: dict[tuple[str, str], set[int]] = {}
     stray: dict[str, list[int]] = {}
@@ -187,13 +187,6 @@ def _go(s: Situation, todo: list[Move], left: int) -> Step:
 def percent(total: int, left: int) -> float:
     """How much is done."""
     return 100.0 * max(0, total - left) / total if total else 100.0
-
-
-def progress(s: Situation) -> float | None:
-    """Percent of the slots of the present move that have arrived; None when none is under way."""
-    if not s.decided.resharding:
-        return None
-    return percent(s.decided.resharding, sum(count(without(x.owned, x.slots)) for x in s.decided.shards))
 
 
 def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:

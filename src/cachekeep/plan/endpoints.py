@@ -11,7 +11,8 @@ from cachekeep.plan.situation import Situation, names
 
 
 def addresses(s: Situation, shard: Shard, node: Node, *, leading: bool | None = None) -> tuple[str, ...]:
-    """Every address that a node shall listen on: its own, the primary endpoint if it leads, the reader endpoint if it serves it alone."""
+    """Every address that a node shall listen on: its own, the primary endpoint if it leads,
+    the reader endpoint if it serves it alone."""
     leads = node.name == shard.primary if leading is None else leading
     found = [node.address]
     if leads and shard.primary_address:
@@ -22,8 +23,8 @@ def addresses(s: Situation, shard: Shard, node: Node, *, leading: bool | None = 
 
 
 def _reader(s: Situation, shard: Shard) -> str | None:
-    """The one node that serves the reader endpoint by itself: the only in-sync replica, or the primary when there is none. Nobody
-    where a balancer does it."""
+    """The one node that serves the reader endpoint by itself: the only in-sync replica, or the primary when there is none.
+    Nobody where a balancer does it."""
     if any(f.name == BALANCER for f in s.decided.fronts):
         return None
     replicas = [n.name for n in s.replicas(shard, leaving=False) if s.serving(shard, n)]

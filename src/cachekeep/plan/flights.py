@@ -1,7 +1,7 @@
 """What can be begun now: nothing that is under way already, nothing that must wait for what is, nothing that failed a moment ago.
 
-So the trouble of one node keeps nobody else waiting: rules say what has to be done for everybody, and what cannot be begun yet becomes a
-wait, which does not keep the steps after it from being asked for.
+So the trouble of one node keeps nobody else waiting: rules say what has to be done for everybody, and what cannot be begun yet
+becomes a wait, which does not keep the steps after it from being asked for.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ LASTING_SECONDS = 1.0
 
 
 def first(s: Situation, steps: Iterable[Step | None]) -> Step | None:
-    """The first decision, or act as far as it can be begun. Else the first wait, one that users should read before others, until the
-    soonest moment that one of them names."""
+    """The first decision, or act as far as it can be begun. Else the first wait, one that users should read before others, until
+    the soonest moment that one of them names."""
     waits: list[Wait] = []
     for step in steps:
         can = _possible(s, step) if isinstance(step, Act) else step
@@ -84,8 +84,8 @@ def _wait(s: Situation, act: Act) -> Wait:
 
 
 def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
-    """The wait for the end of an effect of one of these kinds that is in flight on a node: what is seen meanwhile of the node is no word to
-    decide by."""
+    """The wait for the end of an effect of one of these kinds that is in flight on a node:
+    what is seen meanwhile of the node is no word to decide by."""
     for flight in s.view.flights:
         if isinstance(flight.effect, kinds) and on in subjects(flight.effect):
             return Wait(flight.left_seconds, flight.because)

@@ -20,7 +20,10 @@ def follow(s: Situation) -> Step | None:
         astray = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).follows != primary.address]
         guarded = [n for n in astray if n.name in shard.in_sync and s.seen(n).has_history and s.seen(primary).has_history is False]
         if guarded:
-            because = f"{primary.name} leads but is empty, while {names(guarded)} holds data: it is not told to follow, or it would be emptied"
+            because = (
+                f"{primary.name} leads but is empty, while {names(guarded)} holds data: "
+                "it is not told to follow, or it would be emptied"
+            )
             return Wait(1.0, because, refused=True)
         effects += [Follow(n.name, primary.name, shard.order) for n in astray]
     if not effects:

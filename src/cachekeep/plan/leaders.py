@@ -1,8 +1,8 @@
 """Who leads a shard: the first promotion, failover, planned moves.
 
-The invariant: a node is promoted only (a) when nobody in the shard holds any history, (b) out of the in-sync set when the primary is
-confirmed gone, (c) by a hand-over from a primary that is seen to lead, or (d) because the user accepted the loss. Each promotion has
-an order number of its own, saved before the engine hears of it.
+The invariant: a node is promoted only (a) when nobody in the shard holds any history, (b) out of the in-sync set when the primary
+is confirmed gone, (c) by a hand-over from a primary that is seen to lead, or (d) because the user accepted the loss. Each promotion
+has an order number of its own, saved before the engine hears of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
 
 
 def outrun(s: Situation) -> Step | None:
-    """Whoever has seen a later order than its shard's would refuse whatever it is told: a late order to a node of the same name that
-    is no more, or a store that went back to an older copy. Orders only grow, so the next ones are greater."""
+    """Whoever has seen a later order than its shard's would refuse whatever it is told: a late order to a node of the same name
+    that is no more, or a store that went back to an older copy. Orders only grow, so the next ones are greater."""
     for shard in s.decided.shards:
         seen, name = max(((s.seen(n).last_order or 0, n.name) for n in s.members(shard.id)), default=(0, ""))
         if seen > shard.order:
@@ -60,7 +60,8 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
 
 
 def _heir(s: Situation, shard: Shard, primary: Node) -> Node | None:
-    """Who leads by a move that nobody saw the end of: the primary itself follows it. To take the lead back would lose what it has written."""
+    """Who leads by a move that nobody saw the end of: the primary itself follows it.
+    To take the lead back would lose what it has written."""
     follows = s.seen(primary).follows if s.alive(primary) else None
     return next((n for n in s.replicas(shard) if n.address == follows and s.leads(n)), None) if follows else None
 
@@ -80,7 +81,8 @@ def abdicated(s: Situation, shard: Shard) -> Step | None:
 
 
 def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
-    """A process starts as a replica of nobody; the decided primary is told to lead, unless somebody else holds more than it does."""
+    """A process starts as a replica of nobody; the decided primary is told to lead,
+    unless somebody else holds more than it does."""
     if not s.alive(primary):
         return None
     v = s.seen(primary)
@@ -109,8 +111,8 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
 
 
 def _ahead(s: Situation, shard: Shard, than: Node) -> list[Node]:
-    """In-sync replicas that have more than this node, though nobody leads: somebody whom nobody has seen led meanwhile, or the node is
-    not where all it has comes from."""
+    """In-sync replicas that have more than this node, though nobody leads:
+    somebody whom nobody has seen led meanwhile, or the node is not where all it has comes from."""
     has = s.seen(than).offset or 0
     return [n for n in s.able(shard) if n is not than and (s.seen(n).offset or 0) > has]
 
@@ -188,8 +190,8 @@ def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
 
 
 def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Decide:
-    """A new primary, with a new order. The old one may come back only as a replica, and leads again only where nobody asked for
-    automatic failover."""
+    """A new primary, with a new order. The old one may come back only as a replica,
+    and leads again only where nobody asked for automatic failover."""
     back = shard.preferred or (None if s.cache.wanted.automatic_failover or lost.leaving else lost.name)
     led = replace(
         shard,
@@ -248,8 +250,8 @@ def condemn(s: Situation, node: Node, because: str) -> Decide:
 
 
 def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
-    """A primary that we cannot reach may be cut off, or we may be. Its replicas know, but not by themselves: a silent cut shows only
-    when a connection is made. So they are made to connect anew before anything rests on their word."""
+    """A primary that we cannot reach may be cut off, or we may be. Its replicas know, but not by themselves: a silent cut shows
+    only when a connection is made. So they are made to connect anew before anything rests on their word."""
     if not _unreachable(s, primary) or not s.cache.wanted.automatic_failover:
         return None
     unsure = [n for n in _witnesses(s, shard) if s.seen(n).reaches is not False]

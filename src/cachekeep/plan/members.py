@@ -163,8 +163,8 @@ def _shards(s: Situation, needs: Needs) -> tuple[Shard, ...]:
 
 
 def _fronts(s: Situation, shards: tuple[Shard, ...], needs: Needs) -> tuple[tuple[Front, ...], str | None]:
-    """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer; one that
-    cluster clients shall be able to use too has a front for them."""
+    """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer; one
+    that cluster clients shall be able to use too has a front for them."""
     fronts = {f.name: f for f in s.decided.fronts}
     port = s.cache.wanted.port
     configuration = s.decided.configuration_address
@@ -282,7 +282,10 @@ def part(s: Situation) -> Step | None:
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
     kept = [n for n in off if s.needed(n)]
     going = [n for n in off if n not in kept]
-    because = f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: {verb(kept, 'it', 'they')} may hold what nobody else does"
+    because = (
+        f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: "
+        f"{verb(kept, 'it', 'they')} may hold what nobody else does"
+    )
     waits = Wait(0.2, because, refused=True) if kept else None
     return first(s, (_leave(s, going) if going else None, waits, _retire_fronts(s)))
 

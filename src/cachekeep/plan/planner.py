@@ -65,8 +65,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Policy | None = None) -> Step:
-    """The next step for a cache. Pure: the same arguments give the same step. ``now`` is the wall-clock time, for windows and for what
-    users see; durations are measured from ``moment`` to ``moment``.
+    """The next step for a cache. Pure: the same arguments give the same step. ``now`` is the wall-clock time, for windows and for
+    what users see; durations are measured from ``moment`` to ``moment``.
 
     A rule that can only wait does not keep the rules after it from being asked: a refused failover of one shard must not stop
     another's. The first wait is answered when no rule decides or acts.
@@ -76,7 +76,8 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
 
 
 def rules_of(cache: Cache) -> tuple[Rule, ...]:
-    """Those that are asked. Of a deleted cache nothing but its end matters: while that waits for something, nothing is started again."""
+    """Those that are asked. Of a deleted cache nothing but its end matters:
+    while that waits for something, nothing is started again."""
     return (members.delete,) if cache.wanted.deleted else RULES
 
 
@@ -89,7 +90,10 @@ def _rest(s: Situation) -> Wait:
         )
     stuck = [n for n in s.decided.nodes if s.seen(n).process == "stuck"]
     if stuck:
-        because = f"{names(stuck)} {verb(stuck)} stopped but {verb(stuck, 'hangs', 'hang')} in the kernel: look after the disk under {verb(stuck, 'it', 'them')}"
+        because = (
+            f"{names(stuck)} {verb(stuck)} stopped but {verb(stuck, 'hangs', 'hang')} in the kernel: "
+            f"look after the disk under {verb(stuck, 'it', 'them')}"
+        )
         return Wait(s.policy.poll_seconds * 10, because, refused=True)
     silent = [n for n in s.decided.nodes if not s.alive(n)]
     if silent:

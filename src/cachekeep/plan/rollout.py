@@ -1,5 +1,5 @@
-"""Changes to running nodes: settings, node type, version, reboots and other errands. Replicas first, one at a time; then the lead
-moves; then the old primary."""
+"""Changes to running nodes: settings, node type, version, reboots and other errands. Replicas first, one at a time;
+then the lead moves; then the old primary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def configure(s: Situation) -> Step | None:
 
 
 def resize(s: Situation) -> Step | None:
-    """A new node type is a matter of limits: decided for all nodes, then configured (Valkey, Redis) or rebooted into (Memcached)."""
+    """A new node type is a matter of limits: decided for all nodes, then configured (Valkey,
+    Redis) or rebooted into (Memcached)."""
     if not s.may_apply("node_type"):
         return None
     wanted = s.cache.wanted.node_type
@@ -102,8 +103,8 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
 
 
 def errand(s: Situation) -> Step | None:
-    """The first errand that has not been done is begun; what it decided is then carried out by the other rules. One that waits for what
-    may never come gives way to a later one, which may be the way out."""
+    """The first errand that has not been done is begun; what it decided is then carried out by the other rules. One that waits for
+    what may never come gives way to a later one, which may be the way out."""
     todo = sorted((e for e in s.cache.wanted.errands if e.serial > s.decided.errands_done), key=lambda e: e.serial)
     if not todo:
         return None

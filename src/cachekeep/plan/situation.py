@@ -19,17 +19,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator may set. Times in seconds."""
 
     silence_seconds: float = 5.0
-    """A primary that its host still takes connections for (a long script, a slow disk) is given this long before it counts as hung."""
+    """A primary that its host still takes connections for (a long script,
+    a slow disk) is given this long before it counts as hung."""
     unreachable_seconds: float = 0.3
-    """A primary whose host takes nothing that is sent to it is given this long, then its replicas are asked whether they reach it."""
+    """A primary whose host takes nothing that is sent to it is given this long,
+    then its replicas are asked whether they reach it."""
     witness_seconds: float = 5.0
     """A replica that reached such a primary is not asked again for this long: each time it connects anew."""
     loss_budget_seconds: float = 0.0
-    """For how long a replica outside the in-sync set may have been without its primary and still be promoted by itself; 0: never."""
+    """For how long a replica outside the in-sync set may have been without its primary
+    and still be promoted by itself; 0: never."""
     loss_budget_bytes: int = 0
     """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
     fence: Literal["confirm", "starve"] = "confirm"
-    """What comes before a successor: a primary that is confirmed stopped, or, where that cannot be had, one that must refuse writes."""
+    """What comes before a successor: a primary that is confirmed stopped, or, where that cannot be had,
+    one that must refuse writes."""
     confirm_seconds: float = 1.0
     """For how long a primary is tried to be stopped before it is starved."""
     hand_over_seconds: float = 1.0
@@ -38,8 +42,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     poll_seconds: float = 0.01
     """First pause while something is under way; the keeper stretches repeated waits."""
     discovery_seconds: float = 10.0
-    """How often Memcached nodes are looked at for their discovery key, whose loss a heartbeat tells sooner: ElastiCache corrects one
-    that was overwritten within about 15 s."""
+    """How often Memcached nodes are looked at for their discovery key, whose loss a heartbeat tells sooner: ElastiCache corrects
+    one that was overwritten within about 15 s."""
     rest_seconds: float = 30.0
     """Pause when all is as it should be."""
 
@@ -225,8 +229,8 @@ class Situation:
         return [n for n in self.members(shard.id, leaving=leaving) if n.name != shard.primary]
 
     def needed(self, node: Node) -> bool:
-        """A replica of a shard that nobody leads may hold what nobody else does: it is neither restarted nor sent away, unless it
-        hangs."""
+        """A replica of a shard that nobody leads may hold what nobody else does:
+        it is neither restarted nor sent away, unless it hangs."""
         shard, v = self.cache.shard(node.shard), self.seen(node)
         if shard is None or (self.clustered and not shard.owned and not shard.slots):
             return False

@@ -1,11 +1,11 @@
 """Starving: how a primary that cannot be confirmed stopped is succeeded, where the operator allows that (``Policy.fence``).
 
-An engine with ``min-replicas-to-write`` refuses writes when too few replicas acknowledge what it sends. So its replicas leave it, and when
-enough have left for long enough, it takes no writes, wherever it is and whoever reaches it.
+An engine with ``min-replicas-to-write`` refuses writes when too few replicas acknowledge what it sends. So its replicas leave it,
+and when enough have left for long enough, it takes no writes, wherever it is and whoever reaches it.
 
-The invariant: of its replicas, fewer than its own setting asks for could still acknowledge anything, since ``STARVING_SECONDS``. It says
-nothing of a process that is halted meanwhile: a thawed one may take what its sockets hold before it counts its replicas anew. Hence the
-driver's word is asked for first.
+The invariant: of its replicas, fewer than its own setting asks for could still acknowledge anything, since ``STARVING_SECONDS``. It
+says nothing of a process that is halted meanwhile: a thawed one may take what its sockets hold before it counts its replicas anew.
+Hence the driver's word is asked for first.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def _feeding(s: Situation, shard: Shard) -> list[Node]:
 
 
 def _part(s: Situation, shard: Shard, lost: Node) -> Step:
-    """Its replicas are told to leave; when they are seen to have left, the time runs. They do not come back: no order sends them."""
+    """Its replicas are told to leave; when they are seen to have left, the time runs.
+    They do not come back: no order sends them."""
     asked = [n for n in s.replicas(shard) if s.alive(n)]
     going = [n for n in asked if s.seen(n).role != "replica" or s.seen(n).follows is not None]
     if going:
@@ -97,8 +98,8 @@ def _part(s: Situation, shard: Shard, lost: Node) -> Step:
 
 
 def stop(s: Situation) -> Step | None:
-    """What could not be confirmed stopped is stopped when its host can be reached again. Not before: an order that fails would keep all
-    rules after it from their turn."""
+    """What could not be confirmed stopped is stopped when its host can be reached again. Not before:
+    an order that fails would keep all rules after it from their turn."""
     back = [n for n in s.decided.nodes if s.starves(n) and s.runs(n) and (s.seen(n).answering or s.seen(n).reachable)]
     if not back:
         return None

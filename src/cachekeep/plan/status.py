@@ -7,7 +7,6 @@ from typing import Literal
 from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
 from cachekeep.plan.announce import ready
-from cachekeep.plan.cluster_slots import progress
 from cachekeep.plan.members import COMPATIBLE
 from cachekeep.plan.situation import Situation
 
@@ -23,7 +22,6 @@ def condition(s: Situation, step: Step) -> Condition:
         settled=status == "available",
         refused=isinstance(step, Wait) and step.refused,
         nodes=tuple(_node(s, n) for n in s.decided.nodes),
-        resharding_percent=progress(s),
         version=s.cache.version,
     )
 
@@ -91,7 +89,6 @@ def _node(s: Situation, node: Node) -> NodeCondition:
         role=role,
         in_sync=shard is not None and node.name in shard.in_sync,
         lag_bytes=lag,
-        pid_known=v.process == "running",
         pending_reboot=v.boot_digest is not None and pending_reboot(s.cache, node, v.boot_digest),
         problem=v.problem,
     )

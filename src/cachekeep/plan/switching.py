@@ -1,12 +1,12 @@
 """From ``compatible`` to ``enabled``: nodes in cluster mode take the place of those without, all at once.
 
-Beside each node a successor starts in cluster mode, fed by the group's primary as a replica is. When all of them have what it has, the
-lead moves to one of them, and by one decision the successors become the nodes of the group. So a group is without cluster mode or in it,
-never both: until then its own replicas take over where they must, afterwards the successors do.
+Beside each node a successor starts in cluster mode, fed by the group's primary as a replica is. When all of them have what it has,
+the lead moves to one of them, and by one decision the successors become the nodes of the group. So a group is without cluster mode
+or in it, never both: until then its own replicas take over where they must, afterwards the successors do.
 
-The invariant: a successor leads only (a) by a ``Convert`` from a primary that has stepped down for it, or (b) when it was fed, and the
-primary and all in-sync replicas are lost; and only if it has refused nothing of what it was fed. It becomes a node only when the old
-primary is seen to lead no more; until then no endpoint leads to it, so to lead in vain harms nobody.
+The invariant: a successor leads only (a) by a ``Convert`` from a primary that has stepped down for it, or (b) when it was fed, and
+the primary and all in-sync replicas are lost; and only if it has refused nothing of what it was fed. It becomes a node only when
+the old primary is seen to lead no more; until then no endpoint leads to it, so to lead in vain harms nobody.
 """
 
 from __future__ import annotations
@@ -58,11 +58,17 @@ def lead(s: Situation) -> Step | None:
 
 def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
     if not s.switching:
-        because = f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may have what they had: set ClusterMode=enabled again to go on with that"
+        because = (
+            f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may have what they had: "
+            "set ClusterMode=enabled again to go on with that"
+        )
         return Wait(1.0, because, refused=True)
     best = leaders.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
     if best is None:
-        because = f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had but {verb(heirs, 'does', 'do')} not answer yet"
+        because = (
+            f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had "
+            f"but {verb(heirs, 'does', 'do')} not answer yet"
+        )
         return Wait(s.policy.poll_seconds, because, refused=True)
     because = (
         f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
@@ -119,8 +125,8 @@ def _seconds_since(s: Situation, shard: Shard) -> float:
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
-    """By a later order. A taker that has seen this one starts anew: it may lead yet, or late, which harms nobody only as long as nobody
-    is led to it."""
+    """By a later order. A taker that has seen this one starts anew:
+    it may lead yet, or late, which harms nobody only as long as nobody is led to it."""
     calm = replace(shard, moving_to=None, recovering_from=None, order=shard.order + 1)
     told = [n for n in s.decided.successors if n.name == shard.moving_to and s.told(n, shard)]
     decided = with_shard(_with(s, [_anew(n) for n in told]), calm)
@@ -217,7 +223,8 @@ def _refused(s: Situation) -> Step | None:
     if not spoilt:
         return None
     because = (
-        f"{s.cache.name} cannot be in cluster mode while its clients use other databases than 0: {names(spoilt)} could not follow, and "
+        f"{s.cache.name} cannot be in cluster mode while its clients use other databases than 0: "
+        f"{names(spoilt)} could not follow, and "
         f"{verb(spoilt, 'is', 'are')} fed anew in {REST_SECONDS:g} s. Nothing was lost"
     )
     return Decide(_with(s, [replace(n, condemned_at=s.now) for n in spoilt]), because, (s.tell(because, group=True),))
@@ -333,8 +340,8 @@ def _with(s: Situation, changed: list[Node]) -> Decided:
 
 
 def hand_on(s: Situation) -> Step | None:
-    """The configuration endpoint goes from the front to a node. Not before the others have been told to follow the new primary, and it is
-    known which of them do, for that one takes writes from then on; nor much later, whatever keeps them from it."""
+    """The configuration endpoint goes from the front to a node. Not before the others have been told to follow the new primary, and
+    it is known which of them do, for that one takes writes from then on; nor much later, whatever keeps them from it."""
     if not s.clustered or not s.decided.retired:
         return None
     shard = s.decided.shards[0]

@@ -17,7 +17,8 @@ Params = Mapping[str, Any]
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the API side needs to know of this installation. Quotas are AWS's defaults (fact sheet §11); ``*_max`` are all inclusive."""
+    """What the API side needs to know of this installation. Quotas are AWS's defaults (fact sheet §11);
+    ``*_max`` are all inclusive."""
 
     region: str
     account: str

@@ -115,7 +115,8 @@ def _unavailable(operation: Operation, error: StoreFailed | Conflict) -> ApiErro
     elif isinstance(error, Conflict):
         text = "Others were changing the same at the same time, again and again. Nothing was changed. Try again."
     elif error.unsure:
-        text = "The connection to the database broke while the change was being stored: it may have been made, or not. Look, then try again."
+        text = "The connection to the database broke while the change was being stored: "
+        text += "it may have been made, or not. Look, then try again."
     else:
         text = "The database takes no changes at the moment, so nothing was changed. Try again."
     return ApiError("ServiceUnavailable", f"{text} `cachekeep status` and the log of this endpoint say why.", status=503)

@@ -22,7 +22,8 @@ _SUBNET: Final = re.compile(r"subnet-[0-9a-zA-Z]{1,40}")
 
 
 def identifier(text: str, parameter: str, longest: int) -> str:
-    """``text`` in lower case. Letters, digits and single hyphens, a letter first, no hyphen last [CreateCacheCluster, CacheClusterId].
+    """``text`` in lower case. Letters, digits and single hyphens, a letter first, no hyphen last [CreateCacheCluster,
+    CacheClusterId].
 
     Raises ApiError InvalidParameterValue.
     """

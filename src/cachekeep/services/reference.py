@@ -1,4 +1,5 @@
-"""Writes docs/reference/operations.md from the table of operations: ``python -m cachekeep.services.reference > docs/reference/operations.md``."""
+"""Writes docs/reference/operations.md from the table of operations:
+``python -m cachekeep.services.reference > docs/reference/operations.md``."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ changes nothing.
 _PARAMETERS = """\
 ## Parameters of ElastiCache that are refused
 
-Values that ask for one of these are refused (`InvalidParameterCombination`); values that turn it off, and that Terraform and Ansible
-always send, are accepted. `SecurityGroupIds` are accepted and shown; nothing is filtered by them yet.
+Values that ask for one of these are refused (`InvalidParameterCombination`); values that turn it off, and that Terraform and
+Ansible always send, are accepted. `SecurityGroupIds` are accepted and shown; nothing is filtered by them yet.
 
-`ClusterMode` is `enabled` or `disabled` when a group is made. By ModifyReplicationGroup a group without cluster mode becomes `compatible`,
-and from there `disabled` again, or `enabled`, which is not undone.
+`ClusterMode` is `enabled` or `disabled` when a group is made. By ModifyReplicationGroup a group without cluster mode becomes
+`compatible`, and from there `disabled` again, or `enabled`, which is not undone.
 """
 _WORDS = {"writes": "effect", "reads": "effect", "refuses": "refused"}
 _TITLES = {"elasticache": "ElastiCache", "ec2": "EC2", "iam": "IAM", "sts": "STS"}

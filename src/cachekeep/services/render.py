@@ -294,8 +294,9 @@ def _engine(cache: Cache, nodes: Iterable[Node]) -> tuple[str, str]:
 
 
 def shown_version(catalogue: Catalogue, engine: str, version: str) -> str:
-    """``EngineVersion`` as it is shown: that of the build which serves the version where it is of the same line (``8.0`` → ``8.0.1``),
-    else the version with three numbers (``7.1`` → ``7.1.0``, though a build serves it that calls itself 7.0). Decision record 0008."""
+    """``EngineVersion`` as it is shown: that of the build which serves the version where it is of the same line (``8.0`` →
+    ``8.0.1``), else the version with three numbers (``7.1`` → ``7.1.0``, though a build serves it that calls itself 7.0). Decision
+    record 0008."""
     asked, build = numbers(version), catalogue.serving(offer_of(engine, version))
     if build is not None and build.numbers[: len(asked)] == asked:
         return build.version

@@ -1,9 +1,9 @@
 """Simulated engines in cluster mode: who knows whom, epochs, votes, slots, and keys that live in them.
 
-Physics as of the engines: everybody believes what the newest epoch that it has heard of says; gossip takes its time and is lost where a
-network is cut; a vote needs a majority of the primaries that own slots, and none is given twice about one shard within two node timeouts; a
-primary that hears from no majority for a node timeout serves nobody; a process begins with what its cluster file says. So every way of
-losing a slot or a key in a real one exists here.
+Physics as of the engines: everybody believes what the newest epoch that it has heard of says; gossip takes its time and is lost
+where a network is cut; a vote needs a majority of the primaries that own slots, and none is given twice about one shard within two
+node timeouts; a primary that hears from no majority for a node timeout serves nobody; a process begins with what its cluster file
+says. So every way of losing a slot or a key in a real one exists here.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ class ClusterWorld(World):
             self._judge(member)
 
     def note_losses(self, key: Key) -> None:
-        """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here. What a replica holds
-        is in this danger when its primary is gone already; to stop it by order then is not an accident."""
+        """Values that only this process held, of all that are meant to hold them. ``lossable`` holds values here. What a replica
+        holds is in this danger when its primary is gone already; to stop it by order then is not an accident."""
         member = self.members.get(key)
         if member is None:
             return
@@ -217,7 +217,8 @@ class ClusterWorld(World):
                 to.peers[id] = Peer(known.address, known.follows, known.epoch, self.now)
 
     def _demoted(self, member: Member, former: Member, epoch: int) -> None:
-        """Whom this node took for a primary follows another: its slots are that one's, if it counts both to one shard, else nobody's."""
+        """Whom this node took for a primary follows another: its slots are that one's,
+        if it counts both to one shard, else nobody's."""
         slots = member.owner.pop(former.id, ())
         member.unclaimed = without(member.unclaimed, slots)
         if slots and not self.shard_ids_apart and former.follows in member.peers:
@@ -236,8 +237,8 @@ class ClusterWorld(World):
     def _claim(self, member: Member, id: str, epoch: int, slots: Ranges) -> None:
         """``member`` hears that ``id`` owns these: true, unless it knows of a newer owner. Slots on their way in are not touched.
 
-        What ``id`` owned so far and does not claim any more stays with it until another claims it, at whatever epoch, and is not told
-        to anybody meanwhile (engines since Redis 7.0.13).
+        What ``id`` owned so far and does not claim any more stays with it until another claims it, at whatever epoch, and is not
+        told to anybody meanwhile (engines since Redis 7.0.13).
         """
         claimed = without(slots, compact(member.importing))
         before = member.slots

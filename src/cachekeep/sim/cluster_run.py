@@ -1,7 +1,7 @@
 """One seeded run in cluster mode: as ``sim.run``, with slots. Clients go where MOVED and ASK send them, and judge what they find.
 
-At every moment at most one reachable node accepts writes for a slot; what was acknowledged is found again, unless nobody who was in sync
-held it; when faults stop, every slot is owned once, by whom it shall be, in everybody's opinion.
+At every moment at most one reachable node accepts writes for a slot; what was acknowledged is found again, unless nobody who was in
+sync held it; when faults stop, every slot is owned once, by whom it shall be, in everybody's opinion.
 """
 
 from __future__ import annotations
@@ -276,7 +276,8 @@ class ClusterRun(Run):
 
 
 def cluster_scenario(seed: int) -> ClusterScenario:
-    """What a seed stands for: every fourth has planned moves only; one to three shards of one to three nodes; both ways to move slots."""
+    """What a seed stands for: every fourth has planned moves only;
+    one to three shards of one to three nodes; both ways to move slots."""
     version = ("8.0.1", "9.1.2")[seed // 2 % 2]
     return ClusterScenario(
         seed,

@@ -144,7 +144,8 @@ class SimLink:
             self._memory.remember(engine.spec.key, Heard(asked_at, engine.stream))
 
     def _reaches(self, replica: Engine) -> bool | None:
-        """By its own word while it is linked; else whether the primary's host takes its connection, as one with a frozen engine does."""
+        """By its own word while it is linked; else whether the primary's host takes its connection,
+        as one with a frozen engine does."""
         whom = self._world.at(replica.follows)
         return True if replica.linked else None if whom is None else self._world.peers(replica, whom)
 

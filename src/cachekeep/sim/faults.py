@@ -1,7 +1,7 @@
 """The faults of the simulated worlds, a row each. To add one is to add a row, and its physics to ``world``.
 
-A scenario has a *vocabulary*: the names of the faults that may happen in it. Not every seed uses every word: with few at a time the rare
-combinations come up, and a new row leaves most seeds what they were.
+A scenario has a *vocabulary*: the names of the faults that may happen in it. Not every seed uses every word: with few at a time the
+rare combinations come up, and a new row leaves most seeds what they were.
 """
 
 from __future__ import annotations

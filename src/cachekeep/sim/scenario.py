@@ -15,7 +15,8 @@ class Violation(AssertionError):
 
 
 class SafetyViolation(Violation):
-    """Something happened that must never happen, whatever goes wrong: two writers, a write lost without need, an order that went back."""
+    """Something happened that must never happen, whatever goes wrong:
+    two writers, a write lost without need, an order that went back."""
 
 
 class LivenessViolation(Violation):

@@ -1,7 +1,7 @@
 """One seeded run of a switch from ``compatible`` to ``enabled``: engines of both modes in one world, which feed each other.
 
-What was acknowledged before, meanwhile and afterwards is found again, unless nobody who was in sync held it; nobody leads who has carried
-out in database 0 what was meant for another.
+What was acknowledged before, meanwhile and afterwards is found again, unless nobody who was in sync held it; nobody leads who has
+carried out in database 0 what was meant for another.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ class SwitchRun(Run):
 
 
 def switch_scenario(seed: int) -> SwitchScenario:
-    """What a seed stands for: every fifth has planned moves only, every third a client of another database, every fourth a user who
-    cannot decide."""
+    """What a seed stands for: every fifth has planned moves only, every third a client of another database,
+    every fourth a user who cannot decide."""
     return SwitchScenario(
         seed,
         faults=seed % 5 != 0,

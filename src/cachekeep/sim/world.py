@@ -100,7 +100,8 @@ class World:
         self.flaky = 0.0
         """Chance that an order is late or doubled."""
         self.remote = False
-        """Processes run on hosts of their own: no order to stop one reaches a host that is cut, and its address can be had elsewhere."""
+        """Processes run on hosts of their own: no order to stop one reaches a host that is cut,
+        and its address can be had elsewhere."""
 
     # -- faults
 
@@ -135,8 +136,8 @@ class World:
         self.lossable |= set(dying.writes) - kept
 
     def note_out_of_reach(self, in_sync: set[Key]) -> None:
-        """Somebody is to lead now, and the keepers may have been away since the last one was lost: what only nodes hold that were cut off
-        or frozen meanwhile cannot be waited for."""
+        """Somebody is to lead now, and the keepers may have been away since the last one was lost: what only nodes hold that were
+        cut off or frozen meanwhile cannot be waited for."""
         living = {key: e for key in in_sync if (e := self.processes.get(key)) is not None and e.alive}
         there = {key for key, e in living.items() if e.works and key not in self.cut}
         self.lossable |= {w for key in living.keys() - there for w in living[key].writes} - {

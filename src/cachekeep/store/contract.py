@@ -31,7 +31,8 @@ class AddressTaken(Conflict):
 
 
 class AlreadyThere(CachekeepError):
-    """The name is in use. ``kind`` is ``group`` or ``cluster`` for a cache, ``member`` for a CacheClusterId inside another cache."""
+    """The name is in use. ``kind`` is ``group`` or ``cluster`` for a cache,
+    ``member`` for a CacheClusterId inside another cache."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"{kind} {name} already exists")
@@ -40,8 +41,8 @@ class AlreadyThere(CachekeepError):
 
 
 class StoreFailed(CachekeepError):
-    """The database cannot be read or written now (disk full, server gone). Nothing of the transaction was kept, unless ``unsure``: the
-    connection broke while it was being committed."""
+    """The database cannot be read or written now (disk full, server gone). Nothing of the transaction was kept, unless ``unsure``:
+    the connection broke while it was being committed."""
 
     def __init__(self, message: str, *, unsure: bool = False) -> None:
         super().__init__(message)
@@ -81,7 +82,8 @@ class Transaction(Protocol):
         """The cache that owns this CacheClusterId: a stand-alone cluster, or the group of which it is a member."""
 
     async def caches(self, *, kind: CacheKind | None = None, after: str = "", limit: int | None = None) -> builtins.list[Cache]:
-        """Caches by name, those with a name greater than ``after``. Page through one ``kind`` at a time: names repeat across kinds."""
+        """Caches by name, those with a name greater than ``after``.
+        Page through one ``kind`` at a time: names repeat across kinds."""
 
     async def members(self, *, after: str = "", limit: int) -> builtins.list[tuple[str, str]]:
         """(CacheClusterId, uid) of every cache cluster, by id, those greater than ``after``."""
@@ -150,9 +152,11 @@ class Store(Protocol):
     async def claim(
         self, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
     ) -> builtins.list[Lease]:
-        """Take leases that nobody holds or whose holder has been silent for its time to live, among ``uids`` or all; epoch + 1 each.
+        """Take leases that nobody holds or whose holder has been silent for its time to live, among ``uids`` or all; epoch + 1
+        each.
 
-        Never those that ``holder`` itself holds, however long it was silent: as long as nobody else takes them its epoch goes on. A holder lives as a whole: this call, like ``renew``, lets it live for another ``ttl_seconds``.
+        Never those that ``holder`` itself holds, however long it was silent: as long as nobody else takes them its epoch goes on. A
+        holder lives as a whole: this call, like ``renew``, lets it live for another ``ttl_seconds``.
         """
 
     async def renew(self, holder: str, *, ttl_seconds: float) -> builtins.list[Lease]:
@@ -180,9 +184,9 @@ class Store(Protocol):
     async def merge_decided(
         self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
-        """Write what a keeper has decided under a lease, ``decisions`` times since it last saved, over whatever has become of what is
-        wanted; the version grows by more than so many. Of ``events``, which say when they happened, those that are there already are
-        not told again: what was not confirmed is merged twice. Returns the cache. Raises ``LeaseLost``, ``AddressTaken``.
+        """Write what a keeper has decided under a lease, ``decisions`` times since it last saved, over whatever has become of what
+        is wanted; the version grows by more than so many. Of ``events``, which say when they happened, those that are there already
+        are not told again: what was not confirmed is merged twice. Returns the cache. Raises ``LeaseLost``, ``AddressTaken``.
         """
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:

@@ -1,8 +1,9 @@
 """The journal: what keepers have decided while the store could not take it, on this machine's own disk, until the store has it.
 
-One file of constant size, two halves. A half begins with everything that is kept and goes on with changes of that; when it is full, the
-other half begins anew. Its blocks are taken when it is made, so a disk that is full later does not matter. Each record has a checksum
-and is synced before it counts; behind the last one there are zeros, so a record that was cut short is known for what it is.
+One file of constant size, two halves. A half begins with everything that is kept and goes on with changes of that; when it is full,
+the other half begins anew. Its blocks are taken when it is made, so a disk that is full later does not matter. Each record has a
+checksum and is synced before it counts; behind the last one there are zeros, so a record that was cut short is known for what it
+is.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Disk(Protocol):
         """Have so many bytes, zeros at first, and read them. Raises ``OSError``."""
 
     async def write(self, offset: int, data: bytes) -> None:
-        """Write; it is there to stay on return. Raises ``OSError``, and then the first bytes of it are zeros if that can still be had."""
+        """Write; it is there to stay on return. Raises ``OSError``,
+        and then the first bytes of it are zeros if that can still be had."""
 
     def set_aside(self) -> str:
         """Keep a copy of what is there, for people to look at; where it is, empty if that cannot be had."""
@@ -175,8 +177,8 @@ class Journal:
         return not (self._entries or self._queue or self._batch)
 
     async def open(self) -> None:
-        """Read it. A write that was cut short counts as never done; where more than that is damaged, nothing of it counts, as what could
-        still be read may be older than what was carried out. Either is named in ``damage``, and a copy is set aside.
+        """Read it. A write that was cut short counts as never done; where more than that is damaged, nothing of it counts, as what
+        could still be read may be older than what was carried out. Either is named in ``damage``, and a copy is set aside.
 
         Raises ``Unusable`` if there is no place for it, or if a newer program wrote it.
         """

@@ -1,8 +1,8 @@
 """A store that decisions need not wait for: while the one beneath is slow, locked, full or away, they go to the journal.
 
-Reading and saving are given a short time. When that is over, or when the store beneath fails, it counts as away: keepers go on with what
-they know, and decide on the journal's disk instead, until all of that has been merged. See docs/decisions/0009-journal.md for why
-nobody else can decide meanwhile.
+Reading and saving are given a short time. When that is over, or when the store beneath fails, it counts as away: keepers go on with
+what they know, and decide on the journal's disk instead, until all of that has been merged. See docs/decisions/0009-journal.md for
+why nobody else can decide meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PATIENCE_SECONDS = 0.1
 REQUEST_SECONDS = 10.0
 """How long an API request that writes waits for the store to come back."""
 TRY_SECONDS = 5.0
-"""How long one attempt to come back may take: a server that is gone for good must not be waited for when another has its address."""
+"""How long one attempt to come back may take: a server that is gone for good must not be waited for
+when another has its address."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
 
 T = TypeVar("T")
@@ -38,8 +39,8 @@ log = logging.getLogger(__name__)
 
 
 class JournaledStore:
-    """``Store``. ``alone`` says whether nobody but this process can decide now: without that the journal is not used, for whoever decides
-    next must be able to read it."""
+    """``Store``. ``alone`` says whether nobody but this process can decide now: without that the journal is not used, for whoever
+    decides next must be able to read it."""
 
     def __init__(self, store: Store, journal: Journal, clock: Clock, *, alone: Callable[[], bool]) -> None:
         self._store, self._journal, self._clock, self._alone = store, journal, clock, alone
@@ -68,7 +69,8 @@ class JournaledStore:
                 await asyncio.wait_for(self._back.wait(), TRY_SECONDS)
 
     async def aclose(self) -> None:
-        """Let go of the journal; what is in it is merged by the next control plane. The store beneath is closed by whoever opened it."""
+        """Let go of the journal; what is in it is merged by the next control plane.
+        The store beneath is closed by whoever opened it."""
         self._end()
         for task in self._tasks:
             task.cancel()
@@ -81,7 +83,8 @@ class JournaledStore:
             return ""
         kept = _many(self._journal.entries.values())
         return (
-            f"the store has not taken a change for {self._clock.monotonic() - self._since:.1f} s: {self._trouble}. Failovers go on; "
+            f"the store has not taken a change for {self._clock.monotonic() - self._since:.1f} s: "
+            f"{self._trouble}. Failovers go on; "
             f"{kept or 'nothing'} kept in {self._journal.shown} until it does. Changes that are asked for are refused meanwhile."
         )
 
@@ -112,8 +115,8 @@ class JournaledStore:
             log.error("the store failed in a way that nobody expected", exc_info=error)
 
     async def _patiently(self, work: Coroutine[Any, Any, T], *, goes_on: bool = False) -> T:
-        """Wait for it, but not for long; then it ends as soon as it can, or ``goes_on``. Raises ``StoreFailed``: if it would have
-        written something, it may have."""
+        """Wait for it, but not for long; then it ends as soon as it can, or ``goes_on``. Raises ``StoreFailed``:
+        if it would have written something, it may have."""
         task = self._start(work)
         try:
             await asyncio.wait({task}, timeout=PATIENCE_SECONDS)

@@ -14,8 +14,8 @@ from cachekeep.errors import Unusable
 class DataDirLock:
     """Holds the data directory until closed or until the process ends, however it ends.
 
-    ``flock`` on ``lock`` in the directory; the file keeps the holder's pid for the message only. Engines that outlive the control plane
-    do not inherit it: descriptors opened by Python close on exec.
+    ``flock`` on ``lock`` in the directory; the file keeps the holder's pid for the message only. Engines that outlive the control
+    plane do not inherit it: descriptors opened by Python close on exec.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,7 +1,7 @@
 """SQLite: one connection that writes, some that read, all in this process.
 
-A statement takes microseconds and no lock that others wait on, so it runs where it is called, in the event loop: a hop to a thread and
-back costs more than the statement. Only a commit waits for the disk, and only a commit is given to a thread.
+A statement takes microseconds and no lock that others wait on, so it runs where it is called, in the event loop: a hop to a thread
+and back costs more than the statement. Only a commit waits for the disk, and only a commit is given to a thread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class _Connection:
 
 
 class Sqlite:
-    """``Database`` over one file, mode 0600. WAL with a sync at every commit; transactions begin IMMEDIATE, so no update gets lost."""
+    """``Database`` over one file, mode 0600. WAL with a sync at every commit;
+    transactions begin IMMEDIATE, so no update gets lost."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path

@@ -52,7 +52,8 @@ class _Held:
         self.unwanted = False
         """Its end has been ordered: no failure, whatever its exit code says."""
         self.stuck: str | None = None
-        """It was killed and hangs in the kernel, without sockets: it does nothing any more, but its directory and number are taken."""
+        """It was killed and hangs in the kernel, without sockets: it does nothing any more,
+        but its directory and number are taken."""
         self.gone = asyncio.Event()
         """Set when it and what it forked are gone, and reaped where they were ours to reap."""
 
@@ -258,8 +259,8 @@ class LocalDriver:
             if held is not None:
                 if record.incarnation != spec.incarnation:
                     raise OrderFailed(
-                        f"{name}: incarnation {record.incarnation} is alive (pid {held.pid}); it must be confirmed stopped before "
-                        f"incarnation {spec.incarnation} starts."
+                        f"{name}: incarnation {record.incarnation} is alive (pid {held.pid}); "
+                        f"it must be confirmed stopped before incarnation {spec.incarnation} starts."
                     )
                 if held.accepting:
                     return

@@ -99,7 +99,8 @@ class Ledger:
                 self._unreadable[key] = path.parent
 
     def unsure(self, key: Key) -> str | None:
-        """Why it is not known whether a process lives. Only a damaged disk or a foreign hand leaves a record that cannot be read."""
+        """Why it is not known whether a process lives. Only a damaged disk
+        or a foreign hand leaves a record that cannot be read."""
         directory = self._unreadable.get(key)
         if directory is None:
             return None

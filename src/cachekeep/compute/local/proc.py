@@ -95,8 +95,8 @@ def kill_group(pidfd: int, pid: int, started_ticks: int) -> None:
 
 
 def is_doomed(pid: int) -> bool:
-    """Whether SIGKILL waits for every thread of the process: then none of them executes an instruction of its own again, though what it
-    does in the kernel may keep it there (signal(7): a fatal signal is acted on before a return to user mode)."""
+    """Whether SIGKILL waits for every thread of the process: then none of them executes an instruction of its own again, though
+    what it does in the kernel may keep it there (signal(7): a fatal signal is acted on before a return to user mode)."""
     threads = []
     with contextlib.suppress(OSError):
         threads = os.listdir(f"/proc/{pid}/task")

@@ -1,7 +1,8 @@
 """The TCP sockets of a process that is dead but not gone: they keep its addresses from its successor, and its clients waiting.
 
-A process that was killed while it hangs in the kernel (a disk that answers no more) runs no instruction of its own again, but its sockets
-stay open until it leaves the kernel, which may be never. ``SOCK_DESTROY`` (sock_diag(7), by ss(8)) closes them for it. Needs root.
+A process that was killed while it hangs in the kernel (a disk that answers no more) runs no instruction of its own again, but its
+sockets stay open until it leaves the kernel, which may be never. ``SOCK_DESTROY`` (sock_diag(7), by ss(8)) closes them for it.
+Needs root.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _SS_SECONDS = 5.0
 
 
 def of_process(pid: int) -> set[Endpoint]:
-    """Local address and port of every TCP socket that the process holds, whatever the socket's state (proc(5), /proc/PID/net/tcp)."""
+    """Local address and port of every TCP socket that the process holds,
+    whatever the socket's state (proc(5), /proc/PID/net/tcp)."""
     inodes = set()
     for entry in _names(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""What processes have said that they hold: in memory, and a moment later on disk, so that a control plane that comes back soon knows
-what the one before it heard.
+"""What processes have said that they hold: in memory, and a moment later on disk, so that a control plane that comes back soon
+knows what the one before it heard.
 
-One file for each process, beside its record, rewritten in place at each heartbeat: not synced, for it has to outlive only us. A thread
-of its own writes them. It may hang with a disk; then what is on disk is old, and proves less, and nobody waits.
+One file for each process, beside its record, rewritten in place at each heartbeat: not synced, for it has to outlive only us. A
+thread of its own writes them. It may hang with a disk; then what is on disk is old, and proves less, and nobody waits.
 """
 
 from __future__ import annotations

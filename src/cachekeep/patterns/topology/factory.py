@@ -79,12 +79,13 @@ def connect(
     """A blocking client: `valkey.Valkey`, `SplitValkey` (with ``reader``), `valkey.ValkeyCluster`, or, for `memcached://`,
     a `MemcachedCluster` that follows the configuration endpoint.
 
-    ``url``         `valkey://host:port/db`; `valkeys://` or ``tls=True`` for TLS, whose host name and chain are checked
-    (``ca_file``) ``reader``      the reader endpoint's URL: plain reads go there, and lag behind ``cluster``     the URL is a
-    configuration endpoint of cluster mode; ``read_from_replicas`` then reads from any node of a slot ``token``       called for the
-    password of every new connection (IAM tokens and other rotating secrets) ``timeout_seconds``   for one attempt (connect, or wait
-    for a reply) ``deadline_seconds``  for retrying with jitter when the connection breaks, times out, or the node says READONLY; 0:
-    never retry ``options``     anything else goes to valkey-py or pymemcache as it is
+    ``url``         `valkey://host:port/db`; `valkeys://` or ``tls=True`` for TLS, its host name and chain checked (``ca_file``)
+    ``reader``      the reader endpoint's URL: plain reads go there, and lag behind
+    ``cluster``     the URL is a configuration endpoint of cluster mode; ``read_from_replicas`` reads from any node of a slot
+    ``token``       called for the password of every new connection (IAM tokens and other rotating secrets)
+    ``timeout_seconds``   for one attempt (connect, or wait for a reply)
+    ``deadline_seconds``  for retrying with jitter when the connection breaks, times out, or the node says READONLY; 0: never retry
+    ``options``     anything else goes to valkey-py or pymemcache as it is
     """
     if url.startswith("memcached://"):
         from cachekeep.patterns.topology.memcached import MemcachedCluster

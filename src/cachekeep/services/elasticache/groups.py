@@ -148,7 +148,8 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Changes node type, engine version, parameter group, failover settings, windows, description; or cluster mode; or another primary."""
+    """Changes node type, engine version, parameter group, failover settings, windows, description;
+    or cluster mode; or another primary."""
     params = call.params
     cache = await find.group(tx, params["ReplicationGroupId"])
     asked = params.keys() - {"ReplicationGroupId", "ApplyImmediately", "NodeGroupId"}
@@ -223,7 +224,8 @@ async def change_engine(params: Params, tx: Transaction, context: Context, befor
         raise unsupported("A custom parameter group of another family together with ApplyImmediately=false")
     if (values.get("cluster-enabled") == "yes") is not clustered:
         raise combination_error(
-            f"The parameter group {group_name} has another cluster-enabled than {before.parameter_group}: the cluster mode of a group is "
+            f"The parameter group {group_name} has another cluster-enabled than {before.parameter_group}: "
+            "the cluster mode of a group is "
             "changed with ClusterMode only. Nothing was changed."
         )
     return changes | {"parameter_group": group_name, "parameters": values}
@@ -236,7 +238,8 @@ def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
         raise value_error(f"Cache cluster {cluster_id} is not a member of replication group {cache.name}.")
     if cache.wanted.automatic_failover or cache.wanted.multi_az:
         raise combination_error(
-            f"Replication group {cache.name} has automatic failover or Multi-AZ enabled; disable both before promoting a replica by hand."
+            f"Replication group {cache.name} has automatic failover or Multi-AZ enabled; "
+            "disable both before promoting a replica by hand."
         )
     if want.primary_of(cache, shard) == cluster_id:
         return {}

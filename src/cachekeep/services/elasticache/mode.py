@@ -18,8 +18,8 @@ _GOES_WITH: Final = {"ReplicationGroupId", "ApplyImmediately", "ClusterMode", "C
 
 
 def on_the_way(params: Params, cache: Cache) -> bool:
-    """Whether this asks for ``compatible`` again while the way to ``enabled`` has not been gone yet, or for ``enabled`` after that: that
-    may be had at any time, as the group may not be available before."""
+    """Whether this asks for ``compatible`` again while the way to ``enabled`` has not been gone yet, or for ``enabled`` after that:
+    that may be had at any time, as the group may not be available before."""
     if cache.wanted.deleted or cache.clustered or any(x.moving_to for x in cache.decided.shards):
         return False
     asked, wanted = params.get("ClusterMode"), cache.wanted.cluster_mode
@@ -55,7 +55,8 @@ async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any
 def _check(before: Wanted) -> None:
     if numbers(before.version) < ENGINE_SINCE:
         raise combination_error(
-            f"ClusterMode=compatible or enabled needs Redis OSS 7.0 or Valkey 7.2 or later, and the group runs {before.engine} {before.version}."
+            "ClusterMode=compatible or enabled needs Redis OSS 7.0 or Valkey 7.2 or later, "
+            f"and the group runs {before.engine} {before.version}."
         )
     if before.deferred:
         raise combination_error(f"ClusterMode cannot be changed while a change of {', '.join(sorted(before.deferred))} is pending.")

@@ -129,7 +129,8 @@ def _shrunk(cache: Cache, target: _Target) -> tuple[Member, ...]:
             leaving += [m for m in candidates if m.zone == zone and m not in leaving][:1]
         if len(surplus) != -target.difference or len(leaving) != len(surplus):
             raise combination_error(
-                f"The zones named do not fit node group {target.shard.id}: they must be those of its primary and of replicas that stay."
+                f"The zones named do not fit node group {target.shard.id}: "
+                "they must be those of its primary and of replicas that stay."
             )
     return tuple(m for m in target.shard.members if m not in leaving)
 
@@ -163,7 +164,8 @@ def check_rest(cache: Cache, shards: Sequence[WantedShard]) -> None:
     for shard in shards:
         if len(shard.members) < 2:
             raise combination_error(
-                f"Replication group {cache.name} has automatic failover enabled, which needs at least one replica in every node group."
+                f"Replication group {cache.name} has automatic failover enabled, "
+                "which needs at least one replica in every node group."
             )
         if cache.wanted.multi_az and len({m.zone for m in shard.members}) < 2:
             raise combination_error(

@@ -96,7 +96,8 @@ def asks_for_cluster_mode(params: Params, found: Sequence[Layout]) -> bool:
     mode = params.get("ClusterMode", "")
     if mode == "compatible":
         raise combination_error(
-            "ClusterMode=compatible is a step between disabled and enabled: create the group with ClusterMode=disabled, then modify it."
+            "ClusterMode=compatible is a step between disabled and enabled: "
+            "create the group with ClusterMode=disabled, then modify it."
         )
     return mode == "enabled" or len(found) > 1 or any(layout.slots for layout in found)
 
@@ -179,7 +180,8 @@ def check_port(number: int, *, clustered: bool) -> None:
     """Raises ApiError InvalidParameterValue for a port whose cluster bus would have none."""
     if clustered and number > PORT_MAX:
         raise value_error(
-            f"Invalid port {number}: with cluster mode it must be at most {PORT_MAX}, because nodes speak to each other on port + 10000."
+            f"Invalid port {number}: with cluster mode it must be at most {PORT_MAX}, "
+            "because nodes speak to each other on port + 10000."
         )
 
 

@@ -73,7 +73,8 @@ NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "UserGroupIdsToAdd": (_given, "A user group"),
     "UserGroupIdsToRemove": (_given, "A user group"),
 }
-"""Parameters without an effect yet: the values that ask for one are refused; those that say "off" are what Terraform always sends."""
+"""Parameters without an effect yet: the values that ask for one are refused;
+those that say "off" are what Terraform always sends."""
 
 
 def refuse_unsupported(params: Params) -> None:
@@ -115,7 +116,8 @@ def check_node_type(engine: str, name: str) -> str:
 
 
 async def parameter_values(tx: Transaction, name: str) -> tuple[str, dict[str, str]]:
-    """Family of a parameter group, and its values where they differ from the family's. Raises ApiError CacheParameterGroupNotFound."""
+    """Family of a parameter group, and its values where they differ from the family's.
+    Raises ApiError CacheParameterGroupNotFound."""
     if family := default_groups().get(name):
         return family, {"cluster-enabled": "yes"} if name.endswith(".cluster.on") else {}
     found = await tx.get(ParameterGroup, name)
@@ -222,7 +224,8 @@ async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: C
     needed, free = _memory_bytes(wanted), settings.capacity_memory_bytes - others.memory_bytes
     if more_memory and not settings.overcommit and needed > free:
         message = (
-            f"{_count(wanted)} nodes of type {wanted.node_type} need {needed >> 20} MiB; of the {settings.capacity_memory_bytes >> 20} "
+            f"{_count(wanted)} nodes of type {wanted.node_type} need {needed >> 20} MiB; of the "
+            f"{settings.capacity_memory_bytes >> 20} "
             f"MiB that this installation has for caches, {max(free, 0) >> 20} MiB are free. Nothing was changed."
         )
         raise ApiError("InsufficientCacheClusterCapacity", message)

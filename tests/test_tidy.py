@@ -1,0 +1,57 @@
+"""The house in order: each of these finds nothing. What it looks for, and what it still lets pass,
+is written in ``tools/tidy.py``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+import pytest
+from tools import tidy
+
+
+@pytest.mark.parametrize("check", tidy.CHECKS, ids=lambda check: check.__name__)
+def test_nothing_is_found(check: Callable[[], list[str]]) -> None:
+    assert check() == []
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
+    """A house that consists of these files; ``__`` in a name stands for ``/``."""
+    made = {f"src/cachekeep/{name.replace('__', '/')}.py": text for name, text in files.items()}
+    monkeypatch.setattr(tidy, "texts", lambda: made)
+    monkeypatch.setattr(tidy, "parsed", lambda *places: {p: ast.parse(t) for p, t in made.items() if p.startswith(places)})
+
+
+def test_a_long_file_and_a_long_line_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, long="x = 1\n" * 501, wide=f"x = '{'a b' * 50}'\n", fine="x = 1\n" * 500)
+    assert tidy.long_files() == ["src/cachekeep/long.py has 501 lines, 500 are the most"]
+    assert tidy.long_lines() == ["src/cachekeep/wide.py:1 has 156 columns, 132 are the most"]
+
+
+def test_a_dead_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(
+        monkeypatch,
+        one="LIVE = 1\nDEAD = LIVE\nclass Kind:\n    def used(self): ...\n    def unused(self): ...\n",
+        two="from cachekeep.one import Kind\nKind().used()\n",
+    )
+    assert tidy.dead_names() == ["src/cachekeep/one.py:2 DEAD is used nowhere", "src/cachekeep/one.py:5 unused is used nowhere"]
+
+
+def test_a_field_that_is_only_read_or_only_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(
+        monkeypatch,
+        model__cache="class Thing:\n    kept: int\n    promised: int = 0\n    idle: int = 0\n",
+        plan__rule="def rule(thing):\n    return Thing(kept=thing.promised + thing.kept, idle=1)\n",
+    )
+    assert tidy.one_way_fields() == ["Thing.promised is never given a value", "Thing.idle is never read"]
+
+
+def test_a_circle_is_found_be_it_for_types_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(
+        monkeypatch,
+        one="from cachekeep.two import x\n",
+        two="if TYPE_CHECKING:\n    from cachekeep import three\n",
+        three="def f():\n    import cachekeep.one\n",
+        four="from cachekeep import one\n",
+    )
+    assert tidy.circles() == ["cachekeep.one and cachekeep.three and cachekeep.two import each other"]
