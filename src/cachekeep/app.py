@@ -131,6 +131,7 @@ class App:
         fronts = LocalFronts(lambda key: driver.log_path(key).parent)
         policy = Policy(
             silence_seconds=settings.silence_seconds,
+            script_seconds=settings.script_seconds,
             fence=settings.fence,
             loss_budget_seconds=settings.loss_budget_seconds,
             loss_budget_bytes=settings.loss_budget_bytes,

@@ -35,8 +35,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a Describe of one resource in transition is held open."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["plain", "json"] = "plain"
-    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
-    """How long a primary that is there may leave everything unanswered before it counts as hung."""
+    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 15.0
+    """How long a primary that is there may leave everything unanswered before it counts as hung. An engine that runs a script is
+    silent for 5 s, then it says that it is busy: below that, scripts of clients cause failovers."""
+    script_seconds: Annotated[float, msgspec.Meta(ge=0)] = 15.0
+    """How long a node may be busy with a client's script before that is ended; one that has written is waited for."""
     fence: Literal["confirm", "starve"] = "confirm"
     """What comes before a successor: a primary confirmed stopped; or, where that cannot be had, one that must refuse writes."""
     loss_budget_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0

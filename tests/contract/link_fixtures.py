@@ -6,7 +6,9 @@ A simulated twin joins by adding itself to ``WORLDS``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, Target
 from cachekeep.compute.link import EngineLink
+from cachekeep.engines.launch import ADMIN
 
 
 class World(Protocol):
@@ -38,6 +41,23 @@ class World(Protocol):
     async def read(self, address: str, key: str) -> str | None: ...
     def new_address(self) -> str: ...
 
+    def another_link(self) -> Link:
+        """That of a control plane which starts now."""
+
+    async def spin(self, target: Target, *, written: bool, function: bool = False) -> None:
+        """A client runs a script or function that never ends, after a write or without one."""
+
+    async def hold_back(self, target: Target, *, seconds: float) -> None:
+        """A client has all clients wait (``CLIENT PAUSE … ALL``)."""
+
+    async def crowd(self, target: Target) -> Callable[[], Awaitable[None]]:
+        """As many clients as it may have come, and stay until they are told to leave."""
+
+    async def change_our_password(self, target: Target) -> None: ...
+
+    async def queue_up(self, target: Target) -> None:
+        """So many connections wait to be accepted that the host takes no more."""
+
 
 class RealWorld:
     """Real processes."""
@@ -48,6 +68,9 @@ class RealWorld:
         self.memory = Orders()
         self.link: Link = EngineLink(self.memory, SystemClock())
         self.targets: list[Target] = []
+        self._tasks: list[asyncio.Task[object]] = []
+        self._sockets: list[socket.socket] = []
+        self._clients: list[valkey.asyncio.Valkey] = []
 
     async def start(self, count: int) -> list[Target]:
         nodes = [node_of(self._build, f"demo-{i:03}") for i in range(1, count + 1)]
@@ -83,10 +106,77 @@ class RealWorld:
     def new_address(self) -> str:
         return new_address()
 
+    def another_link(self) -> Link:
+        return EngineLink(self.memory, SystemClock())
+
+    def _admin(self, target: Target) -> valkey.asyncio.Valkey:
+        return valkey.asyncio.Valkey(host=target.address, port=target.port, username=ADMIN, password=target.password.value)
+
+    async def _tell(self, target: Target, *command: str) -> None:
+        async with self._admin(target) as client:
+            await client.execute_command(*command)
+
+    async def spin(self, target: Target, *, written: bool, function: bool = False) -> None:
+        await self._tell(target, "CONFIG", "SET", "busy-reply-threshold", "100")  # the engines' own limit is 5 s
+        write = "redis.call('SET', KEYS[1], '1')" if written else ""
+        client = await self._client(target)
+        if function:
+            await client.function_load(
+                f"#!lua name=spin\nredis.register_function('spin', function(KEYS) {write} while true do end end)"
+            )
+            spinning = asyncio.create_task(client.fcall("spin", 1, "k"))
+        else:
+            spinning = asyncio.create_task(client.eval(f"{write} while true do end", 1, "k"))
+        spinning.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._tasks.append(spinning)
+
+    async def hold_back(self, target: Target, *, seconds: float) -> None:
+        await (await self._client(target)).execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
+
+    async def crowd(self, target: Target) -> Callable[[], Awaitable[None]]:
+        await self._tell(target, "CONFIG", "SET", "maxclients", "20")
+        clients: list[socket.socket] = []
+        while True:
+            client = socket.create_connection((target.address, target.port), timeout=5)
+            client.sendall(b"PING\r\n")
+            if not client.recv(64).startswith(b"+PONG"):
+                break
+            clients.append(client)
+        self._sockets += clients
+
+        async def leave() -> None:
+            for client in clients:
+                client.close()
+
+        return leave
+
+    async def change_our_password(self, target: Target) -> None:
+        await self._tell(target, "ACL", "SETUSER", ADMIN, "resetpass", ">another")
+
+    async def queue_up(self, target: Target) -> None:
+        full = 0
+        while full < 3:  # the kernel tries again by itself, so what waits is waiting for good
+            client = socket.socket()
+            client.settimeout(0.1)
+            self._sockets.append(client)
+            full = full + 1 if client.connect_ex((target.address, target.port)) else 0
+
+    async def _client(self, target: Target) -> valkey.asyncio.Valkey:
+        client = valkey.asyncio.Valkey(host=target.address, port=target.port, single_connection_client=True)
+        self._clients.append(client)
+        return await client.initialize()
+
     async def aclose(self) -> None:
         await self.link.aclose()
+        for task in self._tasks:
+            task.cancel()
+        for held in self._sockets:
+            held.close()
         for server in self._servers.values():
             server.kill()
+        for client in self._clients:
+            with contextlib.suppress(valkey.ValkeyError, OSError):
+                await client.aclose()
 
 
 WORLDS: dict[str, Callable[[Path], RealWorld]] = {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from tests.contract.link_fixtures import World, world
 from tests.engines.servers import until
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.contract import Key, Link, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import NodeView
+from cachekeep.model import NodeView, Plight, Silence
 
 __all__ = ["world"]
 DEADLINE = 10.0
@@ -40,7 +41,6 @@ async def test_a_fresh_process_follows_nobody_takes_no_write_and_feeds_nobody(wo
     view = await seen(world, first)
     assert (view.answering, view.role, view.follows, view.has_history, view.offset) == (True, "replica", None, False, 0)
     assert view.bound == {first.address}
-    assert not view.loading
     with pytest.raises(Exception, match="read only"):
         await world.write(first.address, "k", "v")
     await world.link.follow(second, primary=first, order=1)
@@ -273,6 +273,114 @@ async def test_only_an_order_to_lead_counts_as_one(world: World) -> None:
     endpoint = world.new_address()
     await move(world, first, second, endpoint, order=3)
     assert (world.memory.lead[first.key], world.memory.lead[second.key]) == (1, 3)
+
+
+# -- whoever answers, be it with an error, is alive
+
+
+@pytest.fixture(params=["kept", "anew"])
+async def link(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Callable[[Target], Awaitable[Link]]]:
+    """The link that has had a line to the node all the time, or that of a control plane that starts now."""
+    anew = world.another_link()
+
+    async def chosen(target: Target) -> Link:
+        assert (await seen(world, target)).answering
+        return world.link if request.param == "kept" else anew
+
+    yield chosen
+    await anew.aclose()
+
+
+async def excuse(link: Link, target: Target) -> Plight | None:
+    found = (await link.look(target, deadline_seconds=0.25)).excuse
+    return found.plight if found is not None else None
+
+
+async def _primary(world: World) -> Target:
+    (node,) = await world.start(1)
+    await world.link.promote(node, order=1, addresses=(node.address,))
+    return node
+
+
+async def test_a_script_is_an_excuse_and_can_be_ended(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
+    node = await _primary(world)
+    there = await link(node)
+    await world.spin(node, written=False)
+    await until(lambda: _excused(there, node, "busy"))
+    await there.interrupt(node)
+    await until(lambda: _answers(there, node))
+
+
+async def test_a_script_that_has_written_is_waited_for(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
+    node = await _primary(world)
+    there = await link(node)
+    await world.spin(node, written=True)
+    await until(lambda: _excused(there, node, "busy"))
+    await there.interrupt(node)
+    assert await excuse(there, node) == "unkillable"
+    assert await excuse(there, node) == "unkillable"
+
+
+async def test_a_function_is_an_excuse_and_can_be_ended(world: World) -> None:
+    node = await _primary(world)
+    await world.spin(node, written=False, function=True)
+    await until(lambda: _excused(world.link, node, "busy"))
+    await world.link.interrupt(node)
+    await until(lambda: _answers(world.link, node))
+
+
+async def test_a_pause_is_an_excuse_and_ends(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
+    node = await _primary(world)
+    there = await link(node)
+    await world.hold_back(node, seconds=1.5)
+    assert await excuse(there, node) == "paused"
+    await until(lambda: _answers(there, node))
+
+
+async def test_too_many_clients_are_an_excuse_of_a_node_that_has_no_line_yet(
+    world: World, link: Callable[[Target], Awaitable[Link]]
+) -> None:
+    node = await _primary(world)
+    there = await link(node)
+    leave = await world.crowd(node)
+    view = await there.look(node, deadline_seconds=0.25)
+    if there is world.link:
+        assert view.answering
+    else:
+        assert view.excuse is not None
+        assert view.excuse.plight == "crowded"
+        with pytest.raises(OrderFailed, match="max number of clients"):
+            await there.bind(node, (node.address,))
+    await leave()
+    await until(lambda: _answers(there, node))
+
+
+async def test_one_that_does_not_know_us_is_alive(world: World) -> None:
+    node = await _primary(world)
+    await world.change_our_password(node)
+    anew = world.another_link()
+    assert await excuse(anew, node) == "stranger"
+    await anew.aclose()
+
+
+async def test_a_host_whose_engine_lets_connections_wait_is_not_lost(world: World) -> None:
+    """So many clients knock at an engine that does nothing that its kernel takes no more of them."""
+    node = await _primary(world)
+    await world.freeze(node)
+    await world.queue_up(node)
+    anew = world.another_link()
+    view = await anew.look(node, deadline_seconds=0.25)
+    assert isinstance(view.answer, Silence)
+    assert view.answer.reachable is True
+    await anew.aclose()
+
+
+async def _excused(link: Link, target: Target, plight: Plight) -> bool:
+    return await excuse(link, target) == plight
+
+
+async def _answers(link: Link, target: Target) -> bool:
+    return bool((await link.look(target, deadline_seconds=0.25)).answering)
 
 
 # -- hand-over

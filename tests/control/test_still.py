@@ -10,7 +10,7 @@ from tests.plan.builders import group, later
 
 from cachekeep.compute.contract import Key, ProcessSeen, Target
 from cachekeep.control import Observer
-from cachekeep.model import Moment, NodeView
+from cachekeep.model import Moment, NodeView, Silence
 from cachekeep.store.memory import MemoryStore
 
 CACHE = group(1)
@@ -23,7 +23,7 @@ class World:
     def __init__(self) -> None:
         self.at = 0.0
         self.process = ProcessSeen(process="running", incarnation=1)
-        self.node = NodeView(answering=True)
+        self.node = NodeView(answer="complete")
 
     def moment(self) -> Moment:
         return later(self.at)
@@ -45,10 +45,10 @@ def dead(incarnation: int = 1, ended_at: Moment | None = None) -> ProcessSeen:
 FROZEN = ProcessSeen(process="frozen", incarnation=1)
 RUNS = ProcessSeen(process="running", incarnation=1)
 WELL, BUSY, AWAY, BROKEN = (
-    NodeView(answering=True),
-    NodeView(answering=False, reachable=True),
-    NodeView(answering=False, reachable=False),
-    NodeView(answering=False),
+    NodeView(answer="complete"),
+    NodeView(answer=Silence(reachable=True)),
+    NodeView(answer=Silence(reachable=False)),
+    NodeView(answer=Silence()),
 )
 
 

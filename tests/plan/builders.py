@@ -20,6 +20,7 @@ from cachekeep.model import (
     ReplicaSeen,
     Secret,
     Shard,
+    Silence,
     Step,
     View,
     Wanted,
@@ -120,7 +121,7 @@ def gone(incarnation: int = 1) -> NodeView:
 
 def silent(cache: Cache, name: str, seconds: float, *, reachable: bool = True, process: Any = "running") -> NodeView:
     """A process that is there and does not answer."""
-    return NodeView(process=process, incarnation=1, answering=False, silent_seconds=seconds, reachable=reachable)
+    return NodeView(process=process, incarnation=1, answer=Silence(seconds, reachable))
 
 
 def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
@@ -134,7 +135,7 @@ def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
     return NodeView(
         process="running",
         incarnation=node.incarnation,
-        answering=True,
+        answer="complete",
         role="primary" if leads else "replica",
         follows=None if leads or primary is None else primary.address,
         link_up=None if leads else True,

@@ -42,7 +42,7 @@ def settled(shards: int) -> tuple[Cache, View]:
             views[node.name] = NodeView(
                 process="running",
                 incarnation=1,
-                answering=True,
+                answer="complete",
                 role="primary" if leads else "replica",
                 follows=None if leads else one.address,
                 link_up=None if leads else True,

@@ -28,6 +28,7 @@ from cachekeep.model import (
     NodeView,
     Point,
     Promote,
+    Silence,
     Start,
     Step,
     Stop,
@@ -153,7 +154,7 @@ def test_settings_that_one_does_not_take_are_given_to_the_others() -> None:
 
 def test_a_memcached_node_that_hangs_keeps_nobody_from_the_list() -> None:
     cache = decided(memcached(2), View(free_addresses=tuple(f"127.77.0.{i}" for i in range(9))))
-    one = {n.name: NodeView(process="running", incarnation=1, answering=True, discovery_version=0) for n in cache.decided.nodes}
+    one = {n.name: NodeView(process="running", incarnation=1, answer="complete", discovery_version=0) for n in cache.decided.nodes}
     view = View(nodes=one, fronts={"discovery": FrontView(process="running", incarnation=1, targets=(), version=0)})
     cache = decided(cache, view)
     listed = cache.decided.discovery_nodes
@@ -259,8 +260,8 @@ def _moving(cache: Cache) -> Cache:
     "giver",
     [
         {"role": "replica", "follows": "127.0.0.1"},
-        {"answering": False, "silent_seconds": 9.0, "reachable": True},
-        {"process": "exited", "answering": None, "role": None},
+        {"answer": Silence(19.0, True)},
+        {"process": "exited", "answer": None, "role": None},
     ],
     ids=["has stepped down", "does not answer", "is gone"],
 )

@@ -26,6 +26,7 @@ from cachekeep.model import (
     Point,
     Promote,
     ReplicaSeen,
+    Silence,
     Start,
     Stop,
     View,
@@ -97,7 +98,7 @@ def test_the_first_primary_is_promoted_before_others_are_told_to_follow() -> Non
         n.name: NodeView(
             process="running",
             incarnation=1,
-            answering=True,
+            answer="complete",
             role="replica",
             follows=n.address,
             has_history=False,
@@ -258,7 +259,7 @@ def test_when_nobody_holds_anything_the_primary_comes_back_empty() -> None:
 
 @pytest.mark.parametrize(
     ("third", "leads"),
-    [({"has_history": False}, "demo-002"), ({"answering": False, "has_history": None}, None)],
+    [({"has_history": False}, "demo-002"), ({"answer": Silence(), "has_history": None}, None)],
     ids=["empty", "unknown"],
 )
 def test_when_nobody_holds_anything_a_primary_that_leaves_is_succeeded_by_an_empty_one(third: Any, leads: str | None) -> None:
@@ -305,8 +306,8 @@ def test_replicas_that_hold_data_are_not_told_to_follow_an_empty_primary() -> No
 @pytest.mark.parametrize(
     ("seconds", "reachable", "reaches", "fenced"),
     [
-        (1.0, True, True, False),  # busy: a long script
-        (6.0, True, True, True),  # hung
+        (6.0, True, True, False),  # a slow command, or a script that has not reached its limit yet
+        (16.0, True, True, True),  # hung
         (1.0, False, True, False),  # it is we who are cut off
         (9.0, False, True, False),  # and we stay cut off
         (1.0, False, False, True),  # its host is gone for everybody
@@ -687,7 +688,7 @@ def test_a_cluster_that_becomes_a_group_of_one_gets_endpoints_and_loses_them_wit
 
 def _listed(cache, version: int | None) -> View:  # type: ignore[no-untyped-def]
     up = {
-        n.name: NodeView(process="running", incarnation=n.incarnation, answering=True, discovery_version=version)
+        n.name: NodeView(process="running", incarnation=n.incarnation, answer="complete", discovery_version=version)
         for n in cache.decided.nodes
     }
     names = cache.decided.discovery_nodes

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.plan.builders import NOW, gone, group, healthy, running, shard, silent, step
 
 from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Cache, Configure, Decide, Detach, NodeView, Promote, Stop, View, Wait
+from cachekeep.model import Act, Cache, Configure, Decide, Detach, NodeView, Promote, Silence, Stop, View, Wait
 from cachekeep.plan import Policy
 from cachekeep.plan.situation import with_nodes
 from cachekeep.plan.starving import STARVING_SECONDS
@@ -108,7 +108,7 @@ def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() 
 )
 def test_what_keeps_it_from_being_succeeded(changes: dict[str, Any], others: dict[str, Any], why: str) -> None:
     cache = lost(**changes)
-    seen = {name: NodeView(process="running", incarnation=1, answering=False) for name in others}
+    seen = {name: NodeView(process="running", incarnation=1, answer=Silence()) for name in others}
     answer = step(cache, view(cache, **seen), STARVE, now=LATER)
     assert isinstance(answer, Wait)
     assert answer.because == f"demo-001 cannot be confirmed stopped, and {why}: it is not succeeded"

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ProcessSpec, Target
 from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
-from cachekeep.plan import followers, leaders, members, planner, starving
+from cachekeep.plan import followers, judge, leaders, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
@@ -39,11 +39,11 @@ def _no_fence(patch: pytest.MonkeyPatch) -> None:
     """A hung primary is succeeded without being stopped first."""
 
     def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
-        if leaders.why_hung(s, shard, primary) is None:
+        if judge.why_hung(s, shard, primary) is None:
             return None
         return leaders.succeed(s, shard, primary, leaders.take_over)
 
-    patch.setattr(leaders, "hung", hung)
+    patch.setattr(judge, "hung", hung)
 
 
 def _silence_is_death(patch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def pulse_of(
     return Pulse(
         target,
         open_line=open_line,
-        hang_up=lambda: None,
+        give_up=lambda: None,
         interval_seconds=0.4,
         deadline_seconds=0.25,
         wake=wake,

@@ -104,6 +104,7 @@ _METAVARS: Final = {
     "log_level": "LEVEL",
     "log_format": "[plain|json]",
     "silence_seconds": "S",
+    "script_seconds": "S",
     "fence": "[confirm|starve]",
     "loss_budget_seconds": "S",
     "loss_budget_bytes": "BYTES",
@@ -123,7 +124,9 @@ _HELP: Final = {
     "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",
     "log_level": "debug, info, warning or error. [info]",
     "log_format": "How log lines look. [plain]",
-    "silence_seconds": "How long a primary may be silent before it counts as hung. [5]",
+    "silence_seconds": "How long a primary may answer nothing before it counts as hung; a client's script may have it silent "
+    "for 5. [15]",
+    "script_seconds": "How long a node may be busy with a client's script before that is ended, unless it has written. [15]",
     "fence": "Succeed a hung primary once it is confirmed stopped; or, where that cannot be had, once it must refuse writes. "
     "[confirm]",
     "loss_budget_seconds": "How long ago a replica that is not in sync may have lost its primary and still be promoted by itself. "

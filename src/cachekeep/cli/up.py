@@ -26,6 +26,7 @@ from cachekeep.cli.engines import how_to_get, missing
     "overcommit",
     "hold_seconds",
     "silence_seconds",
+    "script_seconds",
     "fence",
     "loss_budget_seconds",
     "loss_budget_bytes",

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
-from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_resp, resp
+from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
+from cachekeep.compute.lines import Lines
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.engines.launch import ADMIN
 from cachekeep.engines.replies import cluster_seen, refused
@@ -74,9 +75,11 @@ class EngineClusterLink:
         guarded: Guarded,
         let_pass: Callable[..., None],
         replication: Callable[[Target], Awaitable[Mapping[str, str]]],
+        lines: Lines,
         clock: Clock,
     ) -> None:
-        self._order, self._guarded, self._let_pass, self._replication, self._clock = order, guarded, let_pass, replication, clock
+        self._order, self._guarded, self._let_pass, self._replication = order, guarded, let_pass, replication
+        self._lines, self._clock = lines, clock
         self._beliefs: dict[Key, tuple[bytes, float, ClusterSeen]] = {}
 
     # -- looking
@@ -254,7 +257,7 @@ class EngineClusterLink:
                 if "busy" not in str(error):
                     raise
                 lines = _SETSLOT_LINES if await self._waits_for_replicas(target) else 1
-                async with _private_lines(target, lines) as gives:
+                async with self._private(target, lines) as gives:
                     await _spread(gives, target, _setslot(_each(slots), "NODE", target.cluster_id))
 
     async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
@@ -274,14 +277,14 @@ class EngineClusterLink:
         self._let_pass(source_order, source)
         self._let_pass(target_order, target)
         end = self._clock.monotonic() + seconds
-        async with _private_lines(source, 1) as (from_source,):
+        async with self._private(source, 1) as (from_source,):
             if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(
                 target.engine, target.version
             ):
                 await self._move_whole(from_source, source, target, slots, end)
                 return
             lines = [_SETSLOT_LINES if await self._waits_for_replicas(node) else 1 for node in (source, target)]
-            async with _private_lines(source, lines[0]) as gives, _private_lines(target, lines[1]) as takes:
+            async with self._private(source, lines[0]) as gives, self._private(target, lines[1]) as takes:
                 await self._move_keys(gives, takes, source, target, slots, end)
 
     async def _waits_for_replicas(self, target: Target) -> bool:
@@ -369,30 +372,21 @@ class EngineClusterLink:
             left = [slot for slot, keys in full if len(keys) == _LISTED_KEYS]
         return True
 
+    @contextlib.asynccontextmanager
+    async def _private(self, target: Target, number: int) -> AsyncIterator[list[Line]]:
+        """Lines of one's own. Failures become OrderFailed."""
+        try:
+            async with asyncio.timeout(_LINE_SECONDS), self._lines.private(target, number) as lines:
+                yield lines
+        except (LineLost, ReplyError) as error:
+            raise OrderFailed(f"{target.key[1]}: {error}") from error
+        except TimeoutError:
+            raise OrderFailed(f"{target.key[1]} did not answer in time") from None
+
 
 def pause(seconds: float) -> Command:
     """Have a node's clients wait with their writes for so long, or until it is unpaused."""
     return ("CLIENT", "PAUSE", str(int(seconds * 1000)), "WRITE")
-
-
-@contextlib.asynccontextmanager
-async def _private_lines(target: Target, number: int) -> AsyncIterator[list[Line]]:
-    """Lines of one's own: looks and heartbeats do not wait behind what is moved over them. Failures become OrderFailed."""
-    lines: list[Line] = []
-    try:
-        async with asyncio.timeout(_LINE_SECONDS):
-            try:
-                for _ in range(number):
-                    lines.append(await connect(target.address, target.port, parse_resp))
-                    _good(await lines[-1].ask(resp(("AUTH", ADMIN, target.password.value)), 1), target)
-                yield lines
-            finally:
-                for line in lines:
-                    line.close()
-    except LineLost as error:
-        raise OrderFailed(f"{target.key[1]}: {error}") from error
-    except TimeoutError:
-        raise OrderFailed(f"{target.key[1]} did not answer in time") from None
 
 
 async def _spread(lines: Sequence[Line], target: Target, commands: list[Command]) -> None:

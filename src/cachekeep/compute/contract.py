@@ -173,7 +173,7 @@ class Link(Protocol):
         """The orders of cluster mode."""
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
-        """Ask the engine. ``answering`` is False if the deadline passed or the connection was refused; never raises."""
+        """Ask the engine. ``NodeView.answer`` says what came of it, its seconds what this look alone knows. Never raises."""
 
     async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
         """``Promote``."""
@@ -200,6 +200,9 @@ class Link(Protocol):
 
     async def witness(self, target: Target) -> None:
         """``Witness``."""
+
+    async def interrupt(self, target: Target) -> None:
+        """``Interrupt``. Confirmed: the script is being ended, or it cannot be; then looks call it ``unkillable``."""
 
     async def detach(self, target: Target, *, order: int) -> None:
         """``Detach``."""

@@ -124,14 +124,44 @@ class Line(asyncio.Protocol):
             on_lost()
 
 
-async def connect(address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None) -> Line:
-    """Open a line. Raises LineLost with the reason."""
+async def connect(
+    address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None, *, greeting: bytes = b""
+) -> Line:
+    """Open a line. ``greeting``: a command that is sent first, whose reply must be good. Raises LineLost with the reason, or the
+    reply as ReplyError.
+
+    An engine that refuses a connection says why and closes it at once, be there a greeting on its way or not. A transport may fail
+    to send before it has read, and what was said is lost; so this much goes over the bare socket, which is read to its end.
+    """
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     line = Line(parse, on_lost)
     try:
-        await asyncio.get_running_loop().create_connection(lambda: line, address, port)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (address, port))
+        if greeting:
+            await _greet(sock, greeting, parse)
+        await loop.create_connection(lambda: line, sock=sock)
     except OSError as error:
+        sock.close()
         raise LineLost(error.strerror or str(error)) from error
+    except BaseException:
+        sock.close()
+        raise
     return line
+
+
+async def _greet(sock: socket.socket, greeting: bytes, parse: Parse) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        await loop.sock_sendall(sock, greeting)
+    said = bytearray()
+    while (found := parse(said, 0)) is None:
+        if not (more := await loop.sock_recv(sock, 4096)):
+            raise LineLost("it closed the connection without a word")
+        said += more
+    if isinstance(found[0], ReplyError):
+        raise found[0]
 
 
 # -- RESP2

@@ -13,21 +13,18 @@ from msgspec.structs import replace
 from cachekeep.clock import Clock
 from cachekeep.compute.cluster_link import EngineClusterLink, pause
 from cachekeep.compute.contract import Key, Memory, Target
-from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, connect, parse_memcached, parse_resp, resp
+from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
+from cachekeep.compute.lines import Lines
 from cachekeep.compute.pulse import Moments, Pulse
-from cachekeep.engines.launch import ADMIN, NOBODY_PORT
-from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, info, node_view, reaches, stream
+from cachekeep.engines.launch import NOBODY_PORT
+from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, excuse, info, node_view, reaches, stream
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Heard, Moment, NodeView
+from cachekeep.model import Excuse, Heard, Moment, NodeView, Silence
 
 _ORDER_SECONDS = 5.0
 """Within this an order is confirmed, or it has failed."""
-_HOPELESS_SECONDS = 5.0
-"""A line that owes a reply for this long is given up and opened anew."""
 _LAST_WORD_SECONDS = 0.06
 """What a node that is silent already is given to answer a look; longer than its host may wait with an acknowledgement."""
-_CONNECT_SECONDS = 0.5
-"""Within this a host takes a connection of ours, or it is tried anew."""
 _REACH_SECONDS = 0.15
 """Within this a replica's connection to its primary is taken, or its host is out of reach."""
 _NEXT_TRY_SECONDS = 1.2
@@ -58,38 +55,74 @@ class EngineLink:
     def __init__(self, memory: Memory, clock: Clock) -> None:
         self._memory = memory
         self._clock = clock
-        self._lines: dict[Key, tuple[str, int, Line]] = {}
-        self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lines = Lines(clock, self._lost)
+        self._looks: dict[Key, tuple[Target, asyncio.Task[NodeView]]] = {}
+        """The last look at each node: one that is not answered yet is not asked again."""
+        self._unkillable: set[Key] = set()
+        """Nodes whose script has written, by their own word."""
         self._ordering: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._pulses: dict[Key, Pulse] = {}
         self._moments: Moments | None = None
         self.cluster = EngineClusterLink(
-            order=self._order, guarded=self._orders, let_pass=self._let_pass, replication=self._replication, clock=clock
+            order=self._order,
+            guarded=self._orders,
+            let_pass=self._let_pass,
+            replication=self._replication,
+            lines=self._lines,
+            clock=clock,
         )
 
     # -- looking
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         """One that owes an answer already, to a heartbeat, has had its time: it is not given the whole deadline again."""
-        kept = self._kept(target)
+        kept = self._lines.kept(target)
         owed_seconds = kept.silent_seconds if kept is not None else 0.0
-        stuck = kept is not None and owed_seconds > _LAST_WORD_SECONDS and kept.unacknowledged
+        cut = kept is not None and owed_seconds > _LAST_WORD_SECONDS and kept.unacknowledged
         try:
             async with asyncio.timeout(max(deadline_seconds - owed_seconds, _LAST_WORD_SECONDS)):
-                try:
-                    return await self._ask(await self._line(target), target)
-                except LineLost:
-                    if kept is None:
-                        raise
-                    return await self._ask(await self._line(target), target)  # a line may be closed; is the engine there?
-        except (LineLost, ReplyError) as error:
-            return NodeView(answering=False, problem=str(error))
+                seen = await asyncio.shield(self._look(target))
+        except LineLost as error:
+            return NodeView(answer=Silence(), problem=str(error))
+        except ReplyError as error:
+            return self._excused(target, excuse(str(error)))
         except TimeoutError:
-            line = self._kept(target)
-            reachable = not stuck if owed_seconds > _LAST_WORD_SECONDS else line is not None and not line.unacknowledged
-            self._give_up_if_hopeless(target.key)
-            problem = f"no answer within {deadline_seconds:g} s"
-            return NodeView(answering=False, silent_seconds=owed_seconds, reachable=reachable, problem=problem)
+            line = self._lines.kept(target)
+            if cut or (line is not None and line.unacknowledged):
+                return self._silent(target, owed_seconds, deadline_seconds, reachable=False)
+            knocked = await self._lines.knock(target)
+            if knocked.excuse is not None:
+                return self._excused(target, knocked.excuse)
+            return self._silent(target, owed_seconds, deadline_seconds, reachable=line is not None or knocked.reachable)
+        self._unkillable.discard(target.key)
+        return seen
+
+    def _silent(self, target: Target, owed_seconds: float, deadline_seconds: float, *, reachable: bool) -> NodeView:
+        self._lines.give_up(target.key)
+        return NodeView(answer=Silence(owed_seconds, reachable), problem=f"no answer within {deadline_seconds:g} s")
+
+    def _excused(self, target: Target, said: Excuse) -> NodeView:
+        if said.plight == "busy" and target.key in self._unkillable:
+            said = replace(said, plight="unkillable")
+        return NodeView(answer=said, problem=said.words)
+
+    def _look(self, target: Target) -> asyncio.Task[NodeView]:
+        """The look that is on its way, or a new one."""
+        asked, task = self._looks.get(target.key, (None, None))
+        if task is None or task.done() or asked != target:
+            task = asyncio.create_task(self._look_anew(target))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting for it any more
+            self._looks[target.key] = target, task
+        return task
+
+    async def _look_anew(self, target: Target) -> NodeView:
+        kept = self._lines.kept(target)
+        try:
+            return await self._ask(await self._lines.open(target), target)
+        except LineLost:
+            if kept is None:
+                raise
+            return await self._ask(await self._lines.open(target), target)  # a line may be closed; is the engine there?
 
     async def _ask(self, line: Line, target: Target) -> NodeView:
         if target.engine == "memcached":
@@ -121,6 +154,16 @@ class EngineLink:
                 if reaches(role) or self._clock.monotonic() > started + patience:
                     return
                 await self._clock.sleep(0.005)
+
+    async def interrupt(self, target: Target) -> None:
+        """Of a script ``SCRIPT KILL`` speaks, of a function ``FUNCTION KILL``; each refuses what is the other's (BUSY)."""
+        async with self._orders(target):
+            with _failures(target):
+                async with asyncio.timeout(_ORDER_SECONDS):
+                    line = await self._lines.open(target)
+                    replies = await line.ask(resp(("SCRIPT", "KILL"), ("FUNCTION", "KILL")), 2)
+            if not any(reply == "OK" or str(reply).startswith("NOTBUSY") for reply in replies):
+                self._unkillable.add(target.key)
 
     async def detach(self, target: Target, *, order: int) -> None:
         async with self._orders(target):
@@ -160,7 +203,7 @@ class EngineLink:
         async with self._orders(target):
             with _failures(target):
                 async with asyncio.timeout(_ORDER_SECONDS):
-                    (reply,) = await (await self._line(target)).ask(command, 1)
+                    (reply,) = await (await self._lines.open(target)).ask(command, 1)
         if reply != "STORED":
             raise OrderFailed(f"{target.key[1]} did not store the discovery list: {reply}")
 
@@ -312,8 +355,8 @@ class EngineLink:
         self._moments = self._moments or Moments()
         self._pulses[target.key] = Pulse(
             target,
-            open_line=lambda: self._line(target),
-            hang_up=lambda: self._hang_up(target.key),
+            open_line=lambda: self._lines.open(target),
+            give_up=lambda: self._lines.give_up(target.key),
             interval_seconds=interval_seconds,
             deadline_seconds=deadline_seconds,
             wake=wake,
@@ -327,58 +370,20 @@ class EngineLink:
         if pulse is not None:
             pulse.stop()
         self.cluster.forget(key)
-        self._hang_up(key)
+        if key in self._looks:
+            self._looks.pop(key)[1].cancel()
+        self._unkillable.discard(key)
+        self._lines.hang_up(key)
 
     async def aclose(self) -> None:
-        for key in [*self._pulses, *self._lines]:
+        for key in [*self._pulses, *self._lines.keys()]:
             self.unwatch(key)
 
     # -- lines
 
-    async def _line(self, target: Target) -> Line:
-        """The kept line to a node, opened if it is not. Raises LineLost, or ReplyError where the password is refused."""
-        kept = self._kept(target)
-        if kept is not None:
-            return kept
-        async with self._opening[target.key]:
-            kept = self._kept(target)
-            if kept is not None:
-                return kept
-            self._hang_up(target.key)
-            memcached = target.engine == "memcached"
-            try:
-                # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    line = await connect(
-                        target.address, target.port, parse_memcached if memcached else parse_resp, lambda: self._lost(target.key)
-                    )
-            except TimeoutError as error:
-                raise LineLost(f"no connection within {_CONNECT_SECONDS:g} s") from error
-            self._lines[target.key] = (target.address, target.port, line)
-            if not memcached:
-                (reply,) = await line.ask(resp(("AUTH", ADMIN, target.password.value)), 1)
-                if isinstance(reply, ReplyError):
-                    self._hang_up(target.key)
-                    raise reply
-            return line
-
-    def _kept(self, target: Target) -> Line | None:
-        address, port, line = self._lines.get(target.key, ("", 0, None))
-        return line if line is not None and line.open and (address, port) == (target.address, target.port) else None
-
     def _lost(self, key: Key) -> None:
         if key in self._pulses:
             self._pulses[key].lost()
-
-    def _hang_up(self, key: Key) -> None:
-        _, _, line = self._lines.pop(key, ("", 0, None))
-        if line is not None:
-            line.close()
-
-    def _give_up_if_hopeless(self, key: Key) -> None:
-        _, _, line = self._lines.get(key, ("", 0, None))
-        if line is not None and line.silent_seconds > _HOPELESS_SECONDS:
-            self._hang_up(key)
 
     @contextlib.asynccontextmanager
     async def _orders(self, *targets: Target) -> AsyncIterator[None]:
@@ -401,7 +406,7 @@ class EngineLink:
             raise OrderFailed(f"{target.key[1]}: Memcached cannot be told {commands[0][0]}")
         with _failures(target):
             async with asyncio.timeout(_ORDER_SECONDS):
-                line = await self._line(target)
+                line = await self._lines.open(target)
                 replies = await line.ask(resp(*commands), len(commands))
                 for at, command in enumerate(commands):
                     if command[:3] == _SET_BIND and isinstance(replies[at], ReplyError):
@@ -434,7 +439,7 @@ async def _look_resp(line: Line, target: Target) -> NodeView:
 async def _look_memcached(line: Line, target: Target) -> NodeView:
     _, payload = _good(await line.ask(b"version\r\nget %b\r\n" % DISCOVERY_KEY.encode(), 2))
     held = discovery_version(payload) if isinstance(payload, bytes) else 0
-    return NodeView(answering=True, discovery_version=held, bound=frozenset({target.address}))
+    return NodeView(answer="complete", discovery_version=held, bound=frozenset({target.address}))
 
 
 def _good(replies: list[Reply]) -> list[Reply]:

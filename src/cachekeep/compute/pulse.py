@@ -19,7 +19,7 @@ _SLOTS = 4
 """Into so many groups the beats of an interval are gathered: each group wakes the loop once, and what it runs is warm then."""
 _EARLY_SECONDS = 0.001
 _HOPELESS_SECONDS = 5.0
-"""A line that owes an answer for this long, and for several deadlines, is opened anew: the machine at its end may be gone."""
+"""A line that owes an answer for this long, and for several deadlines, may be given up."""
 _HOPELESS_DEADLINES = 5
 _REOPEN_SECONDS = 0.1
 """A line that is lost within this time of its opening waits for the next beat: an engine may be closing all that it accepts."""
@@ -59,7 +59,7 @@ class Pulse:
         target: Target,
         *,
         open_line: Callable[[], Awaitable[Line]],
-        hang_up: Callable[[], None],
+        give_up: Callable[[], None],
         interval_seconds: float,
         deadline_seconds: float,
         wake: Callable[[Key], None],
@@ -72,7 +72,7 @@ class Pulse:
         self._replicated = target.engine != "memcached"
         self._question = _ASK_ENGINE if self._replicated else _ASK_MEMCACHED
         self._open_line = open_line
-        self._hang_up = hang_up
+        self._give_up = give_up
         self._interval = interval_seconds
         self._deadline = deadline_seconds
         self._wake = wake
@@ -136,7 +136,7 @@ class Pulse:
                 self._wake(self._key)
             if waited >= max(_HOPELESS_SECONDS, _HOPELESS_DEADLINES * self._deadline):
                 self._asked_at = None
-                self._hang_up()
+                self._give_up()
         self._rest(until)
 
     def _ask(self, now: float) -> None:

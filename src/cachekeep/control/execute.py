@@ -29,6 +29,7 @@ from cachekeep.model import (
     Follow,
     Front,
     HandOver,
+    Interrupt,
     Meet,
     MoveSlots,
     Node,
@@ -177,6 +178,8 @@ class Hands:
             case Witness(node, primary):
                 await self._link.witness(target(cache, _node(cache, node)))
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
+            case Interrupt(node):
+                await self._link.interrupt(target(cache, _node(cache, node)))
             case Detach(node, order):
                 await self._link.detach(target(cache, _node(cache, node)), order=order)
             case Bind(node, addresses, drop_clients):

@@ -15,7 +15,21 @@ from cachekeep.control.flights import Flights
 from cachekeep.control.fronts import Fronts
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
-from cachekeep.model import Cache, Front, FrontView, Moment, Node, NodeView, Start, View, Witness, elapsed
+from cachekeep.model import (
+    Answer,
+    Cache,
+    Excuse,
+    Front,
+    FrontView,
+    Moment,
+    Node,
+    NodeView,
+    Silence,
+    Start,
+    View,
+    Witness,
+    elapsed,
+)
 from cachekeep.network.addresses import free
 from cachekeep.plan.members import addresses_needed
 from cachekeep.store.contract import Store, StoreFailed
@@ -56,8 +70,8 @@ def _unsettled(view: View) -> View:
     nodes = dict(view.nodes)
     for flight in view.flights:
         match flight.effect:
-            case Start(name) if name in nodes:
-                nodes[name] = replace(nodes[name], silent_seconds=None)
+            case Start(name) if name in nodes and isinstance(nodes[name].answer, Silence):
+                nodes[name] = replace(nodes[name], answer=None)
             case Witness(name) if name in nodes:
                 nodes[name] = replace(nodes[name], reaches=None)
     return replace(view, nodes=nodes)
@@ -97,11 +111,13 @@ class Late:
 
 
 class Observer:
-    """Looks at caches. Remembers only since when a node has been silent or still, when it was a witness, and what is in flight."""
+    """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, and what is in flight."""
 
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
         self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
         self._silent_since: dict[Key, float] = {}
+        self._waiting_since: dict[Key, float] = {}
+        self._heard_at: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._still: dict[Key, tuple[int, Moment, Moment]] = {}
         """Incarnation, since when, and when it was last looked at."""
@@ -135,19 +151,13 @@ class Observer:
         asked_at, moment = self._clock.monotonic(), self._clock.moment()
         if process.process == "running":
             seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
-        if seen.answering or process.process not in ("running", "frozen"):
-            if self._silent_since.pop(key, None) is not None:  # what was said of it while it was silent is over
-                for told in [t for t in self._witnessed_at if t[0] == cache.uid and t[2] == node.address]:
-                    del self._witnessed_at[told]
-            silent = None
-        else:
-            since = asked_at - (seen.silent_seconds or 0.0)  # a heartbeat may have asked before us
-            silent = self._clock.monotonic() - self._silent_since.setdefault(key, since)
+        elif process.process == "frozen":
+            seen = NodeView(answer=Silence())
         return replace(
             seen,
             process=process.process,
             incarnation=process.incarnation,
-            silent_seconds=silent,
+            answer=self._timed(cache, node, seen.answer, asked_at),
             witnessed_seconds=None if (at := self._witnessed_at.get((*key, seen.follows or ""))) is None else asked_at - at,
             heard=process.heard,
             still_since=self._still_since(key, process, seen, moment),
@@ -162,7 +172,7 @@ class Observer:
         """The end of a process is final. One that is stopped, or does not take up what has reached it,
         may have gone on since the last look unless that was just now."""
         ended = process.process in ("absent", "exited", "stuck")
-        busy = process.process == "running" and seen.answering is False and seen.reachable is True
+        busy = process.process == "running" and isinstance(seen.answer, Silence) and seen.answer.reachable is True
         if not (ended or busy or process.process == "frozen"):
             self._still.pop(key, None)
             return None
@@ -172,6 +182,23 @@ class Observer:
             since = moment
         self._still[key] = (process.incarnation, since, moment)
         return process.ended_at if ended and process.ended_at is not None else since
+
+    def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float) -> Answer | None:
+        """The answer with how long it has been no better."""
+        key, now = (cache.uid, node.name), self._clock.monotonic()
+        if not isinstance(answer, Silence):
+            self._heard_at[key] = now
+            if self._silent_since.pop(key, None) is not None:  # what was said of it while it was silent is over
+                for told in [t for t in self._witnessed_at if t[0] == cache.uid and t[2] == node.address]:
+                    del self._witnessed_at[told]
+        if not isinstance(answer, Excuse | Silence):
+            self._waiting_since.pop(key, None)
+            return answer
+        since = asked_at - answer.seconds  # a heartbeat may have asked before us
+        waiting = now - self._waiting_since.setdefault(key, since)
+        if isinstance(answer, Excuse):
+            return replace(answer, seconds=waiting)
+        return replace(answer, seconds=now - self._silent_since.setdefault(key, max(since, self._heard_at.get(key, since))))
 
     async def _front(self, cache: Cache, front: Front, process: ProcessSeen) -> FrontView:
         targets: tuple[str, ...] | None = None
@@ -205,7 +232,13 @@ class Observer:
 
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
-        memories: tuple[dict[Any, Any], ...] = (self._silent_since, self._witnessed_at, self._still)
+        memories: tuple[dict[Any, Any], ...] = (
+            self._silent_since,
+            self._waiting_since,
+            self._heard_at,
+            self._witnessed_at,
+            self._still,
+        )
         for memory in memories:
             for key in [k for k in memory if k[0] == cache.uid]:
                 del memory[key]

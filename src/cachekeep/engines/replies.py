@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.model import ClusterSeen, NodeView, ReplicaSeen, Stream
+from cachekeep.model import ClusterSeen, Excuse, NodeView, Plight, ReplicaSeen, Stream
 
 _REPLICA = re.compile(r"slave\d+")
 
@@ -26,9 +26,9 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
     held = _stream(fields) if history else None
     link_up = fields.get("master_link_status") == "up" if following else None
     down = _number(fields, "master_link_down_since_seconds")
+    loading = fields.get("loading") == "1" or fields.get("async_loading") == "1"
     return NodeView(
-        answering=True,
-        loading=fields.get("loading") == "1" or fields.get("async_loading") == "1",
+        answer=Excuse("loading") if loading else "complete",
         role="replica" if replica else "primary",
         follows=fields.get("master_host") if following else None,
         link_up=link_up,
@@ -40,6 +40,34 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
         other_databases=tuple(sorted(int(name[2:]) for name in fields if re.fullmatch(r"db[1-9]\d*", name))),
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
     )
+
+
+_PLIGHTS: dict[str, Plight] = {
+    "LOADING": "loading",
+    "BUSY": "busy",
+    "NOAUTH": "stranger",
+    "WRONGPASS": "stranger",
+    "NOPERM": "stranger",
+    "DENIED": "stranger",
+    "ERR max number of clients": "crowded",
+    "ERR AUTH": "stranger",
+    "ERR Client sent AUTH": "stranger",
+    "ERR invalid password": "stranger",
+    "ERROR Too many open connections": "crowded",
+    "CLIENT_ERROR unauthenticated": "stranger",
+    "not RESP": "stranger",
+}
+"""How error replies begin (Redis 6 to Valkey 9: networking.c, acl.c, server.c; Memcached 1.6: memcached.c)."""
+
+
+def excuse(words: str) -> Excuse:
+    """What an error reply says of the engine that gave it, whatever was asked."""
+    return Excuse(next((plight for begin, plight in _PLIGHTS.items() if _begins(words, begin)), "failing"), words)
+
+
+def _begins(words: str, begin: str) -> bool:
+    """``BUSY …`` is another error than ``BUSYKEY …``."""
+    return words.startswith(begin) and not words[len(begin) : len(begin) + 1].isalpha()
 
 
 def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:

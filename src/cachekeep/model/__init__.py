@@ -33,6 +33,7 @@ from cachekeep.model.step import (
     Follow,
     Forget,
     HandOver,
+    Interrupt,
     Meet,
     MoveSlots,
     Own,
@@ -51,11 +52,25 @@ from cachekeep.model.step import (
     subjects,
 )
 from cachekeep.model.stream import Heard, Stream
-from cachekeep.model.view import ClusterSeen, Failure, Flight, FrontView, NodeView, Process, ReplicaSeen, View
+from cachekeep.model.view import (
+    Answer,
+    ClusterSeen,
+    Excuse,
+    Failure,
+    Flight,
+    FrontView,
+    NodeView,
+    Plight,
+    Process,
+    ReplicaSeen,
+    Silence,
+    View,
+)
 
 __all__ = [
     "UNKNOWN",
     "Act",
+    "Answer",
     "Bind",
     "Cache",
     "CacheKind",
@@ -74,6 +89,7 @@ __all__ = [
     "Erase",
     "Errand",
     "Event",
+    "Excuse",
     "Failure",
     "Flight",
     "Follow",
@@ -83,6 +99,7 @@ __all__ = [
     "HandOver",
     "Heard",
     "Installation",
+    "Interrupt",
     "Meet",
     "Member",
     "Moment",
@@ -92,6 +109,7 @@ __all__ = [
     "NodeView",
     "Own",
     "ParameterGroup",
+    "Plight",
     "Point",
     "Process",
     "Promote",
@@ -100,6 +118,7 @@ __all__ = [
     "Secret",
     "Settle",
     "Shard",
+    "Silence",
     "SlotRange",
     "Start",
     "Step",

@@ -79,6 +79,12 @@ class Witness(msgspec.Struct, frozen=True):
     primary: str
 
 
+class Interrupt(msgspec.Struct, frozen=True):
+    """Have the node end the script or function that it runs, if that has written nothing (``SCRIPT KILL``, ``FUNCTION KILL``)."""
+
+    node: str
+
+
 class Detach(msgspec.Struct, frozen=True):
     """Have a replica leave its primary and follow nobody. It keeps what it holds, and acknowledges nothing any more.
     Refused by a node that has seen a later order."""
@@ -198,6 +204,7 @@ Effect = (
     | HandOver
     | Convert
     | Witness
+    | Interrupt
     | Detach
     | Bind
     | Configure

@@ -50,18 +50,46 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of all nodes that it knows, itself included, but for those it is still shaking hands with."""
 
 
+Plight = Literal["loading", "busy", "unkillable", "paused", "crowded", "stranger", "failing"]
+"""Why an engine that is alive does not say what it was asked.
+
+``loading``: it reads data in (LOADING); ``busy``: a script or function has been running for longer than the engine's own limit
+(BUSY); ``unkillable``: so, and it cannot be ended, as it has written; ``paused``: it holds back every command (CLIENT PAUSE … ALL);
+``crowded``: it has as many clients as it may; ``stranger``: it does not know us, or is not the engine that we started (NOAUTH,
+WRONGPASS, NOPERM, another protocol); ``failing``: any other error."""
+
+
+class Excuse(msgspec.Struct, frozen=True, tag=True):
+    """It answered, but not what it was asked: its event loop turns, so it is neither dead nor hung."""
+
+    plight: Plight
+    words: str = ""
+    """The engine's own."""
+    seconds: float = 0.0
+    """For how long it has not told everything."""
+
+
+class Silence(msgspec.Struct, frozen=True, tag=True):
+    """It did not answer at all."""
+
+    seconds: float = 0.0
+    """Since it last answered anything, or since it was first asked."""
+    reachable: bool | None = None
+    """Whether its host still takes what is sent to it. A busy engine is reachable, a cut-off host is not."""
+
+
+Answer = Literal["complete"] | Excuse | Silence
+"""What came of asking the engine itself; only a complete one tells of role, links, offsets and slots."""
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """One node. ``process`` comes from the driver, the rest from the engine itself."""
 
     process: Process | None = None
     incarnation: int | None = None
     """Of the process that is there, or of the last one that was."""
-    answering: bool | None = None
-    silent_seconds: float | None = None
-    """For how long it has left every look unanswered; None when it answered the last one."""
-    reachable: bool | None = None
-    """While it is silent: whether its host still takes what is sent to it. A busy engine is reachable, a cut-off host is not."""
-    loading: bool = False
+    answer: Answer | None = None
+    """None: it was not asked."""
     role: Literal["primary", "replica"] | None = None
     follows: str | None = None
     """Address of the primary that a replica has been told to follow."""
@@ -101,6 +129,33 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """Cluster mode only."""
     problem: str | None = None
     """Why the last effect on it failed, in the driver's or engine's words."""
+
+    @property
+    def answering(self) -> bool | None:
+        """Whether it told everything; None: it was not asked."""
+        return None if self.answer is None else self.answer == "complete"
+
+    @property
+    def excuse(self) -> Excuse | None:
+        """Why it did not tell everything, by its own word."""
+        return self.answer if isinstance(self.answer, Excuse) else None
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has answered nothing at all; 0 while it answers anything, and when it was not asked."""
+        return self.answer.seconds if isinstance(self.answer, Silence) else 0.0
+
+    @property
+    def reachable(self) -> bool | None:
+        """Whether its host takes what is sent to it."""
+        if isinstance(self.answer, Silence):
+            return self.answer.reachable
+        return None if self.answer is None else True
+
+    @property
+    def waiting_seconds(self) -> float:
+        """For how long it has been waited for: silent, or with an excuse. 0 when it told everything, or was not asked."""
+        return self.answer.seconds if isinstance(self.answer, Excuse | Silence) else 0.0
 
 
 class FrontView(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
-from cachekeep.plan import leaders
+from cachekeep.plan import judge, leaders
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, with_shard
 
@@ -47,7 +47,7 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
         return None
     if s.gone(primary):
         return leaders.succeed(s, shard, primary, _nominate)
-    return leaders.hung(s, shard, primary)
+    return judge.hung(s, shard, primary)
 
 
 def _leader(s: Situation, shard: Shard) -> Node | None:
@@ -73,7 +73,7 @@ def _emptied(s: Situation, shard: Shard, primary: Node) -> Step | None:
         f"{primary.name} has lost its slots, and dropped its keys with them: it is stopped, "
         f"and {names(holders[:1])} or another leads"
     )
-    return leaders.condemn(s, primary, because)
+    return judge.condemn(s, primary, because)
 
 
 def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
@@ -184,7 +184,7 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
     because = (
         f"{taker.name} was to take over and does not answer: it is stopped for certain before {names(others[:1])} or another does"
     )
-    return leaders.condemn(s, taker, because)
+    return judge.condemn(s, taker, because)
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
@@ -210,8 +210,8 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
     if s.gone(giver) or taker.leaving:
         return _call_off(s, shard, f"{giver.name if s.gone(giver) else taker.name} is gone")
     if not s.alive(giver) or not s.alive(taker):
-        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
-        if silent > s.policy.hand_over_seconds:
+        waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
+        if waiting > s.policy.hand_over_seconds:
             return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
         return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
     if not s.leads(giver):
@@ -253,14 +253,14 @@ def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
     pause ends soon. So it is stopped for certain at once."""
     v = s.seen(taker)
     # Who sees neither of them is told nothing by silence.
-    late = (v.silent_seconds or 0.0) >= s.policy.hand_over_seconds / 2
-    hangs = v.process == "frozen" or (late and (s.leads(giver) or leaders.why_hung(s, shard, giver) is not None))
+    late = v.silent_seconds >= s.policy.hand_over_seconds / 2
+    hangs = v.process == "frozen" or (late and (s.leads(giver) or judge.why_hung(s, shard, giver) is not None))
     if taker.condemned or not hangs:
         return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
     because = (
         f"{taker.name} was to take over from {giver.name} and does not answer: it is stopped for certain, before it does so late"
     )
-    return leaders.condemn(s, taker, because)
+    return judge.condemn(s, taker, because)
 
 
 # -- replicas

@@ -67,7 +67,7 @@ def revive(s: Situation) -> Step | None:
         stuck = [
             n
             for n in s.replicas(shard, leaving=False)
-            if s.seen(n).process == "frozen" and not n.condemned and (s.seen(n).silent_seconds or 0.0) >= s.policy.silence_seconds
+            if s.seen(n).process == "frozen" and not n.condemned and s.seen(n).silent_seconds >= s.policy.replica_seconds
         ]
         if stuck:
             decided = with_nodes(s.decided, [replace(n, condemned=True) for n in stuck])
@@ -85,5 +85,5 @@ def in_sync(s: Situation, known: frozenset[str], primary: Node, node: Node) -> b
     if not s.runs(node) or v.process != "running" or node.condemned:
         return False
     if v.answering is not True:  # silent to us, but its primary hears it
-        return online and node.name in known and (v.silent_seconds or 0) < s.policy.silence_seconds
+        return online and node.name in known and v.waiting_seconds < s.policy.replica_seconds
     return online and v.link_up is True and v.follows == primary.address

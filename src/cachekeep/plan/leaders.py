@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait, Witness
+from cachekeep.model import Act, Decide, Effect, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait
+from cachekeep.plan import judge
 from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.flights import first, under_way
-from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_shard
 
 Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
 """(situation, shard, who was lost, who shall lead, why) → what makes it so."""
@@ -56,7 +57,7 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
         return None  # members.stop confirms it first, or starving.starve goes another way
     if s.gone(primary):
         return succeed(s, shard, primary, take_over)
-    return hung(s, shard, primary) or _first_promotion(s, shard, primary)
+    return judge.hung(s, shard, primary) or _first_promotion(s, shard, primary)
 
 
 def _heir(s: Situation, shard: Shard, primary: Node) -> Node | None:
@@ -122,7 +123,7 @@ def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
     return tuple(Follow(n.name, primary.name, shard.order) for n in s.replicas(shard) if s.alive(n))
 
 
-# -- the primary is gone or hung
+# -- the primary is gone
 
 
 def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
@@ -217,80 +218,6 @@ def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | 
     return min(candidates, key=lambda n: (-(s.seen(n).offset or 0), n.zone != zone, n.name))
 
 
-def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
-    """The process is there but does not work: confirmed frozen, silent for too long, or cut off. It is fenced only if somebody can
-    take over: killing it would lose what it holds."""
-    v = s.seen(primary)
-    doubt = _ask_witnesses(s, shard, primary)
-    if doubt is not None:
-        return doubt
-    reason = why_hung(s, shard, primary)
-    if reason is None:
-        if v.reachable is False and (left := s.policy.unreachable_seconds - (v.silent_seconds or 0.0)) > 0:
-            return Wait(left, f"{primary.name} takes nothing from here; its replicas are asked when that lasts")
-        if v.answering is not True:
-            return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
-        return None
-    if primary.due:
-        decided = with_nodes(s.decided, [replace(primary, condemned=True)])
-        return Decide(decided, f"{primary.name} {reason}, and its restart was asked for: it is stopped for certain")
-    go_on = f"`cachekeep failover {s.cache.name}`, or a reboot of {primary.name}, goes on without what only it holds"
-    if not s.cache.wanted.automatic_failover:
-        return Wait(1.0, f"{primary.name} {reason}; automatic failover is off, so it is left alone. {go_on}", True)
-    able = s.able(shard)
-    if not able:
-        because = f"{primary.name} {reason}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
-        return Wait(1.0, because, True)
-    return condemn(s, primary, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
-
-
-def condemn(s: Situation, node: Node, because: str) -> Decide:
-    """It must be confirmed stopped before anything else happens to its shard."""
-    return Decide(with_nodes(s.decided, [replace(node, condemned=True, condemned_at=s.now)]), because)
-
-
-def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
-    """A primary that we cannot reach may be cut off, or we may be. Its replicas know, but not by themselves: a silent cut shows
-    only when a connection is made. So they are made to connect anew before anything rests on their word."""
-    if not _unreachable(s, primary) or not s.cache.wanted.automatic_failover:
-        return None
-    unsure = [n for n in _witnesses(s, shard) if s.seen(n).reaches is not False]
-    ask = [n for n in unsure if (asked := s.seen(n).witnessed_seconds) is None or asked >= s.policy.witness_seconds]
-    if ask:
-        because = f"{primary.name} takes nothing from here: {names(ask)} shall try to reach it"
-        return Act((tuple(Witness(n.name, primary.name) for n in ask),), because)
-    if unsure:
-        because = f"{primary.name} takes nothing from here, but {names(unsure)} does not find it lost: it may be we who are cut off"
-        return Wait(s.policy.poll_seconds * 5, because)
-    return None
-
-
-def _unreachable(s: Situation, primary: Node) -> bool:
-    v = s.seen(primary)
-    return v.process == "running" and v.reachable is False and (v.silent_seconds or 0.0) >= s.policy.unreachable_seconds
-
-
-def _witnesses(s: Situation, shard: Shard) -> list[Node]:
-    return [n for n in s.replicas(shard) if n.name in shard.in_sync and s.alive(n)]
-
-
-def why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
-    v = s.seen(primary)
-    if v.process == "frozen":
-        return "is frozen"
-    silent = v.silent_seconds
-    if silent is None:
-        return None
-    if v.reachable is False:
-        witnesses = _witnesses(s, shard)
-        if _unreachable(s, primary) and witnesses and all(s.seen(n).reaches is False for n in witnesses):
-            return f"has been unreachable for {silent:.1f} s, for its replicas too"
-        return None  # a replica reaches it, or nobody can tell: it may be we who are cut off
-    if silent >= s.policy.silence_seconds:
-        return f"has not answered for {silent:.1f} s"
-    return None
-
-
 # -- planned moves
 
 
@@ -302,8 +229,8 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
     if s.gone(giver):
         return _orphaned(s, shard, giver, taker)
     if not s.alive(giver) or not s.alive(taker):
-        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
-        if silent > s.policy.hand_over_seconds:
+        waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
+        if waiting > s.policy.hand_over_seconds:
             if s.alive(giver) and not s.leads(giver):  # the taker may lead already, and has all that the giver wrote
                 return _handed_over(
                     s, shard, giver, taker, f"{giver.name} has stepped down for {taker.name}, which does not answer"

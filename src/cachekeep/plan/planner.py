@@ -13,6 +13,7 @@ from cachekeep.plan import (
     cluster_slots,
     endpoints,
     followers,
+    judge,
     leaders,
     members,
     rollout,
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     followers.follow,
     followers.track,
     followers.revive,
+    judge.interrupt,
     switching.feed,
     starving.arm,
     starving.stop,
@@ -95,9 +97,8 @@ def _rest(s: Situation) -> Wait:
             f"look after the disk under {verb(stuck, 'it', 'them')}"
         )
         return Wait(s.policy.poll_seconds * 10, because, refused=True)
-    silent = [n for n in s.decided.nodes if not s.alive(n)]
-    if silent:
-        return Wait(s.policy.poll_seconds * 10, f"{names(silent)} {verb(silent, 'does', 'do')} not answer")
+    if (wait := judge.unwell(s, [n for n in s.decided.nodes if not s.alive(n)])) is not None:
+        return wait
     fronts = [(f.name, s.view.fronts.get(f.name)) for f in s.decided.fronts if not f.leaving]
     mute = [name for name, v in fronts if v is None or v.process != "running" or v.targets is None]
     if mute:

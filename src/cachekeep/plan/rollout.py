@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from cachekeep.engines.config import live_digest
 from cachekeep.model import Act, Configure, Decide, Decided, Effect, Errand, Node, Shard, Step, Wait
 from cachekeep.plan import cluster_slots
-from cachekeep.plan.leaders import move, successor, why_hung
+from cachekeep.plan.judge import ailing
+from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 
@@ -138,7 +139,7 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
         case "promote-stale":
             shard = s.cache.shard(errand.shard or s.decided.shards[0].id)
             primary = s.primary(shard) if shard is not None else None
-            if shard is not None and primary is not None and (reason := why_hung(s, shard, primary)):
+            if shard is not None and primary is not None and (reason := ailing(s, shard, primary)):
                 word = _given_up(s, decided, replace(shard, accept_stale=True), primary)
                 return Decide(word, f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds")
             if shard is None or s.decided.refusal is None or (primary is not None and s.leads(primary)):
@@ -155,7 +156,7 @@ def _promote(s: Situation, errand: Errand) -> Decide | Wait:
     if node is None or shard is None or node.name == shard.primary:
         return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")
     primary = s.primary(shard)
-    if primary is not None and (reason := why_hung(s, shard, primary)):
+    if primary is not None and (reason := ailing(s, shard, primary)):
         word = _given_up(s, done, replace(shard, preferred=node.name), primary)
         return Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked")
     if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
@@ -171,7 +172,7 @@ def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
     done = replace(s.decided, errands_done=errand.serial)
     if shard is None or primary is None:
         return Decide(done, f"node group {errand.shard} is gone: no failover to test")
-    if reason := why_hung(s, shard, primary):
+    if reason := ailing(s, shard, primary):
         return Decide(_given_up(s, done, shard, primary), f"{primary.name} {reason} and is given up, as asked")
     to = successor(s, shard)
     if to is None:

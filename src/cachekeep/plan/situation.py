@@ -18,9 +18,13 @@ from cachekeep.model.windows import in_window
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator may set. Times in seconds."""
 
-    silence_seconds: float = 5.0
-    """A primary that its host still takes connections for (a long script,
-    a slow disk) is given this long before it counts as hung."""
+    silence_seconds: float = 15.0
+    """A primary that answers nothing at all, though its host takes connections (a slow command, a slow disk), is given this long
+    before it counts as hung. Longer than an engine's limit for scripts (5 s), after which it says that it is busy."""
+    script_seconds: float = 15.0
+    """A node that is busy with a script or function is given this long, then that is ended if it has written nothing yet."""
+    replica_seconds: float = 5.0
+    """A replica that is stopped (SIGSTOP), or silent to us though its primary hears it, is given this long."""
     unreachable_seconds: float = 0.3
     """A primary whose host takes nothing that is sent to it is given this long,
     then its replicas are asked whether they reach it."""
@@ -210,7 +214,7 @@ class Situation:
     def alive(self, node: Node) -> bool:
         """Runs, answers, and is not to be stopped."""
         v = self.seen(node)
-        return self.runs(node) and v.process == "running" and v.answering is True and not v.loading and not node.condemned
+        return self.runs(node) and v.process == "running" and v.answering is True and not node.condemned
 
     def serving(self, shard: Shard, node: Node) -> bool:
         """A replica that may be read from: in sync, its process there and not frozen. One slow answer does not end that."""
@@ -237,7 +241,7 @@ class Situation:
         primary = self.primary(shard)
         if primary is None or primary.name == node.name or self.leads(primary) or not self.runs(node) or node.condemned:
             return False
-        hangs = v.process == "frozen" or ((v.silent_seconds or 0.0) >= self.policy.silence_seconds and v.reachable is not False)
+        hangs = v.process == "frozen" or (v.silent_seconds >= self.policy.silence_seconds and v.reachable is not False)
         return not hangs and v.has_history is not False
 
     def able(self, shard: Shard) -> list[Node]:

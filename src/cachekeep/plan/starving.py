@@ -100,7 +100,7 @@ def _part(s: Situation, shard: Shard, lost: Node) -> Step:
 def stop(s: Situation) -> Step | None:
     """What could not be confirmed stopped is stopped when its host can be reached again. Not before:
     an order that fails would keep all rules after it from their turn."""
-    back = [n for n in s.decided.nodes if s.starves(n) and s.runs(n) and (s.seen(n).answering or s.seen(n).reachable)]
+    back = [n for n in s.decided.nodes if s.starves(n) and s.runs(n) and s.seen(n).reachable]
     if not back:
         return None
     return Act((tuple(Stop(n.name) for n in back),), f"{names(back)} can be reached again and {verb(back)} stopped")

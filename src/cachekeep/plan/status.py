@@ -71,7 +71,10 @@ def _served(s: Situation, primary: str | None) -> bool:
     if not s.replicated:
         return True
     node = s.cache.node(primary) if primary else None
-    return node is not None and s.alive(node)
+    if node is None:
+        return False
+    excuse = s.seen(node).excuse  # one with too many clients serves those it has
+    return s.alive(node) or (excuse is not None and excuse.plight == "crowded" and s.runs(node) and not node.condemned)
 
 
 def _node(s: Situation, node: Node) -> NodeCondition:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
-from cachekeep.plan import announce, cluster_members, followers, leaders
+from cachekeep.plan import announce, cluster_members, followers, judge, leaders
 from cachekeep.plan.flights import under_way
 from cachekeep.plan.members import Needs, stop_stale
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
@@ -92,11 +92,11 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
     if _seconds_since(s, shard) > RETRY_SECONDS and not took:
         return _call_off(s, shard, f"it took longer than {RETRY_SECONDS:g} s")
     if not s.alive(giver) or not s.alive(taker):
-        silent = max(s.seen(giver).silent_seconds or 0, s.seen(taker).silent_seconds or 0)
-        if silent <= s.policy.hand_over_seconds:
+        waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
+        if waiting <= s.policy.hand_over_seconds:
             return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
         if took:  # which it did not before the giver had stepped down
-            return leaders.condemn(s, giver, f"{taker.name} leads in its place, and {giver.name} does not answer")
+            return judge.condemn(s, giver, f"{taker.name} leads in its place, and {giver.name} does not answer")
         return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
     if s.leads(taker):
         return _call_off(s, shard, f"{taker.name} leads, but not by this order")
@@ -282,7 +282,7 @@ def _useless(s: Situation, primary: Node, node: Node) -> bool:
     v = s.seen(node)
     if node.condemned_at is not None:
         return (s.now - node.condemned_at).total_seconds() >= REST_SECONDS
-    if (v.silent_seconds or 0.0) >= s.policy.silence_seconds * (1 if v.process == "frozen" else 2):
+    if v.silent_seconds >= (s.policy.replica_seconds if v.process == "frozen" else s.policy.silence_seconds):
         return s.runs(node)
     return s.ended(node) or (s.alive(node) and v.follows != primary.address)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Heard, Moment, Node, NodeView, ReplicaSeen, Stream
+from cachekeep.model import Cache, Front, Heard, Moment, Node, NodeView, ReplicaSeen, Silence, Stream
 from cachekeep.sim.world import NOBODY, Engine, World
 
 
@@ -113,10 +113,10 @@ class SimLink:
         engine, asked_at = self._engine(target), self._world.moment()
         if engine is None or not engine.works:
             await asyncio.sleep(deadline_seconds)
-            return NodeView(answering=False, reachable=engine is not None)
+            return NodeView(answer=Silence(reachable=engine is not None))
         await asyncio.sleep(0.001)
         if not engine.works:
-            return NodeView(answering=False, reachable=True)
+            return NodeView(answer=Silence(reachable=True))
         replicas = tuple(
             ReplicaSeen(e.spec.address, e.spec.port, e.online, len(e.writes), 0)
             for e in self._world.processes.values()
@@ -126,7 +126,7 @@ class SimLink:
         primary = engine.role == "primary"
         following = not primary and engine.follows != NOBODY
         return NodeView(
-            answering=True,
+            answer="complete",
             role="primary" if primary else "replica",
             follows=engine.follows if following else None,
             link_up=engine.linked if following else None,
@@ -261,6 +261,9 @@ class SimLink:
         if engine is None or not engine.works:
             raise OrderFailed(f"{target.key[1]} does not answer")
         engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
+
+    async def interrupt(self, target: Target) -> None:
+        raise NotImplementedError
 
     async def detach(self, target: Target, *, order: int) -> None:
         def do(engine: Engine) -> None:

@@ -157,7 +157,7 @@ class Run:
             hands=hands,
             clock=self.clock,
             holder=f"{name}-{self.clock.new_id()}",
-            policy=Policy(silence_seconds=2.0, fence=self.scenario.fence),
+            policy=Policy(silence_seconds=2.0, replica_seconds=2.0, fence=self.scenario.fence),
         )
 
         async def live() -> None:

@@ -1,0 +1,145 @@
+"""The lines to all nodes: one kept open to each, private ones for long work, and a knock at the door of one that is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.line import Line, LineLost, ReplyError, connect, parse_memcached, parse_resp, resp
+from cachekeep.engines.launch import ADMIN, NOBODY_PORT
+from cachekeep.engines.replies import excuse
+from cachekeep.model import Excuse
+
+_CONNECT_SECONDS = 0.5
+"""Within this a host takes a connection of ours, or it is tried anew."""
+_KNOCK_SECONDS = 0.1
+"""Within this an engine whose event loop turns answers a newcomer, and a host that is there one who is not expected."""
+_HOPELESS_SECONDS = 5.0
+"""A line that owes a reply for this long is given up and opened anew: the machine at its end may be gone."""
+_VERSION = b"version\r\n"
+_NONSENSE = resp(("CACHEKEEP.KNOCK",))
+"""What no engine knows is answered at once, also while every command is held back (CLIENT PAUSE … ALL)."""
+
+
+class Knocked(msgspec.Struct, frozen=True):
+    """What came of knocking at the door of an engine that is silent."""
+
+    excuse: Excuse | None
+    """It turns its event loop, and why it does not answer all the same."""
+    reachable: bool
+    """Its host is there."""
+
+
+class Lines:
+    """Lines to engines, by key. ``on_lost`` hears of a kept line that was lost."""
+
+    def __init__(self, clock: Clock, on_lost: Callable[[Key], None]) -> None:
+        self._clock, self._on_lost = clock, on_lost
+        self._lines: dict[Key, tuple[str, int, Line]] = {}
+        self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._knocked_at: dict[Key, float] = {}
+        """When a knock was last answered."""
+
+    async def open(self, target: Target) -> Line:
+        """The kept line to a node, opened if it is not. Raises LineLost, or ReplyError where we are refused."""
+        kept = self.kept(target)
+        if kept is not None:
+            return kept
+        async with self._opening[target.key]:
+            kept = self.kept(target)
+            if kept is not None:
+                return kept
+            self.hang_up(target.key)
+            line = await _open(target, lambda: self._on_lost(target.key))
+            self._lines[target.key] = (target.address, target.port, line)
+            return line
+
+    def kept(self, target: Target) -> Line | None:
+        """The kept line to a node, if it is open."""
+        address, port, line = self._lines.get(target.key, ("", 0, None))
+        return line if line is not None and line.open and (address, port) == (target.address, target.port) else None
+
+    @contextlib.asynccontextmanager
+    async def private(self, target: Target, number: int) -> AsyncIterator[list[Line]]:
+        """Lines of one's own: looks and heartbeats do not wait behind what is done over them."""
+        lines: list[Line] = []
+        try:
+            for _ in range(number):
+                lines.append(await _open(target))
+            yield lines
+        finally:
+            for line in lines:
+                line.close()
+
+    async def knock(self, target: Target) -> Knocked:
+        """Try a newcomer's luck with an engine that is silent: it may only be holding back what it was asked."""
+        there, told = await asyncio.gather(_is_there(target), _answers(target))
+        if told is not None:
+            self._knocked_at[target.key] = self._clock.monotonic()
+        return Knocked(told, there or told is not None)
+
+    def hang_up(self, key: Key) -> None:
+        """Close the kept line."""
+        _, _, line = self._lines.pop(key, ("", 0, None))
+        if line is not None:
+            line.close()
+
+    def give_up(self, key: Key) -> None:
+        """Close the kept line if it is hopeless: not while the engine is there and holds back its answers, or we might not get in
+        again."""
+        _, _, line = self._lines.get(key, ("", 0, None))
+        alive = self._clock.monotonic() - self._knocked_at.get(key, -_HOPELESS_SECONDS) < _HOPELESS_SECONDS
+        if line is not None and line.silent_seconds > _HOPELESS_SECONDS and not alive:
+            self.hang_up(key)
+
+    def keys(self) -> list[Key]:
+        """Of all nodes to which a line is kept."""
+        return list(self._lines)
+
+
+async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Line:
+    memcached = target.engine == "memcached"
+    greeting = _VERSION if memcached else resp(("AUTH", ADMIN, target.password.value))
+    try:
+        # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            parse = parse_memcached if memcached else parse_resp
+            return await connect(target.address, target.port, parse, on_lost, greeting=greeting)
+    except TimeoutError as error:
+        raise LineLost(f"no connection within {_CONNECT_SECONDS:g} s") from error
+
+
+async def _answers(target: Target) -> Excuse | None:
+    """What it says to nonsense; None if it says nothing. Memcached holds nothing back."""
+    if target.engine == "memcached":
+        return None
+    try:
+        async with asyncio.timeout(_KNOCK_SECONDS):
+            line = await connect(target.address, target.port, parse_resp, greeting=_NONSENSE)
+            line.close()
+    except ReplyError as error:
+        said = excuse(str(error))
+        return said if said.plight in ("crowded", "loading") else Excuse("paused", str(error))
+    except (LineLost, TimeoutError):
+        pass
+    return None
+
+
+async def _is_there(target: Target) -> bool:
+    """Whether its host refuses a connection where nobody listens. That the engine's own port takes none says nothing: so many may
+    be waiting there that the kernel takes no more, which looks like a host that is gone."""
+    try:
+        async with asyncio.timeout(_KNOCK_SECONDS):
+            line = await connect(target.address, NOBODY_PORT, parse_resp)
+            line.close()
+    except LineLost as error:
+        return isinstance(error.__cause__, ConnectionRefusedError)
+    except TimeoutError:
+        return False
+    return True

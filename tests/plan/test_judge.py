@@ -1,0 +1,123 @@
+"""Whoever answers, be it with an error, is alive: what is done about it, and what is said."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from msgspec.structs import replace
+from tests.plan.builders import MOMENT, NOW, group, healthy, running, silent, step
+
+from cachekeep.model import Act, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, View, Wait
+from cachekeep.plan import Policy
+from cachekeep.plan.judge import plight
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.status import condition
+
+FOREVER = 10_000.0
+
+
+def excused(cache: Cache, name: str, kind: Plight, seconds: float = FOREVER, words: str = "") -> NodeView:
+    """A node that is alive and tells nothing."""
+    return NodeView(process="running", incarnation=1, answer=Excuse(kind, words, seconds))
+
+
+@pytest.mark.parametrize("kind", get_args(Plight))
+def test_a_primary_with_an_excuse_is_never_stopped_by_itself(kind: Plight) -> None:
+    cache = group()
+    answer = step(cache, healthy(cache, demo_001=excused(cache, "demo-001", kind)))
+    if kind == "busy":
+        assert answer == Act(((Interrupt("demo-001"),),), "demo-001 has been busy with a script for 15 s: it is ended")
+    else:
+        assert isinstance(answer, Wait)
+        assert answer.because.startswith("demo-001 ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said", "refused"),
+    [
+        ("loading", "", "is loading its data", False),
+        ("busy", "", "is busy with a script or function of a client: one that has written nothing is ended", False),
+        ("unkillable", "", "cannot be ended, as it has written: it is waited for", True),
+        ("paused", "", "holds back every command, as a client asked for (CLIENT PAUSE): it goes on by itself", True),
+        ("crowded", "", "lets nobody else in, not even us: close some of them", True),
+        ("stranger", "WRONGPASS no", "its admin user was changed, or another process answers at its address (WRONGPASS no)", True),
+        ("failing", "ERR so it is", "answers with an error (ERR so it is)", True),
+    ],
+)
+def test_each_excuse_has_its_own_sentence(kind: Plight, words: str, said: str, refused: bool) -> None:
+    cache = group()
+    answer = step(cache, healthy(cache, demo_001=excused(cache, "demo-001", kind, 1.0, words)))
+    assert isinstance(answer, Wait)
+    assert said in answer.because
+    assert answer.refused is refused
+
+
+@pytest.mark.parametrize("kind", get_args(Plight))
+def test_a_replica_with_an_excuse_is_told_of_and_left_alone(kind: Plight) -> None:
+    cache = group()
+    view = excused(cache, "demo-002", kind, 1.0)
+    answer = step(cache, healthy(cache, demo_002=view))
+    while isinstance(answer, Decide):  # it may be out of sync with its primary by then
+        cache = replace(cache, decided=answer.decided)
+        answer = step(cache, healthy(cache, demo_002=view))
+    assert isinstance(answer, Wait)
+    assert plight(cache.node("demo-002"), view.excuse) in answer.because  # type: ignore[arg-type]
+
+
+def test_scripts_are_given_the_patience_that_the_operator_sets() -> None:
+    cache = group()
+    view = healthy(cache, demo_002=excused(cache, "demo-002", "busy", 20.0))
+    policy = Policy(script_seconds=30.0, replica_seconds=FOREVER)
+    assert isinstance(step(cache, view, policy), Wait)
+    view = healthy(cache, demo_002=excused(cache, "demo-002", "busy", 30.0))
+    assert step(cache, view, policy) == Act(
+        ((Interrupt("demo-002"),),), "demo-002 has been busy with a script for 30 s: it is ended"
+    )
+
+
+def test_silence_is_given_longer_than_an_engine_lets_a_script_run() -> None:
+    """From then on it says that it is busy (``lua-time-limit``, 5 s, which no parameter group changes)."""
+    assert Policy().silence_seconds >= 2 * 5
+    cache = group()
+    assert isinstance(step(cache, healthy(cache, demo_001=silent(cache, "demo-001", 14.9))), Wait)
+    assert isinstance(step(cache, healthy(cache, demo_001=silent(cache, "demo-001", 15.0))), Decide)
+
+
+def test_a_sentence_that_is_waited_with_holds_no_seconds() -> None:
+    """It would be another at every look, and each is logged and published."""
+    cache = group(automatic_failover=False)
+    said = {step(cache, healthy(cache, demo_001=silent(cache, "demo-001", 20.0 + n))).because for n in range(3)}
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("kind", get_args(Plight))
+@pytest.mark.parametrize("errand", ["reboot", "test-failover", "promote"])
+def test_the_user_has_a_way_out(kind: Plight, errand: str) -> None:
+    """A primary that says why it does not work is stopped when the user asks for that, and an in-sync replica takes over."""
+    node = "demo-001" if errand == "reboot" else "demo-002"
+    asked = Errand(serial=1, kind=errand, nodes=(node,), shard="0001")  # type: ignore[arg-type]
+    cache = group(errands=(asked,))
+    view = healthy(cache, demo_001=excused(cache, "demo-001", kind))
+    for _ in range(4):
+        answer = step(cache, view, Policy(script_seconds=2 * FOREVER))
+        assert isinstance(answer, Decide), answer
+        cache = replace(cache, decided=answer.decided)
+        if cache.node("demo-001").condemned:  # type: ignore[union-attr]
+            break
+    assert cache.node("demo-001").condemned  # type: ignore[union-attr]
+    assert cache.decided.shards[0].primary == "demo-001", "nobody leads before it is confirmed stopped"
+
+
+@pytest.mark.parametrize(("kind", "status"), [("crowded", "available"), ("paused", "modifying"), ("busy", "modifying")])
+def test_only_one_that_serves_its_clients_is_available(kind: Plight, status: str) -> None:
+    cache = group()
+    view: View = healthy(cache, demo_001=excused(cache, "demo-001", kind, 1.0))
+    made = step(cache, view)
+    assert isinstance(made, Wait)
+    assert condition(Situation(cache, view, NOW, MOMENT, Policy()), made).status == status
+
+
+def test_one_that_answered_a_moment_ago_is_not_hung() -> None:
+    cache = group()
+    assert isinstance(step(cache, healthy(cache, demo_001=running(cache, "demo-001", answer=Excuse("paused")))), Wait)
