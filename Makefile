@@ -1,6 +1,6 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers sim docs lock clean
+.PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers sim mutate docs lock clean
 .PHONY: bench bench-failover bench-cluster bench-patterns
 
 PYTHON := .venv/bin/python
@@ -66,6 +66,9 @@ sim: setup-test ## many seeds of the simulated world (SEEDS=20000): without clus
 	$(PYTHON) -m cachekeep.sim --cluster --seeds $(SEEDS) $(ARGS)
 	$(PYTHON) -m cachekeep.sim --switch --seeds $(SEEDS) $(ARGS)
 
+mutate: setup-test ## change the code in one place after another and see whether tests notice (ARGS="plan --survivors" …)
+	$(PYTHON) -m tools.mutate $(or $(ARGS),plan control links --write)
+
 docs: setup-test ## write docs/reference again from the code
 	$(PYTHON) -m tools.reference $(ARGS)
 
@@ -73,4 +76,4 @@ lock: ## choose the newest versions that pyproject.toml allows and pin them (nee
 	@tools/lock
 
 clean: ## remove what set-up and the tools have made in this checkout
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mutation dist build
