@@ -1,7 +1,4 @@
-"""Worlds in which a driver is tried: each makes drivers over one lasting state and can hurt processes from outside.
-
-A simulated twin joins by adding itself to ``WORLDS``.
-"""
+"""Worlds in which a driver is tried: each makes drivers over one lasting state and can hurt processes from outside."""
 
 from __future__ import annotations
 
@@ -23,6 +20,9 @@ from cachekeep.compute.contract import Driver, File, Key, ProcessSpec
 from cachekeep.compute.local import LocalDriver
 from cachekeep.compute.local.ledger import Record
 from cachekeep.compute.local.proc import process_of, stat
+from cachekeep.model import Moment
+from cachekeep.sim import world
+from cachekeep.sim.doors import SimDriver
 
 PORT = 6379
 
@@ -68,8 +68,11 @@ async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> Non
 class World(Protocol):
     """What the contract tests need beside the driver itself."""
 
-    async def driver(self) -> Driver:
+    async def driver(self, *, start_deadline_seconds: float = 10.0) -> Driver:
         """A driver over the lasting state; the one before it is closed first."""
+
+    def moment(self) -> Moment:
+        """Now, by the clock of the machine that the processes are on."""
 
     def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
         """A process that works, or one that ends at once."""
@@ -94,12 +97,15 @@ class LocalWorld:
         self.directory = directory
         self._driver: LocalDriver | None = None
 
-    async def driver(self) -> LocalDriver:
+    async def driver(self, *, start_deadline_seconds: float = 10.0) -> LocalDriver:
         if self._driver is not None:
             await self._driver.aclose()
-        self._driver = LocalDriver(self.directory, SystemClock())
+        self._driver = LocalDriver(self.directory, SystemClock(), start_deadline_seconds=start_deadline_seconds)
         await self._driver.open()
         return self._driver
+
+    def moment(self) -> Moment:
+        return SystemClock().moment()
 
     def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
         return redis_spec(name, incarnation=incarnation, address=address, lines="no-such-directive 1" if broken else "")
@@ -127,6 +133,44 @@ class LocalWorld:
         await driver.aclose()
 
 
+class SimWorld:
+    """The simulated driver over simulated processes, in real time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._world = world.World(seed=0)
+        self._world.unfit = lambda spec: "broken" in spec.files
+        self._driver: SimDriver | None = None
+
+    async def driver(self, *, start_deadline_seconds: float = 10.0) -> SimDriver:
+        if self._driver is not None:
+            await self._driver.aclose()
+        self._driver = SimDriver(self._world, start_deadline_seconds=start_deadline_seconds)
+        await self._driver.open()
+        return self._driver
+
+    def moment(self) -> Moment:
+        return self._world.moment()
+
+    def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
+        files = {"broken": File("")} if broken else {}
+        address = address or new_address()
+        return ProcessSpec(key=("uid-1", name), incarnation=incarnation, argv=(), files=files, address=address, port=PORT)
+
+    async def kill(self, key: Key) -> None:
+        self._world.kill(key)
+
+    async def freeze(self, key: Key) -> None:
+        self._world.freeze(key)
+
+    async def accepts(self, spec: ProcessSpec) -> bool:
+        engine = self._world.at(spec.address)
+        return engine is not None and engine.works
+
+    async def aclose(self) -> None:
+        for task in self._world.tasks:
+            task.cancel()
+
+
 def read_record(directory: Path, key: Key) -> Record:
     """The record of a process, as it is on disk."""
     return msgspec.json.decode((directory / "nodes" / key[0] / key[1] / "process.json").read_bytes(), type=Record)
@@ -148,7 +192,7 @@ def alive(pid: int) -> bool:
     return seen is not None and process_of(seen.state) != "exited"
 
 
-WORLDS = [pytest.param(LocalWorld, id="local")]
+WORLDS = [pytest.param(LocalWorld, id="local"), pytest.param(SimWorld, id="sim")]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
 from tests.engines.servers import until
 
-from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import HEARD_KEPT, Driver, File, Key, ProcessSeen
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Heard, Moment, Stream
@@ -232,7 +231,7 @@ async def test_what_a_process_said_outlives_it_and_the_driver_and_ends_with_its_
 async def test_when_a_process_ended_is_known_if_somebody_saw_it(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    before = SystemClock().moment()
+    before = world.moment()
     assert (await seen(driver, spec.key)).ended_at is None
     deaths: list[Key] = []
     driver.on_death(deaths.append)
@@ -240,7 +239,7 @@ async def test_when_a_process_ended_is_known_if_somebody_saw_it(world: World) ->
     await eventually(lambda: bool(deaths))
     ended_at = (await seen(driver, spec.key)).ended_at
     assert ended_at is not None
-    assert before.seconds < ended_at.seconds <= SystemClock().moment().seconds
+    assert before.seconds < ended_at.seconds <= world.moment().seconds
     driver = await world.driver()
     assert (await seen(driver, spec.key)).ended_at == ended_at
     await driver.start(spec)
@@ -327,3 +326,34 @@ async def test_of_two_that_want_one_endpoint_one_starts(world: World) -> None:
     second = world.spec("b-001", address=first.address)
     results = await asyncio.gather(driver.start(first), driver.start(second), return_exceptions=True)
     assert sorted(type(result) for result in results if result is not None) == [OrderFailed]
+
+
+async def test_a_process_that_died_is_started_again_in_its_incarnation(world: World) -> None:
+    """Only the keeper can tell a process that has to come back empty from one that must not: it decides a new incarnation."""
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    await world.kill(spec.key)
+    await driver.start(spec)
+    assert await world.accepts(spec)
+    assert (await seen(driver, spec.key)).incarnation == 1
+
+
+async def test_a_frozen_process_does_not_count_as_started(world: World) -> None:
+    spec = world.spec()
+    await (await world.driver()).start(spec)
+    await world.freeze(spec.key)
+    driver = await world.driver(start_deadline_seconds=0.2)
+    with pytest.raises(OrderFailed, match="does not accept connections"):
+        await driver.start(spec)
+    assert (await seen(driver, spec.key)).process == "frozen", "not ours to kill"
+
+
+async def test_after_it_is_closed_a_driver_tells_nobody(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    deaths: list[Key] = []
+    await driver.start(spec)
+    driver.on_death(deaths.append)
+    await driver.aclose()
+    await world.kill(spec.key)
+    assert (await seen(await world.driver(), spec.key)).process == "exited"
+    assert deaths == []

@@ -70,7 +70,7 @@ def _empty_leads(patch: pytest.MonkeyPatch) -> None:
 
 def _no_order_numbers(patch: pytest.MonkeyPatch) -> None:
     """Late orders are obeyed."""
-    patch.setattr(SimDriver, "admit", lambda self, key, order: True)
+    patch.setattr(SimDriver, "admit", lambda self, key, order, **_: True)
 
 
 def _orders_reach_the_next_process(patch: pytest.MonkeyPatch) -> None:

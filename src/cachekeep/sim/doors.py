@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
@@ -12,24 +13,40 @@ from cachekeep.sim.world import NOBODY, Engine, World
 
 
 class SimDriver:
-    """The world's processes behind the ``Driver`` door."""
+    """The world's processes behind the ``Driver`` door. One that is not open hears of no deaths."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, *, start_deadline_seconds: float = 10.0) -> None:
+        self._world, self._start_deadline_seconds = world, start_deadline_seconds
+        self._callbacks: list[Callable[[Key], None]] = []
+
+    async def open(self) -> None:
+        """Be there, as a control plane that runs is."""
+        self._world.witnesses.append(self._died)
 
     async def start(self, spec: ProcessSpec) -> None:
-        world = self._world
+        world, name = self._world, spec.key[1]
         await asyncio.sleep(0.01 + 0.02 * world.random.random())
         there = world.processes.get(spec.key)
         if there is not None and there.alive:
-            if there.spec.incarnation == spec.incarnation:
-                return
-            raise OrderFailed(f"{spec.key[1]} still runs in incarnation {there.spec.incarnation}")
-        if there is not None and there.spec.incarnation >= spec.incarnation:
-            raise OrderFailed(f"{spec.key[1]} has been past incarnation {spec.incarnation}")
+            if there.spec.incarnation != spec.incarnation:
+                raise OrderFailed(f"{name}: incarnation {there.spec.incarnation} is alive; it must be confirmed stopped first")
+            if there.frozen:
+                await asyncio.sleep(self._start_deadline_seconds)
+                if not there.works:
+                    raise OrderFailed(f"{name} is there but does not accept connections")
+            return
+        if there is not None and there.spec.incarnation > spec.incarnation:
+            raise OrderFailed(f"{name}: incarnation {spec.incarnation} is older than the last, {there.spec.incarnation}")
         if world.at(spec.address) is not None:
-            raise OrderFailed(f"{spec.address} is in use")
-        engine = Engine(spec, world.orders.get(spec.key, 0), live_digest=spec.live_digest, lineage=Stream(world.new_history(), 0))
+            raise OrderFailed(f"{name}: not started: Address already in use ({spec.address})")
+        world.born += 1
+        engine = Engine(
+            spec,
+            world.orders.get(spec.key, 0),
+            pid=world.born,
+            live_digest=spec.live_digest,
+            lineage=Stream(world.new_history(), 0),
+        )
         engine.min_replicas = int(spec.env.get("min-replicas-to-write", "0"))
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
@@ -37,17 +54,21 @@ class SimDriver:
         world.ended.pop(spec.key, None)
         world.lead_orders[spec.key] = 0
         world.orders[spec.key] = max(world.orders.get(spec.key, 0), spec.order)
+        if world.unfit(spec):
+            engine.alive, engine.bound, engine.problem = False, set(), "exited with code 1"
+            raise OrderFailed(f"{name}: {engine.problem}")
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
         await asyncio.sleep(0.002)
         if self._world.remote and key in self._world.cut:
             raise OrderFailed(f"{key[1]} cannot be confirmed stopped: its host does not answer")
-        self._world.kill(key)
+        self._world.kill(key, by_order=True)
 
     async def erase(self, key: Key) -> None:
         await self.stop(key, grace_seconds=0)
         self._world.processes.pop(key, None)
-        self._world.orders.pop(key, None)
+        for memory in (self._world.orders, self._world.lead_orders, self._world.heard, self._world.ended):
+            memory.pop(key, None)
 
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
         return {key: self._look(key) for key in keys}
@@ -60,6 +81,8 @@ class SimDriver:
         return ProcessSeen(
             process=state,  # type: ignore[arg-type]
             incarnation=engine.spec.incarnation,
+            pid=engine.pid if engine.alive else None,
+            problem=engine.problem,
             live_digest=engine.live_digest,
             boot_digest=engine.spec.boot_digest,
             last_order=self._world.orders.get(key, 0),
@@ -69,10 +92,13 @@ class SimDriver:
         )
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
-        if engine := self._world.processes.get(key):
-            engine.live_digest = live_digest
+        if (engine := self._world.processes.get(key)) is None:
+            raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite")
+        engine.live_digest = live_digest
 
     def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+        if key not in self._world.processes:
+            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders")
         if order < self._world.orders.get(key, 0):
             return False
         self._world.orders[key] = order
@@ -81,13 +107,21 @@ class SimDriver:
         return True
 
     def remember(self, key: Key, heard: Heard) -> None:
+        if key not in self._world.processes:
+            return
         self._world.heard[key] = (heard, *self._world.heard.get(key, ()))[:HEARD_KEPT]
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
-        self._world.deaths.append(callback)
+        self._callbacks.append(callback)
+
+    def _died(self, key: Key) -> None:
+        for callback in self._callbacks:
+            with contextlib.suppress(Exception):
+                callback(key)
 
     async def aclose(self) -> None:
-        pass
+        if self._died in self._world.witnesses:
+            self._world.witnesses.remove(self._died)
 
 
 class SimLink:

@@ -161,11 +161,11 @@ class Run:
         )
 
         async def live() -> None:
-            self.world.present += 1
+            await driver.open()
             try:
                 await keeper.run()
             finally:
-                self.world.present -= 1
+                await driver.aclose()
                 await link.aclose()
 
         return asyncio.get_running_loop().create_task(live())

@@ -28,6 +28,7 @@ class Engine:
 
     spec: ProcessSpec
     order: int
+    pid: int = 0
     alive: bool = True
     frozen: bool = False
     role: str = "replica"
@@ -46,6 +47,8 @@ class Engine:
     bound: set[str] = field(default_factory=set)
     paused_until: float = 0.0
     live_digest: str | None = None
+    problem: str | None = None
+    """Why it ended, unless that was ordered."""
     targets: tuple[str, ...] = ()
     version: int = 0
     discovery: int = 0
@@ -83,8 +86,8 @@ class World:
         self.heard: dict[Key, tuple[Heard, ...]] = {}
         self.ended: dict[Key, Moment] = {}
         """When a process was seen to end."""
-        self.present = 0
-        """Keepers that are there to see it."""
+        self.born = 0
+        """Processes that there have been."""
         self.histories = 0
         self.cut: set[Key] = set()
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
@@ -92,9 +95,12 @@ class World:
         """Keepers that reach no host at all."""
         self.restarts = 0
         """Of keepers."""
-        self.deaths: list[Callable[[Key], None]] = []
+        self.witnesses: list[Callable[[Key], None]] = []
+        """Drivers that are there to see a process end."""
         self.lossable: set[int] = set()
         """Acknowledged writes that no in-sync process held when their only holder died: nobody could have kept them."""
+        self.unfit: Callable[[ProcessSpec], bool] = lambda spec: False
+        """Whether a process ends as soon as it is started, for what stands in its files."""
         self.in_sync: Callable[[], set[Key]] = set
         self.tasks: set[asyncio.Task[None]] = set()
         self.flaky = 0.0
@@ -105,7 +111,7 @@ class World:
 
     # -- faults
 
-    def kill(self, key: Key) -> None:
+    def kill(self, key: Key, *, by_order: bool = False) -> None:
         """SIGKILL."""
         engine = self.processes.get(key)
         if engine is None or not engine.alive:
@@ -113,13 +119,14 @@ class World:
         self.note_losses(key)
         engine.alive, engine.frozen = False, False
         engine.bound = set()
-        if self.present:
+        engine.problem = None if by_order else "was killed by SIGKILL"
+        if self.witnesses:
             self.ended[key] = self.moment()
         for other in self.processes.values():
             if other.follows == engine.spec.address:
                 other.linked = other.online = False
-        for callback in list(self.deaths):
-            callback(key)
+        for witness in list(self.witnesses):
+            witness(key)
 
     def note_losses(self, key: Key) -> None:
         """What this process has taken and no in-sync process holds is lost with it."""
