@@ -72,6 +72,7 @@ class App:
         self.clock = clock or SystemClock()
         self.catalogue = Catalogue()
         self.url = ""
+        self._open_files: int | None = None
         self._undo = contextlib.AsyncExitStack()
         self._parts: _Parts | None = None
         self._finish = asyncio.Event()
@@ -120,6 +121,7 @@ class App:
         driver = LocalDriver(settings.data_dir, clock)
         undo.push_async_callback(driver.aclose)
         await driver.open()
+        self._open_files = driver.capacity().open_files
 
         holder = ours + secrets.token_hex(4)
         # The lock proves that whoever held leases from here is dead; and when we go, nobody shall wait for ours to run out.
@@ -149,7 +151,7 @@ class App:
                 account=settings.account,
                 zones=settings.zones,
                 address_pool=settings.address_pool,
-                capacity_memory_bytes=driver.capacity().memory_bytes,
+                capacity_memory_bytes=driver.capacity().memory_bytes or 0,
                 overcommit=settings.overcommit,
                 hold_seconds=settings.hold_seconds,
                 test_failovers_per_day_max=settings.test_failovers_per_day_max,
@@ -240,7 +242,7 @@ class App:
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
-        return specs(self.catalogue, run_as=_memcached_account(), open_files=_open_files())(cache, node)
+        return specs(self.catalogue, run_as=_memcached_account(), open_files=self._open_files)(cache, node)
 
 
 class _Server(uvicorn.Server):
@@ -346,15 +348,12 @@ def _memcached_account() -> str | None:
     return None
 
 
-def _open_files() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 def raise_open_files() -> None:
-    """Allow as many descriptors as the hard limit does; engines inherit it, and each client costs one."""
+    """Allow ourselves as many descriptors as the hard limit does: each request costs one, and each node. Engines have
+    limits of their own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     if soft < 4096:
-        log.warning("only %d open files are allowed; caches will take few clients. See ulimit -n", soft)
+        log.warning("only %d open files are allowed: few requests at a time, and few clients of each node. See ulimit -Hn", soft)

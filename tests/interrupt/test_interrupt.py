@@ -37,6 +37,7 @@ class Story(Interrupted):
             self._bigger,
             self._fail_over,
             self._compatible,
+            self._smaller,
             self._reboot,
             self._disabled,
             self._shrink,
@@ -86,6 +87,12 @@ class Story(Interrupted):
     @staticmethod
     def _bigger(w: Wanted) -> Wanted:
         return replace(w, node_type="cache.t3.small")
+
+    @staticmethod
+    def _smaller(w: Wanted) -> Wanted:
+        """Back again: were a limit lowered before its engine may hold less, or raised after it may hold more, the
+        engine would end."""
+        return replace(w, node_type="cache.t3.micro")
 
     @staticmethod
     def _fail_over(w: Wanted) -> Wanted:

@@ -124,7 +124,13 @@ class LiveCache:
         self.observer = Observer(
             store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, pool=self.pool
         )
-        self.hands = Hands(driver=self.driver, link=self.link, fronts=fronts, specs=specs(self.catalogue), observer=self.observer)
+        self.hands = Hands(
+            driver=self.driver,
+            link=self.link,
+            fronts=fronts,
+            specs=specs(self.catalogue, open_files=self.driver.capacity().open_files),
+            observer=self.observer,
+        )
         self.keeper = Keeper(
             store=self.store,
             driver=self.driver,

@@ -1,8 +1,9 @@
-"""Limits by control groups: in force where the machine allows them, and said where not."""
+"""Limits on processes: in force where the machine allows them, moved while they run, and told where they cannot be had."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ from tests.contract.driver_fixtures import (
 )
 
 from cachekeep.compute.contract import Key, ProcessSpec
-from cachekeep.compute.local.limits import Hierarchy, Limits, hierarchies
+from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local.limits import Hierarchy, Limiter, hierarchies
+from cachekeep.errors import OrderFailed
+from cachekeep.model import Limits, LimitsSeen
 
 V1 = (
     "24 18 0:22 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n"
@@ -51,36 +55,109 @@ def test_a_group_outside_what_we_see_counts_as_the_top() -> None:
     assert hierarchies("", "") == {}
 
 
-def test_what_cannot_be_limited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits()
-    monkeypatch.setattr(limits, "_hierarchies", {"memory": Hierarchy(2, Path("/proc/self"), Path("/proc/self"))})
-    said, groups, doors = limits.prepare(("u", "n"), memory_bytes=1 << 20, cpus=1)
-    assert said == "no memory limit: No such file or directory, no cpu limit: no cgroup tree with the cpu controller"
+def test_what_cannot_be_limited_is_told_and_not_enforced(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = Limiter()
+    monkeypatch.setattr(limiter, "_hierarchies", {"memory": Hierarchy(2, Path("/proc/self"), Path("/proc/self"))})
+    groups, doors, unable = limiter.prepare(("u", "n"), Limits(memory_bytes=1 << 20, cpus=0.5))
     assert (groups, doors) == ((), ())
-    assert limits.prepare(("u", "n"), memory_bytes=None, cpus=None) == ("none asked for", (), ())
+    assert unable == {"memory_bytes": "No such file or directory", "cpus": "no cgroup tree with the cpu controller"}
+    seen = limiter.seen(("u", "n"), os.getpid(), (), limiter.capacity())
+    assert (seen.most.memory_bytes, seen.most.cpus) == (None, None), "so nobody tries for ever"
+    assert limiter.prepare(("u", "n"), Limits()) == ((), (), {})
 
 
 def test_capacity_is_no_more_than_the_machine() -> None:
-    capacity = Limits().capacity()
-    assert 0 < capacity.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < capacity.cpus <= (os.cpu_count() or 1)
+    capacity = Limiter().capacity()
+    assert 0 < (capacity.memory_bytes or 0) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < (capacity.cpus or 0) <= (os.cpu_count() or 1)
+    assert (capacity.open_files or 0) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+MIB = 1 << 20
+KEY = ("u", "n")
+
+
+class Tree:
+    """A cgroup v2 tree of plain files, in which this process is in the group of ``KEY``."""
+
+    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch, *, in_use: int) -> None:
+        self.group = top / "cachekeep" / "u" / "n"
+        self.group.mkdir(parents=True)
+        for place in (top, top / "cachekeep", top / "cachekeep" / "u"):
+            (place / "cgroup.subtree_control").write_text("memory cpu")
+        self.write("cgroup.procs", f"{os.getpid()}\n")
+        self.write("memory.max", str(100 * MIB))
+        self.write("memory.high", "max")
+        self.write("memory.current", str(in_use))
+        self.write("cpu.max", "50000 100000")
+        self.limiter = Limiter()
+        tree = Hierarchy(2, top, top)
+        monkeypatch.setattr(self.limiter, "_hierarchies", {"memory": tree, "cpu": tree})
+
+    def write(self, name: str, text: str) -> None:
+        (self.group / name).write_text(text)
+
+    def read(self, name: str) -> str:
+        return (self.group / name).read_text()
+
+    def seen(self) -> LimitsSeen:
+        return self.limiter.seen(KEY, os.getpid(), (str(self.group),), self.limiter.capacity())
+
+    def change(self, limits: Limits) -> tuple[str, ...]:
+        return self.limiter.change(KEY, os.getpid(), (str(self.group),), limits)
+
+
+def test_v2_is_read_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, monkeypatch, in_use=60 * MIB)
+    assert (tree.seen().held.memory_bytes, tree.seen().held.cpus) == (100 * MIB, 0.5)
+    assert tree.change(Limits(memory_bytes=200 * MIB)) == (str(tree.group),)
+    assert (tree.read("memory.max"), tree.read("memory.high"), tree.read("cpu.max")) == (str(200 * MIB), "max", "50000 100000")
+
+
+def test_v2_is_lowered_only_when_less_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, monkeypatch, in_use=60 * MIB)
+    with pytest.raises(OrderFailed, match="more than 50 MiB are in use"):
+        tree.change(Limits(memory_bytes=50 * MIB))
+    assert (tree.read("memory.max"), tree.read("memory.high")) == (str(100 * MIB), "max"), "it would have been killed"
+    tree.change(Limits(memory_bytes=70 * MIB))
+    assert (tree.read("memory.max"), tree.read("memory.high")) == (str(70 * MIB), "max")
+
+
+def test_v2_gives_all_cpus_without_a_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, monkeypatch, in_use=MIB)
+    capacity = tree.limiter.capacity().cpus
+    tree.change(Limits(cpus=capacity))
+    assert tree.read("cpu.max") == "max"
+    assert tree.seen().held.cpus == capacity
+
+
+def test_who_is_outside_is_held_to_nothing_and_brought_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, monkeypatch, in_use=MIB)
+    tree.write("cgroup.procs", "")
+    capacity = tree.limiter.capacity()
+    assert tree.seen().held.memory_bytes == capacity.memory_bytes
+    tree.change(Limits(memory_bytes=100 * MIB))
+    assert tree.read("cgroup.procs") == str(os.getpid())
+    assert tree.seen().held.memory_bytes == 100 * MIB
 
 
 def writable_groups() -> None:
-    said, groups, _ = Limits().prepare((own_name("uid"), "probe"), memory_bytes=1 << 30, cpus=1)
-    Limits.release(groups)
-    if len(groups) == 0 or "no " in said:
-        pytest.skip(f"needs root and writable cgroups: {said}")
+    limiter = Limiter()
+    groups, _, unable = limiter.prepare(("uid-0", own_name("probe")), Limits(memory_bytes=1 << 30, cpus=0.5))
+    limiter.release(("uid-0", "probe"), groups)
+    if unable:
+        pytest.skip(f"needs root and writable cgroups: {unable}")
 
 
 async def test_limits_are_in_force_and_go_with_the_process(local: LocalWorld) -> None:
     writable_groups()
-    driver, spec = await local.driver(), redis_spec(key=(own_name("uid"), "a-001"), memory_bytes=96 << 20, cpus=0.5)
+    driver, spec = (
+        await local.driver(),
+        redis_spec(lines="maxclients 500", limits=Limits(memory_bytes=96 * MIB, cpus=0.5, open_files=3000)),
+    )
     await driver.start(spec)
     record = local.record(spec.key)
-    found = (await driver.look([spec.key]))[spec.key]
-    assert found.limits.startswith("memory 96 MiB by cgroup v")
-    assert "0.5 CPUs by cgroup v" in found.limits
+    assert await held(driver, spec.key) == Limits(memory_bytes=96 * MIB, cpus=0.5, open_files=3000)
     assert all(str(record.pid) in (Path(group) / "cgroup.procs").read_text().split() for group in record.cgroups)
     in_force = {name: (Path(g) / name).read_text().strip() for g in record.cgroups for name in os.listdir(g) if name in EXPECTED}
     assert in_force == {name: EXPECTED[name] for name in in_force}
@@ -98,8 +175,72 @@ EXPECTED = {
 }
 
 
-async def test_death_for_want_of_memory_is_called_so(local: LocalWorld) -> None:
+async def held(driver: LocalDriver, key: Key) -> Limits:
+    seen = (await driver.look([key]))[key].limits
+    assert seen is not None
+    return seen.held
+
+
+async def test_limits_of_a_running_process_are_moved_by_whoever_adopts_it(local: LocalWorld) -> None:
     writable_groups()
+    driver, spec = (
+        await local.driver(),
+        redis_spec(lines="maxclients 500", limits=Limits(memory_bytes=96 * MIB, cpus=0.5, open_files=3000)),
+    )
+    await driver.start(spec)
+    for limits in (
+        Limits(memory_bytes=128 * MIB, cpus=0.75, open_files=4000),
+        Limits(memory_bytes=80 * MIB, cpus=0.25, open_files=2000),
+    ):
+        driver = await local.driver()
+        await driver.limit(spec.key, limits)
+        assert await held(driver, spec.key) == limits
+    await driver.limit(spec.key, Limits(memory_bytes=90 * MIB))
+    assert await held(driver, spec.key) == Limits(memory_bytes=90 * MIB, cpus=0.25, open_files=2000), "the others stay"
+
+
+async def test_a_process_without_a_group_gets_one(local: LocalWorld) -> None:
+    writable_groups()
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    assert local.record(spec.key).cgroups == ()
+    await driver.limit(spec.key, Limits(memory_bytes=80 * MIB, cpus=0.5))
+    found = await held(driver, spec.key)
+    assert (found.memory_bytes, found.cpus) == (80 * MIB, 0.5)
+    groups = local.record(spec.key).cgroups
+    await driver.erase(spec.key)
+    assert groups
+    assert not any(Path(group).exists() for group in groups)
+
+
+async def test_a_limit_is_not_lowered_below_what_is_in_use(local: LocalWorld) -> None:
+    writable_groups()
+    driver = await local.driver()
+    spec = hoarder(Limits(memory_bytes=400 * MIB))
+    await driver.start(spec)
+    os.kill(local.record(spec.key).pid, signal.SIGUSR1)
+    await eventually(lambda: resident(local, spec.key) > 250 * MIB)
+    with pytest.raises(OrderFailed, match="in use"):
+        await driver.limit(spec.key, Limits(memory_bytes=100 * MIB))
+    found = (await driver.look([spec.key]))[spec.key]
+    assert (found.process, found.limits and found.limits.held.memory_bytes) == ("running", 400 * MIB)
+
+
+async def test_a_process_that_is_gone_has_no_limits(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await driver.look([spec.key]))[spec.key].limits is None
+    with pytest.raises(OrderFailed, match="does not run"):
+        await driver.limit(spec.key, Limits(memory_bytes=MIB))
+
+
+def resident(local: LocalWorld, key: Key) -> int:
+    return int(Path(f"/proc/{local.record(key).pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def hoarder(limits: Limits) -> ProcessSpec:
+    """Takes 256 MiB when it is sent SIGUSR1."""
     code = (
         "import signal, socket, sys, time\n"
         "hoard = []\n"
@@ -109,7 +250,12 @@ async def test_death_for_want_of_memory_is_called_so(local: LocalWorld) -> None:
     )
     address = new_address()
     argv = (sys.executable, "-c", code, address, str(PORT))
-    spec = ProcessSpec(key=(own_name("uid"), "p-001"), incarnation=1, argv=argv, address=address, port=PORT, memory_bytes=64 << 20)
+    return ProcessSpec(key=(own_name("uid"), "p-001"), incarnation=1, argv=argv, address=address, port=PORT, limits=limits)
+
+
+async def test_death_for_want_of_memory_is_called_so(local: LocalWorld) -> None:
+    writable_groups()
+    spec = hoarder(Limits(memory_bytes=64 * MIB))
     driver = await local.driver()
     deaths: list[Key] = []
     driver.on_death(deaths.append)

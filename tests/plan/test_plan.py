@@ -623,7 +623,7 @@ def test_a_deferred_change_waits_for_the_window() -> None:
     resized = replace(cache, decided=answer.decided)
     stale = {n.name.replace("-", "_"): running(cache, n.name) for n in cache.decided.nodes}
     act = step(resized, healthy(resized, **stale), now=outside)
-    assert act == Act(((Configure("demo-001"), Configure("demo-002"), Configure("demo-003")),), act.because)
+    assert act == Act(((Configure("demo-002"), Configure("demo-003")), (Configure("demo-001"),)), act.because)
 
 
 # -- endpoints

@@ -81,4 +81,4 @@ NOBODY = REPLICA.replace(b"slave_repl_offset:140", b"slave_repl_offset:1").repla
 def test_what_an_engine_says_is_read_the_same_by_heartbeats_and_looks(said: bytes, held: Stream | None) -> None:
     """A replica has what it has carried out, not what its primary had, nor what it has only read."""
     assert stream(said) == held
-    assert node_view(info(said), None).stream == held
+    assert node_view(info(said), None, {}).stream == held

@@ -361,7 +361,7 @@ def test_a_group_has_at_most_six_nodes(rig: Rig) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=2 * 512 << 20))
+    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=2 * 724 << 20))  # of cache.t3.micro, engines/limits.py
     rig.memcached(nodes=2)
     error = refused(rig.cache.modify_cache_cluster, CacheClusterId="mc", NumCacheNodes=3, ApplyImmediately=True)
     assert error.code == "InsufficientCacheClusterCapacity"

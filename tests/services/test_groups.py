@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, SETTINGS, Rig, SetClock, refused
 
-from cachekeep.model import Condition
+from cachekeep.model import Condition, NodeCondition
 from cachekeep.services import render
 from cachekeep.store import SqlStore
 
@@ -539,10 +539,12 @@ def test_the_primary_stays_when_it_is_to_be_retained(rig: Rig) -> None:
 
 # ------------------------------------------------------------------ room
 
+MICRO_BYTES = 1854 << 20
+"""What a process of cache.t3.micro may use at the worst (engines/limits.py): more than twice the node type's own memory."""
+
 
 def test_what_does_not_fit_is_refused() -> None:
-    half_gib = 536_870_912  # maxmemory of cache.t3.micro
-    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=4 * half_gib))
+    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=4 * MICRO_BYTES))
     rig.group("a", NumCacheClusters=3)
     error = refused(rig.group, name="b", NumCacheClusters=2)
     assert (error.code, error.status) == ("InsufficientCacheClusterCapacity", 400)
@@ -554,6 +556,46 @@ def test_what_does_not_fit_is_refused() -> None:
     rig.cache.delete_replication_group(ReplicationGroupId="a")
     rig.group("c", NumCacheClusters=3)
     rig.close()
+
+
+def test_a_parameter_by_which_caches_need_more_is_refused_where_there_is_none() -> None:
+    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=3 * MICRO_BYTES))
+    rig.cache.create_cache_parameter_group(CacheParameterGroupName="mine", CacheParameterGroupFamily="valkey8", Description="d")
+    rig.group("a", NumCacheClusters=3, CacheParameterGroupName="mine")
+    values = [{"ParameterName": "reserved-memory-percent", "ParameterValue": "0"}]
+    error = refused(rig.cache.modify_cache_parameter_group, CacheParameterGroupName="mine", ParameterNameValues=values)
+    assert error.code == "InsufficientCacheClusterCapacity"
+    assert rig.stored_group("mine").values == {}
+    assert rig.stored("a").wanted.parameters == {}
+    rig.close()
+
+
+def test_on_the_way_to_cluster_mode_there_is_room_for_two_of_each() -> None:
+    rig = Rig(replace(SETTINGS, overcommit=False, capacity_memory_bytes=5 * MICRO_BYTES))
+    rig.group(NumCacheClusters=3, AutomaticFailoverEnabled=True)
+    asked = {"ReplicationGroupId": "demo", "ApplyImmediately": True}
+    rig.cache.modify_replication_group(**asked, ClusterMode="compatible")
+    rig.keep()
+    error = refused(rig.cache.modify_replication_group, **asked, ClusterMode="enabled")
+    assert error.code == "InsufficientCacheClusterCapacity"
+    assert "may need" in error.message
+    assert rig.stored("demo").wanted.cluster_mode == "compatible"
+    rig.close()
+
+
+def test_data_that_do_not_fit_are_not_scaled_down(rig: Rig) -> None:
+    rig.group(CacheNodeType="cache.t3.small", NumCacheClusters=2)
+    nodes = (
+        NodeCondition(name="demo-001", status="available", holds_bytes=900 << 20),
+        NodeCondition(name="demo-002", status="available"),
+    )
+    rig.keep(nodes=nodes)
+    error = refused(rig.cache.modify_replication_group, ReplicationGroupId="demo", CacheNodeType="cache.t3.micro")
+    assert error.code == "InvalidParameterCombination"
+    assert "demo holds more than 900 MiB, and cache.t3.micro has room for 384 MiB of data" in error.message
+    assert rig.stored("demo").wanted.node_type == "cache.t3.small"
+    rig.keep(nodes=())
+    rig.cache.modify_replication_group(ReplicationGroupId="demo", CacheNodeType="cache.t3.micro", ApplyImmediately=True)
 
 
 def test_overcommit_lets_everything_in(rig: Rig) -> None:

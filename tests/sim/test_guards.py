@@ -10,13 +10,15 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ProcessSpec, Target
 from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
-from cachekeep.plan import followers, judge, leaders, members, planner, starving
+from cachekeep.plan import followers, judge, leaders, limits, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Scenario, Violation
 
+RESIZED: dict[str, Any] = {"vocabulary": frozenset({"other-node-type"})}
+"""Planned moves, changes of the node type among them, and orders that fail."""
 Break = Callable[[pytest.MonkeyPatch], None]
 TRIED = 150
 """Seeds, from the first that is worth it for the guard."""
@@ -132,6 +134,24 @@ def _starved_unarmed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimLink, "configure", configure)
 
 
+def _fill_before_there_is_room(patch: pytest.MonkeyPatch) -> None:
+    """Engines are told to hold more, and then their limits are raised."""
+    patch.setattr(limits, "_has_room", lambda s, node: True)
+    later = (limits.configure, limits.widen)
+    patch.setattr(planner, "RULES", (*(r for r in planner.RULES if r not in later), *later))
+
+
+def _fill_what_a_replica_has_no_room_for(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has room itself is told to hold more."""
+    patch.setattr(limits, "_fed_together", lambda s, node: [node])
+
+
+def _lower_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Limits are lowered, and then engines are told to hold less."""
+    patch.setattr(limits, "_why_not_yet", lambda s, node, less, seen: None)
+    patch.setattr(planner, "RULES", (*(r for r in planner.RULES if r is not limits.configure), limits.configure))
+
+
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
     (_the_replicas_own_word, {}, 0),
@@ -146,6 +166,9 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_starved_at_once, {"fence": "starve"}, 0),
     (_fed_by_others, {"fence": "starve"}, 0),
     (_starved_unarmed, {"fence": "starve"}, 0),
+    (_fill_before_there_is_room, RESIZED, 0),
+    (_fill_what_a_replica_has_no_room_for, RESIZED, 0),
+    (_lower_at_once, RESIZED, 0),
 )
 
 

@@ -85,6 +85,8 @@ def _details(node: Mapping[str, Any]) -> str:
             said.append(f"{node['lag_bytes']} bytes behind")
     if node.get("pending_reboot"):
         said.append("pending reboot")
+    if node.get("fewer_clients"):
+        said.append(str(node["fewer_clients"]))
     if node.get("problem"):
         said.append(str(node["problem"]))
     return "".join(f", {text}" for text in said)

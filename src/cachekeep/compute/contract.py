@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from cachekeep.model import Heard, Moment, NodeView, Process, Secret, SlotRange
+from cachekeep.model import Heard, Limits, LimitsSeen, Moment, NodeView, Process, Secret, SlotRange
 
 Key = tuple[str, str]
 """A process: (``Cache.uid``, node or front name)."""
@@ -35,9 +35,10 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     zone: str = ""
     probe: Literal["resp", "memcached", "tcp"] = "tcp"
-    memory_bytes: int | None = None
-    """Limit for the whole process, by cgroup where the machine allows it."""
-    cpus: float | None = None
+    limits: Limits = Limits()
+    """Of the whole process, as far as the machine holds processes to limits."""
+    settings: dict[str, str] = {}
+    """Those of the engine's settings that it can be told anew while it runs."""
     live_digest: str | None = None
     boot_digest: str | None = None
     order: int = 0
@@ -59,8 +60,8 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     """What it has said that it holds, newest first."""
     ended_at: Moment | None = None
     """When it was seen to end; None while it lives, and if nobody saw it."""
-    limits: str = ""
-    """What limits are in force, in words: "memory 402 MiB, 2 CPUs by cgroup v1" or "none: no writable cgroup"."""
+    limits: LimitsSeen | None = None
+    """What it is held to; None: it does not run."""
     problem: str | None = None
     """Why the last start failed or the process ended, with the last line of its log."""
 
@@ -103,6 +104,13 @@ class Driver(Memory, Protocol):
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
         """Replace files of a process atomically and remember the digest of what it now runs with."""
+
+    async def limit(self, key: Key, limits: Limits) -> None:
+        """Hold the running process to these limits; those that are None stay as they are.
+
+        A limit that this machine cannot set is not tried again, and ``look`` says so. Raises ``OrderFailed`` if the
+        process does not run, or where more is in use than a limit would allow: it stays as it was.
+        """
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
         """Call back (in the event loop) when a process of ours ends, whoever started it."""

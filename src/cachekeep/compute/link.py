@@ -15,9 +15,10 @@ from cachekeep.compute.cluster_link import EngineClusterLink, pause
 from cachekeep.compute.contract import Key, Memory, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
 from cachekeep.compute.lines import Lines
+from cachekeep.compute.looks import good, look_memcached, look_resp, text
 from cachekeep.compute.pulse import Moments, Pulse
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, excuse, info, node_view, reaches, stream
+from cachekeep.engines.replies import DISCOVERY_KEY, excuse, info, reaches, stream
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Excuse, Heard, Moment, NodeView, Silence
 
@@ -33,8 +34,6 @@ _BIND_SECONDS = 0.3
 """An address that cannot be bound for longer belongs to somebody else."""
 _SET_BIND = ("CONFIG", "SET", "bind")
 
-_LOOK = (("INFO", "replication"), ("INFO", "persistence"), ("INFO", "keyspace"), ("CONFIG", "GET", "bind"), ("ROLE",))
-_LOOK_PAYLOAD = resp(*_LOOK)
 _PROMOTE = ("REPLICAOF", "NO", "ONE")
 _DROP = (("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"))
 
@@ -126,9 +125,9 @@ class EngineLink:
 
     async def _ask(self, line: Line, target: Target) -> NodeView:
         if target.engine == "memcached":
-            return await _look_memcached(line, target)
+            return await look_memcached(line, target)
         asked_at = self._clock.moment()
-        seen = await _look_resp(line, target)
+        seen = await look_resp(line)
         if seen.stream is not None:
             self._memory.remember(target.key, Heard(asked_at, seen.stream))
         return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen
@@ -182,6 +181,10 @@ class EngineLink:
         async with self._orders(target):
             if not settings:
                 return
+            if target.engine == "memcached":
+                for name, value in settings.items():
+                    await self._tell_memcached(target, f"{name} {value}\r\n".encode(), expect="OK")
+                return
             if _version(target) >= (7, 0):  # atomic since then
                 await self._order(target, ("CONFIG", "SET", *(word for pair in settings.items() for word in pair)))
                 return
@@ -195,17 +198,13 @@ class EngineLink:
                         await self._order(target, undo)
                     raise
                 if isinstance(old, list) and len(old) == 2:
-                    done.append(("CONFIG", "SET", name, _text(old[1])))
+                    done.append(("CONFIG", "SET", name, text(old[1])))
 
     async def discover(self, target: Target, payload: str) -> None:
         data = payload.encode()
         command = b"set %b 0 0 %d\r\n%b\r\n" % (DISCOVERY_KEY.encode(), len(data), data)
         async with self._orders(target):
-            with _failures(target):
-                async with asyncio.timeout(_ORDER_SECONDS):
-                    (reply,) = await (await self._lines.open(target)).ask(command, 1)
-        if reply != "STORED":
-            raise OrderFailed(f"{target.key[1]} did not store the discovery list: {reply}")
+            await self._tell_memcached(target, command, expect="STORED")
 
     async def hand_over(
         self,
@@ -411,7 +410,14 @@ class EngineLink:
                 for at, command in enumerate(commands):
                     if command[:3] == _SET_BIND and isinstance(replies[at], ReplyError):
                         replies[at] = await self._bind_again(line, command)
-            return _good(replies)
+            return good(replies)
+
+    async def _tell_memcached(self, target: Target, command: bytes, *, expect: str) -> None:
+        with _failures(target):
+            async with asyncio.timeout(_ORDER_SECONDS):
+                (reply,) = await (await self._lines.open(target)).ask(command, 1)
+        if reply != expect:
+            raise OrderFailed(f"{target.key[1]} did not heed {command.split()[0].decode()}: {reply}")
 
     async def _bind_again(self, line: Line, command: Command) -> Reply:
         """An engine that has just forked (to feed a replica) shares its listening sockets with the child for a moment, so it cannot
@@ -429,26 +435,6 @@ class EngineLink:
         return self._heard(target, reply, asked_at)
 
 
-async def _look_resp(line: Line, target: Target) -> NodeView:
-    replication, persistence, keyspace, bound, role = _good(await line.ask(_LOOK_PAYLOAD, len(_LOOK)))
-    fields = info(b"".join(part for part in (replication, persistence, keyspace) if isinstance(part, bytes)))
-    seen = node_view(fields, _text(bound[1]) if isinstance(bound, list) and len(bound) == 2 else None)
-    return replace(seen, reaches=reaches(role))
-
-
-async def _look_memcached(line: Line, target: Target) -> NodeView:
-    _, payload = _good(await line.ask(b"version\r\nget %b\r\n" % DISCOVERY_KEY.encode(), 2))
-    held = discovery_version(payload) if isinstance(payload, bytes) else 0
-    return NodeView(answer="complete", discovery_version=held, bound=frozenset({target.address}))
-
-
-def _good(replies: list[Reply]) -> list[Reply]:
-    for reply in replies:
-        if isinstance(reply, ReplyError):
-            raise reply
-    return replies
-
-
 def _replicaof(address: str, port: int) -> Command:
     return ("REPLICAOF", address, str(port))
 
@@ -459,7 +445,7 @@ def _bind(addresses: tuple[str, ...]) -> Command:
 
 def _bound(reply: Reply, default: tuple[str, ...]) -> tuple[str, ...]:
     """Of ``CONFIG GET bind``."""
-    return tuple(_text(reply[1]).split()) if isinstance(reply, list) and len(reply) == 2 else default
+    return tuple(text(reply[1]).split()) if isinstance(reply, list) and len(reply) == 2 else default
 
 
 def _offset(fields: Mapping[str, str]) -> int:
@@ -468,10 +454,6 @@ def _offset(fields: Mapping[str, str]) -> int:
     Both are the same number in the same history, and each role reports it by another name.
     """
     return max(int(fields.get("slave_repl_offset", fields["master_repl_offset"])), 0)
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _version(target: Target) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from cachekeep.compute.contract import Driver, File, Link, ProcessSpec, Target
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.engines.config import boot_digest, live_digest, settings
+from cachekeep.engines.config import boot_digest, live_digest
 from cachekeep.engines.launch import ENGINES_OWN, launch
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
@@ -30,6 +30,7 @@ from cachekeep.model import (
     Front,
     HandOver,
     Interrupt,
+    Limit,
     Meet,
     MoveSlots,
     Node,
@@ -68,8 +69,8 @@ def specs(catalogue: Catalogue, *, run_as: str | None = None, open_files: int | 
             port=node.port,
             zone=node.zone,
             probe=plan.probe,
-            memory_bytes=plan.memory_bytes,
-            cpus=plan.cpus,
+            limits=plan.limits,
+            settings=plan.settings,
             live_digest=live_digest(cache, node),
             boot_digest=boot_digest(cache, node),
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
@@ -186,6 +187,8 @@ class Hands:
                 await self._link.bind(target(cache, _node(cache, node)), addresses)
                 if drop_clients:
                     await self._link.drop_clients(target(cache, _node(cache, node)))
+            case Limit(name, limits):
+                await self._driver.limit((cache.uid, name), limits)
             case Configure(node):
                 await self._configure(cache, _node(cache, node))
             case Point(front, targets, version):
@@ -243,8 +246,8 @@ class Hands:
 
     async def _configure(self, cache: Cache, node: Node) -> None:
         """The running process first, then the files that it would be restarted with, then the digest that says so."""
-        await self._link.configure(target(cache, node), settings(cache, node).live)
         spec = self._specs(cache, node)
+        await self._link.configure(target(cache, node), spec.settings)
         files = {name: file for name, file in spec.files.items() if name not in ENGINES_OWN}
         await self._driver.rewrite(spec.key, files, live_digest=spec.live_digest)
 

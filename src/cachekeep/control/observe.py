@@ -161,6 +161,7 @@ class Observer:
             witnessed_seconds=None if (at := self._witnessed_at.get((*key, seen.follows or ""))) is None else asked_at - at,
             heard=process.heard,
             still_since=self._still_since(key, process, seen, moment),
+            limits=process.limits,
             live_digest=process.live_digest,
             boot_digest=process.boot_digest,
             last_order=process.last_order,
@@ -211,6 +212,7 @@ class Observer:
         return FrontView(
             process=process.process,
             incarnation=process.incarnation,
+            limits=process.limits,
             targets=targets,
             version=version,
             problem=process.problem,

@@ -78,7 +78,7 @@ _LEFT_OUT: dict[str, str] = {
 }
 # The running server could change some of these too, but ElastiCache says that they wait for a reboot, or they hold for a process's
 # life.
-_BOOT = {"activerehashing", "databases", "cluster-databases", "maxclients", "acl-pubsub-default"}
+_BOOT = {"activerehashing", "databases", "cluster-databases", "acl-pubsub-default"}
 _CLUSTER_ONLY = {"cluster-databases"}
 NODE_TIMEOUT_MS = 15_000
 PATIENT_MS = 86_400_000
@@ -88,6 +88,15 @@ MAX_LAG_SECONDS = 2
 """Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count.
 Replicas do so once a second."""
 _OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
+CLIENTS_BOUNDED_SINCE = (7, 0)
+IDLE_CLIENT_BYTES = 5 << 10
+"""Of a connected client that waits: 1.5 KiB (Redis 7.0, Valkey 8.0) to 4.5 KiB (Valkey 9.1), measured with 9,000 of them."""
+ENGINES_OWN_FILES = 128
+"""Descriptors of an engine that are no clients: it keeps 32 back, and its event loop has no place for more than 128 (server.h,
+``CONFIG_MIN_RESERVED_FDS``, ``CONFIG_FDSET_INCR``)."""
+BOUNDS = ("maxmemory", "maxmemory-clients", "maxclients", "client-output-buffer-limit", "repl-backlog-size")
+"""The settings by which an engine's needs of memory and descriptors are bounded: they are read back at every look. Of
+Memcached it is ``cache_memlimit``, which any client may change."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,15 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Parameter → why it does not reach the server."""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What the node's process may use of the machine."""
-
-    memory_bytes: int
-    cpus: float
-
-
-class _Sort(NamedTuple):
-    """All that settings depend on: nodes of one sort share them, so each sort is worked out once."""
+class Sort(NamedTuple):
+    """All that settings and limits depend on: nodes of one sort share them, so each sort is worked out once."""
 
     engine: str
     version: str
@@ -119,28 +121,47 @@ class _Sort(NamedTuple):
     min_replicas: int
     parameters: tuple[tuple[str, str], ...]
 
+    @property
+    def numbers(self) -> _Version:
+        """Redis 7.1 exists at AWS only and is served by 7.0: nothing in the tables starts at 7.1."""
+        major, minor = (*self.version.split("."), "0")[:2]
+        return int(major), int(minor)
 
-def _sort(cache: Cache, node: Node) -> _Sort:
+    @property
+    def machine(self) -> NodeType:
+        """Raises KeyError for a node type that is not in the table."""
+        machine = node_type(self.node_type)
+        if machine is None:
+            raise KeyError(f"{self.node_type} is not a node type")
+        return machine
+
+
+def sort(cache: Cache, node: Node) -> Sort:
+    """What ``node`` is, as far as its settings and limits depend on it."""
     wanted, shard = cache.wanted, cache.shard(node.shard)
     needed = shard.min_replicas if shard is not None and shard.primary == node.name else 0
     timeout = 0
     if cache.in_cluster_mode(node):
         timeout = PATIENT_MS if node in cache.decided.successors else NODE_TIMEOUT_MS
-    return _Sort(node.engine, node.version, node.node_type, timeout, needed, tuple(wanted.parameters.items()))
+    return Sort(node.engine, node.version, node.node_type, timeout, needed, tuple(wanted.parameters.items()))
 
 
 def settings(cache: Cache, node: Node) -> Settings:
     """The settings of ``node`` in ``cache``: to be read only. Raises KeyError for a node type that is not in the table."""
-    return _settings(_sort(cache, node))
+    return settings_of(sort(cache, node))
 
 
 @lru_cache(maxsize=1024)
-def _settings(node: _Sort) -> Settings:
-    machine = _machine(node)
-    values = _values(node, machine)
+def settings_of(node: Sort) -> Settings:
+    """The settings of all nodes of a sort: to be read only."""
+    machine = node.machine
+    values = parameter_values(node)
     if node.engine == "memcached":
-        return Settings(live={}, boot=values, left_out={})
-    live: dict[str, str] = {"maxmemory": str(maxmemory(values, machine)), **_buffer_limits(values)} | _OUR_OWN_LIVE
+        return Settings(live={"cache_memlimit": str(item_mb(values))}, boot=values, left_out={})
+    data = maxmemory(values, machine)
+    live: dict[str, str] = {"maxmemory": str(data), **_buffer_limits(values)} | _OUR_OWN_LIVE
+    if node.numbers >= CLIENTS_BOUNDED_SINCE:
+        live["maxmemory-clients"] = str(client_memory(data, machine))
     boot: dict[str, str] = {}
     left_out: dict[str, str] = {}
     if node.min_replicas:
@@ -157,7 +178,7 @@ def _settings(node: _Sort) -> Settings:
     if node.node_timeout_ms:
         boot["cluster-enabled"] = "yes"
         live["cluster-node-timeout"] = str(node.node_timeout_ms)
-        if _version(node) >= (7, 0):
+        if node.numbers >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
     return Settings(live=live, boot=boot, left_out=left_out)
 
@@ -186,24 +207,42 @@ def maxmemory(values: dict[str, str], machine: NodeType) -> int:
     return max(machine.maxmemory * (100 - percent) // 100, 1)
 
 
-def limits(node: Node) -> Limits:
-    """What the process may use: its data, and room for replication buffers, fragmentation and what a fork copies.
+def client_memory(data: int, machine: NodeType) -> int:
+    """Bytes that all clients' buffers together may take (``maxmemory-clients``); whoever holds most of them is dropped above that.
 
-    ElastiCache's machines have a fifth to a half more memory than ``maxmemory``; a quarter here, and 64 MiB for the program itself.
+    Without a bound, a client that sends half of a large value, or reads nothing, takes memory that no eviction can
+    free. Half as much as data, and never less than what so many idle clients need as may connect.
     """
-    machine = _machine(node)
-    data = (machine.cache_mb or 0) * _MIB if node.engine == "memcached" else machine.maxmemory
-    return Limits(data + data // 4 + 64 * _MIB, float(machine.vcpu))
+    return max(data // 2, machine.maxclients * IDLE_CLIENT_BYTES)
+
+
+def within(live: dict[str, str], open_files: int | None) -> dict[str, str]:
+    """These settings, with no more clients than so many open files allow: an engine refuses all that it is told
+    together with more."""
+    if open_files is None or "maxclients" not in live:
+        return live
+    return live | {"maxclients": str(min(int(live["maxclients"]), max(open_files - ENGINES_OWN_FILES, 1)))}
+
+
+def item_mb(values: dict[str, str]) -> int:
+    """Memcached's item memory, MiB [AWS: Memcached specific parameters, memcached_connections_overhead]."""
+    return max(int(values["max_cache_memory"]) - int(values["memcached_connections_overhead"]), 8)
+
+
+def bounds(cache: Cache, node: Node, open_files: int | None) -> dict[str, str]:
+    """What an engine says of its ``BOUNDS`` when all is as it should be, where it is held to so many open files."""
+    live = within(settings(cache, node).live, open_files)
+    return {name: live[name] for name in (*BOUNDS, "cache_memlimit") if name in live}
 
 
 def live_digest(cache: Cache, node: Node) -> str:
     """Of the settings that a running server can change: equal digests, nothing to configure."""
-    return _digests(_sort(cache, node))[0]
+    return _digests(sort(cache, node))[0]
 
 
 def boot_digest(cache: Cache, node: Node) -> str:
     """Of the settings that only a restart changes."""
-    return _digests(_sort(cache, node))[1]
+    return _digests(sort(cache, node))[1]
 
 
 def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
@@ -212,8 +251,8 @@ def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _digests(node: _Sort) -> tuple[str, str]:
-    found = _settings(node)
+def _digests(node: Sort) -> tuple[str, str]:
+    found = settings_of(node)
     return _digest(found.live), _digest(found.boot)
 
 
@@ -221,28 +260,21 @@ def _digest(values: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _machine(node: Node | _Sort) -> NodeType:
-    machine = node_type(node.node_type)
-    if machine is None:
-        raise KeyError(f"{node.node_type} is not a node type")
-    return machine
-
-
-def _values(node: _Sort, machine: NodeType) -> dict[str, str]:
+def parameter_values(node: Sort) -> dict[str, str]:
     """Every parameter of the node's own family: default, node type's value, or the group's.
 
     Right after an engine upgrade the group may still be of the old family: names that the new one lacks are not for this server.
     """
     family = family_of(node.engine, node.version)
     known = parameters(family)
-    by_type = {name: value for name in known if (value := node_type_value(name, machine)) is not None}
+    by_type = {name: value for name in known if (value := node_type_value(name, node.machine)) is not None}
     chosen = {name: value for name, value in node.parameters if name in known}
     if "reserved-memory-percent" in chosen:
         chosen["reserved-memory"] = "0"
     return defaults(family) | by_type | chosen
 
 
-def _unknown(name: str, node: _Sort) -> str | None:
+def _unknown(name: str, node: Sort) -> str | None:
     """Why the server does not know the parameter; None if it does."""
     if name in _LEFT_OUT:
         return _LEFT_OUT[name]
@@ -250,13 +282,7 @@ def _unknown(name: str, node: _Sort) -> str | None:
     since = redis if node.engine == "redis" else valkey
     if since is None:
         return f"{node.engine} has no such setting"
-    return None if _version(node) >= since else f"{node.engine} knows it from {since[0]}.{since[1]} on"
-
-
-def _version(node: Node | _Sort) -> _Version:
-    """Redis 7.1 exists at AWS only and is served by 7.0: nothing in the tables starts at 7.1."""
-    major, minor = (*node.version.split("."), "0")[:2]
-    return int(major), int(minor)
+    return None if node.numbers >= since else f"{node.engine} knows it from {since[0]}.{since[1]} on"
 
 
 def _buffer_limits(values: dict[str, str]) -> dict[str, str]:

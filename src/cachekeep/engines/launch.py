@@ -14,8 +14,9 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.config import Settings, boot_digest, limits, live_digest, settings
-from cachekeep.model import Cache, Node
+from cachekeep.engines.config import Settings, boot_digest, item_mb, live_digest, settings, within
+from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
+from cachekeep.model import Cache, Limits, Node
 
 ADMIN = "cachekeep-admin"
 NOBODY_PORT = 1
@@ -32,8 +33,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Name → (text, whether it is secret)."""
     env: dict[str, str] = {}
     probe: Literal["resp", "memcached"]
-    memory_bytes: int
-    cpus: float
+    limits: Limits
+    settings: dict[str, str]
+    """Those that a running server can be told anew."""
     live_digest: str
     boot_digest: str
 
@@ -51,10 +53,10 @@ def launch(
 
     ``users``: ACL lines (``default on nopass …``) in place of the default user that ElastiCache gives a cache without AUTH or RBAC.
     ``run_as``: the account to which Memcached changes, which must be given where it is started by root.
-    ``open_files``: the limit that the process will run under; Memcached does not start if it allows more connections than that.
+    ``open_files``: the most that a process is allowed here; an engine that is to have more clients than that is given fewer.
     """
     wanted = settings(cache, node)
-    limit = limits(node)
+    wanted = msgspec.structs.replace(wanted, live=within(wanted.live, open_files))
     if node.engine == "memcached":
         argv, files = _memcached_argv(build, node, wanted, run_as, open_files), {}
     else:
@@ -66,8 +68,8 @@ def launch(
         argv=argv,
         files=files,
         probe="memcached" if node.engine == "memcached" else "resp",
-        memory_bytes=limit.memory_bytes,
-        cpus=limit.cpus,
+        limits=limits(cache, node),
+        settings=wanted.live,
         live_digest=live_digest(cache, node),
         boot_digest=boot_digest(cache, node),
     )
@@ -111,6 +113,10 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users:
         # Straight into memory when there is nothing to lose; else by way of a file, so that old data are not held beside new ones.
         ("repl-diskless-load", "on-empty-db"),
     ]
+    if build.numbers >= (6, 2):
+        # Where memory runs out all the same, the kernel is to end a fork, whose replica tries again, and not the
+        # server with the data; of servers, a replica.
+        lines.append(("oom-score-adj", "relative"))
     if build.numbers >= (7, 0):
         lines += [("enable-debug-command", "no"), ("enable-module-command", "no"), ("enable-protected-configs", "no")]
     if clustered:
@@ -251,12 +257,11 @@ def _memcached_argv(build: Build, node: Node, wanted: Settings, run_as: str | No
     """Arguments of memcached(1) for ElastiCache's parameters [AWS: Memcached specific parameters]."""
     v = wanted.boot
     on = {name for name, value in v.items() if value == "1"}
-    item_mb = max(int(v["max_cache_memory"]) - int(v["memcached_connections_overhead"]), 8)
     item_bytes, chunk_bytes = _item_sizes(v)
     connections = int(v["max_simultaneous_connections"])
     if open_files is not None:
-        connections = min(connections, max(open_files - 64, 16))  # its own sockets, pipes and log
-    argv = [build.server, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb), "-c", str(connections)]
+        connections = min(connections, max(open_files - MEMCACHED_OWN_FILES, 16))
+    argv = [build.server, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb(v)), "-c", str(connections)]
     argv += ["-t", v["num_threads"], "-b", v["backlog_queue_limit"], "-R", v["requests_per_event"], "-B", v["binding_protocol"]]
     argv += ["-n", v["chunk_size"], "-f", v["chunk_size_growth_factor"], "-I", str(item_bytes)]
     switches = {

@@ -18,8 +18,9 @@ def info(text: bytes | str) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
-def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
-    """What ``INFO replication``, ``persistence`` and ``keyspace`` together, and ``CONFIG GET bind``, say about a node."""
+def node_view(fields: Mapping[str, str], bound: str | None, settings: Mapping[str, str]) -> NodeView:
+    """What ``INFO replication``, ``persistence``, ``keyspace``, ``memory`` and ``clients`` together say about a node, and
+    ``CONFIG GET``."""
     replica = fields.get("role") == "slave"
     following = replica and _number(fields, "master_port") != NOBODY_PORT
     history = _has_history(fields)
@@ -27,6 +28,7 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
     link_up = fields.get("master_link_status") == "up" if following else None
     down = _number(fields, "master_link_down_since_seconds")
     loading = fields.get("loading") == "1" or fields.get("async_loading") == "1"
+    used = _number(fields, "used_memory")
     return NodeView(
         answer=Excuse("loading") if loading else "complete",
         role="replica" if replica else "primary",
@@ -39,6 +41,9 @@ def node_view(fields: Mapping[str, str], bound: str | None) -> NodeView:
         replicas=() if replica else tuple(_replicas(fields)),
         other_databases=tuple(sorted(int(name[2:]) for name in fields if re.fullmatch(r"db[1-9]\d*", name))),
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
+        used_bytes=None if used is None else used - (_number(fields, "mem_not_counted_for_evict") or 0),
+        clients=_number(fields, "connected_clients"),
+        settings={name: value.replace("slave ", "replica ") for name, value in settings.items()},
     )
 
 
@@ -193,6 +198,15 @@ _PULSE = re.compile(
 def pulse(replication: bytes) -> tuple[bytes, ...]:
     """Of an ``INFO replication`` reply, only what a change of state changes: role, who is followed, links, states of replicas."""
     return tuple(_PULSE.findall(replication, 0, replication.find(b"\nmaster_replid:")))  # it is asked very often; no state follows
+
+
+_MAXBYTES = re.compile(rb"^STAT maxbytes (\d+)", re.MULTILINE)
+
+
+def memcached_bounds(stats_settings: bytes) -> dict[str, str]:
+    """Of Memcached's ``stats settings``, its item memory as ``cache_memlimit`` takes it: in MiB."""
+    found = _MAXBYTES.search(stats_settings)
+    return {"cache_memlimit": str(int(found[1]) >> 20)} if found else {}
 
 
 DISCOVERY_KEY = "AmazonElastiCache:cluster"

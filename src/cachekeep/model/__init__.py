@@ -16,6 +16,7 @@ from cachekeep.model.cache import (
     WantedShard,
 )
 from cachekeep.model.condition import Condition, NodeCondition
+from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
 from cachekeep.model.step import (
@@ -34,6 +35,7 @@ from cachekeep.model.step import (
     Forget,
     HandOver,
     Interrupt,
+    Limit,
     Meet,
     MoveSlots,
     Own,
@@ -101,6 +103,9 @@ __all__ = [
     "Installation",
     "Interrupt",
     "Meet",
+    "Limit",
+    "Limits",
+    "LimitsSeen",
     "Member",
     "Moment",
     "MoveSlots",

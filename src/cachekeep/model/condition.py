@@ -16,6 +16,10 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     in_sync: bool = False
     lag_bytes: int | None = None
     pending_reboot: bool = False
+    holds_bytes: int | None = None
+    """At least so much counts against its ``maxmemory``: told in tenths of that, not to tell something new all the time."""
+    fewer_clients: str | None = None
+    """Why it takes fewer clients than its node type allows."""
     problem: str | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from cachekeep.model.cache import Decided, SlotRange
+from cachekeep.model.limits import Limits
 from cachekeep.model.resources import Event
 
 
@@ -106,6 +107,14 @@ class Configure(msgspec.Struct, frozen=True):
     """Bring the settings that a running process can change to what they should be."""
 
     node: str
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Hold the running process of a node or front to these limits; those that are None stay as they are. A limit is not
+    lowered below what is in use."""
+
+    name: str
+    limits: Limits
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -208,6 +217,7 @@ Effect = (
     | Detach
     | Bind
     | Configure
+    | Limit
     | Point
     | Discover
     | Elect
@@ -224,7 +234,7 @@ Effect = (
 def subjects(effect: Effect) -> tuple[str, ...]:
     """The nodes or fronts that an effect is carried out on, the one that it is about first."""
     match effect:
-        case Start(name) | Stop(name) | Erase(name):
+        case Start(name) | Stop(name) | Erase(name) | Limit(name):
             return (name,)
         case HandOver() | Convert() | Swap():
             return effect.taker, effect.giver

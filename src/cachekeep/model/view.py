@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.cache import SlotRange
+from cachekeep.model.limits import LimitsSeen
 from cachekeep.model.moment import Moment
 from cachekeep.model.step import Effect
 from cachekeep.model.stream import Heard, Stream
@@ -116,6 +117,14 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaSeen, ...] = ()
     bound: frozenset[str] | None = None
     """Addresses on which it accepts connections."""
+    limits: LimitsSeen | None = None
+    """What its process is held to."""
+    used_bytes: int | None = None
+    """Memory that the engine counts against its ``maxmemory``."""
+    clients: int | None = None
+    """That are connected, ours included."""
+    settings: dict[str, str] = {}
+    """What the engine itself says of those of its settings by which its needs are bounded; empty: it did not say."""
     live_digest: str | None = None
     """Of the settings that were last applied to the running process."""
     boot_digest: str | None = None
@@ -163,6 +172,8 @@ class FrontView(msgspec.Struct, frozen=True, kw_only=True):
 
     process: Process | None = None
     incarnation: int | None = None
+    limits: LimitsSeen | None = None
+    """What its process is held to."""
     targets: tuple[str, ...] | None = None
     """Balancer: node names. Discovery: node names; ``version`` is the list's version. Compatible:
     none, but known when it answers."""

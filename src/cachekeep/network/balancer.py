@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cachekeep.compute.contract import File, ProcessSpec
+from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
 
@@ -29,17 +30,18 @@ Endpoint = tuple[str, str, int]
 """Node name, address, port."""
 
 
-def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str, max_connections: int = 10_000) -> ProcessSpec:
+def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str) -> ProcessSpec:
     """The process of a balancer that begins with ``nodes`` as its targets. Its working directory is its own: the socket is
     relative.
 
-    ``haproxy`` is the program's path. ``max_connections`` (clients) costs two descriptors each; where fewer may be opened, HAProxy
-    takes fewer connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is
+    ``haproxy`` is the program's path. Each client costs two descriptors; where fewer may be opened, HAProxy takes fewer
+    connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is
     the engine's matter.
     """
+    limits = front_limits(front)
     config = f"""\
 global
-    fd-hard-limit {2 * max_connections + 100}
+    fd-hard-limit {limits.open_files}
     nbthread 1
     stats socket unix@{SOCKET} mode 600 level admin
     stats timeout 1h
@@ -68,6 +70,7 @@ backend {_BACKEND}
         address=front.address,
         port=front.port,
         probe="tcp",
+        limits=limits,
     )
 
 

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 
 from cachekeep.compute.contract import File, ProcessSpec
+from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front
 from cachekeep.network import compatible_relay
@@ -28,6 +29,7 @@ def spec(cache: Cache, front: Front, *, python: str) -> ProcessSpec:
         address=front.address,
         port=front.port,
         probe="tcp",
+        limits=front_limits(front),
     )
 
 

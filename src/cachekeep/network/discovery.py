@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cachekeep.compute.contract import File, ProcessSpec
+from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
 from cachekeep.network import relay
@@ -35,6 +36,7 @@ def spec(cache: Cache, front: Front, nodes: Sequence[Node], version: int, *, pyt
         address=front.address,
         port=front.port,
         probe="tcp",
+        limits=front_limits(front),
     )
 
 

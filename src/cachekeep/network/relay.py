@@ -116,9 +116,9 @@ class Relay:
         self.accepted = 0
         # Two descriptors each. Without one to spare, accept would fail again and again.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = 2 * CONNECTIONS + 32 if hard == resource.RLIM_INFINITY else min(hard, 2 * CONNECTIONS + 32)
+        limit = 2 * CONNECTIONS + 100 if hard == resource.RLIM_INFINITY else min(hard, 2 * CONNECTIONS + 100)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        self.most = (limit - 32) // 2
+        self.most = (limit - 100) // 2
         self.avoid: dict[tuple[str, int], float] = {}
         family = socket.AF_INET6 if ":" in directory.listen[0] else socket.AF_INET
         self.server = socket.socket(family, socket.SOCK_STREAM)

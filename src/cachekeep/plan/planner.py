@@ -15,6 +15,7 @@ from cachekeep.plan import (
     followers,
     judge,
     leaders,
+    limits,
     members,
     rollout,
     starving,
@@ -57,12 +58,14 @@ RULES: tuple[Rule, ...] = (
     leaders.transfer,
     cluster_slots.reshard,
     members.part,
-    rollout.configure,
+    limits.widen,
+    limits.configure,
     rollout.resize,
     rollout.upgrade,
     rollout.restart,
     rollout.errand,
     cluster_members.settle,
+    limits.narrow,
 )
 
 

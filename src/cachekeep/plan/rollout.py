@@ -1,38 +1,32 @@
-"""Changes to running nodes: settings, node type, version, reboots and other errands. Replicas first, one at a time;
+"""Changes to running nodes: node type, version, reboots and other errands. Replicas first, one at a time;
 then the lead moves; then the old primary."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Configure, Decide, Decided, Effect, Errand, Node, Shard, Step, Wait
+from cachekeep.model import Decide, Decided, Errand, Node, Shard, Step, Wait
 from cachekeep.plan import cluster_slots
 from cachekeep.plan.judge import ailing
 from cachekeep.plan.leaders import move, successor
+from cachekeep.plan.limits import too_small
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 
-def configure(s: Situation) -> Step | None:
-    """Settings that a running process can change are brought to what they should be."""
-    astray = [n for n in s.decided.nodes if s.alive(n) and (seen := s.seen(n).live_digest) and seen != live_digest(s.cache, n)]
-    if not astray:
-        return None
-    effects: tuple[Effect, ...] = tuple(Configure(n.name) for n in astray)
-    return Act((effects,), f"{names(astray)} {verb(astray, 'gets', 'get')} changed settings")
-
-
 def resize(s: Situation) -> Step | None:
-    """A new node type is a matter of limits: decided for all nodes, then configured (Valkey,
-    Redis) or rebooted into (Memcached)."""
+    """A new node type is a matter of limits and settings: decided for all nodes, then put in force (Valkey, Redis) or
+    rebooted into (Memcached). One that has no room for what the nodes hold is not decided."""
     if not s.may_apply("node_type"):
         return None
     wanted = s.cache.wanted.node_type
-    other = [n for n in s.decided.nodes if n.node_type != wanted and not n.leaving]
+    other = [n for n in (*s.decided.nodes, *s.decided.successors) if n.node_type != wanted and not n.leaving]
     if not other:
         return None
+    if (why_not := too_small(s, wanted)) is not None:
+        return Wait(2.0, f"the node type stays {other[0].node_type}: {why_not}", refused=True)
     due = "" if s.replicated else "reboot"
     decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])
+    decided = replace(decided, successors=tuple(replace(n, node_type=wanted) for n in decided.successors))
     return Decide(
         decided, f"the node type becomes {wanted}", (s.tell(f"Succeeded applying modification to cache node type to {wanted}."),)
     )

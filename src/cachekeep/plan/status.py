@@ -7,6 +7,7 @@ from typing import Literal
 from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
 from cachekeep.plan.announce import ready
+from cachekeep.plan.limits import fewer_clients, holds
 from cachekeep.plan.members import COMPATIBLE
 from cachekeep.plan.situation import Situation
 
@@ -93,6 +94,8 @@ def _node(s: Situation, node: Node) -> NodeCondition:
         in_sync=shard is not None and node.name in shard.in_sync,
         lag_bytes=lag,
         pending_reboot=v.boot_digest is not None and pending_reboot(s.cache, node, v.boot_digest),
+        holds_bytes=holds(s, node),
+        fewer_clients=fewer_clients(s, node),
         problem=v.problem,
     )
 

@@ -26,7 +26,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     address_pool: str
     """Of nodes and endpoints: a network, or addresses with commas between."""
     capacity_memory_bytes: int
-    """What the machines have for caches: the sum of the node types' memory must stay below it unless ``overcommit``."""
+    """What the machines have for caches: the sum of what their processes may use must stay below it unless ``overcommit``."""
     overcommit: bool = False
     hold_seconds: float = 8.0
     """How long a Describe of one resource in transition is held open; 0 answers at once."""

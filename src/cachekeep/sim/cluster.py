@@ -450,7 +450,7 @@ def _group(member: Member) -> str:
 def _member(engine: Engine, now: float) -> Member:
     """What ``nodes.conf`` says."""
     member = Member(engine, "", now)
-    member.timeout_seconds = float(engine.spec.env.get("cluster-node-timeout", NODE_TIMEOUT_SECONDS * 1000)) / 1000
+    member.timeout_seconds = float(engine.spec.settings.get("cluster-node-timeout", NODE_TIMEOUT_SECONDS * 1000)) / 1000
     for line in engine.spec.files["nodes.conf"].text.splitlines():
         words = line.split()
         if words[0] == "vars":

@@ -6,10 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
+from msgspec.structs import replace
+
 from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Heard, Moment, Node, NodeView, ReplicaSeen, Silence, Stream
+from cachekeep.model import Cache, Front, Heard, Limits, LimitsSeen, Moment, Node, NodeView, ReplicaSeen, Silence, Stream
+from cachekeep.model.limits import RESOURCES
 from cachekeep.sim.world import NOBODY, Engine, World
+
+PLENTY = Limits(memory_bytes=1 << 50, cpus=1024.0, open_files=1 << 20)
+"""What a simulated machine has."""
 
 
 class SimDriver:
@@ -47,7 +53,8 @@ class SimDriver:
             live_digest=spec.live_digest,
             lineage=Stream(world.new_history(), 0),
         )
-        engine.min_replicas = int(spec.env.get("min-replicas-to-write", "0"))
+        _heed(engine, spec.settings)
+        engine.limits = spec.limits
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
         world.heard.pop(spec.key, None)
@@ -83,6 +90,7 @@ class SimDriver:
             incarnation=engine.spec.incarnation,
             pid=engine.pid if engine.alive else None,
             problem=engine.problem,
+            limits=LimitsSeen(held=engine.limits, most=PLENTY, resident_bytes=0) if engine.alive else None,
             live_digest=engine.live_digest,
             boot_digest=engine.spec.boot_digest,
             last_order=self._world.orders.get(key, 0),
@@ -95,6 +103,16 @@ class SimDriver:
         if (engine := self._world.processes.get(key)) is None:
             raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite")
         engine.live_digest = live_digest
+
+    async def limit(self, key: Key, limits: Limits) -> None:
+        await asyncio.sleep(0.001)
+        engine = self._world.processes.get(key)
+        if engine is None or not engine.alive:
+            raise OrderFailed(f"{key[1]}: does not run, so there is nothing to limit")
+        if self._world.random.random() < self._world.flaky:
+            raise OrderFailed(f"{key[1]}: more than that is in use")
+        held = {name: value for name in RESOURCES if (value := getattr(limits, name)) is not None}
+        engine.limits = replace(engine.limits, **held)
 
     def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         if key not in self._world.processes:
@@ -122,6 +140,12 @@ class SimDriver:
     async def aclose(self) -> None:
         if self._died in self._world.witnesses:
             self._world.witnesses.remove(self._died)
+
+
+def _heed(engine: Engine, settings: Mapping[str, str]) -> None:
+    """The settings that the simulated engines know."""
+    engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
+    engine.maxmemory = int(settings.get("maxmemory", "0"))
 
 
 class SimLink:
@@ -170,6 +194,9 @@ class SimLink:
             has_history=engine.history,
             replicas=replicas if primary else (),
             bound=frozenset(engine.bound),
+            used_bytes=0,
+            clients=0,
+            settings={"maxmemory": str(engine.maxmemory)},
             discovery_version=engine.discovery,
         )
 
@@ -294,7 +321,7 @@ class SimLink:
         engine = self._engine(target)
         if engine is None or not engine.works:
             raise OrderFailed(f"{target.key[1]} does not answer")
-        engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
+        _heed(engine, settings)
 
     async def interrupt(self, target: Target) -> None:
         raise NotImplementedError

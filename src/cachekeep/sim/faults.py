@@ -51,6 +51,10 @@ class Run(Protocol):
         """kill -9 of a control plane."""
         ...
 
+    def other_node_type(self) -> None:
+        """A user's change to a larger or a smaller one."""
+        ...
+
 
 Whom = Callable[[Run, Key], tuple[Key, ...]]
 """(run, a node by chance) → the nodes that are struck, at the same moment."""
@@ -144,6 +148,7 @@ FAULTS: tuple[Fault, ...] = (
         classic=True,
         gentle=True,
     ),
+    Fault("other-node-type", lambda r, k: r.other_node_type(), weight=2, gentle=True),
     Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), whom=several),
 )
 

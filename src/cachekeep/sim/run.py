@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
+from cachekeep.engines.limits import limits
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, Errand, Event, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan import Policy
@@ -31,8 +32,7 @@ from cachekeep.store.memory import MemoryStore
 
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
 UID, NAME = "u1", "demo"
-_FELT = {"min-replicas-to-write", "cluster-node-timeout"}
-"""Settings that the simulated engines heed."""
+NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
 
 
 class _Witness(MemoryStore):
@@ -183,7 +183,8 @@ class Run:
             port=node.port,
             live_digest=live_digest(cache, node),
             boot_digest=boot_digest(cache, node),
-            env={name: value for name, value in settings(cache, node).live.items() if name in _FELT},
+            limits=limits(cache, node),
+            settings=settings(cache, node).live,
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 
@@ -347,6 +348,11 @@ class Run:
         """kill -9 of a control plane."""
         self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers))))
 
+    def other_node_type(self) -> None:
+        """A user's change to a larger or a smaller one."""
+        node_type = self.random.choice(NODE_TYPES)
+        self.world.spawn(self._change(lambda wanted: replace(wanted, node_type=node_type)))
+
     def _moves(self) -> list[Callable[[], object]]:
         """What users do."""
         return [
@@ -389,9 +395,13 @@ class Run:
     async def _until(self, met: Callable[[], bool], what: str) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + CALM_SECONDS
-        while not met():
+        while True:
+            if self.world.outgrown:
+                self._broken(self.world.outgrown)
             if self.broken:
                 raise self.broken
+            if met():
+                return
             if loop.time() > end:
                 kind = CreationViolation if what == "creation" else LivenessViolation
                 self._broken(f"no {what} within {CALM_SECONDS:.0f} s; {self._why()}", kind)
@@ -422,7 +432,12 @@ class Run:
         leader = self.world.at(shard.primary_address or "")
         if leader is None or leader.spec.key != (UID, shard.primary) or leader.role != "primary":
             return False
-        return all((e := self.world.processes.get((UID, n))) is not None and e.works for n in names)
+        return all(n.node_type == cache.wanted.node_type and self._held(cache, n) for n in cache.decided.nodes)
+
+    def _held(self, cache: Cache, node: Node) -> bool:
+        """It works, and its process is held to what is decided for it."""
+        engine = self.world.processes.get((UID, node.name))
+        return engine is not None and engine.works and engine.limits == limits(cache, node)
 
     def _configured(self, cache: Cache) -> bool:
         """Who answers at the configuration endpoint is there exactly when it shall be."""

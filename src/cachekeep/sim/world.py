@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cachekeep.compute.contract import Key, ProcessSpec
-from cachekeep.model import Heard, Moment, Stream
+from cachekeep.model import Heard, Limits, Moment, Stream
 
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
+FORK = 2
+"""Times its data, an engine needs while a fork has a copy."""
 LAG_SECONDS = 4.0
 """An engine that needs replicas to take writes may miss them so late: lag in whole seconds, looked at once a second."""
 
@@ -54,6 +56,9 @@ class Engine:
     discovery: int = 0
     link_epoch: int = 0
     min_replicas: int = 0
+    limits: Limits = field(default_factory=Limits)
+    """What its process is held to."""
+    maxmemory: int = 0
     acknowledged_at: dict[Key, float] = field(default_factory=dict)
     """Of a primary: when each replica last acknowledged what it sent."""
 
@@ -105,6 +110,8 @@ class World:
         self.tasks: set[asyncio.Task[None]] = set()
         self.flaky = 0.0
         """Chance that an order is late or doubled."""
+        self.outgrown: str | None = None
+        """Whose process could need more memory than it is held to."""
         self.remote = False
         """Processes run on hosts of their own: no order to stop one reaches a host that is cut,
         and its address can be had elsewhere."""
@@ -222,8 +229,17 @@ class World:
             before = (replica.lineage.history, len(replica.writes)) if replica.history else ()
             replica.lineage = Stream(primary.lineage.history, 0, *before)
 
+    def may_hold(self, engine: Engine, data: int) -> None:
+        """Clients may have filled an engine by now, and a fork may have a copy of it all: a process that is held to
+        less is ended."""
+        limit = engine.limits.memory_bytes
+        if limit is not None and FORK * data > limit:
+            self.outgrown = f"{engine.spec.key[1]} may hold {data} bytes, its process {limit} with a fork's copy"
+            self.kill(engine.spec.key)
+
     def receive(self, primary: Engine, replica: Engine) -> None:
         """Whatever of its stream the replica does not have yet."""
+        self.may_hold(replica, max(primary.maxmemory, replica.maxmemory))  # it takes whatever its primary has
         replica.writes = list(primary.writes)
 
     def _stream(self, primary: Engine, replica: Engine) -> None:
@@ -260,5 +276,7 @@ class World:
         """A write that has reached an engine that leads."""
         if asyncio.get_running_loop().time() < engine.paused_until or self.lacks_replicas(engine):
             return False
-        engine.writes.append(id)
-        return True
+        self.may_hold(engine, engine.maxmemory)
+        if engine.works:
+            engine.writes.append(id)
+        return engine.works

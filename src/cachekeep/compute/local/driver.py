@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -22,12 +21,12 @@ from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.launch import Gated, launch
-from cachekeep.compute.local.ledger import Ledger, Record, place
-from cachekeep.compute.local.limits import Capacity, Limits
+from cachekeep.compute.local.ledger import Ledger, Record, lock_directory, place
+from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.probe import accepts, why_not_free
 from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
-from cachekeep.model import Heard, Process
+from cachekeep.model import Heard, Limits, Process
 
 _log = logging.getLogger(__name__)
 _KILL_SECONDS = 10.0
@@ -72,7 +71,7 @@ class LocalDriver:
         self._clock = clock
         self._ledger = Ledger(data_dir.absolute() / "nodes")
         self._words = Words(self._ledger)
-        self._limits = Limits()
+        self._limiter = Limiter()
         self._start_deadline_seconds = start_deadline_seconds
         self._held: dict[Key, _Held] = {}
         self._callbacks: list[Callable[[Key], None]] = []
@@ -92,8 +91,7 @@ class LocalDriver:
         proc.adopt_orphans()
         try:
             await asyncio.to_thread(self._ledger.root.mkdir, mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(self._ledger.root / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            await self._lock_directory(self._lock_fd)
+            self._lock_fd = await lock_directory(self._ledger.root, self._clock)
             (self._ledger.root / ".lock").touch()  # a disk that takes no writes is better known now than at the first start
             await asyncio.to_thread(self._ledger.load)
             await asyncio.to_thread(self._words.open)
@@ -101,20 +99,6 @@ class LocalDriver:
             raise Unusable(f"{self._ledger.root} cannot be used: {error.strerror}.") from error
         for key in self._ledger.known():
             self._adopt(key)
-
-    async def _lock_directory(self, fd: int) -> None:
-        # A child between fork and exec holds our descriptors for an instant after we are killed: hence more than one try.
-        deadline = self._clock.monotonic() + 1.0
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if self._clock.monotonic() > deadline:
-                    os.close(fd)
-                    self._lock_fd = None
-                    raise Unusable(f"{self._ledger.root} is in use by another control plane.") from None
-            await asyncio.sleep(0.02)
 
     def _adopt(self, key: Key) -> None:
         record = self._ledger.get(key)
@@ -142,10 +126,11 @@ class LocalDriver:
     # Looking
 
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
-        """What is known of these processes: from memory, and one read of /proc for each that lives."""
-        return {key: self._look(key) for key in keys}
+        """What is known of these processes: from memory, and a few reads of /proc and of its control groups for each that lives."""
+        most = self._limiter.capacity()
+        return {key: self._look(key, most) for key in keys}
 
-    def _look(self, key: Key) -> ProcessSeen:
+    def _look(self, key: Key, most: Limits) -> ProcessSeen:
         record = self._ledger.get(key)
         if (unsure := self._ledger.unsure(key)) is not None:
             return ProcessSeen(process=None, problem=unsure)
@@ -165,13 +150,13 @@ class LocalDriver:
             lead_order=record.lead_order,
             heard=self._words.of(key),
             ended_at=None if alive else record.ended_at,
-            limits=record.limits,
+            limits=self._limiter.seen(key, held.pid, record.cgroups, most) if held and alive and not held.stuck else None,
             problem=(held.stuck if held else None) or record.problem,
         )
 
-    def capacity(self) -> Capacity:
-        """What this machine has to give to all processes together."""
-        return self._limits.capacity()
+    def capacity(self) -> Limits:
+        """What this machine has to give to all processes together; open files: to each."""
+        return self._limiter.capacity()
 
     def known(self) -> list[Key]:
         """Every process on record, whether it runs or not."""
@@ -215,6 +200,10 @@ class LocalDriver:
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
         """See ``Driver.rewrite``. Raises ``OrderFailed`` if the process was never started or the disk is full."""
         await self._carry(self._rewrite(key, files, live_digest))
+
+    async def limit(self, key: Key, limits: Limits) -> None:
+        """See ``Driver.limit``."""
+        await self._carry(self._limit(key, limits))
 
     def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         """See ``Memory.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
@@ -292,8 +281,6 @@ class LocalDriver:
         gated.release()
         await self._await_accepting(spec, held)
         if held.accepting:
-            if not self._limits.hold(record.cgroups, held.pid):
-                self._remember(key, limits="none: the process could not enter its control groups")
             return
         ended_by_itself = held.gone.is_set()
         if not ended_by_itself:
@@ -318,17 +305,18 @@ class LocalDriver:
         directory = self._ledger.make_directory(key)
         files = self._ledger.write_files(key, spec.files)
         argv = tuple(place(word, directory) for word in spec.argv)
-        limits = self._limits.prepare(key, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
+        confinement = self._limiter.prepare(key, spec.limits)
         gated: Gated | None = None
         try:
             log_fd = self._ledger.open_log(key)
             try:
                 log_offset = os.fstat(log_fd).st_size
-                gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=limits.doors)
+                gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=confinement.doors)
             finally:
                 os.close(log_fd)
             seen = proc.stat(gated.pid)
             assert seen is not None
+            self._limiter.confine(key, gated.pid, spec.limits)
             before = self._ledger.get(key)
             self._ledger.change(
                 key,
@@ -345,15 +333,14 @@ class LocalDriver:
                 files=files,
                 live_digest=spec.live_digest,
                 boot_digest=spec.boot_digest,
-                limits=limits.said,
-                cgroups=limits.groups,
-                memory_kills=self._limits.memory_kills(limits.groups),
+                cgroups=confinement.groups,
+                memory_kills=self._limiter.memory_kills(confinement.groups),
                 problem=None,
             )
         except BaseException:
             if gated is not None:
                 gated.abandon()
-            self._limits.release(limits.groups)
+            self._limiter.release(key, confinement.groups)
             raise
         return gated, log_offset
 
@@ -410,7 +397,8 @@ class LocalDriver:
 
     def _post_mortem(self, held: _Held, how: proc.Ending) -> str:
         record = self._ledger.get(held.key) or Record()
-        starved = self._limits.memory_kills(record.cgroups) > record.memory_kills
+        killed = how.status in (None, -signal.SIGKILL)  # one of its children may have been killed before, and not it
+        starved = killed and self._limiter.memory_kills(record.cgroups) > record.memory_kills
         cause = "was killed for want of memory" if starved else str(how)
         said = self._ledger.last_words(held.key, since=held.log_offset, lines=1 if held.accepting or held.adopted else 3)
         return f"{cause}: {said}" if said else cause
@@ -474,7 +462,7 @@ class LocalDriver:
                 raise OrderFailed(f"{key[1]}: {held.stuck or 'was started again while it was being erased'}.")
             record = self._ledger.get(key) or Record()
             try:
-                await asyncio.to_thread(self._limits.release, record.cgroups)
+                await asyncio.to_thread(self._limiter.release, key, record.cgroups)
                 await asyncio.to_thread(self._ledger.forget, key)
                 self._words.forget(key)
             except OSError as error:
@@ -489,6 +477,14 @@ class LocalDriver:
                 self._ledger.change(key, files=names, live_digest=live_digest)
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: its files were not rewritten: {error.strerror} ({error.filename}).") from error
+
+    async def _limit(self, key: Key, limits: Limits) -> None:
+        async with self._lock(key):
+            held, record = self._held.get(key), self._ledger.get(key)
+            if held is None or record is None or not held.is_in(proc.stat(held.pid)):
+                raise OrderFailed(f"{key[1]}: does not run, so there is nothing to limit.")
+            groups = await asyncio.to_thread(self._limiter.change, key, held.pid, record.cgroups, limits)
+            self._remember(key, cgroups=groups)
 
 
 def _endpoint(spec: ProcessSpec) -> str:

@@ -6,8 +6,10 @@ control plane, and after a power cut there are no processes left to be known by 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -18,9 +20,10 @@ from typing import Any
 
 import msgspec
 
+from cachekeep.clock import Clock
 from cachekeep.compute.contract import File, Key
 from cachekeep.compute.local import proc
-from cachekeep.errors import OrderFailed
+from cachekeep.errors import OrderFailed, Unusable
 from cachekeep.model import Moment
 
 _RECORD = "process.json"
@@ -47,7 +50,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     last_order: int = 0
     lead_order: int = 0
     ended_at: Moment | None = None
-    limits: str = ""
     cgroups: tuple[str, ...] = ()
     memory_kills: int = 0
     """Counted by the control groups before this process: what is above is its own."""
@@ -74,6 +76,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+        raise
+
+
+async def lock_directory(directory: Path, clock: Clock) -> int:
+    """The descriptor that holds the lock on a directory. Raises ``Unusable`` if another driver has it, and ``OSError``."""
+    fd = os.open(directory / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # A child between fork and exec holds our descriptors for an instant after we are killed: hence more than one try.
+    deadline = clock.monotonic() + 1.0
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            except BlockingIOError:
+                if clock.monotonic() > deadline:
+                    raise Unusable(f"{directory} is in use by another control plane.") from None
+            await asyncio.sleep(0.02)
+    except BaseException:
+        os.close(fd)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Limits on processes by control groups (v1 and v2), and what this machine has to give.
+"""Limits on processes: memory and CPU by control groups (v1 and v2), open files by prlimit(2); and what this machine has to give.
 
 Each process gets a group of its own, ``cachekeep/<uid>/<name>``. Where it hangs: under the deepest group above us that limits us,
 so that nobody gets out of a limit that was set on Cachekeep as a whole; else at the top of what we can see, so that processes are
@@ -7,27 +7,30 @@ not tied to the session or service that the control plane happened to be started
 
 from __future__ import annotations
 
+import errno
+import math
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from cachekeep.compute.contract import Key
+from cachekeep.errors import OrderFailed
+from cachekeep.model import Limits, LimitsSeen
+from cachekeep.model.limits import RESOURCES
 
 Controller = Literal["memory", "cpu"]
 _CONTROLLERS: tuple[Controller, ...] = ("memory", "cpu")
 _BRANCH = "cachekeep"
 _CPU_PERIOD_MICROSECONDS = 100_000
 _UNLIMITED_BYTES = 1 << 60  # v1 shows "no limit" as the largest number of whole pages
-
-
-class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """What all processes together may use."""
-
-    memory_bytes: int
-    cpus: float
+_CAP_SYS_RESOURCE = 24
+_SPARE_DESCRIPTORS = 128
+"""A process that cannot open a descriptor for the next client tries again and again."""
+_RESOURCE_OF: Final[dict[Controller, str]] = {"memory": "memory_bytes", "cpu": "cpus"}
 
 
 class Hierarchy(NamedTuple):
@@ -102,24 +105,27 @@ def _limit(hierarchy: Hierarchy, controller: Controller, group: Path) -> float |
 
 
 class Confinement(NamedTuple):
-    """Limits ready for a process: what they are, in words; the groups' paths; the files by which a process enters them."""
+    """Limits ready for a process: the groups' paths; the files by which a process enters them; which resources have
+    none, and why."""
 
-    said: str
     groups: tuple[str, ...]
     doors: tuple[Path, ...]
+    unable: dict[str, str]
 
 
-class Limits:
-    """Hands out groups to processes and takes them back."""
+class Limiter:
+    """Holds processes to limits, and says what they are held to. Of what cannot be limited it keeps why: it is not
+    tried again until the process is started anew."""
 
     def __init__(self) -> None:
         try:
             self._hierarchies = hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
         except OSError:
             self._hierarchies = {}
+        self._unable: dict[Key, dict[str, str]] = {}
 
-    def capacity(self) -> Capacity:
-        """What this machine has, or what the limits above us leave of it."""
+    def capacity(self) -> Limits:
+        """What this machine has, or what the limits above us leave of it; open files are for each process."""
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         cpus = float(len(os.sched_getaffinity(0)))
         for controller, hierarchy in self._hierarchies.items():
@@ -129,35 +135,117 @@ class Limits:
                     memory = min(memory, limit)
                 elif limit is not None:
                     cpus = min(cpus, limit)
-        return Capacity(memory_bytes=int(memory), cpus=cpus)
+        return Limits(memory_bytes=int(memory), cpus=cpus, open_files=_open_files_max())
 
-    def prepare(self, key: Key, *, memory_bytes: int | None, cpus: float | None) -> Confinement:
-        """Make groups with these limits for a process to enter. Never raises: a limit that cannot be had is said, not enforced."""
-        asked: list[tuple[Controller, float, str]] = []
-        if memory_bytes is not None:
-            asked.append(("memory", memory_bytes, f"memory {memory_bytes / (1 << 20):.0f} MiB"))
-        said: list[str] = []
-        if cpus is not None and cpus >= self.capacity().cpus:
-            said.append(f"all {self.capacity().cpus:g} CPUs")  # a quota that limits nothing still costs an engine some 8 %
-        elif cpus is not None:
-            asked.append(("cpu", cpus, f"{cpus:g} CPU{'' if cpus == 1 else 's'}"))
+    # Before a process starts
+
+    def prepare(self, key: Key, limits: Limits) -> Confinement:
+        """Make groups with these limits for a process to enter. Never raises: a limit that cannot be had is told, not enforced."""
         doors: dict[str, Path] = {}
-        for controller, amount, words in asked:
+        unable: dict[str, str] = {}
+        for controller, amount in self._asked(limits):
             try:
                 version, group = self._group(controller, key)
                 # A thread that moves itself needs no system-wide lock, which costs some 10 ms. v2 moves whole processes only.
                 doors[str(group)] = group / ("tasks" if version == 1 else "cgroup.procs")
                 for name, value in _settings(controller, version, amount):
                     (group / name).write_text(value)
-                said.append(f"{words} by cgroup v{version}")
             except OSError as error:
-                said.append(f"no {controller} limit: {error.strerror}")
-        return Confinement(", ".join(said) or "none asked for", tuple(doors), tuple(doors.values()))
+                unable[_RESOURCE_OF[controller]] = error.strerror or str(error)
+        self._unable[key] = dict(unable)
+        return Confinement(tuple(doors), tuple(doors.values()), unable)
+
+    def confine(self, key: Key, pid: int, limits: Limits) -> None:
+        """What is left to be done when the process is there, before it becomes the program. Never raises, as ``prepare``."""
+        if limits.open_files is not None:
+            self._set_open_files(key, pid, min(limits.open_files, _open_files_max()))
+
+    def _asked(self, limits: Limits) -> list[tuple[Controller, float]]:
+        """Amounts by controller. A quota that limits nothing is not set: it still costs an engine some 8 %."""
+        asked: list[tuple[Controller, float]] = []
+        if limits.memory_bytes is not None:
+            asked.append(("memory", limits.memory_bytes))
+        if limits.cpus is not None and limits.cpus < (self.capacity().cpus or 0):
+            asked.append(("cpu", limits.cpus))
+        return asked
+
+    # While it runs
+
+    def seen(self, key: Key, pid: int, groups: Sequence[str], most: Limits) -> LimitsSeen:
+        """What a process is held to: a limit of a group that it is not in is none of its. ``most`` is what ``capacity`` says."""
+        held: dict[str, float] = {}
+        for controller, name in _RESOURCE_OF.items():
+            hierarchy, own = self._hierarchies.get(controller), self._own_group(controller, pid, groups)
+            limit = _limit(hierarchy, controller, own[1]) if hierarchy is not None and own is not None else None
+            held[name] = min(limit if limit is not None else math.inf, getattr(most, name))
+        unable = {n: None for c, n in _RESOURCE_OF.items() if c not in self._hierarchies} | dict.fromkeys(self._unable.get(key, ()))
+        return LimitsSeen(
+            held=Limits(memory_bytes=int(held["memory_bytes"]), cpus=held["cpus"], open_files=_open_files(pid)),
+            most=replace(most, **unable),
+            resident_bytes=_resident_bytes(pid),
+        )
+
+    def change(self, key: Key, pid: int, groups: Sequence[str], limits: Limits) -> tuple[str, ...]:
+        """Hold a running process to these limits, and leave alone what is None. Returns the groups that it is in then.
+
+        What this machine cannot limit is kept in mind, and seen from then on. Raises OrderFailed where a limit cannot
+        be lowered because more than that is in use: it stays as it was, and can be lowered later.
+        """
+        there = dict.fromkeys(groups)
+        unable = self._unable.setdefault(key, {})
+        for controller, amount in ((c, getattr(limits, name)) for c, name in _RESOURCE_OF.items()):
+            if amount is None:
+                continue
+            try:
+                version, group = self._own_group(controller, pid, groups) or self._group(controller, key)
+                _set(controller, version, group, amount if self._asked(_only(controller, amount)) else None)
+                if not self.hold((str(group),), pid):
+                    # All of its threads; what it holds already stays charged to where it was.
+                    (group / "cgroup.procs").write_text(str(pid))
+                there[str(group)] = None
+            except _InUse as error:
+                raise OrderFailed(f"{key[1]}: {error}") from None
+            except OSError as error:
+                unable[_RESOURCE_OF[controller]] = error.strerror or str(error)
+        if limits.open_files is not None:
+            in_use = _descriptors(pid)
+            if in_use + _SPARE_DESCRIPTORS > limits.open_files:
+                raise OrderFailed(
+                    f"{key[1]}: open files stay limited as they are: {in_use} are open, too many for {limits.open_files}"
+                )
+            self._set_open_files(key, pid, limits.open_files)
+        self._read_back(key, pid, tuple(there), limits)
+        return tuple(there)
+
+    def _read_back(self, key: Key, pid: int, groups: Sequence[str], limits: Limits) -> None:
+        """A limit that did not become what was asked for is taken for one that cannot be had, or it would be set for ever."""
+        held = self.seen(key, pid, groups, self.capacity()).held
+        for name in RESOURCES:
+            asked, got = getattr(limits, name), getattr(held, name)
+            if asked is not None and got is not None and got != asked:
+                self._unable.setdefault(key, {}).setdefault(name, f"{got} is in force after {asked} was set")
+
+    def _set_open_files(self, key: Key, pid: int, count: int) -> None:
+        try:
+            _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, max(count, hard)))
+        except ProcessLookupError:
+            return
+        except (OSError, ValueError) as error:  # another user's process, or above the hard limit
+            self._unable.setdefault(key, {})["open_files"] = str(error)
 
     @staticmethod
-    def hold(groups: tuple[str, ...], pid: int) -> bool:
+    def hold(groups: Sequence[str], pid: int) -> bool:
         """Whether the process is in all of these groups."""
         return all(str(pid) in (_read(Path(group) / "cgroup.procs") or "").split() for group in groups)
+
+    def _own_group(self, controller: Controller, pid: int, groups: Sequence[str]) -> tuple[int, Path] | None:
+        """Which of these groups limits the process; None: it is in none of them."""
+        hierarchy = self._hierarchies.get(controller)
+        if hierarchy is None:
+            return None
+        mine = (Path(group) for group in groups if hierarchy.top in Path(group).parents and self.hold((group,), pid))
+        return next(((hierarchy.version, group) for group in mine), None)
 
     def _group(self, controller: Controller, key: Key) -> tuple[int, Path]:
         hierarchy = self._hierarchies.get(controller)
@@ -185,9 +273,9 @@ class Limits:
         counts = (line.split() for text in counters if text for line in text.splitlines())
         return sum(int(count) for name, count in counts if name == "oom_kill")
 
-    @staticmethod
-    def release(groups: tuple[str, ...]) -> None:
-        """Remove groups that are empty by now, and the branch above them when nobody else is on it."""
+    def release(self, key: Key, groups: tuple[str, ...]) -> None:
+        """Forget a process: remove its groups if they are empty by now, and the branch above them when nobody else is on it."""
+        self._unable.pop(key, None)
         for group in map(Path, groups):
             for path in (group, group.parent, group.parent.parent):
                 try:
@@ -196,6 +284,88 @@ class Limits:
                     continue
                 except OSError:
                     break
+
+
+class _InUse(Exception):
+    """More is in use than a limit would allow."""
+
+
+def _only(controller: Controller, amount: float) -> Limits:
+    return Limits(memory_bytes=int(amount)) if controller == "memory" else Limits(cpus=amount)
+
+
+def _set(controller: Controller, version: int, group: Path, amount: float | None) -> None:
+    """Have a group that may be in use hold its processes to this; None: to nothing. Raises ``_InUse``, and ``OSError``."""
+    if amount is None:
+        for name, value in _UNLIMITED[controller, version]:
+            (group / name).write_text(value)
+    elif (controller, version) == ("memory", 2):
+        _set_memory_max(group, int(amount))
+    else:
+        try:
+            for name, value in _settings(controller, version, amount):
+                (group / name).write_text(value)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise _InUse(f"the memory limit stays as it is: more than {int(amount) >> 20} MiB are in use") from None
+
+
+def _set_memory_max(group: Path, amount: int) -> None:
+    """v1 refuses a limit below what is in use; v2 would kill for it (``memory.max``,
+    Documentation/admin-guide/cgroup-v2.rst). So there, ``memory.high`` goes first: above it processes are slowed down
+    and what can be reclaimed is, but nobody is killed."""
+    if (before := _read(group / "memory.max") or "max") == "max" or int(before) > amount:
+        (group / "memory.high").write_text(str(amount))
+        if int(_read(group / "memory.current") or 0) > amount:
+            (group / "memory.high").write_text("max")
+            raise _InUse(f"the memory limit stays as it is: more than {amount >> 20} MiB are in use")
+    (group / "memory.max").write_text(str(amount))
+    (group / "memory.high").write_text("max")
+
+
+_UNLIMITED: Final[dict[tuple[Controller, int], list[tuple[str, str]]]] = {
+    ("memory", 1): [("memory.limit_in_bytes", "-1")],
+    ("memory", 2): [("memory.max", "max")],
+    ("cpu", 1): [("cpu.cfs_quota_us", "-1")],
+    ("cpu", 2): [("cpu.max", "max")],
+}
+
+
+def _open_files_max() -> int:
+    """The most that RLIMIT_NOFILE of a process of ours can be: the hard limit, or what the system allows whoever may pass that."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    capabilities = next(
+        (line.split()[1] for line in (_read(Path("/proc/self/status")) or "").splitlines() if line[:7] == "CapEff:"), "0"
+    )
+    if int(capabilities, 16) >> _CAP_SYS_RESOURCE & 1 or hard == resource.RLIM_INFINITY:
+        return int(_read(Path("/proc/sys/fs/nr_open")) or 1 << 20)
+    return hard
+
+
+def _open_files(pid: int) -> int | None:
+    """RLIMIT_NOFILE of a process. Of another user's the kernel tells it in words only."""
+    try:
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        lines = (_read(Path(f"/proc/{pid}/limits")) or "").splitlines()
+        text = next((line.split()[3] for line in lines if line.startswith("Max open files")), "unlimited")
+        return int(text) if text.isdigit() else None
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def _resident_bytes(pid: int) -> int | None:
+    fields = (_read(Path(f"/proc/{pid}/statm")) or "").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
 
 def _settings(controller: Controller, version: int, amount: float) -> list[tuple[str, str]]:

@@ -174,7 +174,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     before = cache.wanted
     changes = want.plain(params) | want.windows(params, before)
     if "CacheNodeType" in params:
-        changes["node_type"] = change_node_type(before, params["CacheNodeType"])
+        changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     if params.get("Engine", before.engine).lower() != before.engine:
         raise combination_error(
             "The engine of a stand-alone cluster cannot be changed; make it the primary of a replication group first."

@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import numbers
+from cachekeep.engines.limits import data_bytes
 from cachekeep.engines.parameters import family_of
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Event, Member, Wanted
@@ -161,6 +162,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     before = cache.wanted
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
         changes = await mode.change(params, tx, cache)
+        await want.check_room(tx, context, replace(before, **changes), cache)
         told_of = (
             f"Cluster mode of replication group {cache.name} is changed from {before.cluster_mode} to {changes['cluster_mode']}"
         )
@@ -168,7 +170,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
     changes = want.plain(params) | want.windows(params, before)
     if "CacheNodeType" in params:
-        changes["node_type"] = change_node_type(before, params["CacheNodeType"])
+        changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     changes |= await change_engine(params, tx, context, before, immediately=immediately)
     if "PrimaryClusterId" in params:
         changes |= _promote(cache, params["PrimaryClusterId"].lower())
@@ -188,9 +190,20 @@ def told(cache: Cache, message: str) -> Event:
     return Event(source_type="replication-group", source=cache.name, message=message)
 
 
-def change_node_type(before: Wanted, name: str) -> str:
-    """Raises ApiError InvalidParameterValue or InvalidParameterCombination."""
-    return want.check_node_type(before.engine, name)
+async def change_node_type(tx: Transaction, cache: Cache, name: str) -> str:
+    """The node type, if what the nodes were last seen to hold fits [AWS: Scaling down, "large enough to accommodate all the data"].
+
+    Raises ApiError InvalidParameterValue or InvalidParameterCombination.
+    """
+    wanted = replace(cache.wanted, node_type=want.check_node_type(cache.wanted.engine, name))
+    condition = await tx.condition(cache.uid)
+    held = max((n.holds_bytes or 0 for n in condition.nodes), default=0) if condition is not None else 0
+    if held > (room := data_bytes(wanted)) and wanted.engine != "memcached":
+        raise combination_error(
+            f"{cache.name} holds more than {held >> 20} MiB, and {name} has room for {room >> 20} MiB of data beside what the "
+            "parameter group reserves; nothing was changed. Choose a larger node type, or remove data first."
+        )
+    return wanted.node_type
 
 
 async def change_engine(params: Params, tx: Transaction, context: Context, before: Wanted, *, immediately: bool) -> dict[str, Any]:

@@ -123,7 +123,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     values = dict(group.values)
     for name, value in changes.items():
         values[name] = tables.validate(group.family, name, value or "", attached=bool(users))
-    await _save(tx, group, values, users, changes)
+    await _save(tx, context, group, values, users, changes)
     return {"CacheParameterGroupName": group.name}
 
 
@@ -146,7 +146,7 @@ async def reset(call: Call, tx: Transaction, context: Context) -> Mapping[str, A
             raise value_error(f"The parameter {name} cannot be modified while a cache uses the parameter group.")
     values = {name: value for name, value in group.values.items() if name not in dropped}
     defaults = tables.defaults(group.family)
-    await _save(tx, group, values, users, {name: defaults.get(name, "its default") for name in sorted(dropped)})
+    await _save(tx, context, group, values, users, {name: defaults.get(name, "its default") for name in sorted(dropped)})
     return {"CacheParameterGroupName": group.name}
 
 
@@ -162,14 +162,21 @@ def _changes(listed: Iterable[Params]) -> dict[str, str | None]:
 
 
 async def _save(
-    tx: Transaction, group: ParameterGroup, values: dict[str, str], users: list[Cache], told: Mapping[str, str | None]
+    tx: Transaction,
+    context: Context,
+    group: ParameterGroup,
+    values: dict[str, str],
+    users: list[Cache],
+    told: Mapping[str, str | None],
 ) -> None:
     tables.check_together(group.family, values)
     if values == group.values:
         return
     await tx.put(replace(group, values=values))
     for cache in users:
-        await want.save(tx, cache, replace(cache.wanted, parameters=values))
+        wanted = replace(cache.wanted, parameters=values)
+        await want.check_room(tx, context, wanted, cache)
+        await want.save(tx, cache, wanted)
     await _tell(tx, group.name, *(f"Updated parameter {name} to {value}" for name, value in told.items()))
 
 

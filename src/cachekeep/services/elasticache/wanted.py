@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import Offer
+from cachekeep.engines.limits import memory_needed
 from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import ApiError, EngineMissing
@@ -186,21 +187,18 @@ class Room(msgspec.Struct, frozen=True):
 
 
 async def taken(tx: Transaction, besides: str | None = None) -> Room:
-    """The room that caches take, but for the one with uid ``besides``."""
+    """The room that caches take, but for the one with uid ``besides``: what their processes may use at the worst."""
     count = memory = 0
     async for cache in find.every(tx, lambda cache: cache.uid != besides and not cache.wanted.deleted):
         count += len(cache.wanted_names())
-        memory += _memory_bytes(cache.wanted)
+        memory += _memory_bytes(cache.wanted, cache)
     return Room(count, memory)
 
 
-def _memory_bytes(wanted: Wanted) -> int:
-    """What the nodes may fill: data and reserved memory."""
-    found = node_type(wanted.node_type)
-    if found is None:
-        return 0
-    each = (found.cache_mb or 0) << 20 if wanted.engine == "memcached" else found.maxmemory
-    return _count(wanted) * each
+def _memory_bytes(wanted: Wanted, cache: Cache | None) -> int:
+    """What the nodes' processes may use. On the way to cluster mode there are two for each member."""
+    twice = cache is not None and wanted.cluster_mode == "enabled" and not cache.clustered
+    return _count(wanted) * memory_needed(wanted) * (2 if twice else 1)
 
 
 async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: Cache | None = None) -> None:
@@ -211,7 +209,8 @@ async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: C
     settings = context.settings
     before = cache.wanted if cache else None
     more_nodes = _count(wanted) > (_count(before) if before else 0)
-    more_memory = _memory_bytes(wanted) > (_memory_bytes(before) if before else 0)
+    needed = _memory_bytes(wanted, cache)
+    more_memory = needed > (_memory_bytes(before, cache) if before else 0)
     if not (more_nodes or more_memory):
         return
     if more_nodes and wanted.cluster_mode == "enabled" and _count(wanted) > CLUSTER_NODES_MAX:
@@ -221,10 +220,10 @@ async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: C
     if more_nodes and others.nodes + _count(wanted) > settings.nodes_max:
         message = f"Customer node quota exceeded. You can have at most {settings.nodes_max} nodes in this region"
         raise ApiError("NodeQuotaForCustomerExceeded", message)
-    needed, free = _memory_bytes(wanted), settings.capacity_memory_bytes - others.memory_bytes
+    free = settings.capacity_memory_bytes - others.memory_bytes
     if more_memory and not settings.overcommit and needed > free:
         message = (
-            f"{_count(wanted)} nodes of type {wanted.node_type} need {needed >> 20} MiB; of the "
+            f"{_count(wanted)} nodes of type {wanted.node_type} may need {needed >> 20} MiB; of the "
             f"{settings.capacity_memory_bytes >> 20} "
             f"MiB that this installation has for caches, {max(free, 0) >> 20} MiB are free. Nothing was changed."
         )
