@@ -14,6 +14,7 @@ from cachekeep.plan import followers, judge, leaders, limits, members, planner, 
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
+from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Scenario, Violation
 
@@ -152,6 +153,23 @@ def _lower_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planner, "RULES", (*(r for r in planner.RULES if r is not limits.configure), limits.configure))
 
 
+def _an_excuse_is_silence(patch: pytest.MonkeyPatch) -> None:
+    """Who answers with an error has not answered."""
+    real = judge.why_hung
+
+    def why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
+        v = s.seen(primary)
+        deaf = v.excuse is not None and v.waiting_seconds >= s.policy.silence_seconds
+        return "says nothing of use" if deaf else real(s, shard, primary)
+
+    patch.setattr(judge, "why_hung", why_hung)
+
+
+def _scripts_go_on(patch: pytest.MonkeyPatch) -> None:
+    """Nobody ends a script that does not end by itself."""
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not judge.interrupt))
+
+
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
     (_the_replicas_own_word, {}, 0),
@@ -169,6 +187,8 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_fill_before_there_is_room, RESIZED, 0),
     (_fill_what_a_replica_has_no_room_for, RESIZED, 0),
     (_lower_at_once, RESIZED, 0),
+    (_an_excuse_is_silence, {"vocabulary": CLASSIC | {"pause", "script-that-writes", "crowd"}}, 0),
+    (_scripts_go_on, {"vocabulary": CLASSIC | {"endless-script"}}, 0),
 )
 
 

@@ -65,6 +65,7 @@ class ClusterRun(Run):
     def _check(self, before: Cache, after: Cache) -> None:
         """Whoever is made to stand for election is in sync, and was fed, or the user accepted the loss. Orders only grow."""
         self.cache = after
+        self._spared(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None:

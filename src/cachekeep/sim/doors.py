@@ -10,7 +10,20 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Heard, Limits, LimitsSeen, Moment, Node, NodeView, ReplicaSeen, Silence, Stream
+from cachekeep.model import (
+    Cache,
+    Excuse,
+    Front,
+    Heard,
+    Limits,
+    LimitsSeen,
+    Moment,
+    Node,
+    NodeView,
+    ReplicaSeen,
+    Silence,
+    Stream,
+)
 from cachekeep.model.limits import RESOURCES
 from cachekeep.sim.world import NOBODY, Engine, World
 
@@ -169,10 +182,12 @@ class SimLink:
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         engine, asked_at = self._engine(target), self._world.moment()
-        if engine is None or not engine.works:
+        if engine is None or (not engine.works and engine.excuse is None):
             await asyncio.sleep(deadline_seconds)
             return NodeView(answer=Silence(reachable=engine is not None))
         await asyncio.sleep(0.001)
+        if engine.excuse is not None:
+            return NodeView(answer=Excuse(engine.excuse))
         if not engine.works:
             return NodeView(answer=Silence(reachable=True))
         replicas = tuple(
@@ -210,11 +225,18 @@ class SimLink:
         whom = self._world.at(replica.follows)
         return True if replica.linked else None if whom is None else self._world.peers(replica, whom)
 
-    async def witness(self, target: Target) -> None:
-        await asyncio.sleep(0.001)
+    def _reached(self, target: Target, *, held_back: bool = False) -> Engine:
+        """Who takes an order. ``held_back``: also one that carries it out when a pause is over."""
         engine = self._engine(target)
         if engine is None or not engine.works:
             raise OrderFailed(f"{target.key[1]} does not answer")
+        if engine.trouble is not None and not (held_back and engine.trouble == "paused"):
+            raise OrderFailed(f"{target.key[1]} answers with an error: it is {engine.trouble}")
+        return engine
+
+    async def witness(self, target: Target) -> None:
+        await asyncio.sleep(0.001)
+        engine = self._reached(target)
         if engine.role == "replica":
             engine.linked = engine.online = False
         for _ in range(20):
@@ -227,11 +249,12 @@ class SimLink:
         world = self._world
 
         def deliver() -> None:
-            engine = self._engine(target)
-            if engine is None or not engine.works:
-                raise OrderFailed(f"{target.key[1]} does not answer")
+            engine = self._reached(target, held_back=True)
             if not self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
+            if engine.trouble == "paused":
+                engine.held_back.append((self._keeper, do))
+                raise OrderFailed(f"{target.key[1]} did not confirm in time")
             do(engine)
 
         async def late() -> None:
@@ -275,16 +298,14 @@ class SimLink:
         taker_addresses: tuple[str, ...],
         timeout_seconds: float,
     ) -> None:
-        give, take = self._engine(giver), self._engine(taker)
-        if give is None or take is None or not give.works or not take.works:
-            raise OrderFailed("the giver or the taker does not answer")
+        give, take = self._reached(giver), self._reached(taker)
         if not self._memory.admit(giver.key, order) or not self._memory.admit(taker.key, order):
             raise OrderFailed(f"a later order than {order} was seen")
         loop = asyncio.get_running_loop()
         give.paused_until = until = loop.time() + timeout_seconds
         while len(take.writes) < len(give.writes) or not take.online:
             await asyncio.sleep(0.002)
-            if loop.time() > until - 0.1 or not give.works or not take.works or take.follows != give.spec.address:
+            if loop.time() > until - 0.1 or not give.answers or not take.answers or take.follows != give.spec.address:
                 give.paused_until = 0.0
                 raise OrderFailed("the taker did not catch up in time")
         self._bind(give, giver_addresses)
@@ -318,13 +339,16 @@ class SimLink:
 
     async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
         await asyncio.sleep(0.001)
-        engine = self._engine(target)
-        if engine is None or not engine.works:
-            raise OrderFailed(f"{target.key[1]} does not answer")
-        _heed(engine, settings)
+        _heed(self._reached(target), settings)
 
     async def interrupt(self, target: Target) -> None:
-        raise NotImplementedError
+        await asyncio.sleep(0.001)
+        engine = self._engine(target)
+        if engine is None or engine.excuse != "busy":
+            raise OrderFailed(f"{target.key[1]} does not answer, or is not busy")
+        if engine.trouble == "busy":
+            engine.trouble = None
+        engine.interrupted = True
 
     async def detach(self, target: Target, *, order: int) -> None:
         def do(engine: Engine) -> None:
@@ -346,11 +370,11 @@ class SimLink:
         while True:
             await asyncio.sleep(interval_seconds)
             engine = self._engine(target)
-            if engine and engine.works:
+            if engine and engine.answers:
                 self._hear(engine, self._world.moment())
             state = (
                 engine
-                and engine.works
+                and engine.answers
                 and (engine.role, engine.linked, sorted(e.spec.key for e in self._world.processes.values() if e.online))
             )
             if not state or state != last:
@@ -364,6 +388,8 @@ class SimLink:
     async def aclose(self) -> None:
         for key in list(self._watched):
             self.unwatch(key)
+        for engine in self._world.processes.values():
+            engine.held_back = [(keeper, do) for keeper, do in engine.held_back if keeper != self._keeper]
 
 
 class SimFronts:

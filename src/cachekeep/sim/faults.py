@@ -56,7 +56,7 @@ class Run(Protocol):
         ...
 
 
-Whom = Callable[[Run, Key], tuple[Key, ...]]
+Struck = Callable[[Run, Key], tuple[Key, ...]]
 """(run, a node by chance) → the nodes that are struck, at the same moment."""
 Strike = Callable[[Run, Key], object]
 
@@ -81,7 +81,7 @@ def several(run: Run, key: Key) -> tuple[Key, ...]:
     return tuple(k for k in run.nodes() if k == key or run.random.random() < 0.6)
 
 
-def process(name: str) -> Whom:
+def process(name: str) -> Struck:
     """A process that is no node."""
     return lambda run, key: ((key[0], name),)
 
@@ -96,14 +96,18 @@ def _away(run: Run) -> bool:
     return run.world.remote and not run.world.cut
 
 
+def _relieve(run: Run, key: Key) -> None:
+    run.world.relieve(key)
+
+
 @dataclass(frozen=True)
 class Fault:
-    """``begin`` strikes each of ``whom``; with ``end`` it is over after at most ``seconds``, and when faults stop."""
+    """``begin`` strikes each of ``struck``; with ``end`` it is over after at most ``seconds``, and when faults stop."""
 
     name: str
     begin: Strike
     end: Strike | None = None
-    whom: Whom = one
+    struck: Struck = one
     weight: int = 1
     seconds: float = FAULT_SECONDS
     when: Callable[[Run], bool] = always
@@ -116,17 +120,17 @@ class Fault:
 
 FAULTS: tuple[Fault, ...] = (
     Fault("kill", lambda r, k: r.world.kill(k), classic=True),
-    Fault("kill-primary", lambda r, k: r.world.kill(k), whom=primary, classic=True),
+    Fault("kill-primary", lambda r, k: r.world.kill(k), struck=primary, classic=True),
     Fault("freeze", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), classic=True),
     Fault("cut", lambda r, k: r.world.cut.add(k), lambda r, k: r.world.cut.discard(k), classic=True),
     Fault("blind", lambda r, k: r.world.blind.add("keeper0"), lambda r, k: r.world.blind.discard("keeper0"), classic=True),
     Fault("restart-keeper", lambda r, k: r.restart_a_keeper(), classic=True),
-    Fault("kill-readers", lambda r, k: r.world.kill(k), whom=process("readers"), classic=True),
+    Fault("kill-readers", lambda r, k: r.world.kill(k), struck=process("readers"), classic=True),
     Fault(
         "cut-primary",
         lambda r, k: r.world.cut.add(k),
         lambda r, k: r.world.cut.discard(k),
-        whom=primary,
+        struck=primary,
         weight=4,
         when=_away,
         classic=True,
@@ -135,7 +139,7 @@ FAULTS: tuple[Fault, ...] = (
         "cut-primary-and-one",
         lambda r, k: r.world.cut.add(k),
         lambda r, k: r.world.cut.discard(k),
-        whom=primary_and_one,
+        struck=primary_and_one,
         weight=8,
         when=_away,
         classic=True,
@@ -143,13 +147,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "kill-configuration",
         lambda r, k: r.world.kill(k),
-        whom=process("configuration"),
+        struck=process("configuration"),
         when=lambda r: r.scenario.compatible,
         classic=True,
         gentle=True,
     ),
     Fault("other-node-type", lambda r, k: r.other_node_type(), weight=2, gentle=True),
-    Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), whom=several),
+    Fault("slow-command", lambda r, k: r.world.disturb(k, "slow"), _relieve),
+    Fault("script", lambda r, k: r.world.disturb(k, "busy"), _relieve, struck=primary),
+    Fault("endless-script", lambda r, k: r.world.disturb(k, "busy")),
+    Fault("script-that-writes", lambda r, k: r.world.disturb(k, "written"), _relieve, struck=primary),
+    Fault("pause", lambda r, k: r.world.disturb(k, "paused"), _relieve, struck=primary),
+    Fault("pauses", lambda r, k: r.world.disturb(k, "paused"), _relieve, struck=several),
+    Fault("crowd", lambda r, k: r.world.disturb(k, "crowded"), _relieve, struck=several),
+    Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), struck=several),
 )
 
 CLASSIC = frozenset(f.name for f in FAULTS if f.classic)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ from cachekeep.store.contract import Lease
 from cachekeep.store.memory import MemoryStore
 
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
+SPARED_SECONDS = 1.0
+"""Who has said for so long that he is alive has been heard by everybody who may decide about him."""
 UID, NAME = "u1", "demo"
 NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
 
@@ -65,6 +68,7 @@ class Run:
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
         self.broken: Violation | None = None
+        self.excused_since: dict[Key, float] = {}
         self.lasting: list[Callable[[], None]] = []
         """What ends the faults that have not ended."""
         self.world.remote = scenario.fence == "starve"
@@ -77,6 +81,7 @@ class Run:
     def _check(self, before: Cache, after: Cache) -> None:
         """A primary is replaced only by an in-sync node, a node that a hand-over caught up, or with the user's consent."""
         self.cache = after
+        self._spared(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None or old.primary in (None, shard.primary) or shard.primary is None:
@@ -95,6 +100,25 @@ class Run:
                 self.world.note_out_of_reach({(UID, n) for n in old.in_sync})
             if shard.primary != old.moving_to and not old.accept_stale and engine is not None and not engine.fed:
                 self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
+
+    def _spared(self, before: Cache, after: Cache) -> None:
+        """Whoever says why he does not work is alive: nobody stops such a primary unless the user asked for that."""
+        for shard in before.decided.shards:
+            old, new = before.node(shard.primary or ""), after.node(shard.primary or "")
+            if old is None or new is None or old.condemned or not new.condemned or new.due or shard.moving_to:
+                continue
+            if self.clock.monotonic() - self.excused_since.get((UID, new.name), math.inf) > SPARED_SECONDS:
+                self._broken(f"{new.name} is to be stopped, and says all the while that it is alive")
+
+    async def _hear_excuses(self) -> None:
+        """Since when each engine says why it does not work, to all who ask."""
+        while True:
+            for key, engine in self.world.processes.items():
+                if engine.excuse is None or key in self.world.cut:
+                    self.excused_since.pop(key, None)
+                else:
+                    self.excused_since.setdefault(key, self.clock.monotonic())
+            await asyncio.sleep(WRITE_SECONDS)
 
     def _in_sync(self) -> set[Key]:
         if self.cache is None:
@@ -157,7 +181,7 @@ class Run:
             hands=hands,
             clock=self.clock,
             holder=f"{name}-{self.clock.new_id()}",
-            policy=Policy(silence_seconds=2.0, replica_seconds=2.0, fence=self.scenario.fence),
+            policy=Policy(silence_seconds=2.0, script_seconds=3.0, replica_seconds=2.0, fence=self.scenario.fence),
         )
 
         async def live() -> None:
@@ -255,6 +279,7 @@ class Run:
         if self.scenario.compatible:
             await self._change(lambda wanted: replace(wanted, cluster_mode="compatible"))
         writer = asyncio.get_running_loop().create_task(self._write())
+        self.world.spawn(self._hear_excuses())
         try:
             await self._harm(writer)
             await self._calm(writer)
@@ -313,7 +338,7 @@ class Run:
 
     def strike(self, fault: Fault, key: Key) -> None:
         """Let a fault happen; it ends by itself, or when faults stop."""
-        keys = fault.whom(self, key)
+        keys = fault.struck(self, key)
         if fault.end is None:
             for k in keys:
                 fault.begin(self, k)

@@ -8,18 +8,25 @@ restart without data, orders that arrive late or twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cachekeep.compute.contract import Key, ProcessSpec
-from cachekeep.model import Heard, Limits, Moment, Stream
+from cachekeep.errors import OrderFailed
+from cachekeep.model import Heard, Limits, Moment, Plight, Stream
 
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
 FORK = 2
 """Times its data, an engine needs while a fork has a copy."""
+Trouble = Literal["slow", "busy", "written", "paused", "crowded"]
+"""What clients do to an engine that is alive: a command that takes long, a script, one that has written, CLIENT PAUSE … ALL,
+too many of them. With the first three its event loop stands still."""
+_EXCUSES: dict[Trouble, Plight] = {"busy": "busy", "written": "busy", "paused": "paused", "crowded": "crowded"}
 LAG_SECONDS = 4.0
 """An engine that needs replicas to take writes may miss them so late: lag in whole seconds, looked at once a second."""
 
@@ -61,10 +68,28 @@ class Engine:
     maxmemory: int = 0
     acknowledged_at: dict[Key, float] = field(default_factory=dict)
     """Of a primary: when each replica last acknowledged what it sent."""
+    trouble: Trouble | None = None
+    interrupted: bool = False
+    """It was told to end its script, and could not."""
+    held_back: list[tuple[str, Callable[[Engine], None]]] = field(default_factory=list)
+    """Orders that wait for the end of a pause, with whose they are: a control plane that dies takes its own with it."""
 
     @property
     def works(self) -> bool:
-        return self.alive and not self.frozen
+        """Its event loop turns."""
+        return self.alive and not self.frozen and self.trouble not in ("slow", "busy", "written")
+
+    @property
+    def answers(self) -> bool:
+        """It tells what it is asked."""
+        return self.works and self.trouble is None
+
+    @property
+    def excuse(self) -> Plight | None:
+        """What it says instead."""
+        if not self.alive or self.frozen or self.trouble is None:
+            return None
+        return "unkillable" if self.trouble == "written" and self.interrupted else _EXCUSES.get(self.trouble)
 
     @property
     def stream(self) -> Stream | None:
@@ -173,6 +198,23 @@ class World:
         """Of the machine's clock."""
         return Moment("virtual", asyncio.get_running_loop().time())
 
+    def disturb(self, key: Key, trouble: Trouble) -> None:
+        """Clients do this to it, if they do nothing else already."""
+        if (engine := self.processes.get(key)) and engine.alive and engine.trouble is None:
+            engine.trouble, engine.interrupted = trouble, False
+
+    def relieve(self, key: Key) -> None:
+        """They have stopped. What waited is carried out, first things first."""
+        engine = self.processes.get(key)
+        if engine is None:
+            return
+        engine.trouble = None
+        waiting, engine.held_back = engine.held_back, []
+        for _, do in waiting:
+            if engine.works:
+                with contextlib.suppress(OrderFailed):
+                    do(engine)
+
     # -- replication
 
     def new_history(self) -> str:
@@ -274,7 +316,7 @@ class World:
 
     def take(self, engine: Engine, id: int) -> bool:
         """A write that has reached an engine that leads."""
-        if asyncio.get_running_loop().time() < engine.paused_until or self.lacks_replicas(engine):
+        if asyncio.get_running_loop().time() < engine.paused_until or engine.trouble == "paused" or self.lacks_replicas(engine):
             return False
         self.may_hold(engine, engine.maxmemory)
         if engine.works:
