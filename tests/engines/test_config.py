@@ -16,7 +16,7 @@ from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import boot_digest, live_digest, pending_reboot, settings, within
-from cachekeep.engines.launch import launch
+from cachekeep.engines.launch import default_user, launch
 from cachekeep.engines.parameters import defaults, family_of, parameters
 from cachekeep.model import Shard
 
@@ -144,7 +144,12 @@ WITHHELD = [
     "CLUSTER MEET 127.0.0.1 1",
     "CLUSTER FAILOVER",
     "FAILOVER",
-    "MODULE LIST",
+    "MODULE LOAD /tmp/x.so",
+    "MODULE LOADEX /tmp/x.so",
+    "MODULE UNLOAD x",
+    "SCRIPT DEBUG SYNC",
+    "SCRIPT DEBUG YES",
+    "REPLCONF ACK 1",
 ]
 
 
@@ -158,6 +163,71 @@ def test_clients_get_what_elasticache_gives_and_not_what_it_withholds(engine: st
         assert client.info("server")
         assert client.client_list()
         assert client.slowlog_get() is not None
+        assert client.execute_command("MODULE", "LIST") is not None
+        assert client.script_exists("0" * 40) == [False]
+        for command in WITHHELD:
+            with pytest.raises(valkey.exceptions.ResponseError, match=r"permission|not allowed|can't run this"):
+                client.eval("return redis.call(unpack(ARGV))", 0, *command.split())
+
+
+OPEN_THOUGH_DANGEROUS = {
+    "acl": "dryrun getuser list log users",  # tells, changes nothing; no password is in it
+    "client": "kill list no-evict pause unblock unpause",  # AWS gives them; a pause is told from a hang
+    "cluster": "count-failure-reports flushslot getslotmigrations replicas slaves",  # tells; FLUSHSLOT is FLUSHALL for a slot
+    "commandlog": "get len reset",
+    "flushall": "",  # the client's own data
+    "flushdb": "",
+    "info": "",
+    "keys": "",
+    "lastsave": "",
+    "latency": "doctor graph histogram history latest reset",
+    "module": "list",
+    "monitor": "",
+    "pfdebug": "",
+    "pfselftest": "",
+    "restore": "",
+    "restore-asking": "",
+    "role": "",
+    "slowlog": "get len reset",
+    "sort": "",
+    "sort_ro": "",
+    "swapdb": "",
+}
+"""Of the commands that an engine itself calls dangerous or administrative, those that AWS does not restrict and that cannot undo an
+order of ours. One that a new engine brings is withheld or written down here."""
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+def test_no_dangerous_command_is_open_unseen(engine: str, major: int, tmp_path: Path) -> None:
+    with (
+        servers(build_of(engine, major), tmp_path, 1) as (server,),
+        valkey.Valkey(server.node.address, 6379, username="cachekeep-admin", password=PASSWORD.value, decode_responses=True) as c,
+    ):
+        dangerous = {name for kind in ("admin", "dangerous") for name in c.execute_command("ACL", "CAT", kind)}
+        expected = {f"{name}|{sub}" if sub else name for name, subs in OPEN_THOUGH_DANGEROUS.items() for sub in subs.split(" ")}
+        open_here = {name for name in dangerous if _may(c, name)}
+        assert open_here <= expected
+        assert expected & dangerous <= open_here, "AWS gives these"
+
+
+def _may(admin: valkey.Valkey, name: str) -> bool:
+    """Whether an anonymous client may run a command, by the word of the server (ACL DRYRUN)."""
+    arity = next(iter(admin.execute_command("COMMAND", "INFO", name).values()))["arity"]
+    words = name.split("|")
+    words += ["1"] * (abs(arity) - len(words))
+    try:
+        return bool(admin.execute_command("ACL", "DRYRUN", "default", *words) == "OK")
+    except valkey.exceptions.ResponseError as error:
+        return "permission" not in str(error)
+
+
+def test_before_redis_7_subcommands_are_given_one_by_one() -> None:
+    rules = default_user("redis", (6, 2, 6)).split()
+    for command, subs in {"script": "exists flush kill load", "module": "list"}.items():
+        at = rules.index(f"-{command}")
+        assert rules[at + 1 : at + 1 + len(subs.split())] == [f"+{command}|{sub}" for sub in subs.split()]
+    assert not any("|" in rule and rule.startswith("-") for rule in rules), "it knows no such rule, and would not start"
+    assert not {"+script|debug", "+module|load", "+module|unload"} & set(rules)
 
 
 MEMCACHED_CHANGES: list[tuple[str, str, str, str]] = [

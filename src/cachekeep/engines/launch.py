@@ -150,37 +150,43 @@ def admin_user(password: str) -> str:
     return f"{ADMIN} on #{digest} ~* &* +@all"
 
 
-# [AWS: Supported and restricted commands]; below, what would let a client undo our orders though AWS does not name it.
-_RESTRICTED = "bgrewriteaof bgsave config debug migrate psync replicaof save shutdown slaveof sync"
-_RESTRICTED_ACL = "setuser load save deluser"
-_RESTRICTED_CLUSTER = (
-    "addslots addslotsrange bumpepoch delslots delslotsrange failover flushslots forget links meet setslot "
-    "replicate reset saveconfig set-config-epoch migrateslots cancelslotmigrations syncslots"
-)
-_OURS = "failover module replconf"
+# [AWS: Supported and restricted commands], and what would let a client undo our orders, load code or halt the server though AWS
+# does not name it: decision 6 says which and why.
+_WITHHELD = "bgrewriteaof bgsave config debug failover migrate psync replconf replicaof save shutdown slaveof sync"
+_WITHHELD_OF = {
+    "acl": "deluser load save setuser",
+    "cluster": "addslots addslotsrange bumpepoch cancelslotmigrations delslots delslotsrange failover flushslots forget links meet "
+    "migrateslots replicate reset saveconfig set-config-epoch setslot syncslots",
+    "module": "load loadex unload",
+    "script": "debug",
+}
+_OPEN_OF = {
+    "acl": "cat genpass getuser list log users whoami",
+    "cluster": "count-failure-reports countkeysinslot getkeysinslot info keyslot myid nodes replicas slaves slots",
+    "module": "list",
+    "script": "exists flush kill load",
+}
 _SINCE: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {  # command → (Valkey, Redis), where not everywhere
     "cluster|migrateslots": ((9, 0), None),
     "cluster|cancelslotmigrations": ((9, 0), None),
     "cluster|syncslots": ((9, 0), None),
 }
-_OPEN_ACL = "cat genpass getuser list users whoami log"
-_OPEN_CLUSTER = "countkeysinslot getkeysinslot info keyslot myid nodes replicas slaves slots count-failure-reports"
 
 
 def default_user(engine: str, numbers: tuple[int, ...]) -> str:
     """The ACL line of ``default``: what ElastiCache gives a client of a cache without AUTH or RBAC, and not what it withholds.
 
-    Before Redis 7 rules cannot withhold a subcommand, only give it: there, ``ACL`` and ``CLUSTER`` are withheld whole and their
-    harmless subcommands given back.
+    Before Redis 7 rules cannot withhold a subcommand, only give it: there, each command of which some are withheld is withheld
+    whole, and its harmless subcommands are given back.
     """
+    rules = [f"-{command}" for command in _WITHHELD.split()]
     if engine == "redis" and numbers < (7, 0):
-        rules = [f"-{c}" for c in f"{_RESTRICTED} {_OURS}".split()]
-        rules += ["-acl", *(f"+acl|{c}" for c in _OPEN_ACL.split()), "-cluster", *(f"+cluster|{c}" for c in _OPEN_CLUSTER.split())]
-        return f"default on nopass ~* &* +@all {' '.join(rules)}"
-    names = [*_RESTRICTED.split(), *_OURS.split()]
-    names += [f"acl|{c}" for c in _RESTRICTED_ACL.split()] + [f"cluster|{c}" for c in _RESTRICTED_CLUSTER.split()]
-    known = [name for name in names if _knows(engine, numbers, name)]
-    return f"default on nopass ~* &* +@all {' '.join(f'-{name}' for name in known)}"
+        for command, subcommands in _OPEN_OF.items():
+            rules += [f"-{command}", *(f"+{command}|{name}" for name in subcommands.split())]
+    else:
+        parts = [f"{command}|{name}" for command, subcommands in _WITHHELD_OF.items() for name in subcommands.split()]
+        rules += [f"-{name}" for name in parts if _knows(engine, numbers, name)]
+    return f"default on nopass ~* &* +@all {' '.join(rules)}"
 
 
 def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
