@@ -4,8 +4,8 @@
 .PHONY: bench bench-failover bench-cluster bench-patterns
 
 PYTHON := .venv/bin/python
-PYTEST := $(PYTHON) -m pytest
-WORKERS ?= auto
+WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))# tests wait a third of their time: for engines, for deadlines
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 SEEDS ?= 20000
 ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE # where it is set, every process that a test starts would compile the program anew
@@ -29,16 +29,16 @@ run: setup ## serve on 127.0.0.1:8379 in the foreground (ARGS="--auth open" …)
 	@exec .venv/bin/cachekeep up $(ARGS)
 
 check: lint ## what a minute can tell: style, rules, operations, wire, 40 seeds
-	$(PYTEST) -n $(WORKERS) tests/plan tests/scenarios tests/services tests/wire
+	$(PYTEST) tests/plan tests/scenarios tests/services tests/wire
 	$(PYTHON) -m cachekeep.sim --seeds 16
 	$(PYTHON) -m cachekeep.sim --cluster --seeds 12
 	$(PYTHON) -m cachekeep.sim --switch --seeds 12
 
 test: setup-test ## the whole suite (ARGS="-k name" …)
-	@exec $(PYTEST) $(ARGS)
+	@exec $(PYTEST) --durations=20 $(ARGS)
 
 test-slow: setup-test ## also the clients that take minutes (Go, Ansible)
-	@CACHEKEEP_TEST_SLOW=1 exec $(PYTEST) $(ARGS)
+	@CACHEKEEP_TEST_SLOW=1 exec $(PYTEST) --durations=20 $(ARGS)
 
 lint: setup-test ## style, and the house in order
 	.venv/bin/ruff check .
