@@ -1,0 +1,164 @@
+"""What anonymous clients can do to a primary that is healthy: it is not stopped for it, nobody takes over, and no write is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import valkey
+from tests.live.harness import LiveCache
+from tests.live.test_failover import ENGINES, endpoint, goes_on, group, lost, whole, writing
+
+from cachekeep.plan import Policy
+
+CLIENTS = 40
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@contextlib.asynccontextmanager
+async def untouched(live: LiveCache) -> AsyncIterator[None]:
+    """Whoever leads now leads at the end, in the same process, and so do all others."""
+    cache = await live.cache()
+    before = {n.name: await live.pid(n.name) for n in cache.decided.nodes}
+    yield
+    assert live.primary_of(await whole(live)) == live.primary_of(cache)
+    assert {n.name: await live.pid(n.name) for n in cache.decided.nodes} == before
+    assert not live.said_any("stopped for certain")
+
+
+def anonymous(live: LiveCache, address: str) -> valkey.Valkey:
+    return valkey.Valkey(host=address, port=6379, socket_timeout=60, decode_responses=True)
+
+
+def in_background(client: valkey.Valkey, *command: object) -> threading.Thread:
+    def run() -> None:
+        with contextlib.suppress(valkey.ValkeyError), client:
+            client.execute_command(*command)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+@ENGINES
+async def test_clients_that_pause_it_or_run_scripts_do_not_end_it(engine: str, major: int, tmp_path: Path) -> None:
+    """Silence is given less than each of them lasts, so that it would count as a hang."""
+    policy = Policy(silence_seconds=7.0, script_seconds=60.0)
+    async with group(tmp_path, engine, major, nodes=2, policy=policy) as live, writing(live) as writer, untouched(live):
+        where = endpoint(await live.cache())
+        with anonymous(live, where) as client:
+            client.execute_command("CLIENT", "PAUSE", 10_000, "ALL")
+        await live.until(lambda _: live.said_any("holds back every command"), "a pause is seen")
+        await goes_on(live, writer)
+        spin = "local t = redis.call('TIME'); while redis.call('TIME')[1] - t[1] < 10 do end"
+        running = in_background(anonymous(live, where), "EVAL", spin, 0)
+        await live.until(lambda _: live.said_any("is busy with a script"), "a script is seen")
+        await asyncio.to_thread(running.join)
+        await goes_on(live, writer)
+        assert await lost(live, writer) == 0
+
+
+@ENGINES
+async def test_a_script_without_end_is_ended_and_not_the_primary(engine: str, major: int, tmp_path: Path) -> None:
+    policy = Policy(script_seconds=6.0)
+    async with group(tmp_path, engine, major, nodes=2, policy=policy) as live, writing(live) as writer, untouched(live):
+        running = in_background(anonymous(live, endpoint(await live.cache())), "EVAL", "while true do end", 0)
+        await asyncio.to_thread(running.join)
+        assert live.said_any("has been busy with a script for 6 s: it is ended")
+        await goes_on(live, writer)
+        assert await lost(live, writer) == 0
+
+
+@ENGINES
+async def test_a_script_that_has_written_is_waited_for_until_the_user_gives_it_up(engine: str, major: int, tmp_path: Path) -> None:
+    policy = Policy(script_seconds=5.0)
+    async with group(tmp_path, engine, major, nodes=2, policy=policy) as live, writing(live, replicas=1) as writer:
+        cache = await live.cache()
+        old = live.primary_of(cache)
+        in_background(anonymous(live, endpoint(cache)), "EVAL", "redis.call('SET', KEYS[1], 1); while true do end", 1, "k")
+        await live.until(lambda _: live.said_any(old, "cannot be ended, as it has written"), "it is seen to be for good")
+
+        async def told(_: object) -> bool:
+            condition = await live.condition()
+            return condition is not None and condition.refused and "as it has written" in condition.because
+
+        await live.until(told, "the status says why")
+        await live.errand("test-failover", shard="0001")
+        await live.until(lambda c: live.primary_of(c) != old, "another primary")
+        await goes_on(live, writer)
+        await whole(live)
+        assert await lost(live, writer) == 0
+
+
+@ENGINES
+async def test_a_control_plane_that_finds_it_full_leaves_it_alone(engine: str, major: int, tmp_path: Path) -> None:
+    limit = {"maxclients": str(CLIENTS)}
+    policy = Policy(silence_seconds=1.0)
+    async with group(tmp_path, engine, major, nodes=2, policy=policy, parameters=limit) as live, untouched(live):
+        cache = await live.cache()
+        await live.stop_control_plane()
+        crowd = [await asyncio.to_thread(_stay, endpoint(cache)) for _ in range(2 * CLIENTS)]
+        assert crowd[-1] is None, "it lets nobody else in"
+        await live.start_control_plane()
+        await live.until(lambda _: live.said_any("has as many clients as it may"), "it is seen to be full")
+        await asyncio.sleep(3 * policy.silence_seconds)  # nothing is to happen in this time
+        condition = await live.condition()
+        assert condition is not None
+        assert condition.status == "available", "it serves the clients that it has"
+        for client in crowd:
+            if client is not None:
+                client.close()
+
+
+def _stay(address: str) -> socket.socket | None:
+    """A client that is let in and stays; None: it is not let in."""
+    client = socket.create_connection((address, 6379), timeout=10)
+    with contextlib.suppress(OSError):
+        client.sendall(b"PING\r\n")
+    try:
+        if client.recv(64).startswith(b"+PONG"):
+            return client
+    except OSError:
+        pass
+    client.close()
+    return None
+
+
+HARM = (
+    *(f"CLIENT KILL TYPE {kind} SKIPME yes" for kind in ("normal", "pubsub", "replica", "master")),
+    "CLIENT KILL USER cachekeep-admin",
+    "CLIENT NO-EVICT on",
+    "FUNCTION FLUSH SYNC",
+    "SCRIPT FLUSH SYNC",
+    "SCRIPT DEBUG SYNC",
+    "ACL LOG RESET",
+    "LATENCY RESET",
+    "SLOWLOG RESET",
+    "MEMORY PURGE",
+    "PFSELFTEST",
+)
+
+
+@ENGINES
+async def test_clients_that_cut_our_lines_and_the_links_of_replicas_cause_no_failover(
+    engine: str, major: int, tmp_path: Path
+) -> None:
+    async with group(tmp_path, engine, major, nodes=2) as live, writing(live, replicas=1) as writer, untouched(live):
+        cache = await live.cache()
+        for address in {endpoint(cache), *(n.address for n in cache.decided.nodes)}:
+            with anonymous(live, address) as client:
+                for command in HARM:
+                    with contextlib.suppress(valkey.ResponseError):  # a replica takes no writes
+                        client.execute_command(*command.split())
+        await goes_on(live, writer)
+        await whole(live)
+        assert await lost(live, writer) == 0
