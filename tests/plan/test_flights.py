@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import decided, gone, group, healthy, memcached, running, shard, silent, step
+from tests.plan.builders import MOMENT, NOW, decided, gone, group, healthy, memcached, running, shard, silent, step
 
 from cachekeep.model import (
     Act,
@@ -39,6 +39,9 @@ from cachekeep.model import (
     collides,
     overtakes,
 )
+from cachekeep.plan import Policy, condition
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.status import unsure
 
 HAND_OVER = HandOver("demo-001", "demo-002", 2, ("a",), ("b",), 1.0)
 
@@ -64,7 +67,7 @@ def absent(*names: str) -> dict[str, NodeView]:
     return {n.replace("-", "_"): NodeView(process="absent", incarnation=0) for n in names}
 
 
-# -- who waits for whom
+# -- what waits for what
 
 
 @pytest.mark.parametrize(
@@ -73,9 +76,13 @@ def absent(*names: str) -> dict[str, NodeView]:
         (Start("a"), Start("a"), True, False),
         (Start("a"), Start("b"), False, False),
         (Follow("a", "b", 1), Promote("b", 1, ()), False, False),
-        (Follow("a", "b", 2), Configure("a"), True, False),
+        (Follow("a", "b", 2), Bind("a", ()), True, False),
+        (Promote("a", 2, ()), Configure("a"), False, False),
+        (Configure("a"), Follow("a", "b", 2), False, False),
+        (Configure("a"), Configure("a"), True, False),
+        (Configure("a"), Configure("b"), False, False),
+        (Stop("a"), Configure("a"), False, True),
         (Promote("demo-002", 3, ()), HAND_OVER, True, False),
-        (Configure("demo-001"), HAND_OVER, True, False),
         (Point("readers", ("a",)), Point("readers", ("b",)), True, False),
         (Stop("a"), Start("a"), False, True),
         (Stop("a"), Follow("a", "b", 1), False, True),
@@ -106,6 +113,11 @@ def _trouble_starting(view: View) -> list[View]:
     return [flies(view, Start("demo-002")), failed(view, Start("demo-002")), failed(view, Start("demo-002"), since_seconds=60.0)]
 
 
+def _told(cache: Cache, *names: str) -> Cache:
+    """An event has told of the trouble."""
+    return replace(cache, decided=replace(cache.decided, troubled=frozenset(names or ("demo-002",))))
+
+
 @pytest.mark.parametrize("kind", range(3))
 def test_who_cannot_be_started_keeps_nobody_else_from_being_started(kind: int) -> None:
     cache = group()
@@ -124,7 +136,7 @@ def test_who_cannot_be_started_keeps_nobody_from_leading(kind: int) -> None:
 
 @pytest.mark.parametrize("kind", range(3))
 def test_who_cannot_be_started_keeps_nobody_from_following(kind: int) -> None:
-    cache = group(shards={"in_sync": frozenset()})
+    cache = _told(group(shards={"in_sync": frozenset()}))
     view = _trouble_starting(healthy(cache, demo_003=running(cache, "demo-003", follows=None), **absent("demo-002")))[kind]
     assert stages(step(cache, view)) == ((Follow("demo-003", "demo-001", 0 + shard(cache.decided).order),),)
 
@@ -317,17 +329,80 @@ def test_what_just_failed_is_nobodys_business_and_what_goes_on_failing_is() -> N
     assert isinstance(soon, Wait)
     assert not soon.refused
     problem = "demo-002: not started: 127.77.0.3:6379: Address already in use."
+    cache = _told(cache)
     late = step(cache, failed(view, start, problem=problem, since_seconds=4.0))
     assert isinstance(late, Wait)
     assert late.refused
     assert (
         late.because
-        == "demo-002 cannot be started: not started: 127.77.0.3:6379: Address already in use. It is tried again by itself"
+        == "demo-002 cannot be started: not started: 127.77.0.3:6379: Address already in use. It is tried again every few seconds"
     )
     assert late.seconds <= 2.0
     again = step(cache, flies(failed(view, start, problem=problem, since_seconds=4.0, again_seconds=0.0), start))
     assert isinstance(again, Wait)
     assert (again.refused, again.because) == (True, late.because), "the same sentence while it is tried again"
+
+
+def test_trouble_is_told_once_and_again_only_after_it_was_over() -> None:
+    cache = group(shards={"in_sync": frozenset({"demo-003"})})
+    view = healthy(cache, **absent("demo-002"))
+    trouble = failed(view, Start("demo-002"), problem="no room", since_seconds=4.0)
+    answer = step(cache, trouble)
+    assert isinstance(answer, Decide)
+    (told,) = answer.events
+    assert (told.source_type, told.source) == ("replication-group", "demo")
+    assert told.message == answer.because == "demo-002 cannot be started: no room. It is tried again every few seconds"
+    cache = replace(cache, decided=answer.decided)
+    assert isinstance(step(cache, trouble), Wait)
+    other = failed(view, Start("demo-002"), problem="no room, in other words", since_seconds=9.0)
+    assert isinstance(step(cache, other), Wait)
+    assert isinstance(step(cache, flies(view, Start("demo-002"))), Wait), "a new keeper does not know yet that it fails"
+    back = healthy(cache)
+    over = decided(cache, back)
+    assert over.decided.troubled == frozenset()
+
+
+def test_the_trouble_of_a_front_is_told_too() -> None:
+    cache = group()
+    view = healthy(cache)
+    mute = replace(view, fronts={"readers": FrontView(process="absent")})
+    answer = step(cache, failed(mute, Start("readers"), problem="haproxy is not installed", since_seconds=4.0))
+    assert isinstance(answer, Decide)
+    assert [e.message for e in answer.events] == [
+        "readers cannot be started: haproxy is not installed. It is tried again every few seconds"
+    ]
+    cache = replace(cache, decided=answer.decided)
+    assert decided(cache, view).decided.troubled == frozenset()
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_the_condition_says_what_cannot_be_done_whatever_the_step_is(available: bool) -> None:
+    """Each try is an act, and between them there may be others: what users read must not flicker."""
+    cache = _told(group(shards={"in_sync": frozenset({"demo-003"})}))
+    if not available:
+        cache = replace(cache, decided=replace(cache.decided, available_at=None))
+    view = healthy(cache, **absent("demo-002"))
+    view = failed(view, Start("demo-002"), problem="no room", since_seconds=4.0, again_seconds=0.0)
+    s = Situation(cache, view, NOW, MOMENT, Policy())
+    for answer in (step(cache, view), Wait(1.0, "nothing new")):
+        told = condition(s, answer)
+        assert told.status == ("available" if available else "creating")
+        assert told.because == "demo-002 cannot be started: no room. It is tried again every few seconds"
+        assert told.refused
+
+
+def test_a_keeper_that_fails_says_so_and_vouches_for_nothing_new() -> None:
+    cache = group()
+    view = healthy(cache)
+    last = condition(Situation(cache, view, NOW, MOMENT, Policy()), step(cache, view))
+    same = unsure(cache, last, "its keeper fails")
+    assert (same.status, same.because, same.refused, same.nodes) == ("available", "its keeper fails", True, last.nodes)
+    asked = replace(cache, version=2)
+    newer = unsure(asked, last, "its keeper fails")
+    assert (newer.status, newer.settled, newer.version, newer.nodes) == ("modifying", False, 2, last.nodes)
+    assert unsure(replace(cache, version=2, wanted=replace(cache.wanted, deleted=True)), last, "").status == "deleting"
+    young = replace(cache, decided=replace(cache.decided, available_at=None))
+    assert unsure(young, None, "").status == "creating"
 
 
 # -- errands

@@ -94,12 +94,13 @@ def test_nobody_fills_more_while_one_of_the_shard_cannot_be_given_the_room() -> 
     more = Limit("demo-002", Limits(memory_bytes=wanted.memory_bytes, open_files=wanted.open_files))
     assert step(LARGE, view) == Act(((more,),), "demo-002 may use more than before")
     failing = replace(view, failures=(Failure(effect=more, problem="demo-002: read-only", again_seconds=1.0, since_seconds=2.0),))
-    answer = step(LARGE, failing)
+    said = "demo-002 cannot be held to its limits: read-only. It is tried again every few seconds"
+    told = step(LARGE, failing)
+    assert isinstance(told, Decide)
+    assert [event.message for event in told.events] == [said]
+    answer = step(replace(LARGE, decided=told.decided), failing)
     assert isinstance(answer, Wait)
-    assert (answer.refused, answer.because) == (
-        True,
-        "demo-002 cannot be held to its limits: read-only. It is tried again by itself",
-    )
+    assert (answer.refused, answer.because) == (True, said)
 
 
 def test_downwards_the_engine_goes_first() -> None:

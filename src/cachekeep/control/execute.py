@@ -20,6 +20,7 @@ from cachekeep.model import (
     Cache,
     Configure,
     Convert,
+    Decided,
     Detach,
     Discover,
     Disown,
@@ -87,16 +88,18 @@ class Hands:
         self._specs, self._observer = specs, observer
         self._acts: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
-    def begin(self, cache: Cache, act: Act, *, holds: Callable[[], bool], ended: Callable[[], None]) -> asyncio.Task[None]:
+    def begin(
+        self, cache: Cache, act: Act, *, decided: Callable[[], Decided | None], ended: Callable[[], None]
+    ) -> asyncio.Task[None]:
         """Have an act carried out, stage after stage, and the effects of a stage at the same time. Whoever waits for the task is
         told of no failure: those are in ``Observer.flights``, and so is what flies, from this moment on.
 
-        ``holds`` says, before each later stage, whether what the act follows from is still what is decided: if not, or if one of
-        its effects failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
+        ``decided`` is asked before each later stage: if it is not what the act follows from any more, or one of its effects
+        failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
         """
         for effect in act.stages[0]:
             self._take_off(cache, effect, act)
-        task = asyncio.create_task(self._stages(cache, act, holds, ended), name=f"act on {cache.name}")
+        task = asyncio.create_task(self._stages(cache, act, decided, ended), name=f"act on {cache.name}")
         self._acts[cache.uid].add(task)
         task.add_done_callback(self._acts[cache.uid].discard)
         return task
@@ -109,11 +112,11 @@ class Hands:
         await asyncio.gather(*acts, return_exceptions=True)
         self._observer.flights.forget(uid)
 
-    async def _stages(self, cache: Cache, act: Act, holds: Callable[[], bool], ended: Callable[[], None]) -> None:
+    async def _stages(self, cache: Cache, act: Act, decided: Callable[[], Decided | None], ended: Callable[[], None]) -> None:
         for stage in act.stages:
             if stage is not act.stages[0]:
                 flying, _ = self._observer.flights.seen(cache.uid)
-                if not holds() or any(collides(e, f.effect) for e in stage for f in flying):
+                if decided() != cache.decided or any(collides(e, f.effect) for e in stage for f in flying):
                     return
                 for effect in stage:
                     self._take_off(cache, effect, act)

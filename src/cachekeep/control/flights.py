@@ -1,4 +1,4 @@
-"""Effects in flight: what has been begun on whom, until when, and what failed and rests before it is tried again.
+"""Effects in flight: what has been begun on which node, until when, and what failed and rests before it is tried again.
 
 Nothing that safety rests on: a keeper that starts anew knows of none, looks and goes on.
 """

@@ -24,6 +24,7 @@ from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Step
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
+from cachekeep.plan.status import unsure
 from cachekeep.store.contract import Lease, Store
 
 log = logging.getLogger("cachekeep.keeper")
@@ -174,7 +175,6 @@ class Keeper:
             del self._kept[kept.lease.uid]
 
     async def _again_and_again(self, kept: _Kept) -> None:
-        uid = kept.lease.uid
         backoff, said, failed_at = FIRST_BACKOFF_SECONDS, "", self._clock.monotonic()
         while True:
             try:
@@ -185,23 +185,39 @@ class Keeper:
                 return
             except Conflict:
                 backoff = FIRST_BACKOFF_SECONDS
-            except CachekeepError as error:
+            except Exception as error:
                 now = self._clock.monotonic()
                 if now - failed_at > 2 * LONGEST_BACKOFF_SECONDS:  # it has worked since
                     backoff = FIRST_BACKOFF_SECONDS
                 failed_at = now
-                if str(error) != said:
-                    log.warning("%s: %s; tried again, at longer and longer intervals", uid, error)
-                said = str(error)
+                expected = isinstance(error, CachekeepError)
+                problem = str(error) if expected else f"{type(error).__name__}: {error}"
+                if problem != said:
+                    log.warning(
+                        "%s: %s; tried again, at longer and longer intervals",
+                        kept.lease.uid,
+                        problem,
+                        exc_info=None if expected else error,
+                    )
+                said = problem
+                await self._confess(kept, problem)
                 # What failed has made noise of its own (a save): that must not cut the pause short. Real news may.
                 await self._clock.sleep(min(backoff, NOISE_SECONDS))
                 kept.woken.clear()
                 await self._rest(kept, backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-            except Exception:
-                log.exception("%s: a pass failed in a way that nobody expected; tried again in %.2f s", uid, backoff)
-                await self._clock.sleep(backoff)
-                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+    async def _confess(self, kept: _Kept, problem: str) -> None:
+        """Tell the API side that passes fail, as far as that can be told."""
+        try:
+            cache = await self._store.load(kept.lease.uid)
+            if cache is not None:
+                because = (
+                    f"its keeper fails: {problem}. Its nodes go on; it is tried again every few seconds, and the log says more"
+                )
+                await self._store.publish(cache.uid, unsure(cache, kept.told, because), kept.lease)
+        except CachekeepError:
+            log.debug("%s: nor can that be told", kept.lease.uid, exc_info=True)
 
     async def _passes(self, kept: _Kept) -> None:
         said, waited_for, pause = "", "", 0.0
@@ -212,6 +228,7 @@ class Keeper:
             if cache is None:
                 return
             view = await self._observer.look(cache)
+            self._watch(cache, view)
             before = cache.version
             cache, step = await self._think(cache, view, kept)
             if isinstance(step, Wait) and cache.version != before:
@@ -219,20 +236,18 @@ class Keeper:
             if isinstance(step, Forget):
                 await self._forget(cache, step, kept.lease)
                 return
-            self._watch(cache, view)
-            await self._publish(cache, view, step, kept.lease, urgent=isinstance(step, Act))
-            if isinstance(step, Act):
+            if step.because != said:
                 self._narrate(cache, step)
-                said, waited_for = step.because, ""
-                await self._act(cache, step, kept)
+            said = step.because
+            if isinstance(step, Act):
+                waited_for = ""
+                acting = self._hands.begin(cache, step, decided=lambda: kept.decided, ended=kept.woken.set)
+                await self._publish(cache, view, step, kept)
+                await self._usually(acting, kept)
             elif isinstance(step, Wait):
-                if step.because != said:
-                    self._narrate(cache, step)
-                if step.because != waited_for or step.steady:
-                    pause = step.seconds
-                else:
-                    pause = min(pause * 1.5, max(LONGEST_POLL_SECONDS, step.seconds))
-                said = waited_for = step.because
+                pause = step.seconds if step.because != waited_for or step.steady else _longer(pause, step.seconds)
+                waited_for = step.because
+                await self._publish(cache, view, step, kept)
                 await self._rest(kept, pause)
 
     async def _load(self, kept: _Kept) -> Cache | None:
@@ -259,9 +274,8 @@ class Keeper:
             self._link.unwatch((cache.uid, node.name))
         self._observer.forget(cache)
 
-    async def _act(self, cache: Cache, act: Act, kept: _Kept) -> None:
-        """Begin an act, and wait for its end as long as acts usually take. Who fails meanwhile is not kept waiting."""
-        acting = self._hands.begin(cache, act, holds=lambda: kept.decided == cache.decided, ended=kept.woken.set)
+    async def _usually(self, acting: asyncio.Task[None], kept: _Kept) -> None:
+        """Wait for the end of an act as long as acts usually take. Who fails meanwhile is not kept waiting."""
         alarm = asyncio.create_task(kept.alarmed.wait())
         try:
             await asyncio.wait({acting, alarm}, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -275,12 +289,10 @@ class Keeper:
             async with asyncio.timeout(seconds if again is None else min(seconds, again)):
                 await kept.woken.wait()
 
-    async def _publish(self, cache: Cache, view: View, step: Step, lease: Lease, *, urgent: bool) -> None:
-        """Tell the API side how the cache is; not before effects that clients wait for."""
-        if urgent and cache.decided.available_at is not None:
-            return
-        told = condition(Situation(cache, view, self._clock.now(), self._clock.moment(), self._policy), step)
-        await self._store.publish(cache.uid, told, lease)
+    async def _publish(self, cache: Cache, view: View, step: Step, kept: _Kept) -> None:
+        """Tell the API side how the cache is."""
+        kept.told = condition(Situation(cache, view, self._clock.now(), self._clock.moment(), self._policy), step)
+        await self._store.publish(cache.uid, kept.told, kept.lease)
 
     def _watch(self, cache: Cache, view: View) -> None:
         """Heartbeats for what runs: quick for a primary whose failover may follow, calm for the rest, of which there is more."""
@@ -298,6 +310,11 @@ class Keeper:
 
     def _narrate(self, cache: Cache, step: Step) -> None:
         log.info("%s: %s: %s", cache.name, type(step).__name__.lower(), step.because)
+
+
+def _longer(pause: float, seconds: float) -> float:
+    """The pause before something is looked at again that was waited for already."""
+    return min(pause * 1.5, max(LONGEST_POLL_SECONDS, seconds))
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

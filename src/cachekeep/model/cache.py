@@ -214,6 +214,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """When the cache was first available: before that it is ``creating``."""
     refusal: str | None = None
     """The refusals that were told as events, one a line, so that each is told once."""
+    troubled: frozenset[str] = frozenset()
+    """Names of the nodes and fronts of which an event has told that something cannot be done on them, and that are not well yet."""
 
     @property
     def everyone(self) -> tuple[Node, ...]:

@@ -24,7 +24,8 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole cache. ``because`` is the planner's last sentence; ``refused`` means that it waits for the user."""
+    """The whole cache. ``because`` is what users should read: what cannot be done, or the planner's last sentence. ``refused``
+    means that it waits for the user, or for what it cannot bring about itself."""
 
     status: Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
     because: str

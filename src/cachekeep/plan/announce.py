@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Decide, Event, Node, Step
+from cachekeep.model import Decide, Event, Node, Step, subjects
 from cachekeep.plan import cluster_members
-from cachekeep.plan.situation import Situation, names, verb, with_nodes
+from cachekeep.plan.flights import lasting, said
+from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes
 
 
 def ready(s: Situation, node: Node) -> bool:
@@ -19,6 +20,27 @@ def ready(s: Situation, node: Node) -> bool:
     if s.clustered and not cluster_members.part_of_cluster(s, node):
         return False
     return s.leads(node) if node.name == shard.primary else node.name in shard.in_sync
+
+
+def troubles(s: Situation) -> Step | None:
+    """What cannot be done on a node or front is told once, and again only if it has been well since."""
+    failing = {subjects(f.effect)[0]: f for f in lasting(s)}
+    well = {n for n in s.decided.troubled - failing.keys() if _well(s, n)}
+    fresh = {name: f for name, f in failing.items() if name not in s.decided.troubled}
+    if not fresh and not well:
+        return None
+    decided = replace(s.decided, troubled=(s.decided.troubled | fresh.keys()) - well)
+    if not fresh:
+        return Decide(decided, f"{listed(sorted(well))} {verb(well, 'works', 'work')} again")
+    told = {name: said(f) for name, f in fresh.items()}
+    return Decide(decided, "; ".join(told.values()), tuple(s.tell(text, group=True) for text in told.values()))
+
+
+def _well(s: Situation, name: str) -> bool:
+    node, front = s.cache.node(name), s.view.fronts.get(name)
+    if front is not None:
+        return front.process == "running" and front.targets is not None
+    return node is None or s.alive(node)
 
 
 def announce(s: Situation) -> Step | None:

@@ -79,10 +79,15 @@ def _wait(s: Situation, act: Act) -> Wait:
         [*(f.left_seconds for f in flights), *(f.again_seconds for f in failures if f.again_seconds > 0)],
         default=s.policy.poll_seconds,
     )
-    lasting = [f for f in failures if f.since_seconds >= LASTING_SECONDS]
-    if lasting:
-        return Wait(seconds, "; ".join(said(f) for f in lasting), refused=True)
+    told = [said(f) for f in lasting(s) if f in failures]
+    if told:
+        return Wait(seconds, "; ".join(told), refused=True)
     return Wait(seconds, flights[0].because if flights else act.because)
+
+
+def lasting(s: Situation) -> list[Failure]:
+    """What has been failing for so long that it does not heal by itself, or not soon."""
+    return [f for f in s.view.failures if f.since_seconds >= LASTING_SECONDS]
 
 
 def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
@@ -117,4 +122,4 @@ def said(failure: Failure) -> str:
     """What fails, why, and what comes of it."""
     subject, kind = subjects(failure.effect)[0], type(failure.effect)
     what = f"{subject} cannot be {_DONE[kind]}" if kind in _DONE else f"{kind.__name__} of {subject} fails"
-    return f"{what}: {failure.problem.removeprefix(f'{subject}: ').rstrip('.')}. It is tried again by itself"
+    return f"{what}: {failure.problem.removeprefix(f'{subject}: ').rstrip('.')}. It is tried again every few seconds"

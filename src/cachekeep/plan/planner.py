@@ -41,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     switching.hand_on,
     cluster_members.publish,
     members.start,
+    announce.troubles,
     cluster_members.acquaint,
     cluster_leaders.follow,
     followers.follow,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec.structs import replace
+
 from cachekeep.engines.config import pending_reboot
-from cachekeep.model import Condition, Node, NodeCondition, Step, Wait
+from cachekeep.model import Cache, Condition, Node, NodeCondition, Step, Wait
 from cachekeep.plan.announce import ready
+from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.limits import fewer_clients, holds
 from cachekeep.plan.members import COMPATIBLE
 from cachekeep.plan.situation import Situation
@@ -17,14 +20,26 @@ Status = Literal["creating", "available", "modifying", "deleting", "rebooting ca
 def condition(s: Situation, step: Step) -> Condition:
     """How the cache is. ``available`` is said only of what answered just now, with nothing on its way that a user asked for."""
     status = _status(s)
+    refused = isinstance(step, Wait) and step.refused
+    troubles = [said(f) for f in lasting(s)]
     return Condition(
         status=status,
-        because=step.because,
+        because="; ".join(troubles) if troubles and not refused else step.because,
         settled=status == "available",
-        refused=isinstance(step, Wait) and step.refused,
+        refused=refused or bool(troubles),
         nodes=tuple(_node(s, n) for n in s.decided.nodes),
         version=s.cache.version,
     )
+
+
+def unsure(cache: Cache, last: Condition | None, because: str) -> Condition:
+    """How a cache is whose keeper cannot look or think: as it was when that worked last, unless something else is wanted or decided
+    now."""
+    if last is not None and last.version == cache.version:
+        return replace(last, because=because, refused=True)
+    status: Status = "deleting" if cache.wanted.deleted else "modifying" if cache.decided.available_at else "creating"
+    nodes = last.nodes if last is not None else ()
+    return Condition(status=status, because=because, settled=False, refused=True, nodes=nodes, version=cache.version)
 
 
 def _status(s: Situation) -> Status:

@@ -16,6 +16,7 @@ from cachekeep.sim.faults import vocabulary
 from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.switch_run import simulate_switch, switch_scenario
+from cachekeep.sim.trouble_run import simulate_trouble, trouble_scenario
 
 
 def scenario(seed: int) -> Scenario:
@@ -36,6 +37,8 @@ def _one(seed: int, kind: str) -> Report | str:
         match kind:
             case "cluster":
                 return simulate_cluster(cluster_scenario(seed))
+            case "trouble":
+                return simulate_trouble(trouble_scenario(seed))
             case "switch":
                 return simulate_switch(switch_scenario(seed))
         return simulate(scenario(seed))
@@ -56,6 +59,9 @@ def main() -> int:
         "--cluster", dest="kind", action="store_const", const="cluster", default="", help="cluster mode: shards and slots"
     )
     parser.add_argument("--switch", dest="kind", action="store_const", const="switch", help="from compatible to cluster mode")
+    parser.add_argument(
+        "--trouble", dest="kind", action="store_const", const="trouble", help="one node or front that goes on giving trouble"
+    )
     asked = parser.parse_args()
     logging.getLogger("cachekeep").setLevel(logging.CRITICAL)
     began = time.monotonic()

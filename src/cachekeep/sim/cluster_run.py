@@ -153,14 +153,14 @@ class ClusterRun(Run):
             await tx.insert(cache)
             tx.wake(UID)
 
-    async def _errand(self, kind: str) -> None:
+    async def _errand(self, kind: str, name: str = "") -> None:
         def add(wanted: Wanted) -> Wanted:
             serial = max((e.serial for e in wanted.errands), default=0) + 1
             able = [x for x in wanted.shards if len(x.members) > 1]
             if kind != "rebalance" and not able:
                 return wanted  # the API refuses a test failover without replicas, and a lone node loses by a reboot what it holds
             shard = self.random.choice(able or wanted.shards)
-            nodes = (self.random.choice(shard.members).name,)
+            nodes = (name or self.random.choice(shard.members).name,)
             errand = Errand(serial=serial, kind=kind, nodes=nodes, shard=shard.id)  # type: ignore[arg-type]
             return replace(wanted, errands=(*wanted.errands, errand))
 

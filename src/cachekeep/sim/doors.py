@@ -45,6 +45,9 @@ class SimDriver:
     async def start(self, spec: ProcessSpec) -> None:
         world, name = self._world, spec.key[1]
         await asyncio.sleep(0.01 + 0.02 * world.random.random())
+        await world.progress(spec.key)
+        if spec.key in world.unstartable:
+            raise OrderFailed(f"{spec.key[1]}: not started: {spec.address}:{spec.port}: Address already in use")
         there = world.processes.get(spec.key)
         if there is not None and there.alive:
             if there.spec.incarnation != spec.incarnation:
@@ -80,6 +83,7 @@ class SimDriver:
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
         await asyncio.sleep(0.002)
+        await self._world.progress(key)
         if self._world.remote and key in self._world.cut:
             raise OrderFailed(f"{key[1]} cannot be confirmed stopped: its host does not answer")
         self._world.kill(key, by_order=True)
@@ -113,6 +117,7 @@ class SimDriver:
         )
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+        await self._world.progress(key)
         if (engine := self._world.processes.get(key)) is None:
             raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite")
         engine.live_digest = live_digest
@@ -404,12 +409,14 @@ class SimFronts:
         )
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        await self._world.progress((cache.uid, front.name))
         engine = self._world.processes.get((cache.uid, front.name))
         if engine is None or not engine.works:
             raise OrderFailed(f"{front.name} does not answer")
         engine.targets, engine.version = tuple(n.name for n in nodes), version
 
     async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
+        await self._world.progress((cache.uid, front.name))
         engine = self._world.processes.get((cache.uid, front.name))
         if engine is None or not engine.works:
             raise OrderFailed(f"{front.name} does not answer")

@@ -236,11 +236,11 @@ class Run:
                         tx.wake(UID)
                 return
 
-    async def _errand(self, kind: str) -> None:
+    async def _errand(self, kind: str, name: str = "") -> None:
         def add(wanted: Wanted) -> Wanted:
             serial = max((e.serial for e in wanted.errands), default=0) + 1
             names = tuple(m.name for m in wanted.shards[0].members)
-            node = self.random.choice(names)
+            node = name or self.random.choice(names)
             errand = Errand(serial=serial, kind=kind, nodes=(node,), shard="0001")  # type: ignore[arg-type]
             return replace(wanted, errands=(*wanted.errands, errand))
 

@@ -121,6 +121,10 @@ class World:
         self.histories = 0
         self.cut: set[Key] = set()
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
+        self.unstartable: set[Key] = set()
+        """Of these no process can be started: their address is taken, or their build is gone."""
+        self.stuck: set[Key] = set()
+        """What the driver is told to do with these processes, and what fronts among them are told or asked, does not end."""
         self.blind: set[str] = set()
         """Keepers that reach no host at all."""
         self.restarts = 0
@@ -159,6 +163,11 @@ class World:
                 other.linked = other.online = False
         for witness in list(self.witnesses):
             witness(key)
+
+    def take_away(self, key: Key) -> None:
+        """It dies, and another takes its address: nothing can be started there."""
+        self.unstartable.add(key)
+        self.kill(key)
 
     def note_losses(self, key: Key) -> None:
         """What this process has taken and no in-sync process holds is lost with it."""
@@ -298,6 +307,11 @@ class World:
         if self.remote:
             return (one.spec.key in self.cut) == (other.spec.key in self.cut)
         return one.spec.key not in self.cut and other.spec.key not in self.cut
+
+    async def progress(self, key: Key) -> None:
+        """Goes on when the process is not stuck (any more)."""
+        while key in self.stuck:
+            await asyncio.sleep(0.05)
 
     def spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
         """Run in the background, until the world ends."""
