@@ -35,7 +35,7 @@ from cachekeep.engines.catalogue import Build
 from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import ADMIN
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
+from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
@@ -80,6 +80,7 @@ class LiveCache:
         self.catalogue = discover()
         self.said: list[str] = []
         self._wanted = wanted
+        self.kind: CacheKind = "group" if wanted.engine != "memcached" else "cluster"
         self._ear = _Ear(self.said)
         self._holders = itertools.count()
         self._keeping: asyncio.Task[None] | None = None
@@ -92,7 +93,7 @@ class LiveCache:
         cache = Cache(
             uid=self.uid,
             name=self.name,
-            kind="group",
+            kind=self.kind,
             region="us-east-1",
             created_at=self.clock.now(),
             admin_password=PASSWORD,
@@ -128,7 +129,9 @@ class LiveCache:
             driver=self.driver,
             link=self.link,
             fronts=fronts,
-            specs=specs(self.catalogue, open_files=self.driver.capacity().open_files),
+            specs=specs(
+                self.catalogue, run_as="nobody" if os.geteuid() == 0 else None, open_files=self.driver.capacity().open_files
+            ),
             observer=self.observer,
         )
         self.keeper = Keeper(
@@ -162,7 +165,7 @@ class LiveCache:
         while True:
             with contextlib.suppress(Conflict):
                 async with self.store.transaction() as tx:
-                    cache = await tx.cache(self.name, "group")
+                    cache = await tx.cache(self.name, self.kind)
                     assert cache is not None
                     await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
                     tx.wake(self.uid)

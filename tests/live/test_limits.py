@@ -18,7 +18,7 @@ from tests.live.test_driver_limits import writable_groups
 from cachekeep.compute.line import resp
 from cachekeep.engines.config import bounds
 from cachekeep.engines.limits import limits
-from cachekeep.model import Cache, Wanted
+from cachekeep.model import Cache, Member, Wanted, WantedShard
 from cachekeep.model.limits import lowered, raised
 
 MIB = 1 << 20
@@ -85,13 +85,16 @@ class Overwriter:
 
     async def _write(self, address: str, port: int, keys: int) -> None:
         reader, writer = await asyncio.open_connection(address, port)
+        pages = range(0, VALUE, 4096)
+        batches = [
+            resp(*(("SETRANGE", f"key:{key}", str(page), "x") for key in range(start, min(start + 40, keys)) for page in pages))
+            for start in range(0, keys, 40)
+        ]
         try:
             while True:
-                for key in range(keys):
-                    pages = [resp(("SETRANGE", f"key:{key}", str(page), "x")) for page in range(0, VALUE, 4096)]
-                    writer.write(b"".join(pages))
-                    for _ in pages:
-                        await reader.readline()
+                for batch in batches:
+                    writer.write(batch)
+                    await reader.readexactly(len(f":{VALUE}\r\n") * batch.count(b"SETRANGE"))
         finally:
             writer.close()
 
@@ -114,16 +117,17 @@ HALF = {"reserved-memory-percent": "50", "maxmemory-policy": "noeviction"}
 @pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 async def test_scaled_up_filled_and_synchronised_in_full(engine: str, major: int, place: Path) -> None:
     """The limit moves with maxmemory: nobody is ended, no key is lost, with a fork's copy and all."""
-    wanted = wanted_group(build_of(engine, major), parameters=HALF)
+    wanted = wanted_group(build_of(engine, major), parameters=HALF | {"reserved-memory-percent": "80"})
     async with LiveCache(place, wanted) as live:
         before = await live.available()
         small = limits(before, before.decided.nodes[0])
-        await live.change(of_type("cache.t3.small"))
+        await live.change(of_type("cache.t3.medium"))
         cache = await in_place(live)
         assert (limits(cache, cache.decided.nodes[0]).memory_bytes or 0) > (small.memory_bytes or 0)
         address, port = cache.decided.shards[0].primary_address or "", wanted.port
         written = await fill(live, address, port)
-        assert written * VALUE > 600 * MIB
+        assert written * VALUE > 500 * MIB
+        await live.ask(live.primary_of(cache), "CONFIG", "SET", "rdb-key-save-delay", 1000)  # long enough to copy all
         writer = Overwriter(address, port, written)
         try:
             await live.change(more_members(3))
@@ -207,3 +211,77 @@ async def test_what_was_changed_behind_our_back_is_put_right(place: Path) -> Non
         assert str(pids[two]) in (group_of(live, two) / "cgroup.procs").read_text().split()
         assert {name: await live.pid(name) for name in pids} == pids, "nobody was restarted for it"
         assert node.node_type == "cache.t3.micro"
+
+
+async def test_a_fork_that_does_not_fit_is_ended_and_not_the_server(place: Path) -> None:
+    """Should memory run out all the same, a replica has to try again, and no data are lost."""
+    async with LiveCache(place, wanted_group(build_of("valkey", 8), nodes=1, parameters=HALF)) as live:
+        cache = await live.available()
+        primary = cache.decided.nodes[0]
+        written = await fill(live, primary.address, primary.port)
+        pid = await live.pid(primary.name)
+        used = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        group = group_of(live, primary.name)
+        limit = next(group / n for n in ("memory.limit_in_bytes", "memory.max") if (group / n).exists())
+        keeper = live._keeping
+        assert keeper is not None
+        keeper.cancel()  # or it would put the limit right
+        limit.write_text(str(used + 40 * MIB))
+        writer = Overwriter(primary.address, primary.port, written)
+        try:
+            await live.ask(primary.name, "CONFIG", "SET", "rdb-key-save-delay", 1000)  # it takes seconds, whatever the disk
+            await live.ask(primary.name, "BGSAVE")
+            await live.until(lambda cache: kills(live, cache) > 0, "a fork that is ended")
+        finally:
+            await writer.stop()
+        assert await live.pid(primary.name) == pid
+        assert await live.ask(primary.name, "DBSIZE") == written
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_clients_that_send_half_of_a_value_are_bounded(engine: str, major: int, place: Path) -> None:
+    """No eviction can free what they hold: without a bound they take all that there is, and the data with them."""
+    async with LiveCache(place, wanted_group(build_of(engine, major), nodes=1, parameters=HALF)) as live:
+        cache = await live.available()
+        node = cache.decided.nodes[0]
+        bound = int(bounds(cache, node, None)["maxmemory-clients"])
+        written = await fill(live, node.address, node.port, to=0.5)
+        half = b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\n$16777216\r\n" + b"y" * (8 * MIB)
+        dropped = 0
+        lines = []
+        for _ in range(4 * bound // (8 * MIB)):
+            _, writer = await asyncio.open_connection(node.address, node.port)
+            lines.append(writer)
+            try:
+                writer.write(half)
+                await asyncio.wait_for(writer.drain(), 5)
+            except (ConnectionError, TimeoutError):
+                dropped += 1
+        info = await live.ask(node.name, "INFO", "memory")
+        assert isinstance(info, dict)
+        assert info["mem_clients_normal"] <= bound + 16 * MIB
+        assert await live.ask(node.name, "DBSIZE") == written
+        assert kills(live, cache) == 0
+        for line in lines:
+            line.close()
+
+
+async def test_memcacheds_item_memory_is_not_for_clients_to_raise(place: Path) -> None:
+    build_of("memcached", 1)
+    shard = WantedShard(id="0001", members=(Member(name="demo.0001", zone="us-east-1a"),))
+    wanted = Wanted(engine="memcached", version="1.6.17", node_type="cache.t3.micro", port=11211, shards=(shard,))
+    async with LiveCache(place, wanted) as live:
+        cache = await live.available()
+        (node,) = cache.decided.nodes
+        expected = bounds(cache, node, None)
+        assert expected == {"cache_memlimit": "412"}
+        reader, writer = await asyncio.open_connection(node.address, node.port)
+        writer.write(b"cache_memlimit 9000\r\n")
+        assert await reader.readline() == b"OK\r\n"
+        writer.close()
+        assert (await live.view()).node(node.name).settings == {"cache_memlimit": "9000"}
+
+        async def right(cache: Cache) -> bool:
+            return (await live.view()).node(node.name).settings == expected
+
+        await live.until(right, "its item memory", seconds=30)
