@@ -53,6 +53,9 @@ class World(Protocol):
     async def crowd(self, target: Target) -> Callable[[], Awaitable[None]]:
         """As many clients as it may have come, and stay until they are told to leave."""
 
+    async def cut_link(self, target: Target) -> None:
+        """A client closes the connections of its replicas."""
+
     async def change_our_password(self, target: Target) -> None: ...
 
     async def queue_up(self, target: Target) -> None:
@@ -70,6 +73,7 @@ class RealWorld:
         self.targets: list[Target] = []
         self._tasks: list[asyncio.Task[object]] = []
         self._sockets: list[socket.socket] = []
+        self._crowds: dict[Key, list[socket.socket]] = {}
         self._clients: list[valkey.asyncio.Valkey] = []
 
     async def start(self, count: int) -> list[Target]:
@@ -134,21 +138,26 @@ class RealWorld:
         await (await self._client(target)).execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
 
     async def crowd(self, target: Target) -> Callable[[], Awaitable[None]]:
-        await self._tell(target, "CONFIG", "SET", "maxclients", "20")
-        clients: list[socket.socket] = []
+        if target.key not in self._crowds:
+            await self._tell(target, "CONFIG", "SET", "maxclients", "20")
+        clients = self._crowds.setdefault(target.key, [])
         while True:
             client = socket.create_connection((target.address, target.port), timeout=5)
             client.sendall(b"PING\r\n")
             if not client.recv(64).startswith(b"+PONG"):
+                client.close()
                 break
             clients.append(client)
-        self._sockets += clients
+            self._sockets.append(client)
 
         async def leave() -> None:
             for client in clients:
                 client.close()
 
         return leave
+
+    async def cut_link(self, target: Target) -> None:
+        self._crowds[target.key][0].sendall(b"CLIENT KILL TYPE replica\r\n")
 
     async def change_our_password(self, target: Target) -> None:
         await self._tell(target, "ACL", "SETUSER", ADMIN, "resetpass", ">another")

@@ -355,6 +355,30 @@ async def test_too_many_clients_are_an_excuse_of_a_node_that_has_no_line_yet(
     await until(lambda: _answers(there, node))
 
 
+async def test_a_replica_is_let_in_where_nobody_else_is(world: World) -> None:
+    first, second = await pair(world)
+    await world.write(first.address, "k", "v")
+    await until(lambda: _reads(world, second, "k", "v"))
+    leave = await world.crowd(first)
+
+    async def out() -> bool:
+        if (await seen(world, second)).link_up:
+            await world.cut_link(first)
+        await world.crowd(first)  # somebody else takes the place that it had, or it has been quicker
+        replica = await seen(world, second)
+        return replica.link_up is False and replica.reaches is not True and (await seen(world, first)).places == 0
+
+    await until(out)
+    await world.link.admit(second, primary=first, order=1)
+    await until(lambda: online(world, first, second))
+    assert (await seen(world, first)).places == -1, "it has a connection more than it may, and takes no other"
+    with pytest.raises(Exception, match=r"max number of clients|lost"):
+        await world.write(first.address, "k", "w")
+    with pytest.raises(OrderFailed, match="later order"):
+        await world.link.admit(second, primary=first, order=0)
+    await leave()
+
+
 async def test_one_that_does_not_know_us_is_alive(world: World) -> None:
     node = await _primary(world)
     await world.change_our_password(node)

@@ -162,3 +162,36 @@ async def test_clients_that_cut_our_lines_and_the_links_of_replicas_cause_no_fai
         await goes_on(live, writer)
         await whole(live)
         assert await lost(live, writer) == 0
+
+
+@ENGINES
+async def test_a_replica_that_starts_anew_is_let_in_at_a_primary_that_is_full(engine: str, major: int, tmp_path: Path) -> None:
+    """Clients take every place that becomes free, all the while."""
+    limit = {"maxclients": str(CLIENTS)}
+    async with group(tmp_path, engine, major, nodes=2, parameters=limit) as live:
+        cache = await live.cache()
+        primary = live.primary_of(cache)
+        (replica,) = cache.decided.shards[0].in_sync
+        full = threading.Event()
+        crowd: list[socket.socket] = []
+        hungry = threading.Thread(target=_crowd, args=(endpoint(cache), crowd, full), daemon=True)
+        hungry.start()
+        try:
+            while (places := (await live.view()).node(primary).places) is None or places > 0:
+                await asyncio.sleep(0.01)
+            await live.signal(replica)
+            await live.until(lambda c: c.node(replica).incarnation == 2, "it is started again")  # type: ignore[union-attr]
+            await whole(live)
+            assert live.said_any(replica, "finds no place at a primary")
+            assert live.primary_of(await live.cache()) == primary
+        finally:
+            full.set()
+            await asyncio.to_thread(hungry.join)
+            for client in crowd:
+                client.close()
+
+
+def _crowd(address: str, crowd: list[socket.socket], enough: threading.Event) -> None:
+    while not enough.wait(0.002):
+        if (client := _stay(address)) is not None:
+            crowd.append(client)

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import MOMENT, NOW, group, healthy, running, silent, step
 
-from cachekeep.model import Act, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, View, Wait
+from cachekeep.model import Act, Admit, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, View, Wait
 from cachekeep.plan import Policy
 from cachekeep.plan.judge import plight
 from cachekeep.plan.situation import Situation
@@ -121,3 +121,35 @@ def test_only_one_that_serves_its_clients_is_available(kind: Plight, status: str
 def test_one_that_answered_a_moment_ago_is_not_hung() -> None:
     cache = group()
     assert isinstance(step(cache, healthy(cache, demo_001=running(cache, "demo-001", answer=Excuse("paused")))), Wait)
+
+
+# -- a primary that has as many clients as it may
+
+
+@pytest.mark.parametrize(
+    ("primary", "replica", "let_in"),
+    [
+        ({"places": 0}, {"link_up": False, "reaches": None}, True),
+        ({"places": -3}, {"link_up": False, "reaches": False}, True),
+        ({"places": 1}, {"link_up": False, "reaches": None}, False),  # it gets in by itself
+        ({"places": None}, {"link_up": False, "reaches": None}, False),
+        ({"places": 0}, {"link_up": True, "reaches": True}, False),
+        ({"places": 0}, {"link_up": False, "reaches": True}, False),  # it is being fed
+        ({"places": 0}, {"link_up": False, "reaches": None, "answer": Excuse("busy")}, False),
+    ],
+)
+def test_a_replica_without_a_link_is_let_in_at_a_full_primary(
+    primary: dict[str, object], replica: dict[str, object], let_in: bool
+) -> None:
+    cache = group(shards={"in_sync": frozenset({"demo-003"})})
+    view = healthy(cache, demo_001=running(cache, "demo-001", **primary), demo_002=running(cache, "demo-002", **replica))
+    answer = step(cache, view)
+    while isinstance(answer, Decide):
+        cache = replace(cache, decided=answer.decided)
+        answer = step(cache, view)
+    if let_in:
+        assert answer == Act(
+            ((Admit("demo-002", "demo-001", 1),),), "demo-002 finds no place at a primary that has as many clients as it may"
+        )
+    else:
+        assert not (isinstance(answer, Act) and any(isinstance(e, Admit) for stage in answer.stages for e in stage))

@@ -209,6 +209,9 @@ class Link(Protocol):
     async def witness(self, target: Target) -> None:
         """``Witness``."""
 
+    async def admit(self, target: Target, *, primary: Target, order: int) -> None:
+        """``Admit``. Confirmed: it is linked, or receives what it lacks."""
+
     async def interrupt(self, target: Target) -> None:
         """``Interrupt``. Confirmed: the script is being ended, or it cannot be; then looks call it ``unkillable``."""
 

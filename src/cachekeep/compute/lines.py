@@ -22,6 +22,8 @@ _KNOCK_SECONDS = 0.1
 """Within this an engine whose event loop turns answers a newcomer, and a host that is there one who is not expected."""
 _HOPELESS_SECONDS = 5.0
 """A line that owes a reply for this long is given up and opened anew: the machine at its end may be gone."""
+_ROOM = 64
+"""So many connections an engine takes for a moment on top of what it may. They need descriptors (``config.ENGINES_OWN_FILES``)."""
 _VERSION = b"version\r\n"
 _NONSENSE = resp(("CACHEKEEP.KNOCK",))
 """What no engine knows is answered at once, also while every command is held back (CLIENT PAUSE … ALL)."""
@@ -43,6 +45,7 @@ class Lines:
         self._clock, self._on_lost = clock, on_lost
         self._lines: dict[Key, tuple[str, int, Line]] = {}
         self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._making_room: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._knocked_at: dict[Key, float] = {}
         """When a knock was last answered."""
 
@@ -66,12 +69,43 @@ class Lines:
         return line if line is not None and line.open and (address, port) == (target.address, target.port) else None
 
     @contextlib.asynccontextmanager
+    async def room(self, target: Target) -> AsyncIterator[None]:
+        """Let the engine take some more connections than it may, for a moment, by the kept line. Those that others get of them are
+        theirs to keep. Raises LineLost, or ReplyError where it cannot be had, or without a kept line."""
+        line = self.kept(target)
+        if line is None:
+            raise LineLost("there is no line to make room by")
+        async with self._making_room[target.key]:
+            (told,) = await line.ask(resp(("CONFIG", "GET", "maxclients")), 1)
+            if not isinstance(told, list) or len(told) != 2:
+                raise told if isinstance(told, ReplyError) else ReplyError(f"CONFIG GET maxclients: {told!r}")
+            most = int(told[1])
+            try:
+                (told,) = await line.ask(resp(("CONFIG", "SET", "maxclients", str(most + _ROOM))), 1)
+                if isinstance(told, ReplyError):
+                    raise told
+                yield
+            finally:
+                with contextlib.suppress(LineLost):  # then whoever looks next finds the setting astray
+                    await line.ask(resp(("CONFIG", "SET", "maxclients", str(most))), 1)
+
+    async def _admitted(self, target: Target) -> Line:
+        """A private line, for which room is made where there is none."""
+        try:
+            return await _open(target)
+        except ReplyError as error:
+            if excuse(str(error)).plight != "crowded" or target.engine == "memcached" or self.kept(target) is None:
+                raise
+        async with self.room(target):
+            return await _open(target)
+
+    @contextlib.asynccontextmanager
     async def private(self, target: Target, number: int) -> AsyncIterator[list[Line]]:
         """Lines of one's own: looks and heartbeats do not wait behind what is done over them."""
         lines: list[Line] = []
         try:
             for _ in range(number):
-                lines.append(await _open(target))
+                lines.append(await self._admitted(target))
             yield lines
         finally:
             for line in lines:

@@ -154,6 +154,24 @@ class EngineLink:
                     return
                 await self._clock.sleep(0.005)
 
+    async def admit(self, target: Target, *, primary: Target, order: int) -> None:
+        """Told anew whom to follow, it tries at once. In cluster mode it cannot be told, and tries within a second."""
+        async with self._orders(target):
+            self._let_pass(order, target)
+            with _failures(primary):
+                await self._lines.open(primary)
+                async with self._lines.room(primary):
+                    if not target.cluster_id:
+                        again = (_replicaof(target.address, NOBODY_PORT), _replicaof(primary.address, primary.port))
+                        await self._order(target, *again)
+                    until = self._clock.monotonic() + _NEXT_TRY_SECONDS
+                    while self._clock.monotonic() < until:
+                        (role,) = await self._order(target, ("ROLE",))
+                        if reaches(role):
+                            return
+                        await self._clock.sleep(0.005)
+            raise OrderFailed(f"{target.key[1]} was not let in at {primary.key[1]}")
+
     async def interrupt(self, target: Target) -> None:
         """Of a script ``SCRIPT KILL`` speaks, of a function ``FUNCTION KILL``; each refuses what is the other's (BUSY)."""
         async with self._orders(target):

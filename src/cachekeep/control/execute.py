@@ -16,6 +16,7 @@ from cachekeep.engines.launch import ENGINES_OWN, launch
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
+    Admit,
     Bind,
     Cache,
     Configure,
@@ -182,6 +183,9 @@ class Hands:
             case Witness(node, primary):
                 await self._link.witness(target(cache, _node(cache, node)))
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
+            case Admit(node, primary, order):
+                there = target(cache, _node(cache, primary))
+                await self._link.admit(target(cache, _node(cache, node)), primary=there, order=order)
             case Interrupt(node):
                 await self._link.interrupt(target(cache, _node(cache, node)))
             case Detach(node, order):

@@ -43,8 +43,17 @@ def node_view(fields: Mapping[str, str], bound: str | None, settings: Mapping[st
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
         used_bytes=None if used is None else used - (_number(fields, "mem_not_counted_for_evict") or 0),
         clients=_number(fields, "connected_clients"),
+        places=_places(fields, settings),
         settings={name: value.replace("slave ", "replica ") for name, value in settings.items()},
     )
+
+
+def _places(fields: Mapping[str, str], settings: Mapping[str, str]) -> int | None:
+    """An engine counts its replicas and the cluster's links too (networking.c, acceptCommonHandler)."""
+    most, clients = _number(settings, "maxclients"), _number(fields, "connected_clients")
+    if most is None or clients is None:
+        return None
+    return most - clients - (_number(fields, "connected_slaves") or 0) - (_number(fields, "cluster_connections") or 0)
 
 
 _PLIGHTS: dict[str, Plight] = {

@@ -21,6 +21,7 @@ from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
 from cachekeep.model.step import (
     Act,
+    Admit,
     Bind,
     Configure,
     Convert,
@@ -72,6 +73,7 @@ from cachekeep.model.view import (
 __all__ = [
     "UNKNOWN",
     "Act",
+    "Admit",
     "Answer",
     "Bind",
     "Cache",

@@ -80,6 +80,14 @@ class Witness(msgspec.Struct, frozen=True):
     primary: str
 
 
+class Admit(msgspec.Struct, frozen=True):
+    """Let a replica in at its primary, which has as many clients as it may. Refused by a node that has seen a later order."""
+
+    node: str
+    primary: str
+    order: int
+
+
 class Interrupt(msgspec.Struct, frozen=True):
     """Have the node end the script or function that it runs, if that has written nothing (``SCRIPT KILL``, ``FUNCTION KILL``)."""
 
@@ -214,6 +222,7 @@ Effect = (
     | Convert
     | Witness
     | Interrupt
+    | Admit
     | Detach
     | Bind
     | Configure

@@ -123,6 +123,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """Memory that the engine counts against its ``maxmemory``."""
     clients: int | None = None
     """That are connected, ours included."""
+    places: int | None = None
+    """How many more connections it takes, of whatever kind."""
     settings: dict[str, str] = {}
     """What the engine itself says of those of its settings by which its needs are bounded; empty: it did not say."""
     live_digest: str | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from cachekeep.model import (
     Act,
+    Admit,
     Bind,
     Configure,
     Discover,
@@ -100,6 +101,7 @@ def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
 
 
 _DONE = {
+    Admit: "let in at its primary",
     Bind: "given its addresses",
     Configure: "given its settings",
     Discover: "told the list of nodes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Follow, Node, Step, Wait
+from cachekeep.model import Act, Admit, Decide, Effect, Follow, Node, Step, Wait
 from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes, with_shard
 
 
@@ -30,6 +30,28 @@ def follow(s: Situation) -> Step | None:
         return None
     astray_names = [e.node for e in effects if isinstance(e, Follow)]
     return Act((tuple(effects),), f"{listed(astray_names)} {verb(astray_names, 'follows', 'follow')} the primary")
+
+
+def admit(s: Situation) -> Step | None:
+    """A replica that has lost its link, and whose primary lets nobody in any more, is let in by us."""
+    if not s.replicated:
+        return None
+    effects: list[Effect] = []
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not s.leads(primary) or shard.moving_to or not s.full(primary):
+            continue
+        effects += [Admit(n.name, primary.name, shard.order) for n in s.replicas(shard) if _shut_out(s, primary, n)]
+    if not effects:
+        return None
+    shut_out = [e.node for e in effects if isinstance(e, Admit)]
+    because = f"{listed(shut_out)} {verb(shut_out, 'finds', 'find')} no place at a primary that has as many clients as it may"
+    return Act((tuple(effects),), because)
+
+
+def _shut_out(s: Situation, primary: Node, node: Node) -> bool:
+    v = s.seen(node)
+    return s.alive(node) and v.follows == primary.address and v.link_up is False and v.reaches is not True
 
 
 def track(s: Situation) -> Step | None:

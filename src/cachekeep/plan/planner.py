@@ -45,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     cluster_members.acquaint,
     cluster_leaders.follow,
     followers.follow,
+    followers.admit,
     followers.track,
     followers.revive,
     judge.interrupt,

@@ -220,6 +220,11 @@ class Situation:
         """A replica that may be read from: in sync, its process there and not frozen. One slow answer does not end that."""
         return node.name in shard.in_sync and self.runs(node) and self.seen(node).process == "running"
 
+    def full(self, node: Node) -> bool:
+        """It has as many connections as it may, by its own word."""
+        places = self.seen(node).places
+        return places is not None and places <= 0
+
     def leads(self, node: Node) -> bool:
         """Is seen to be a primary."""
         return self.alive(node) and self.seen(node).role == "primary"

@@ -346,6 +346,9 @@ class SimLink:
         await asyncio.sleep(0.001)
         _heed(self._reached(target), settings)
 
+    async def admit(self, target: Target, *, primary: Target, order: int) -> None:
+        await self.follow(target, primary=primary, order=order)
+
     async def interrupt(self, target: Target) -> None:
         await asyncio.sleep(0.001)
         engine = self._engine(target)
