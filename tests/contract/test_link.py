@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import uvloop
 from tests.contract.link_fixtures import World, world
 from tests.engines.servers import until
 
@@ -376,6 +377,21 @@ async def test_a_replica_is_let_in_where_nobody_else_is(world: World) -> None:
         await world.write(first.address, "k", "w")
     with pytest.raises(OrderFailed, match="later order"):
         await world.link.admit(second, primary=first, order=0)
+    await leave()
+
+
+async def test_a_refusal_at_the_door_is_heard_by_the_loop_that_the_program_runs_on(world: World) -> None:
+    """uvloop's transports close before they have read what the engine said, if they have something to send."""
+    node = await _primary(world)
+    leave = await world.crowd(node)
+
+    async def refused() -> list[Plight | None]:
+        anew = world.another_link()
+        told = [await excuse(anew, node) for _ in range(20)]
+        await anew.aclose()
+        return told
+
+    assert await asyncio.to_thread(uvloop.run, refused()) == ["crowded"] * 20
     await leave()
 
 

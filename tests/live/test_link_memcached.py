@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,34 @@ async def _flush_all(node: Server) -> None:
     writer.write(b"flush_all\r\n")
     assert await reader.readline() == b"OK\r\n"
     writer.close()
+
+
+@pytest.mark.parametrize(("fast", "told"), [("1", "crowded"), ("0", None)])
+async def test_a_full_memcached_is_there_whether_it_refuses_or_lets_wait(fast: str, told: str | None, tmp_path: Path) -> None:
+    """``maxconns_fast``: it refuses with an error; without, who is too many waits for a place and hears nothing."""
+    tmp_path.chmod(0o755)
+    limit = {"max_simultaneous_connections": "50", "maxconns_fast": fast}
+    with servers(build_of("memcached", 1), tmp_path, 1, parameters=limit) as (node,):
+        crowd = []
+        while len(crowd) < 60:
+            client = socket.create_connection((node.node.address, node.node.port), timeout=0.5)
+            crowd.append(client)
+            client.sendall(b"version\r\n")
+            with contextlib.suppress(TimeoutError):
+                if client.recv(64).startswith(b"VERSION"):
+                    continue
+            break
+        assert len(crowd) < 60, "it is full"
+        link = EngineLink(Orders(), SystemClock())
+        view = await link.look(node.target, deadline_seconds=0.25)
+        assert view.answering is False
+        assert view.reachable is True
+        assert (view.excuse.plight if view.excuse else None) == told
+        for client in crowd:
+            client.close()
+
+        async def answers() -> bool:
+            return (await link.look(node.target, deadline_seconds=0.25)).answering is True
+
+        await until(answers)
+        await link.aclose()
