@@ -239,6 +239,7 @@ class App:
         self.catalogue = await asyncio.to_thread(discover, [directory / ENGINES_DIR], directory)
         if self._parts is not None:
             self._parts.services.use(self.catalogue)
+            self._parts.keeper.hasten()
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:

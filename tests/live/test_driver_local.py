@@ -518,3 +518,20 @@ async def test_a_process_that_was_not_killed_is_not_doomed(local: LocalWorld) ->
 )
 def test_endpoints_as_the_kernel_writes_them(text: str, endpoint: tuple[str, int]) -> None:
     assert sockets.parse_endpoint(text) == endpoint
+
+
+async def test_a_fence_ends_the_grace_of_a_stop_under_way(local: LocalWorld) -> None:
+    """A planned stop may take its time; a shard that has to be led meanwhile has none."""
+    code = (
+        "import signal, socket, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "s = socket.create_server((sys.argv[1], int(sys.argv[2]))); time.sleep(3600)"
+    )
+    driver, spec = await local.driver(), python_spec(code)
+    await driver.start(spec)
+    gently = asyncio.create_task(driver.stop(spec.key, grace_seconds=3600))
+    await eventually(lambda: bool(driver._stops_wanted.get(spec.key)))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await driver.stop(spec.key, grace_seconds=0)
+        await gently
+    assert (await seen(driver, spec.key)).process == "exited"

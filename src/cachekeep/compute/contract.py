@@ -94,7 +94,8 @@ class Driver(Memory, Protocol):
         """
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
-        """Have the process confirmed gone: SIGTERM, then SIGKILL after ``grace_seconds`` (0: SIGKILL at once)."""
+        """Have the process confirmed gone: SIGTERM, then SIGKILL after ``grace_seconds`` (0: SIGKILL at once,
+        also where another call still gives it grace)."""
 
     async def erase(self, key: Key) -> None:
         """Stop, then remove the process's directory, cgroup and all."""

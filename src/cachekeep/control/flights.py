@@ -9,26 +9,40 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from cachekeep.clock import Clock
-from cachekeep.model import Effect, Failure, Flight, overtakes, subjects
+from cachekeep.model import Effect, Failure, Flight, Start, overtakes, subjects
 
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.05, 5.0
+STEADY_SECONDS = 2.0
+"""A process that has to be started again sooner has ended as soon as it was there: its start counts as failed, whatever it said."""
+_ENDS_AT_ONCE = "its process ends as soon as it has started"
 
 
 @dataclass
 class _Record:
-    """One effect on one cache. It is kept while it flies, and after a failure until it has worked
-    or nobody asks for it any more."""
+    """One effect on one cache. It is kept while it flies, and after a failure until it has worked or nobody asks for it any more;
+    a start also for a while after it has worked."""
 
     because: str
     began_at: float
     deadline_at: float
+    failing_since: float
     flies: bool = True
     overtaken: bool = False
     """What ends whatever its subject does has been begun since: how it comes out means nothing."""
     failures: int = 0
-    failing_since: float = 0.0
     problem: str = ""
     rests_until: float = 0.0
+    worked_at: float | None = None
+    """Of a start that said so."""
+
+    def rest_from(self, now: float) -> None:
+        """Longer with each failure in a row."""
+        rest = min(FIRST_REST_SECONDS * 2 ** (self.failures - 1), LONGEST_REST_SECONDS) if self.failures else 0.0
+        self.rests_until = now + rest
+
+    def steady(self, now: float) -> bool:
+        """It has worked, and that has lasted."""
+        return self.worked_at is not None and now > max(self.worked_at, self.rests_until) + STEADY_SECONDS
 
 
 class Flights:
@@ -43,32 +57,36 @@ class Flights:
         now, records = self._clock.monotonic(), self._caches[uid]
         for other, record in records.items():
             record.overtaken = record.overtaken or overtakes(effect, other)
-        record = records.setdefault(effect, _Record(because, now, now + deadline_seconds, failing_since=now))
-        record.because, record.began_at, record.deadline_at, record.flies, record.overtaken = (
-            because,
-            now,
-            now + deadline_seconds,
-            True,
-            False,
-        )
+        before = records.get(effect)
+        record = _Record(because, now, now + deadline_seconds, failing_since=now)
+        if before is not None and not before.steady(now):
+            record.failures, record.problem, record.failing_since = before.failures, before.problem, before.failing_since
+            if before.worked_at is not None:
+                record.failures, record.problem = record.failures + 1, _ENDS_AT_ONCE
+        records[effect] = record
 
     def end(self, uid: str, effect: Effect, problem: str | None) -> None:
         """It has worked, or failed for this reason."""
         record = self._caches[uid].get(effect)
         if record is None:  # its cache has been forgotten meanwhile
             return
-        if problem is None or record.overtaken:
+        now = self._clock.monotonic()
+        if record.overtaken or (problem is None and not isinstance(effect, Start)):
             del self._caches[uid][effect]
             return
-        record.flies, record.problem = False, problem
-        record.rests_until = self._clock.monotonic() + min(FIRST_REST_SECONDS * 2**record.failures, LONGEST_REST_SECONDS)
-        record.failures += 1
+        record.flies = False
+        if problem is None:
+            record.worked_at = now
+        else:
+            record.problem, record.failures = problem, record.failures + 1
+        record.rest_from(now)
 
     def seen(self, uid: str) -> tuple[tuple[Flight, ...], tuple[Failure, ...]]:
         """What flies, and what has failed, those among it that are being tried again."""
         now, records = self._clock.monotonic(), self._caches[uid]
-        for effect in [e for e, r in records.items() if not r.flies and now > r.rests_until + LONGEST_REST_SECONDS]:
-            del records[effect]  # nobody has asked for it any more
+        for effect, record in list(records.items()):
+            if not record.flies and (record.steady(now) or now > record.rests_until + LONGEST_REST_SECONDS):
+                del records[effect]  # it has worked, or nobody has asked for it any more
         flights = tuple(
             Flight(effect=e, because=r.because, since_seconds=now - r.began_at, left_seconds=r.deadline_at - now)
             for e, r in records.items()
@@ -87,8 +105,9 @@ class Flights:
         return flights, failures
 
     def problems(self, uid: str) -> dict[str, str]:
-        """Subject → why the last effect on it failed."""
-        return {subjects(e)[0]: r.problem for e, r in self._caches[uid].items() if r.failures}
+        """Subject → why the last effect on it failed. Of a process that ended the driver knows more."""
+        failed = {e: r.problem for e, r in self._caches[uid].items() if r.failures and not r.overtaken}
+        return {subjects(e)[0]: problem for e, problem in failed.items() if problem != _ENDS_AT_ONCE}
 
     def rest_seconds(self, uid: str) -> float | None:
         """Until the next of those that rest may be tried; None when none does."""
@@ -98,9 +117,9 @@ class Flights:
 
     def hasten(self) -> None:
         """Let nothing rest any longer: what kept it from working may be gone."""
-        for records in self._caches.values():
-            for record in records.values():
-                record.rests_until = 0.0
+        now = self._clock.monotonic()
+        for record in (r for records in self._caches.values() for r in records.values()):
+            record.rests_until = min(record.rests_until, now)
 
     def forget(self, uid: str) -> None:
         """Nobody asks for this cache any more."""

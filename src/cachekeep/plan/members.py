@@ -198,11 +198,17 @@ def stop(s: Situation) -> Step | None:
 
 def _stop_condemned(s: Situation) -> Step | None:
     now: list[Effect] = [
-        Stop(n.name, s.policy.stop_grace_seconds if n.due else 0.0)
+        Stop(n.name, s.policy.stop_grace_seconds if n.due and not _hangs(s, n) else 0.0)
         for n in s.decided.nodes
         if n.condemned and not s.gone(n) and not s.starves(n)
     ]
     return Act((tuple(now),), f"{_effect_names(now)} must be confirmed stopped first") if now else None
+
+
+def _hangs(s: Situation, node: Node) -> bool:
+    """It would not hear that it is asked to end: not by a signal that it has to answer itself."""
+    v = s.seen(node)
+    return v.process == "frozen" or v.waiting_seconds >= s.policy.silence_seconds
 
 
 def stop_stale(s: Situation, nodes: Sequence[Node]) -> Step | None:

@@ -53,6 +53,8 @@ class _Held:
         self.stuck: str | None = None
         """It was killed and hangs in the kernel, without sockets: it does nothing any more,
         but its directory and number are taken."""
+        self.hurried = asyncio.Event()
+        """Set when it gets no (more) grace, or needs none: it is gone."""
         self.gone = asyncio.Event()
         """Set when it and what it forked are gone, and reaped where they were ours to reap."""
 
@@ -180,11 +182,14 @@ class LocalDriver:
         await self._carry(self._start(spec))
 
     async def stop(self, key: Key, *, grace_seconds: float) -> None:
-        """See ``Driver.stop``. Ends a start that is under way. Raises ``OrderFailed`` if the process cannot be killed.
+        """See ``Driver.stop``. Ends a start that is under way, and the grace of a stop that is.
+        Raises ``OrderFailed`` if the process cannot be killed.
 
         A killed process that hangs in the kernel counts as gone when its sockets are closed: it can do no more harm.
         """
         self._stops_wanted[key] = self._stops_wanted.get(key, 0) + 1
+        if grace_seconds <= 0 and (held := self._held.get(key)) is not None:
+            held.hurried.set()
         try:
             await self._carry(self._stop(key, grace_seconds))
         finally:
@@ -387,6 +392,7 @@ class LocalDriver:
         if self._held.get(held.key) is held:
             del self._held[held.key]
         held.gone.set()
+        held.hurried.set()
         if not (held.accepting or held.adopted):
             return
         for callback in self._callbacks:
@@ -428,7 +434,7 @@ class LocalDriver:
         if grace_seconds > 0 and not held.ended:
             proc.send_signal(held.pidfd, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(held.gone.wait(), grace_seconds)
+                await asyncio.wait_for(held.hurried.wait(), grace_seconds)
         if not held.gone.is_set():
             if not held.ended:
                 proc.kill_group(held.pidfd, held.pid, held.started_ticks)
