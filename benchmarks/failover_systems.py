@@ -91,6 +91,7 @@ class Ours:
         return next((str(n["name"]) for n in self._status()["nodes"] if n.get("role") == "primary"), None)
 
     def harm(self, kind: Kind) -> float:
+        _until(lambda: self._primary() is not None, "somebody is told to lead")
         self._was = self._primary() or ""
         record = self._installation.records()[self._was]
         at = time.time()
