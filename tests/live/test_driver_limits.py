@@ -61,7 +61,7 @@ def test_what_cannot_be_limited_is_told_and_not_enforced(monkeypatch: pytest.Mon
     groups, doors, unable = limiter.prepare(("u", "n"), Limits(memory_bytes=1 << 20, cpus=0.5))
     assert (groups, doors) == ((), ())
     assert unable == {"memory_bytes": "No such file or directory", "cpus": "no cgroup tree with the cpu controller"}
-    seen = limiter.seen(("u", "n"), os.getpid(), (), limiter.capacity())
+    seen = limiter.seen(("u", "n"), os.getpid(), ())
     assert (seen.most.memory_bytes, seen.most.cpus) == (None, None), "so nobody tries for ever"
     assert limiter.prepare(("u", "n"), Limits()) == ((), (), {})
 
@@ -101,7 +101,7 @@ class Tree:
         return (self.group / name).read_text()
 
     def seen(self) -> LimitsSeen:
-        return self.limiter.seen(KEY, os.getpid(), (str(self.group),), self.limiter.capacity())
+        return self.limiter.seen(KEY, os.getpid(), (str(self.group),))
 
     def change(self, limits: Limits) -> tuple[str, ...]:
         return self.limiter.change(KEY, os.getpid(), (str(self.group),), limits)

@@ -127,7 +127,7 @@ class EngineLink:
         if target.engine == "memcached":
             return await look_memcached(line, target)
         asked_at = self._clock.moment()
-        seen = await look_resp(line)
+        seen = await look_resp(line, target)
         if seen.stream is not None:
             self._memory.remember(target.key, Heard(asked_at, seen.stream))
         return replace(seen, cluster=await self.cluster.look(line, target)) if target.cluster_id else seen

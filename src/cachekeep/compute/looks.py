@@ -7,21 +7,27 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import Target
 from cachekeep.compute.line import Line, Reply, ReplyError, resp
 from cachekeep.engines.config import BOUNDS
-from cachekeep.engines.replies import DISCOVERY_KEY, discovery_version, info, memcached_bounds, node_view, reaches
+from cachekeep.engines.replies import DISCOVERY_KEY, amounts, discovery_version, info, memcached_bounds, node_view, reaches
 from cachekeep.model import NodeView
 
-_SECTIONS = tuple(("INFO", section) for section in ("replication", "persistence", "keyspace", "memory", "clients"))
-_LOOK = (*_SECTIONS, ("ROLE",), *(("CONFIG", "GET", name) for name in ("bind", *BOUNDS)))
-_LOOK_PAYLOAD = resp(*_LOOK)
+_INFO = tuple(("INFO", section) for section in ("replication", "persistence", "keyspace", "memory", "clients"))
+_READ_WHOLE = 3
+_NAMES = ("bind", *BOUNDS)
+_SINCE_7 = (*_INFO, ("ROLE",), ("CONFIG", "GET", *_NAMES))
+_BEFORE = (*_INFO, ("ROLE",), *(("CONFIG", "GET", name) for name in _NAMES))
+_PAYLOADS = {commands: resp(*commands) for commands in (_SINCE_7, _BEFORE)}
 _LOOK_MEMCACHED = b"get %b\r\nstats settings\r\n" % DISCOVERY_KEY.encode()
 
 
-async def look_resp(line: Line) -> NodeView:
+async def look_resp(line: Line, target: Target) -> NodeView:
     """Ask a Valkey or Redis server. Raises LineLost, or ReplyError in its words."""
-    replies = good(await line.ask(_LOOK_PAYLOAD, len(_LOOK)))
-    fields = info(b"".join(part for part in replies[: len(_SECTIONS)] if isinstance(part, bytes)))
-    role, *told = replies[len(_SECTIONS) :]
-    settings = {text(pair[0]): text(pair[1]) for pair in told if isinstance(pair, list) and len(pair) == 2}
+    commands = _SINCE_7 if int(target.version.partition(".")[0]) >= 7 else _BEFORE
+    replies = good(await line.ask(_PAYLOADS[commands], len(commands)))
+    *sections, role = replies[: len(_INFO) + 1]
+    parts = [part for part in sections if isinstance(part, bytes)]
+    fields = info(b"".join(parts[:_READ_WHOLE])) | amounts(b"".join(parts[_READ_WHOLE:]))
+    told = [word for reply in replies[len(_INFO) + 1 :] if isinstance(reply, list) for word in map(text, reply)]
+    settings = dict(zip(told[::2], told[1::2], strict=True))
     seen = node_view(fields, settings.pop("bind", None), settings)
     return replace(seen, reaches=reaches(role))
 

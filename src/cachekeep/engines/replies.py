@@ -209,6 +209,14 @@ def pulse(replication: bytes) -> tuple[bytes, ...]:
     return tuple(_PULSE.findall(replication, 0, replication.find(b"\nmaster_replid:")))  # it is asked very often; no state follows
 
 
+_AMOUNTS = re.compile(rb"^(used_memory|mem_not_counted_for_evict|connected_clients):(\d+)", re.MULTILINE)
+
+
+def amounts(sections: bytes) -> dict[str, str]:
+    """Of ``INFO memory`` and ``clients``, the few fields that a look needs: it is asked often, and they are long."""
+    return {name.decode(): value.decode() for name, value in _AMOUNTS.findall(sections)}
+
+
 _MAXBYTES = re.compile(rb"^STAT maxbytes (\d+)", re.MULTILINE)
 
 

@@ -129,10 +129,9 @@ class LocalDriver:
 
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
         """What is known of these processes: from memory, and a few reads of /proc and of its control groups for each that lives."""
-        most = self._limiter.capacity()
-        return {key: self._look(key, most) for key in keys}
+        return {key: self._look(key) for key in keys}
 
-    def _look(self, key: Key, most: Limits) -> ProcessSeen:
+    def _look(self, key: Key) -> ProcessSeen:
         record = self._ledger.get(key)
         if (unsure := self._ledger.unsure(key)) is not None:
             return ProcessSeen(process=None, problem=unsure)
@@ -152,7 +151,7 @@ class LocalDriver:
             lead_order=record.lead_order,
             heard=self._words.of(key),
             ended_at=None if alive else record.ended_at,
-            limits=self._limiter.seen(key, held.pid, record.cgroups, most) if held and alive and not held.stuck else None,
+            limits=self._limiter.seen(key, held.pid, record.cgroups) if held and alive and not held.stuck else None,
             problem=(held.stuck if held else None) or record.problem,
         )
 
