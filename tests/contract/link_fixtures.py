@@ -1,13 +1,11 @@
-"""Worlds in which a link is tried: engines that can be started, frozen, killed and written to from outside.
-
-A simulated twin joins by adding itself to ``WORLDS``.
-"""
+"""Worlds in which a link is tried: engines that can be started, frozen, killed and written to from outside."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -18,9 +16,12 @@ from tests.addresses import new_address
 from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, node_of
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import Key, Link, Target
+from cachekeep.compute.contract import Key, Link, ProcessSpec, Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.launch import ADMIN
+from cachekeep.model import Moment, Secret
+from cachekeep.sim import world as simulation
+from cachekeep.sim.doors import SimDriver, SimLink
 
 
 class World(Protocol):
@@ -40,6 +41,9 @@ class World(Protocol):
 
     async def read(self, address: str, key: str) -> str | None: ...
     def new_address(self) -> str: ...
+
+    def moment(self) -> Moment:
+        """Now, by the clock of the machine that the processes are on."""
 
     def another_link(self) -> Link:
         """That of a control plane which starts now."""
@@ -109,6 +113,9 @@ class RealWorld:
 
     def new_address(self) -> str:
         return new_address()
+
+    def moment(self) -> Moment:
+        return SystemClock().moment()
 
     def another_link(self) -> Link:
         return EngineLink(self.memory, SystemClock())
@@ -188,15 +195,89 @@ class RealWorld:
                 await client.aclose()
 
 
+class SimMemory:
+    """What the simulated world remembers of its processes, under the names of ``Orders``."""
+
+    def __init__(self, simulated: simulation.World) -> None:
+        simulated.heard, simulated.lead_orders = defaultdict(tuple), defaultdict(int)
+        self.heard, self.last, self.lead = simulated.heard, simulated.orders, simulated.lead_orders
+
+
+class SimWorld:
+    """Simulated processes, in real time. A client's key and value are one number there."""
+
+    def __init__(self, place: Path) -> None:
+        self._world = simulation.World(seed=0)
+        self._world.unknown = lambda setting: setting == "no-such-setting"
+        self._driver = SimDriver(self._world)
+        self._specs: dict[Key, ProcessSpec] = {}
+        self._values: list[tuple[str, str]] = []
+        self.memory = SimMemory(self._world)
+        self.link: Link = SimLink(self._world)
+        self.targets: list[Target] = []
+
+    async def start(self, count: int) -> list[Target]:
+        for number in range(1, count + 1):
+            key, address = ("uid-1", f"demo-{number:03}"), new_address()
+            self._specs[key] = ProcessSpec(key=key, incarnation=1, argv=("valkey", "8.0"), address=address, port=6379)
+            await self._driver.start(self._specs[key])
+            self.targets.append(
+                Target(key=key, address=address, port=6379, engine="valkey", version="8.0", password=Secret("simulated"))
+            )
+        return self.targets
+
+    def moment(self) -> Moment:
+        return self._world.moment()
+
+    async def freeze(self, target: Target) -> None:
+        self._world.freeze(target.key)
+
+    async def thaw(self, target: Target) -> None:
+        self._world.thaw(target.key)
+
+    async def kill(self, target: Target) -> None:
+        self._world.kill(target.key)
+
+    async def restart(self, target: Target) -> None:
+        await self.kill(target)
+        await self._driver.start(self._specs[target.key])
+
+    async def write(self, address: str, key: str, value: str) -> None:
+        engine = self._world.at(address)
+        assert engine is not None, "nobody listens there"
+        if engine.role != "primary":
+            raise valkey.ReadOnlyError("You can't write against a read only replica.")
+        self._values.append((key, value))
+        if not self._world.write(address, len(self._values) - 1):
+            raise valkey.ResponseError("NOREPLICAS Not enough good replicas to write.")
+
+    async def read(self, address: str, key: str) -> str | None:
+        engine = self._world.at(address)
+        assert engine is not None, "nobody listens there"
+        return next((self._values[at][1] for at in reversed(engine.writes) if self._values[at][0] == key), None)
+
+    def new_address(self) -> str:
+        return new_address()
+
+    async def aclose(self) -> None:
+        await self.link.aclose()
+        for task in self._world.tasks:
+            task.cancel()
+
+
 WORLDS: dict[str, Callable[[Path], RealWorld]] = {
     f"{engine}{major}": lambda place, engine=engine, major=major: RealWorld(engine, major, place)  # type: ignore[misc]
     for engine, major in REDIS_LIKE
 }
 
 
-@pytest.fixture(params=list(WORLDS))
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RealWorld]:
-    there = WORLDS[request.param](tmp_path)
+real_engines = pytest.mark.parametrize("world", list(WORLDS), indirect=True)
+"""For what the simulated engines have no notion of."""
+
+
+@pytest.fixture(params=[*WORLDS, "sim"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RealWorld | SimWorld]:
+    there = SimWorld(tmp_path) if request.param == "sim" else WORLDS[request.param](tmp_path)
     try:
         yield there
     finally:

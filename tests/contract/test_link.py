@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import uvloop
-from tests.contract.link_fixtures import World, world
+from tests.contract.link_fixtures import World, real_engines, world
 from tests.engines.servers import until
 
-from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, Target
 from cachekeep.errors import OrderFailed
 from cachekeep.model import NodeView, Plight, Silence
@@ -172,7 +171,23 @@ async def test_promote_with_a_taken_address_fails_and_the_node_still_serves_its_
     assert await world.read(second.address, "k") == "v"
 
 
-async def test_configure_applies_all_or_nothing(world: World) -> None:
+async def test_settings_apply_all_or_none_and_leave_others_alone(world: World) -> None:
+    (node,) = await world.start(1)
+    await world.link.promote(node, order=1, addresses=(node.address,))
+    await world.link.configure(node, {"min-replicas-to-write": "1"})
+    await world.link.configure(node, {"maxmemory": "104857600"})
+    with pytest.raises(Exception, match="NOREPLICAS"):
+        await world.write(node.address, "k", "v")
+    with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
+        await world.link.configure(node, {"min-replicas-to-write": "0", "no-such-setting": "1"})
+    with pytest.raises(Exception, match="NOREPLICAS"):
+        await world.write(node.address, "k", "v")
+    await world.link.configure(node, {"min-replicas-to-write": "0"})
+    await world.write(node.address, "k", "v")
+
+
+@real_engines
+async def test_a_limit_of_memory_is_in_force_at_once(world: World) -> None:
     (node,) = await world.start(1)
     await world.link.promote(node, order=1, addresses=(node.address,))
     await world.link.configure(node, {"maxmemory": "1048576", "maxmemory-policy": "noeviction"})
@@ -247,12 +262,11 @@ async def test_histories_say_who_followed_whom(world: World) -> None:
 async def test_what_a_node_holds_is_remembered_from_looks_heartbeats_and_its_promotion(world: World) -> None:
     first, _second = await pair(world)
     memory = world.memory
-    clock = SystemClock()
-    before = clock.moment()
+    before = world.moment()
     held = (await seen(world, first)).stream
     newest = memory.heard[first.key][0]
     assert newest.stream == held
-    assert before.seconds <= newest.asked_at.seconds <= clock.moment().seconds
+    assert before.seconds <= newest.asked_at.seconds <= world.moment().seconds
     memory.heard.clear()
     world.link.watch(first, interval_seconds=0.02, deadline_seconds=DEADLINE, wake=lambda key: None)
     await until(lambda: len(memory.heard[first.key]) > 2)
@@ -303,6 +317,7 @@ async def _primary(world: World) -> Target:
     return node
 
 
+@real_engines
 async def test_a_script_is_an_excuse_and_can_be_ended(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
     node = await _primary(world)
     there = await link(node)
@@ -312,6 +327,7 @@ async def test_a_script_is_an_excuse_and_can_be_ended(world: World, link: Callab
     await until(lambda: _answers(there, node))
 
 
+@real_engines
 async def test_a_script_that_has_written_is_waited_for(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
     node = await _primary(world)
     there = await link(node)
@@ -322,6 +338,7 @@ async def test_a_script_that_has_written_is_waited_for(world: World, link: Calla
     assert await excuse(there, node) == "unkillable"
 
 
+@real_engines
 async def test_a_function_is_an_excuse_and_can_be_ended(world: World) -> None:
     node = await _primary(world)
     await world.spin(node, written=False, function=True)
@@ -330,6 +347,7 @@ async def test_a_function_is_an_excuse_and_can_be_ended(world: World) -> None:
     await until(lambda: _answers(world.link, node))
 
 
+@real_engines
 async def test_a_pause_is_an_excuse_and_ends(world: World, link: Callable[[Target], Awaitable[Link]]) -> None:
     node = await _primary(world)
     there = await link(node)
@@ -338,6 +356,7 @@ async def test_a_pause_is_an_excuse_and_ends(world: World, link: Callable[[Targe
     await until(lambda: _answers(there, node))
 
 
+@real_engines
 async def test_too_many_clients_are_an_excuse_of_a_node_that_has_no_line_yet(
     world: World, link: Callable[[Target], Awaitable[Link]]
 ) -> None:
@@ -356,6 +375,7 @@ async def test_too_many_clients_are_an_excuse_of_a_node_that_has_no_line_yet(
     await until(lambda: _answers(there, node))
 
 
+@real_engines
 async def test_a_replica_is_let_in_where_nobody_else_is(world: World) -> None:
     first, second = await pair(world)
     await world.write(first.address, "k", "v")
@@ -380,6 +400,7 @@ async def test_a_replica_is_let_in_where_nobody_else_is(world: World) -> None:
     await leave()
 
 
+@real_engines
 async def test_a_refusal_at_the_door_is_heard_by_the_loop_that_the_program_runs_on(world: World) -> None:
     """uvloop's transports close before they have read what the engine said, if they have something to send."""
     node = await _primary(world)
@@ -395,6 +416,7 @@ async def test_a_refusal_at_the_door_is_heard_by_the_loop_that_the_program_runs_
     await leave()
 
 
+@real_engines
 async def test_one_that_does_not_know_us_is_alive(world: World) -> None:
     node = await _primary(world)
     await world.change_our_password(node)
@@ -403,6 +425,7 @@ async def test_one_that_does_not_know_us_is_alive(world: World) -> None:
     await anew.aclose()
 
 
+@real_engines
 async def test_a_host_whose_engine_lets_connections_wait_is_not_lost(world: World) -> None:
     """So many clients knock at an engine that does nothing that its kernel takes no more of them."""
     node = await _primary(world)

@@ -162,8 +162,8 @@ class SimDriver:
 
 def _heed(engine: Engine, settings: Mapping[str, str]) -> None:
     """The settings that the simulated engines know."""
-    engine.min_replicas = int(settings.get("min-replicas-to-write", "0"))
-    engine.maxmemory = int(settings.get("maxmemory", "0"))
+    engine.min_replicas = int(settings.get("min-replicas-to-write", engine.min_replicas))
+    engine.maxmemory = int(settings.get("maxmemory", engine.maxmemory))
 
 
 class SimLink:
@@ -208,6 +208,7 @@ class SimLink:
             role="primary" if primary else "replica",
             follows=engine.follows if following else None,
             link_up=engine.linked if following else None,
+            link_down_seconds=self._link_down_seconds(engine) if following else None,
             reaches=self._reaches(engine) if following else None,
             offset=len(engine.writes),
             stream=engine.stream,
@@ -223,6 +224,12 @@ class SimLink:
     def _hear(self, engine: Engine, asked_at: Moment) -> None:
         if engine.stream is not None:
             self._memory.remember(engine.spec.key, Heard(asked_at, engine.stream))
+
+    def _link_down_seconds(self, replica: Engine) -> int | None:
+        """In whole seconds, and unknown to one that has never been linked to whom it follows now, as with the engines."""
+        if replica.linked or replica.linked_at is None:
+            return None
+        return int(asyncio.get_running_loop().time() - replica.linked_at)
 
     def _reaches(self, replica: Engine) -> bool | None:
         """By its own word while it is linked; else whether the primary's host takes its connection,
@@ -303,9 +310,19 @@ class SimLink:
         taker_addresses: tuple[str, ...],
         timeout_seconds: float,
     ) -> None:
-        give, take = self._reached(giver), self._reached(taker)
         if not self._memory.admit(giver.key, order) or not self._memory.admit(taker.key, order):
-            raise OrderFailed(f"a later order than {order} was seen")
+            raise OrderFailed(f"{giver.key[1]} or {taker.key[1]} has seen a later order than {order}")
+        give, take = self._reached(giver), self._reached(taker)
+        if give.role == "replica" and take.role == "primary":  # only the rest is to be done
+            self._bind(give, giver_addresses)
+            self._bind(take, taker_addresses)
+            if give.follows != taker.address:
+                self._world.follow(give, taker.address)
+            return
+        if give.role != "primary":
+            raise OrderFailed(f"{giver.key[1]} does not lead, so it cannot hand over")
+        if take.follows != give.spec.address or not take.linked:
+            raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]}, so it cannot take over")
         loop = asyncio.get_running_loop()
         give.paused_until = until = loop.time() + timeout_seconds
         while len(take.writes) < len(give.writes) or not take.online:
@@ -333,7 +350,7 @@ class SimLink:
         for address in addresses:
             holder = self._world.at(address)
             if holder is not None and holder is not engine and not (self._world.remote and holder.spec.key in self._world.cut):
-                raise OrderFailed(f"{address} is in use by {holder.spec.key[1]}")
+                raise OrderFailed(f"{engine.spec.key[1]}: {address} is in use by {holder.spec.key[1]}")
         engine.bound = set(addresses)
 
     async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
@@ -344,7 +361,10 @@ class SimLink:
 
     async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
         await asyncio.sleep(0.001)
-        _heed(self._reached(target), settings)
+        engine = self._reached(target)
+        if unknown := [name for name in settings if self._world.unknown(name)]:
+            raise OrderFailed(f"{target.key[1]}: Unknown option {unknown[0]}")
+        _heed(engine, settings)
 
     async def admit(self, target: Target, *, primary: Target, order: int) -> None:
         await self.follow(target, primary=primary, order=order)
@@ -380,14 +400,15 @@ class SimLink:
             engine = self._engine(target)
             if engine and engine.answers:
                 self._hear(engine, self._world.moment())
-            state = (
-                engine
-                and engine.answers
-                and (engine.role, engine.linked, sorted(e.spec.key for e in self._world.processes.values() if e.online))
-            )
+            state = engine and engine.answers and (engine.role, engine.linked, self._fed_by(engine))
             if not state or state != last:
                 wake(target.key)
             last = state
+
+    def _fed_by(self, engine: Engine) -> list[Key]:
+        """Its replicas that are online, by its own word."""
+        address = engine.spec.address
+        return sorted(e.spec.key for e in self._world.processes.values() if e.alive and e.online and e.follows == address)
 
     def unwatch(self, key: Key) -> None:
         if task := self._watched.pop(key, None):

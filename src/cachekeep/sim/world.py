@@ -43,6 +43,8 @@ class Engine:
     role: str = "replica"
     follows: str = NOBODY
     linked: bool = False
+    linked_at: float | None = None
+    """When it was last linked to whom it follows now, by its own word."""
     online: bool = False
     """What its primary knows: the first ACK has arrived, so the stream flows."""
     fed: bool = False
@@ -100,7 +102,8 @@ class Engine:
     def lead(self, history: str) -> None:
         """It follows nobody, and what it writes from now on is a history of its own."""
         if self.role != "primary":
-            self.lineage = Stream(history, 0, self.lineage.history, len(self.writes))
+            before = (self.lineage.history, len(self.writes)) if self.history else ()
+            self.lineage = Stream(history, 0, *before)
         self.role, self.follows, self.history = "primary", NOBODY, True
         self.link_epoch += 1
 
@@ -135,6 +138,8 @@ class World:
         """Acknowledged writes that no in-sync process held when their only holder died: nobody could have kept them."""
         self.unfit: Callable[[ProcessSpec], bool] = lambda spec: False
         """Whether a process ends as soon as it is started, for what stands in its files."""
+        self.unknown: Callable[[str], bool] = lambda setting: False
+        """Whether the engines do not know a setting."""
         self.in_sync: Callable[[], set[Key]] = set
         self.tasks: set[asyncio.Task[None]] = set()
         self.flaky = 0.0
@@ -239,7 +244,7 @@ class World:
     def follow(self, engine: Engine, address: str) -> None:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
         engine.role, engine.follows = "replica", address
-        engine.linked = engine.online = False
+        engine.linked, engine.linked_at, engine.online = False, None, False
         engine.fed = engine.fed and engine.history  # it holds what it was fed, until a full resynchronisation empties it
         engine.link_epoch += 1
         self.spawn(self._replicate(engine, engine.link_epoch))
@@ -247,6 +252,8 @@ class World:
     async def _replicate(self, engine: Engine, epoch: int) -> None:
         while engine.alive and engine.link_epoch == epoch:
             await asyncio.sleep(STREAM_SECONDS * (0.5 + self.random.random()))
+            if engine.linked:
+                engine.linked_at = asyncio.get_running_loop().time()
             primary = self.at(engine.follows)
             reached = primary is not None and primary.works and primary.role == "primary" and self.peers(engine, primary)
             if not reached or not engine.works or primary is None:
