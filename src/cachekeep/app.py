@@ -141,7 +141,15 @@ class App:
         observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, pool=settings.address_pool)
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
-            store=store, driver=driver, link=link, observer=observer, hands=hands, clock=clock, holder=holder, policy=policy
+            store=store,
+            driver=driver,
+            link=link,
+            observer=observer,
+            hands=hands,
+            clock=clock,
+            holder=holder,
+            policy=policy,
+            alone=lock.held,
         )
         services = Services(
             store,

@@ -358,8 +358,11 @@ async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
     old = await claim(one, "one", "uid-group-demo")
     seen = await one.load("uid-group-demo")
     assert seen is not None
-    await one.renew("one", ttl_seconds=0.01)
-    await world.pass_seconds(0.05)
+    await one.renew("one", ttl_seconds=10)
+    assert await two.claim("two", ttl_seconds=60) == []
+    world.pass_seconds(9.9)
+    assert await two.claim("two", ttl_seconds=60) == []
+    world.pass_seconds(0.2)
     new = await claim(two, "two", "uid-group-demo")
     assert new.epoch == old.epoch + 1
     assert await one.renew("one", ttl_seconds=60) == []
@@ -383,7 +386,7 @@ async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: Worl
     await insert(store, cache("demo"))
     lease = await claim(store, "one", "uid-group-demo")
     await store.renew("one", ttl_seconds=0.01)
-    await world.pass_seconds(0.05)
+    world.pass_seconds(0.05)
     assert await store.claim("one", ttl_seconds=60) == [], "it has it still, in the same epoch"
     assert await store.renew("one", ttl_seconds=60) == [lease]
     assert await store.claim("two", ttl_seconds=60) == []
@@ -524,7 +527,7 @@ async def test_a_condition_counts_only_while_it_is_true(world: World) -> None:
     await store.publish("uid-group-demo", told, lease)
     assert await heard() == told
     await store.renew("one", ttl_seconds=0.01)
-    await world.pass_seconds(0.05)
+    world.pass_seconds(0.05)
     assert await heard() is None, "its keeper is silent"
     await store.renew("one", ttl_seconds=60)
     assert await heard() == told
@@ -616,10 +619,10 @@ async def test_events_by_time_source_and_page(world: World) -> None:
     now = world.clock.at
     hour = dt.timedelta(hours=1)
     async with store.transaction() as t:
-        await t.tell(event("now"), event("also now", source="other"))
         await t.tell(
             event("long ago", now - 5 * hour), event("forgotten", now - dt.timedelta(days=15)), event("before", now - hour)
         )
+        await t.tell(event("now"), event("also now", source="other"))
     async with store.reading() as t:
         everything = await t.events(limit=100)
         assert [e.message for _, e in everything] == ["long ago", "before", "now", "also now"]
@@ -632,11 +635,54 @@ async def test_events_by_time_source_and_page(world: World) -> None:
         assert [e.message for _, e in await t.events(start=now - hour, end=now, limit=9)] == ["before"]
         assert [e.message for _, e in await t.events(source="other", limit=9)] == ["also now"]
         assert [e.message for _, e in await t.events(source_type="cache-cluster", limit=9)] == []
-    world.clock.at += dt.timedelta(days=13, hours=23, minutes=30)
+    world.pass_seconds(dt.timedelta(days=13, hours=23, minutes=30).total_seconds())
     async with store.transaction() as t:
         await t.tell(event("much later"))
     async with store.reading() as t:
         assert [e.message for _, e in await t.events(limit=100)] == ["now", "also now", "much later"]
+
+
+# ---------------------------------------------------------------------------------------------------- wall clocks that are set
+
+
+@pytest.mark.parametrize("set_by", [-3600, -20, 20, 3600], ids="{:+}s".format)
+async def test_a_wall_clock_that_is_set_takes_no_lease_and_keeps_none(world: World, set_by: int) -> None:
+    one, two = await world.store(), await world.store()
+    await insert(one, cache("demo"))
+    lease = await claim(one, "one", "uid-group-demo")
+    told = Condition(status="available", because="all is well", settled=True, version=1)
+    await one.publish("uid-group-demo", told, lease)
+    assert await two.claim("two", ttl_seconds=60) == []
+    world.clock.at += dt.timedelta(seconds=set_by)
+    assert await two.claim("two", ttl_seconds=60) == []
+    for store in (one, two):
+        async with store.reading() as t:
+            assert await t.condition("uid-group-demo") == told
+    world.pass_seconds(30)
+    assert await one.renew("one", ttl_seconds=60) == [lease]
+    assert await two.claim("two", ttl_seconds=60) == []
+    world.pass_seconds(60)
+    assert await two.claim("two", ttl_seconds=60) == [Lease("uid-group-demo", "two", 2)]
+
+
+async def test_events_come_in_the_order_in_which_they_were_told_though_the_wall_clock_was_set_back(world: World) -> None:
+    store = await world.store()
+    for number in range(4):
+        async with store.transaction() as t:
+            await t.tell(event(f"event {number}"))
+        world.pass_seconds(1)
+        world.clock.at -= dt.timedelta(hours=1) if number == 1 else dt.timedelta()
+    async with store.reading() as t:
+        first = await t.events(limit=2)
+        assert [e.message for _, e in first] == ["event 0", "event 1"]
+    async with store.transaction() as t:
+        await t.tell(event("event 4"))
+    async with store.reading() as t:
+        rest = await t.events(after=first[-1][0], limit=9)
+    assert [e.message for _, e in rest] == ["event 2", "event 3", "event 4"], "a page does not miss what comes after it"
+    assert rest[0][1].at is not None
+    assert first[0][1].at is not None
+    assert rest[0][1].at < first[0][1].at, "each is dated by the wall clock"
 
 
 # ---------------------------------------------------------------------------------------------------- PostgreSQL only

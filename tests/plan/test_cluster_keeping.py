@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import NOW, gone, silent, step
+from tests.plan.builders import gone, later, silent, step
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
@@ -225,8 +224,8 @@ THREE = "demo-0001-003"
 def taking_over(seconds: float, **changes: Any) -> tuple[Cache, View]:
     """The second shall take over without a vote, and does not answer."""
     cache, view = one_shard()
-    ordered_at = NOW - dt.timedelta(seconds=seconds)
-    cache = shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=ordered_at, order=2, seize=True, **changes)
+
+    cache = shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=later(-seconds), order=2, seize=True, **changes)
     return cache, seen(view, demo_0001_001=gone(), demo_0001_002=silent(cache, TWO, 2.0))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import NOW, gone, silent, step
+from tests.plan.builders import MOMENT, gone, later, silent, step
 from tests.plan.test_cluster_growth import settled as grown
 
 from cachekeep.engines.launch import cluster_node_id
@@ -49,8 +48,7 @@ def shard(cache: Cache, **changes: Any) -> Cache:
 
 def electing(cache: Cache, seconds: float, **changes: Any) -> Cache:
     """An election in the first shard that was decided so long ago."""
-    decided_at = NOW - dt.timedelta(seconds=seconds)
-    return shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=decided_at, order=2, **changes)
+    return shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=later(-seconds), order=2, **changes)
 
 
 def first(answer: Step) -> Any:
@@ -107,9 +105,8 @@ def test_one_election_at_a_time() -> None:
         (
             2.0,
             {"last_order": 2},
-            f"the vote for {TWO} has failed, {ONE} is confirmed stopped and nobody else can have been elected",
+            f"the vote for {TWO} has failed, and {ONE} is confirmed stopped: it takes over when nobody else can be elected",
         ),
-        (8.0, {"last_order": 2}, f"the lead of shard 0001 does not go to {TWO}: {TWO} was not elected"),
         (0.1, {"role": "primary", "follows": None}, f"{TWO} leads shard 0001 in place of {ONE}, at epoch 1"),
     ],
 )
@@ -119,6 +116,22 @@ def test_an_election(seconds: float, two: dict[str, Any], because: str) -> None:
         two = two | cluster(view, TWO, slots=((0, 5460),))
     answer = step(electing(cache, seconds), seen(view, demo_0001_001=gone(), demo_0001_002=two))
     assert answer.because.startswith(because)
+
+
+def test_a_takeover_is_called_off_when_nothing_comes_of_it() -> None:
+    cache, view = settled(3)
+    view = seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2})
+    answer = step(electing(cache, 8.0, seize=True), view)
+    assert answer.because == f"the lead of shard 0001 does not go to {TWO}: {TWO} was not elected"
+
+
+def test_a_takeover_gets_a_time_of_its_own() -> None:
+    cache, view = settled(3)
+    view = seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2})
+    answer = step(electing(cache, 60.0), view)
+    assert isinstance(answer, Decide)
+    decided = answer.decided.shards[0]
+    assert (decided.seize, decided.order, decided.ordered_at) == (True, 3, MOMENT)
 
 
 def test_an_election_is_called_off_when_the_primary_is_back() -> None:

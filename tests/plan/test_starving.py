@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import NOW, gone, group, healthy, running, shard, silent, step
+from tests.plan.builders import MOMENT, gone, group, healthy, later, running, shard, silent, step
 
 from cachekeep.engines.config import live_digest
 from cachekeep.model import Act, Cache, Configure, Decide, Detach, NodeView, Promote, Silence, Stop, View, Wait
@@ -16,13 +15,13 @@ from cachekeep.plan.situation import with_nodes
 from cachekeep.plan.starving import STARVING_SECONDS
 
 STARVE = Policy(fence="starve")
-LATER = NOW + dt.timedelta(seconds=2)
+LATER = later(2)
 
 
 def lost(count: int = 3, **shards: Any) -> Cache:
     """``demo-001`` was condemned a moment ago, and its guard is armed."""
     cache = group(count, shards={"min_replicas": count // 2} | shards)
-    condemned = replace(cache.node("demo-001"), condemned=True, condemned_at=NOW)  # type: ignore[type-var]
+    condemned = replace(cache.node("demo-001"), condemned=True, condemned_at=MOMENT)  # type: ignore[type-var]
     return replace(cache, decided=with_nodes(cache.decided, [condemned]))
 
 
@@ -69,31 +68,31 @@ def test_the_drivers_word_is_asked_for_first(policy: Policy) -> None:
 
 def test_without_the_operators_word_nobody_is_starved() -> None:
     cache = lost()
-    assert isinstance(step(cache, view(cache), Policy(), now=LATER), Act)
+    assert isinstance(step(cache, view(cache), Policy(), LATER), Act)
 
 
 def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() -> None:
     cache = lost()
-    answer = step(cache, view(cache), STARVE, now=LATER)
+    answer = step(cache, view(cache), STARVE, LATER)
     assert isinstance(answer, Decide)
     assert answer.because == "demo-001 cannot be confirmed stopped: its replicas leave it, until it must refuse writes"
     assert shard(answer.decided).order == 2
     cache = replace(cache, decided=answer.decided)
     left = Act(((Detach("demo-002", 2), Detach("demo-003", 2)),), "demo-002 and demo-003 leave demo-001 (order 2)")
-    assert step(cache, view(cache), STARVE, now=LATER) == left
-    answer = step(cache, view(cache, follow=False), STARVE, now=LATER)
+    assert step(cache, view(cache), STARVE, LATER) == left
+    answer = step(cache, view(cache, follow=False), STARVE, LATER)
     assert isinstance(answer, Decide)
     cache = replace(cache, decided=answer.decided)
-    early = LATER + dt.timedelta(seconds=STARVING_SECONDS - 0.1)
+    early = later(2 + STARVING_SECONDS - 0.1)
     assert isinstance(step(cache, view(cache, follow=False), STARVE, early), Wait)
-    answer = step(cache, view(cache, follow=False), STARVE, now=LATER + dt.timedelta(seconds=STARVING_SECONDS))
+    answer = step(cache, view(cache, follow=False), STARVE, later(2 + STARVING_SECONDS))
     assert isinstance(answer, Decide)
     assert answer.because == "demo-001 has been without replicas for 5 s and takes no writes: demo-002 shall lead"
     led = shard(answer.decided)
     assert (led.primary, led.order, led.min_replicas, led.starving, led.starved_since) == ("demo-002", 3, 0, False, None)
     cache = replace(cache, decided=answer.decided)
     second = running(cache, "demo-002", role="replica", follows=None, link_up=None)
-    answer = step(cache, view(cache, follow=False, demo_002=second), STARVE, now=LATER)
+    answer = step(cache, view(cache, follow=False, demo_002=second), STARVE, LATER)
     assert isinstance(answer, Act)
     assert isinstance(answer.stages[0][0], Promote), "nothing waits for demo-001 any more"
 
@@ -109,7 +108,7 @@ def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() 
 def test_what_keeps_it_from_being_succeeded(changes: dict[str, Any], others: dict[str, Any], why: str) -> None:
     cache = lost(**changes)
     seen = {name: NodeView(process="running", incarnation=1, answer=Silence()) for name in others}
-    answer = step(cache, view(cache, **seen), STARVE, now=LATER)
+    answer = step(cache, view(cache, **seen), STARVE, LATER)
     assert isinstance(answer, Wait)
     assert answer.because == f"demo-001 cannot be confirmed stopped, and {why}: it is not succeeded"
     assert answer.refused
@@ -119,21 +118,21 @@ def test_a_guard_that_is_not_known_to_be_armed_is_none() -> None:
     cache = lost()
     seen = view(cache)
     other = replace(seen, nodes=seen.nodes | {"demo-001": replace(seen.node("demo-001"), live_digest="another")})
-    answer = step(cache, other, STARVE, now=LATER)
+    answer = step(cache, other, STARVE, LATER)
     assert isinstance(answer, Wait)
     assert "it does not depend on its replicas" in answer.because
 
 
 def test_replicas_that_are_gone_acknowledge_nothing() -> None:
     cache = lost(in_sync=frozenset({"demo-002"}), starving=True)
-    answer = step(cache, view(cache, follow=False, demo_003=gone()), STARVE, now=LATER)
+    answer = step(cache, view(cache, follow=False, demo_003=gone()), STARVE, LATER)
     assert isinstance(answer, Decide)
     assert shard(answer.decided).starved_since == LATER
 
 
 def test_one_that_is_gone_after_all_is_succeeded_at_once() -> None:
-    cache = lost(starving=True, starved_since=NOW)
-    answer = step(cache, view(cache, follow=False, demo_001=gone()), STARVE, now=LATER)
+    cache = lost(starving=True, starved_since=MOMENT)
+    answer = step(cache, view(cache, follow=False, demo_001=gone()), STARVE, LATER)
     assert isinstance(answer, Decide)
     assert answer.because == "demo-001 is gone: demo-002 has the most of what it wrote and shall lead"
 

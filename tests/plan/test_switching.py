@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, running, silent, step
+from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, later, running, silent, step
 
 from cachekeep.engines.config import live_digest, settings
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
@@ -59,7 +58,7 @@ def turning(**shard: Any) -> Cache:
     """The lead is about to go to the first successor, by order 2."""
     cache = fed()
     (only,) = cache.decided.shards
-    given = {"moving_to": T1, "order": 2, "ordered_at": NOW} | shard
+    given = {"moving_to": T1, "order": 2, "ordered_at": MOMENT} | shard
     return replace(cache, decided=replace(cache.decided, shards=(replace(only, **given),)))
 
 
@@ -165,7 +164,7 @@ def test_the_primarys_own_successor_shall_lead_by_an_order_of_its_own() -> None:
     answer = step(fed(), seen(fed()))
     assert isinstance(answer, Decide)
     (shard,) = answer.decided.shards
-    assert (shard.primary, shard.moving_to, shard.order, shard.ordered_at) == ("demo-001", T1, 2, NOW)
+    assert (shard.primary, shard.moving_to, shard.order, shard.ordered_at) == ("demo-001", T1, 2, MOMENT)
     cache = turning()
     assert act(step(cache, seen(cache))) == ((Convert("demo-001", T1, 2, (cache.decided.nodes[0].address,), 1.0),),)
 
@@ -207,9 +206,9 @@ def test_who_has_refused_something_is_out_at_once_and_fed_anew_later() -> None:
     assert len(answer.events) == 1
     cache = replace(cache, decided=answer.decided)
     assert isinstance(step(cache, spoilt), Wait)
-    later = step(cache, spoilt, now=NOW + dt.timedelta(seconds=REST_SECONDS))
-    assert because(later) == f"{T2} starts anew"
-    cache = replace(cache, decided=later.decided)  # type: ignore[union-attr]
+    rested = step(cache, spoilt, moment=later(REST_SECONDS))
+    assert because(rested) == f"{T2} starts anew"
+    cache = replace(cache, decided=rested.decided)  # type: ignore[union-attr]
     assert act(step(cache, spoilt)) == ((Stop(T2),),)
     ended = seen(cache, t2=NodeView(process="exited", incarnation=1))
     assert act(step(cache, ended)) == ((Start(T2),),)
@@ -351,12 +350,12 @@ def test_who_leads_in_vain_starts_anew_and_the_move_is_tried_again_after_a_while
     vain = replace(cache, decided=answer.decided)
     assert because(step(vain, seen(vain, t1=leading(vain)))) == f"{T1} starts anew"
     assert isinstance(step(cache, seen(cache)), Wait)
-    later = step(cache, seen(cache), now=NOW + dt.timedelta(seconds=RETRY_SECONDS))
-    assert because(later) == f"all successors have what demo-001 has: {T1} shall lead"
+    again = step(cache, seen(cache), moment=later(RETRY_SECONDS))
+    assert because(again) == f"all successors have what demo-001 has: {T1} shall lead"
 
 
 def test_one_that_takes_too_long_is_called_off() -> None:
-    answer = step(turning(), seen(turning()), now=NOW + dt.timedelta(seconds=RETRY_SECONDS + 1))
+    answer = step(turning(), seen(turning()), moment=later(RETRY_SECONDS + 1))
     assert f"it took longer than {RETRY_SECONDS:g} s" in because(answer)
 
 
@@ -398,13 +397,13 @@ def test_without_any_replica_left_a_successor_inherits() -> None:
 def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
     cache = fed(2)
     (shard,) = cache.decided.shards
-    given = replace(shard, moving_to=T1, order=2, ordered_at=NOW, recovering_from="demo-001")
+    given = replace(shard, moving_to=T1, order=2, ordered_at=MOMENT, recovering_from="demo-001")
     cache = replace(cache, decided=replace(cache.decided, shards=(given,)))
     lost = {"demo_001": gone(), "demo_002": gone(), "t1": replace(silent(cache, T1, 60.0), last_order=2)}
-    later = NOW + dt.timedelta(seconds=60)
-    answer = step(cache, seen(cache, **lost, t2=silent(cache, T2, 60.0)), now=later)
+    much_later = later(60)
+    answer = step(cache, seen(cache, **lost, t2=silent(cache, T2, 60.0)), moment=much_later)
     assert not isinstance(answer, Decide) or answer.decided.successors == cache.decided.successors
-    answer = step(cache, seen(cache, **lost), now=later)
+    answer = step(cache, seen(cache, **lost), moment=much_later)
     assert because(answer) == f"the move to {T1} is called off: {T1} does not answer, and {T2} does; nothing was lost"
 
 
@@ -492,11 +491,11 @@ def test_nor_does_it_wait_for_ever_for_those_that_cannot() -> None:
     cache = enabled()
     view = afterwards(cache, fronts="running", retired="running")
     view = replace(view, nodes=view.nodes | {T2: replace(view.nodes[T2], follows=cache.decided.retired[0].address)})
-    later = NOW + dt.timedelta(seconds=RETRY_SECONDS)
-    answer = step(cache, view, now=later)
+    much_later = later(RETRY_SECONDS)
+    answer = step(cache, view, moment=much_later)
     assert isinstance(answer, Decide)
     assert answer.decided.shards[0].in_sync == {T3}
-    first, _ = act(step(replace(cache, decided=answer.decided), view, now=later))
+    first, _ = act(step(replace(cache, decided=answer.decided), view, moment=much_later))
     assert all(isinstance(e, Erase) for e in first)  # type: ignore[attr-defined]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import json
 import os
 import signal
 import sqlite3
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -20,8 +23,8 @@ from alembic.script import ScriptDirectory
 
 from cachekeep.clock import SystemClock
 from cachekeep.errors import Unusable
-from cachekeep.model import ParameterGroup, Tags
-from cachekeep.store import DataDirLock, SqlStore, StoreFailed, migrations, sqlite
+from cachekeep.model import UNKNOWN, ParameterGroup, Tags
+from cachekeep.store import DataDirLock, Lease, SqlStore, StoreFailed, migrations, sqlite
 from cachekeep.store.migrate import VERSION_TABLE
 from cachekeep.store.tables import SCHEMA, metadata
 
@@ -307,3 +310,46 @@ time.sleep(60)
             pass
     finally:
         os.kill(engine, signal.SIGKILL)
+
+
+OLD = {
+    "nodes": [
+        {"name": "demo-001", "shard": "0001", "zone": "a", "address": "127.77.0.1", "port": 6379, "engine": "valkey"}
+        | {"version": "8.0.1", "node_type": "cache.t3.micro", "condemned": True, "condemned_at": "2026-01-01T12:00:00.5Z"}
+        | {"created_at": "2026-01-01T11:00:00Z"}
+    ],
+    "shards": [{"id": "0001", "ordered_at": "2026-01-01T12:00:00Z", "starved_since": None}, {"id": "0002"}],
+    "resharded_at": "2026-01-01T12:00:00Z",
+    "available_at": "2026-01-01T11:30:00Z",
+}
+"""What was decided before durations were counted by moments."""
+
+
+async def test_durations_that_were_begun_by_the_wall_clock_began_nobody_knows_when(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            sa.text("insert into caches values ('u1', 'group', 'demo', 'us-east-1', 0, 'hush', 1, :wanted, :decided)"),
+            {"wanted": WANTED, "decided": json.dumps(OLD)},
+        )
+        connection.execute(sa.text("insert into leases values ('u1', 3, 'before')"))
+        connection.execute(sa.text("insert into holders values ('before', 9999999999999999)"))
+    engine.dispose()
+    store = await opened(path)
+    cache = await store.load("u1")
+    assert cache is not None
+    (node,), (one, two) = cache.decided.nodes, cache.decided.shards
+    assert node.condemned_at == one.ordered_at == cache.decided.resharded_at == UNKNOWN
+    assert one.starved_since is two.ordered_at is None
+    assert node.created_at == dt.datetime(2026, 1, 1, 11, tzinfo=dt.UTC)
+    assert cache.decided.available_at == dt.datetime(2026, 1, 1, 11, 30, tzinfo=dt.UTC)
+    assert await store.claim("after", ttl_seconds=60) == [Lease("u1", "after", 4)], "nobody waits until a date"
+    await store.aclose()
+
+
+WANTED = json.dumps({"engine": "valkey", "version": "8.0.1", "node_type": "cache.t3.micro", "port": 6379, "shards": []})

@@ -95,8 +95,9 @@ class Hands:
         """Have an act carried out, stage after stage, and the effects of a stage at the same time. Whoever waits for the task is
         told of no failure: those are in ``Observer.flights``, and so is what flies, from this moment on.
 
-        ``decided`` is asked before each later stage: if it is not what the act follows from any more, or one of its effects
-        failed, the rest is left to the next look. ``ended`` is called at the end of each effect.
+        ``decided`` is asked before each effect: None, and it is not ours to carry out any more. Before each later stage, if it is
+        not what the act follows from, or one of its effects failed, the rest is left to the next look. ``ended`` is called at the
+        end of each effect.
         """
         for effect in act.stages[0]:
             self._take_off(cache, effect, act)
@@ -105,11 +106,15 @@ class Hands:
         task.add_done_callback(self._acts[cache.uid].discard)
         return task
 
+    def halt(self, uid: str) -> None:
+        """No effect on the cache takes another step."""
+        for act in self._acts.get(uid, ()):
+            act.cancel()
+
     async def abandon(self, uid: str) -> None:
         """Whoever decides for the cache now is another, or it is no more: nothing of what has not ended goes on from here."""
+        self.halt(uid)
         acts = self._acts.pop(uid, set())
-        for act in acts:
-            act.cancel()
         await asyncio.gather(*acts, return_exceptions=True)
         self._observer.flights.forget(uid)
 
@@ -121,20 +126,26 @@ class Hands:
                     return
                 for effect in stage:
                     self._take_off(cache, effect, act)
-            if not await self._stage(cache, stage, ended):
+            if not await self._stage(cache, stage, decided, ended):
                 return
 
-    async def _stage(self, cache: Cache, stage: tuple[Effect, ...], ended: Callable[[], None]) -> bool:
+    async def _stage(
+        self, cache: Cache, stage: tuple[Effect, ...], decided: Callable[[], Decided | None], ended: Callable[[], None]
+    ) -> bool:
         """Carry out effects that have taken off, at the same time. Whether all of them worked."""
-        return all(await asyncio.gather(*(self._fly(cache, e, ended) for e in stage)))
+        return all(await asyncio.gather(*(self._fly(cache, e, decided, ended) for e in stage)))
 
     def _take_off(self, cache: Cache, effect: Effect, act: Act) -> None:
         self._observer.flights.begin(cache.uid, effect, act.because, deadline_seconds=deadline_seconds(effect))
 
-    async def _fly(self, cache: Cache, effect: Effect, ended: Callable[[], None]) -> bool:
+    async def _fly(self, cache: Cache, effect: Effect, decided: Callable[[], Decided | None], ended: Callable[[], None]) -> bool:
         """Carry out an effect that has taken off. Whether it worked."""
         problem: str | None = None
         seconds = deadline_seconds(effect)
+        if decided() is None:
+            self._observer.flights.end(cache.uid, effect, None)
+            ended()
+            return False
         try:
             async with asyncio.timeout(seconds):
                 await self._carry(cache, effect)

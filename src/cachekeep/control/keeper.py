@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -30,6 +30,8 @@ from cachekeep.store.contract import Lease, Store
 log = logging.getLogger("cachekeep.keeper")
 
 LEASE_SECONDS = 15.0
+SPARE_SECONDS = 1.0
+"""So long before our leases can be another's nothing is done by them any more."""
 SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
 MOST_DECISIONS = 50
@@ -53,11 +55,18 @@ class _Kept:
     decided: Decided | None = None
     """As last loaded or saved: an act goes on with its next stage only while this is what it follows from."""
     told: Condition | None = None
+    expired: bool = False
+    """The lease ran out before it was renewed, so ``task`` was ended."""
     task: asyncio.Task[None] | None = None
 
 
 class Keeper:
-    """Keeps every cache whose lease it can get."""
+    """Keeps every cache whose lease it can get.
+
+    ``alone`` says whether nobody but this process can hold leases now, whatever becomes of them. Otherwise what is done by a
+    lease is over when it runs out, by a clock of our own that nobody sets: a process that was halted for longer, and goes on,
+    does nothing of what it was about to do.
+    """
 
     def __init__(
         self,
@@ -70,9 +79,15 @@ class Keeper:
         clock: Clock,
         holder: str,
         policy: Policy | None = None,
+        alone: Callable[[], bool] = lambda: False,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._store, self._driver, self._link, self._observer, self._hands = store, driver, link, observer, hands
         self._clock, self._holder, self._policy = clock, holder, policy or Policy()
+        self._alone, self._lease_seconds = alone, lease_seconds
+        self._until = 0.0
+        """By the seconds of our moments."""
+        self._expiry: asyncio.TimerHandle | None = None
         self._kept: dict[str, _Kept] = {}
         self._news = asyncio.Event()
 
@@ -90,20 +105,25 @@ class Keeper:
                         await self._news.wait()
         finally:
             forget_change()
+            if self._expiry is not None:
+                self._expiry.cancel()
             await _end([renewal, *(k.task for k in self._kept.values() if k.task is not None)])
 
     # -- leases
 
     async def _claim(self) -> None:
         """Take every lease that is free, and keep its cache. Waits for nothing but the store."""
+        asked_at = self._clock.moment().seconds
         try:
-            leases = await self._store.claim(self._holder, ttl_seconds=LEASE_SECONDS)
+            leases = await self._store.claim(self._holder, ttl_seconds=self._lease_seconds)
         except CachekeepError as error:
             log.warning("leases cannot be claimed: %s", error)
             return
         except Exception:
             log.exception("leases cannot be claimed, for a reason that nobody expected")
             return
+        if leases:
+            self._live_on(asked_at)
         for lease in leases:
             self._let_go(lease.uid)
             self._keep(_Kept(lease))
@@ -112,28 +132,61 @@ class Keeper:
         """Renew all leases at once, whatever becomes of single caches; let go of those that are lost; keep those whose task has
         ended by accident, and those that were claimed without an answer that said so."""
         while True:
-            await self._clock.sleep(LEASE_SECONDS / 3)
-            before = list(self._kept.values())
+            await self._clock.sleep(self._lease_seconds / 3)
+            before, asked_at = list(self._kept.values()), self._clock.moment().seconds
             try:
-                held = {lease.uid: lease for lease in await self._store.renew(self._holder, ttl_seconds=LEASE_SECONDS)}
+                leases = await self._store.renew(self._holder, ttl_seconds=self._lease_seconds)
             except CachekeepError as error:
                 log.warning("leases cannot be renewed: %s", error)
                 continue
             except Exception:
                 log.exception("leases cannot be renewed, for a reason that nobody expected")
                 continue
+            self._live_on(asked_at)
+            held = {lease.uid: lease for lease in leases}
             for kept in before:
                 uid = kept.lease.uid
                 if self._kept.get(uid) is not kept:
                     continue
                 if held.get(uid) != kept.lease:
                     self._let_go(uid)
+                elif kept.expired and kept.task is not None:
+                    await asyncio.wait({kept.task})
+                    self._keep(_Kept(kept.lease))
                 elif kept.task is None or kept.task.done():
                     log.error("%s: its task has ended by accident, and is started again", uid)
                     self._keep(kept)
             for uid, lease in held.items():
                 if uid not in self._kept:
                     self._keep(_Kept(lease))
+
+    def _live_on(self, asked_at: float) -> None:
+        """Our leases are ours for another while, from when that was asked for."""
+        self._until = asked_at + self._lease_seconds - SPARE_SECONDS
+        if self._expiry is not None:
+            self._expiry.cancel()
+        left = self._until - self._clock.moment().seconds
+        self._expiry = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire)
+
+    def _may_act(self) -> bool:
+        """Whether what is ours to decide cannot be another's by now."""
+        return self._alone() or self._clock.moment().seconds < self._until
+
+    def _ours(self, kept: _Kept) -> Decided | None:
+        """What is decided; None where that may be another's to carry out by now."""
+        return kept.decided if self._may_act() and not kept.expired else None
+
+    def _expire(self) -> None:
+        """Our leases have run out: stop in the middle of whatever it is. A timer that is due runs before any task takes its next
+        step, also in a process that was halted. What nobody else has taken meanwhile goes on with the next renewal."""
+        if self._may_act():
+            return
+        log.warning("leases have not been renewed for %g s: nothing is done until they are", self._lease_seconds - SPARE_SECONDS)
+        for kept in self._kept.values():
+            kept.expired = True
+            self._hands.halt(kept.lease.uid)
+            if kept.task is not None:
+                kept.task.cancel()
 
     def _keep(self, kept: _Kept) -> None:
         self._kept[kept.lease.uid] = kept
@@ -241,7 +294,7 @@ class Keeper:
             said = step.because
             if isinstance(step, Act):
                 waited_for = ""
-                acting = self._hands.begin(cache, step, decided=lambda: kept.decided, ended=kept.woken.set)
+                acting = self._hands.begin(cache, step, decided=lambda: self._ours(kept), ended=kept.woken.set)
                 await self._publish(cache, view, step, kept)
                 await self._usually(acting, kept)
             elif isinstance(step, Wait):

@@ -120,6 +120,8 @@ class Sort(NamedTuple):
     node_type: str
     node_timeout_ms: int
     """Cluster mode: after how long others count as lost; 0: no cluster mode."""
+    abstains: bool
+    """Cluster mode: the engines are kept from electing it."""
     min_replicas: int
     parameters: tuple[tuple[str, str], ...]
 
@@ -145,7 +147,8 @@ def sort(cache: Cache, node: Node) -> Sort:
     timeout = 0
     if cache.in_cluster_mode(node):
         timeout = PATIENT_MS if node in cache.decided.successors else NODE_TIMEOUT_MS
-    return Sort(node.engine, node.version, node.node_type, timeout, needed, tuple(wanted.parameters.items()))
+    abstains = bool(timeout) and shard is not None and shard.seize and shard.moving_to != node.name
+    return Sort(node.engine, node.version, node.node_type, timeout, abstains, needed, tuple(wanted.parameters.items()))
 
 
 def settings(cache: Cache, node: Node) -> Settings:
@@ -181,6 +184,7 @@ def settings_of(node: Sort) -> Settings:
     if node.node_timeout_ms:
         boot["cluster-enabled"] = "yes"
         live["cluster-node-timeout"] = str(node.node_timeout_ms)
+        live["cluster-replica-no-failover"] = "yes" if node.abstains else "no"
         if node.numbers >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
     return Settings(live=live, boot=boot, left_out=left_out)

@@ -69,7 +69,7 @@ def data_bytes(wanted: Wanted) -> int:
 
 
 def _sort_of(wanted: Wanted) -> Sort:
-    return Sort(wanted.engine, wanted.version, wanted.node_type, 0, 0, tuple(wanted.parameters.items()))
+    return Sort(wanted.engine, wanted.version, wanted.node_type, 0, False, 0, tuple(wanted.parameters.items()))
 
 
 @lru_cache(maxsize=1024)

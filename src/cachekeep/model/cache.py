@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.moment import Moment
+
 CacheKind = Literal["group", "cluster"]
 ClusterMode = Literal["disabled", "compatible", "enabled"]
 SlotRange = tuple[int, int]
@@ -105,8 +107,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 1
     condemned: bool = False
     """Must be confirmed stopped before anything else happens to its shard."""
-    condemned_at: dt.datetime | None = None
-    """When it was found hung or lost: by then it led."""
+    condemned_at: Moment | None = None
+    """When it was found hung or lost: by then it led. Of a successor: when it was found to have refused something."""
     starved: bool = False
     """Was succeeded without having been confirmed stopped: it is to be stopped yet, but its shard does not wait for that."""
     leaving: bool = False
@@ -151,13 +153,14 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """What its primary was last seen to own: what it starts with, should it have to start anew."""
     epoch: int = 0
     """The highest configuration epoch at which its primary was seen."""
-    ordered_at: dt.datetime | None = None
-    """When its last election was decided."""
+    ordered_at: Moment | None = None
+    """When its last election, or move to cluster mode, was decided; of the first shards in cluster mode, until they serve: when
+    they were."""
     min_replicas: int = 0
     """So many replicas must keep up with its primary, or it takes no writes (min-replicas-to-write); 0: it needs none."""
     starving: bool = False
     """Its primary cannot be confirmed stopped: its replicas leave it, and lead when it must refuse writes for want of them."""
-    starved_since: dt.datetime | None = None
+    starved_since: Moment | None = None
     """When its replicas were seen to have left."""
     seize: bool = False
     """``moving_to`` takes over without a vote: nobody is left who could vote, or object."""
@@ -207,7 +210,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     discovery_nodes: tuple[str, ...] = ()
     resharding: int = 0
     """How many slots were astray when they set out for where ``Shard.slots`` wants them; 0: none is on its way."""
-    resharded_at: dt.datetime | None = None
+    resharded_at: Moment | None = None
     """When the last of them arrived."""
     errands_done: int = 0
     available_at: dt.datetime | None = None

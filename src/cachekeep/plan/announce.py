@@ -81,7 +81,11 @@ def _first_time(s: Situation) -> Step | None:
     ]
     if s.cache.kind == "group":
         told.append(s.tell(f"Replication group {s.cache.name} created", group=True))
-    decided = replace(with_nodes(s.decided, [replace(n, announced=True) for n in nodes]), available_at=s.now)
+    decided = replace(
+        with_nodes(s.decided, [replace(n, announced=True) for n in nodes]),
+        shards=tuple(replace(x, ordered_at=None) for x in s.decided.shards),
+        available_at=s.now,
+    )
     return Decide(decided, f"{s.cache.name} is available", tuple(told))
 
 

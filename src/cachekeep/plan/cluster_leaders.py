@@ -1,26 +1,25 @@
 """Cluster mode: who leads a shard. The engine elects; we begin the election at once when a primary is confirmed gone, and go by
 what came of it.
 
-The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the loss);
-it takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote has
-failed and the engine itself cannot yet have begun one for another. One election at a time in the whole cluster, each with an order
-number of its own, saved before the engine hears of it.
+The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the
+loss); it takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote
+has failed; and never before every other replica of its shard is gone or has confirmed that it lets no engine elect it. One
+election at a time in the whole cluster, each with an order number of its own, saved before the engine hears of it.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
+from cachekeep.engines.config import live_digest
+from cachekeep.model import Act, Configure, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
 from cachekeep.plan import judge, leaders
 from cachekeep.plan.flights import first, under_way
-from cachekeep.plan.situation import Situation, names, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_shard
 
 ELECTION_SECONDS = 1.5
 """An election that began lasts a tenth of this. One that has not ended by then was refused by those who
 voted in this shard lately."""
-ENGINE_SECONDS = 7.0
-"""The engine begins elections of its own only after its node timeout (15 s) has passed since a primary was lost."""
 
 
 def lead(s: Situation) -> Step | None:
@@ -124,7 +123,7 @@ def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         moving_to=best.name,
         order=shard.order + 1,
         recovering_from=lost.name,
-        ordered_at=s.now,
+        ordered_at=s.moment,
         seize=seize,
         accept_stale=False,
     )
@@ -144,7 +143,7 @@ def _electing(s: Situation, but: Shard) -> Shard | None:
 
 
 def _age(s: Situation, shard: Shard) -> float:
-    return (s.now - shard.ordered_at).total_seconds() if shard.ordered_at else 0.0
+    return s.seconds_since(shard.ordered_at) or 0.0
 
 
 def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
@@ -157,6 +156,8 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
             return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
         return _give_up(s, shard, taker) if shard.seize else _call_off(s, shard, f"{taker.name} does not answer")
     if not s.told(taker, shard):
+        if shard.seize and (rivalry := _rivals(s, shard, taker)) is not None:
+            return rivalry
         how = "takes over shard" if shard.seize else "stands for election in shard"
         others = tuple(p.name for x in s.decided.shards if shard.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
         return Act(
@@ -164,13 +165,38 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
         )
     if _age(s, shard) < ELECTION_SECONDS:
         return Wait(s.policy.poll_seconds, f"{taker.name} is being elected")
-    if not shard.seize and _age(s, shard) < ENGINE_SECONDS:
+    if not shard.seize:
         because = (
-            f"the vote for {taker.name} has failed, {lost.name} is confirmed stopped and nobody else can have been elected: "
-            "it takes over"
+            f"the vote for {taker.name} has failed, and {lost.name} is confirmed stopped: "
+            "it takes over when nobody else can be elected"
         )
-        return Decide(with_shard(s.decided, replace(shard, seize=True, order=shard.order + 1)), because)
+        seized = replace(shard, seize=True, order=shard.order + 1, ordered_at=s.moment)
+        return Decide(with_shard(s.decided, seized), because)
     return _call_off(s, shard, f"{taker.name} was not elected")
+
+
+def _rivals(s: Situation, shard: Shard, taker: Node) -> Step | None:
+    """Engines elect by themselves when they miss a primary for their node timeout, which each measures by a wall clock that may
+    be set meanwhile. So nothing is concluded from the time: whoever could be elected in the taker's place is made to abstain, and
+    then seen to be a replica still. Without another shard there is nobody who could vote for them."""
+    voters = any(x.owned for x in s.decided.shards if x is not shard)
+    rivals = [n for n in s.replicas(shard) if voters and n is not taker and not s.gone(n)]
+    asked = [n for n in rivals if s.alive(n) and s.seen(n).live_digest != live_digest(s.cache, n)]
+    if asked:
+        effects: tuple[Effect, ...] = tuple(Configure(n.name) for n in asked)
+        return Act((effects,), f"{names(asked)} {verb(asked, 'abstains', 'abstain')} from elections while {taker.name} takes over")
+    silent = [n for n in rivals if not s.alive(n)]
+    if not silent:
+        return None
+    late = [
+        n
+        for n in silent
+        if not n.condemned and (s.seen(n).process == "frozen" or s.seen(n).waiting_seconds >= s.policy.replica_seconds)
+    ]
+    if late:
+        because = f"{late[0].name} does not answer and might be elected while {taker.name} takes over: it is stopped for certain"
+        return judge.condemn(s, late[0], because)
+    return Wait(s.policy.poll_seconds, f"{taker.name} takes over when {names(silent)} cannot be elected in its place")
 
 
 def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:

@@ -30,6 +30,7 @@ def new_shards(s: Situation) -> dict[str, Shard]:
             slots=given[w.id],
             owned=given[w.id],
             epoch=index if given[w.id] else 0,
+            ordered_at=s.moment if s.decided.available_at is None else None,
         )
         for index, w in enumerate(wanted, start=1)
         if w.id not in known
@@ -67,7 +68,7 @@ def lingering_seconds(s: Situation) -> float:
     since = s.decided.resharded_at
     if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
         return 0.0
-    return LINGER_SECONDS - (s.now - since).total_seconds()
+    return LINGER_SECONDS - (s.seconds_since(since) or 0.0)
 
 
 def leading(s: Situation) -> set[str | None]:
@@ -164,8 +165,8 @@ def settle(s: Situation) -> Step | None:
     nodes = s.decided.nodes
     if not s.clustered or s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
         return None
-    born = max(n.created_at for n in nodes if n.created_at)
-    left = WRITABLE_SECONDS - (s.now - born).total_seconds()
+    youngest = min((age for x in s.decided.shards if (age := s.seconds_since(x.ordered_at)) is not None), default=WRITABLE_SECONDS)
+    left = WRITABLE_SECONDS - youngest
     return Wait(max(left, s.policy.poll_seconds), "the engines will serve when they have been up for two seconds", steady=True)
 
 

@@ -83,7 +83,7 @@ def _wait_for(s: Situation, primary: Node) -> Wait | None:
 
 def condemn(s: Situation, node: Node, because: str) -> Decide:
     """It must be confirmed stopped before anything else happens to its shard."""
-    return Decide(with_nodes(s.decided, [replace(node, condemned=True, condemned_at=s.now)]), because)
+    return Decide(with_nodes(s.decided, [replace(node, condemned=True, condemned_at=s.moment)]), because)
 
 
 def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:

@@ -17,6 +17,7 @@ from cachekeep.plan import (
     leaders,
     limits,
     members,
+    moments,
     rollout,
     starving,
     switching,
@@ -28,6 +29,7 @@ Rule = Callable[[Situation], Step | None]
 
 RULES: tuple[Rule, ...] = (
     members.delete,
+    moments.recount,
     members.stop,
     switching.give_way,
     starving.starve,

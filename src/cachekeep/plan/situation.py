@@ -195,7 +195,7 @@ class Situation:
             or self.clustered
         ):
             return False
-        return shard.starving or (self.now - node.condemned_at).total_seconds() >= self.policy.confirm_seconds
+        return shard.starving or (self.seconds_since(node.condemned_at) or 0.0) >= self.policy.confirm_seconds
 
     def stale(self, node: Node) -> bool:
         """A process of another incarnation is there."""

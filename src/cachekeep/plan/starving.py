@@ -61,7 +61,7 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
         return Decide(with_shard(s.decided, replace(shard, starving=True, order=shard.order + 1)), because)
     if shard.starved_since is None:
         return _part(s, shard, lost)
-    left = STARVING_SECONDS - (s.now - shard.starved_since).total_seconds()
+    left = STARVING_SECONDS - (s.seconds_since(shard.starved_since) or 0.0)
     if left > 0:
         return Wait(left, f"too few replicas are left to {lost.name}: soon it takes no writes", steady=True)
     best = leaders.foremost(s, able, lost) or able[0]
@@ -94,7 +94,7 @@ def _part(s: Situation, shard: Shard, lost: Node) -> Step:
     if len(feeding := _feeding(s, shard)) >= shard.min_replicas:
         return Wait(s.policy.poll_seconds * 5, f"{names(feeding)} may go on acknowledging what {lost.name} writes", refused=True)
     because = f"{names(asked)} {verb(asked, 'has', 'have')} left {lost.name}, which takes no writes in {STARVING_SECONDS:g} s"
-    return Decide(with_shard(s.decided, replace(shard, starved_since=s.now)), because)
+    return Decide(with_shard(s.decided, replace(shard, starved_since=s.moment)), because)
 
 
 def stop(s: Situation) -> Step | None:

@@ -73,7 +73,7 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
     because = (
         f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
     )
-    turned = replace(shard, moving_to=best.name, order=shard.order + 1, ordered_at=s.now, recovering_from=shard.primary)
+    turned = replace(shard, moving_to=best.name, order=shard.order + 1, ordered_at=s.moment, recovering_from=shard.primary)
     return Decide(with_shard(s.decided, turned), because)
 
 
@@ -121,7 +121,7 @@ def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
 
 
 def _seconds_since(s: Situation, shard: Shard) -> float:
-    return (s.now - shard.ordered_at).total_seconds() if shard.ordered_at else RETRY_SECONDS + 1
+    return (s.seconds_since(shard.ordered_at) or 0.0) if shard.ordered_at else RETRY_SECONDS + 1
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
@@ -149,7 +149,7 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         slots=everything,
         owned=everything,
         epoch=seen.epoch if seen else shard.epoch,
-        ordered_at=s.now,
+        ordered_at=s.moment,
     )
     decided = replace(
         s.decided,
@@ -227,7 +227,7 @@ def _refused(s: Situation) -> Step | None:
         f"{names(spoilt)} could not follow, and "
         f"{verb(spoilt, 'is', 'are')} fed anew in {REST_SECONDS:g} s. Nothing was lost"
     )
-    return Decide(_with(s, [replace(n, condemned_at=s.now) for n in spoilt]), because, (s.tell(because, group=True),))
+    return Decide(_with(s, [replace(n, condemned_at=s.moment) for n in spoilt]), because, (s.tell(because, group=True),))
 
 
 def _room(s: Situation, primary: Node) -> Step | None:
@@ -281,7 +281,7 @@ def _renew(s: Situation, primary: Node) -> Step | None:
 def _useless(s: Situation, primary: Node, node: Node) -> bool:
     v = s.seen(node)
     if node.condemned_at is not None:
-        return (s.now - node.condemned_at).total_seconds() >= REST_SECONDS
+        return (s.seconds_since(node.condemned_at) or 0.0) >= REST_SECONDS
     if v.silent_seconds >= (s.policy.replica_seconds if v.process == "frozen" else s.policy.silence_seconds):
         return s.runs(node)
     return s.ended(node) or (s.alive(node) and v.follows != primary.address)
@@ -321,7 +321,7 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
     to = next(iter(same), None) or leaders.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
     if to is None:
         return None
-    decided = with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1, ordered_at=s.now))
+    decided = with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1, ordered_at=s.moment))
     return Decide(decided, f"all successors have what {primary.name} has: {to.name} shall lead")
 
 

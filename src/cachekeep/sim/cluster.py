@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -21,75 +19,12 @@ from cachekeep.errors import OrderFailed
 from cachekeep.model import ClusterSeen, NodeView, SlotRange
 from cachekeep.plan.slots import SLOTS, Ranges, common, compact, count, expand, take, union, without
 from cachekeep.sim.doors import SimDriver, SimLink
+from cachekeep.sim.member import NODE_TIMEOUT_SECONDS, REJOIN_SECONDS, Member, Op, Peer, member_of
 from cachekeep.sim.world import NOBODY, Engine, World
 
-NODE_TIMEOUT_SECONDS = 15.0
-WRITABLE_SECONDS, REJOIN_SECONDS, BAN_SECONDS = 2.0, 5.0, 60.0
+WRITABLE_SECONDS, BAN_SECONDS = 2.0, 60.0
 GOSSIP_SECONDS = 0.1
 BATCH_SLOTS = 256
-
-
-@dataclass
-class Peer:
-    """What a node believes of another."""
-
-    address: str
-    follows: str = ""
-    """Id of its primary; empty: it is a primary itself."""
-    epoch: int = 0
-    heard: float = 0.0
-
-
-class Op(NamedTuple):
-    """An entry of a replication stream: a key gets a value, or goes."""
-
-    key: int
-    value: int | None
-
-
-@dataclass(eq=False)
-class Member:
-    """The cluster side of one process."""
-
-    engine: Engine
-    id: str
-    born: float
-    peers: dict[str, Peer] = field(default_factory=dict)
-    owner: dict[str, Ranges] = field(default_factory=dict)
-    """Id → slots that it owns, in this node's belief; its own belong here too."""
-    unclaimed: Ranges = ()
-    """Slots whose owner, in this node's belief, does not claim them any more."""
-    follows: str = ""
-    epoch: int = 0
-    current_epoch: int = 0
-    last_vote_epoch: int = 0
-    voted: dict[str, float] = field(default_factory=dict)
-    banned: dict[str, float] = field(default_factory=dict)
-    migrating: dict[int, str] = field(default_factory=dict)
-    importing: dict[int, str] = field(default_factory=dict)
-    handing: Ranges = ()
-    """Slots whose writes wait, at the end of an atomic move."""
-    ok: bool = False
-    minority_at: float = -REJOIN_SECONDS
-    timeout_seconds: float = NODE_TIMEOUT_SECONDS
-    refused: int = 0
-    """Commands of its primary's stream that an engine in cluster mode cannot carry out."""
-    stood_at: float = -NODE_TIMEOUT_SECONDS
-    job: asyncio.Event | None = None
-    """An atomic move that has not ended."""
-    folded: tuple[int, int] = (-1, 0)
-    held: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def slots(self) -> Ranges:
-        return self.owner.get(self.id, ())
-
-    @property
-    def leads(self) -> bool:
-        return self.engine.role == "primary"
-
-    def owner_of(self, slot: int) -> str | None:
-        return next((id for id, ranges in self.owner.items() if common(((slot, slot),), ranges)), None)
 
 
 class ClusterWorld(World):
@@ -111,6 +46,15 @@ class ClusterWorld(World):
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def set_clock(self, by_seconds: float) -> None:
+        """Whoever answers at all is heard again before anybody takes it for lost: an engine looks for those that owe it an
+        answer."""
+        super().set_clock(by_seconds)
+        for member in self.members.values():
+            for id, peer in member.peers.items():
+                if (other := self.at_id(id)) is not None and other.engine.works and self.peers(member.engine, other.engine):
+                    peer.heard += by_seconds
+
     def at_id(self, id: str) -> Member | None:
         """The living process of a node."""
         return next((m for m in self.members.values() if m.id == id and m.engine.alive), None)
@@ -123,7 +67,7 @@ class ClusterWorld(World):
 
     def join(self, engine: Engine) -> None:
         """A process begins with what its file says."""
-        member = _member(engine, self.now)
+        member = member_of(engine, self.wall)
         self.members[engine.spec.key] = member
         if member.follows:
             self.follow(engine, member.peers[member.follows].address)
@@ -167,7 +111,7 @@ class ClusterWorld(World):
             self._tell(member)
             self._judge(member)
             if self._orphaned(member):
-                member.stood_at = self.now
+                member.stood_at = self.wall
                 self.spawn(self.stand(member, forced=False))
 
     # -- gossip
@@ -187,7 +131,7 @@ class ClusterWorld(World):
         self.spawn(soon())
 
     def _send(self, sender: Member, to: Member) -> None:
-        """One packet: who I am, what I own, whom I know. Whoever does not know the sender does not listen."""
+        """One packet: who I am, what I own, what others I know. Whoever does not know the sender does not listen."""
         if not (sender.engine.works and to.engine.works and self.peers(sender.engine, to.engine)) or sender is to:
             return
         peer = to.peers.get(sender.id)
@@ -195,7 +139,7 @@ class ClusterWorld(World):
             return
         led_by = sender.id if sender.leads else sender.follows
         epoch, slots = self._epoch(sender, led_by), sender.owner.get(led_by, ())  # a replica speaks for its primary
-        peer.heard, peer.address, peer.epoch = self.now, sender.engine.spec.address, max(peer.epoch, epoch)
+        peer.heard, peer.address, peer.epoch = self.wall, sender.engine.spec.address, max(peer.epoch, epoch)
         if not sender.leads and not peer.follows:
             self._demoted(to, sender, epoch)
         peer.follows = "" if sender.leads else sender.follows
@@ -212,9 +156,9 @@ class ClusterWorld(World):
         if not sender.leads and peer.follows and to.follows == sender.id and peer.follows != to.id and peer.follows in to.peers:
             self._follow(to, peer.follows)
         for id, known in sender.peers.items():
-            whom = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.now else None
+            whom = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.wall else None
             if whom is not None and whom.engine.works and self.peers(to.engine, whom.engine):
-                to.peers[id] = Peer(known.address, known.follows, known.epoch, self.now)
+                to.peers[id] = Peer(known.address, known.follows, known.epoch, self.wall)
 
     def _demoted(self, member: Member, former: Member, epoch: int) -> None:
         """Whom this node took for a primary follows another: its slots are that one's,
@@ -291,7 +235,7 @@ class ClusterWorld(World):
 
     def _unfenced(self, loser: Member) -> bool:
         """It was out of everybody's sight for so long that the engines elected another by themselves."""
-        return self.now - loser.minority_at < 2 * NODE_TIMEOUT_SECONDS
+        return self.wall - loser.minority_at < 2 * NODE_TIMEOUT_SECONDS
 
     def _follow(self, member: Member, id: str) -> None:
         member.follows = id
@@ -307,25 +251,26 @@ class ClusterWorld(World):
         reached = [id for id in owners if id == member.id or self._hears(member, id)]
         minority = len(reached) <= len(owners) // 2
         if minority:
-            member.minority_at = self.now
+            member.minority_at = self.wall
         covered = count(union(*(member.owner[id] for id in reached))) == SLOTS
         able = covered and not minority
         if able and member.leads and not member.ok:
-            able = self.now - member.born >= WRITABLE_SECONDS and self.now - member.minority_at >= REJOIN_SECONDS
+            able = self.wall - member.born >= WRITABLE_SECONDS and self.wall - member.minority_at >= REJOIN_SECONDS
         member.ok = able
 
     def _hears(self, member: Member, id: str) -> bool:
         peer = member.peers.get(id)
-        return peer is not None and self.now - peer.heard < member.timeout_seconds
+        return peer is not None and self.wall - peer.heard < member.timeout_seconds
 
     def _orphaned(self, member: Member) -> bool:
         return (
             not member.leads
+            and not member.abstains
             and member.follows in member.peers
             and not self._hears(member, member.follows)
             and bool(member.owner.get(member.follows))
             and not member.engine.linked
-            and self.now - member.stood_at > 2 * NODE_TIMEOUT_SECONDS
+            and self.wall - member.stood_at > 2 * NODE_TIMEOUT_SECONDS
         )
 
     # -- elections
@@ -345,7 +290,8 @@ class ClusterWorld(World):
             return self._vote(voter, member, primary, epoch, claimed, forced)
 
         votes = await asyncio.gather(*(ask(id) for id in voters))
-        if sum(votes) > len(voters) // 2 and member.engine.works and not member.leads and member.follows == primary:
+        able = member.engine.works and not member.leads and member.follows == primary and (forced or not member.abstains)
+        if sum(votes) > len(voters) // 2 and able:
             if not forced and (old := next((m for m in self.members.values() if m.id == primary), None)) is not None:
                 self.lossable |= set(self.data(old).values()) - set(
                     self.data(member).values()
@@ -360,12 +306,12 @@ class ClusterWorld(World):
         if epoch < voter.current_epoch or voter.last_vote_epoch >= epoch or not (forced or not self._hears(voter, primary)):
             return False
         voter.current_epoch = epoch
-        if self.now - voter.voted.get(primary, -100.0) < 2 * NODE_TIMEOUT_SECONDS:
+        if self.wall - voter.voted.get(primary, -100.0) < 2 * NODE_TIMEOUT_SECONDS:
             return False
         wants = candidate.owner.get(primary, ())
         if any(common(ranges, wants) and self._epoch(voter, id) > claimed for id, ranges in voter.owner.items()):
             return False
-        voter.last_vote_epoch, voter.voted[primary] = epoch, self.now
+        voter.last_vote_epoch, voter.voted[primary] = epoch, self.wall
         return True
 
     def lead(self, member: Member) -> None:
@@ -415,7 +361,7 @@ class ClusterWorld(World):
         one: Ranges = ((slot, slot),)
         if not engine.works or engine.spec.key in self.cut or not member.leads or not member.ok:
             return False
-        if self.now < engine.paused_until or common(one, member.handing):
+        if self.wall < engine.paused_until or common(one, member.handing):
             return False
         if not common(one, member.slots):
             return asking and slot in member.importing
@@ -445,26 +391,6 @@ class ClusterWorld(World):
 
 def _group(member: Member) -> str:
     return member.engine.spec.key[1].rpartition("-")[0]
-
-
-def _member(engine: Engine, now: float) -> Member:
-    """What ``nodes.conf`` says."""
-    member = Member(engine, "", now)
-    member.timeout_seconds = float(engine.spec.settings.get("cluster-node-timeout", NODE_TIMEOUT_SECONDS * 1000)) / 1000
-    for line in engine.spec.files["nodes.conf"].text.splitlines():
-        words = line.split()
-        if words[0] == "vars":
-            member.current_epoch, member.last_vote_epoch = int(words[2]), int(words[4])
-            continue
-        id, where, flags, primary, _, _, epoch, _, *slots = words
-        follows = "" if primary == "-" else primary
-        ranges: list[SlotRange] = [(int(a), int(b or a)) for a, _, b in (w.partition("-") for w in slots)]
-        member.owner[id] = union(tuple(ranges))
-        if "myself" in flags:
-            member.id, member.follows, member.epoch = id, follows, int(epoch)
-        else:
-            member.peers[id] = Peer(where.partition(":")[0], follows, int(epoch), now)
-    return member
 
 
 class SimClusterDriver(SimDriver):
@@ -531,6 +457,7 @@ class SimClusteredLink(SimLink):
         await super().configure(target, settings)
         if (member := self._clustered.members.get(target.key)) and "cluster-node-timeout" in settings:
             member.timeout_seconds = float(settings["cluster-node-timeout"]) / 1000
+            member.abstains = settings["cluster-replica-no-failover"] == "yes"
 
     async def convert(
         self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
@@ -548,7 +475,8 @@ class SimClusteredLink(SimLink):
         self.let_pass(order, taker, leading=True)
         if moved:
             return
-        give.paused_until = until = world.now + timeout_seconds
+        until = world.now + timeout_seconds
+        give.paused_until = world.wall + timeout_seconds
         while len(takes.engine.writes) < len(give.writes) or not takes.engine.online:
             await asyncio.sleep(0.002)
             if world.now > until - 0.1 or not give.works or not takes.engine.works or takes.engine.follows != giver.address:
@@ -637,14 +565,16 @@ class SimClusterLink:
             return
         if not gives.leads or takes.follows != gives.id or not takes.engine.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary")
-        gives.engine.paused_until = until = world.now + timeout_seconds
+        until = world.now + timeout_seconds
+        gives.engine.paused_until = world.wall + timeout_seconds
         while len(takes.engine.writes) < len(gives.engine.writes) or not takes.engine.online or not self._agreed(gives, takes):
             await asyncio.sleep(0.002)
             lost = self._link.reached(giver) is not gives or self._link.reached(taker) is not takes or takes.follows != gives.id
             if lost or world.now > until - 0.2 * timeout_seconds:
                 gives.engine.paused_until = 0.0
                 raise OrderFailed("the taker did not catch up in time")
-        gives.engine.paused_until = until = world.now + timeout_seconds
+        until = world.now + timeout_seconds
+        gives.engine.paused_until = world.wall + timeout_seconds
         if world.random.random() < world.flaky:
             if world.random.random() < 0.5:
                 raise OrderFailed("the connection broke in the middle of a move")
@@ -652,7 +582,7 @@ class SimClusterLink:
             world.freeze(taker.key)
             world.spawn(self._take_late(takes))
             await asyncio.sleep(0.4 * timeout_seconds)
-            gives.engine.paused_until = world.now + 2 * timeout_seconds
+            gives.engine.paused_until = world.wall + 2 * timeout_seconds
             raise OrderFailed(f"{taker.key[1]} did not answer")
         self._link.let_pass(order, taker, leading=True)
         world.seize(takes)
@@ -707,7 +637,7 @@ class SimClusterLink:
             ):
                 return
             for a, b in ((one, two), (two, one)):
-                a.peers.setdefault(b.id, Peer(b.engine.spec.address, b.follows, b.epoch, world.now))
+                a.peers.setdefault(b.id, Peer(b.engine.spec.address, b.follows, b.epoch, world.wall))
                 a.banned.pop(b.id, None)
             world._send(one, two)
             world._send(two, one)
@@ -728,7 +658,7 @@ class SimClusterLink:
                     raise OrderFailed("Can't forget my master!")
                 if member.peers.pop(id, None) is not None:
                     member.owner.pop(id, None)
-                    member.banned[id] = world.now + BAN_SECONDS
+                    member.banned[id] = world.wall + BAN_SECONDS
 
         await self._link._order(target, self._last(target), do)
 

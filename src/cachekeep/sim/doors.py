@@ -324,7 +324,8 @@ class SimLink:
         if take.follows != give.spec.address or not take.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]}, so it cannot take over")
         loop = asyncio.get_running_loop()
-        give.paused_until = until = loop.time() + timeout_seconds
+        until = loop.time() + timeout_seconds
+        give.paused_until = self._world.wall + timeout_seconds
         while len(take.writes) < len(give.writes) or not take.online:
             await asyncio.sleep(0.002)
             if loop.time() > until - 0.1 or not give.answers or not take.answers or take.follows != give.spec.address:

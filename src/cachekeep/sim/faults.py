@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cachekeep.compute.contract import Key
+from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.world import World
 
 FAULT_SECONDS = 5.0
 """Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
+HALT_SECONDS = 10.0
+"""Of a control plane: longer than its lease."""
 CHANCE = 0.25
 """Of a word that is not classic to be in a seed's vocabulary."""
 
@@ -35,6 +38,7 @@ class Run(Protocol):
     """Where faults happen."""
 
     world: World
+    hosts: Hosts
     random: random.Random
 
     @property
@@ -53,6 +57,10 @@ class Run(Protocol):
 
     def other_node_type(self) -> None:
         """A user's change to a larger or a smaller one."""
+        ...
+
+    async def boot(self) -> None:
+        """The control planes' host goes down and comes up."""
         ...
 
 
@@ -164,6 +172,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("pauses", lambda r, k: r.world.disturb(k, "paused"), _relieve, struck=several),
     Fault("crowd", lambda r, k: r.world.disturb(k, "crowded"), _relieve, struck=several),
     Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), struck=several),
+    Fault("set-clock", lambda r, k: r.hosts.set_a_clock(r.random), weight=3, gentle=True),
+    Fault(
+        "halt-keeper",
+        lambda r, k: r.hosts.halt(k[1]),
+        lambda r, k: r.hosts.go_on(k[1]),
+        struck=process("keeper0"),
+        seconds=HALT_SECONDS,
+        weight=3,
+    ),
+    Fault("boot", lambda r, k: r.world.spawn(r.boot())),
 )
 
 CLASSIC = frozenset(f.name for f in FAULTS if f.classic)

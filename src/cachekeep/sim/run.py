@@ -25,6 +25,7 @@ from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim.doors import SimDriver, SimFronts, SimLink
 from cachekeep.sim.faults import Fault, Strike, known
+from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.sim.world import World
@@ -60,7 +61,8 @@ class Run:
         self.scenario = scenario
         self.random = random.Random(scenario.seed)
         self.world = self._world(scenario.seed)
-        self.clock = SimClock(random.Random(scenario.seed + 1))
+        self.hosts = Hosts(self.world, random.Random(scenario.seed + 1))
+        self.clock = self.hosts.clock("store")
         self.report = Report(scenario.seed)
         self.store = _Witness(self.clock, self._check)
         self.cache: Cache | None = None
@@ -169,9 +171,10 @@ class Run:
     # -- control planes
 
     def _keeper(self, name: str) -> asyncio.Task[None]:
+        clock = self.hosts.clock(name)
         driver, link = self._doors(name)
         fronts = SimFronts(self.world)
-        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=self.clock, pool="127.77.0.0/16")
+        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=clock, pool="127.77.0.0/16")
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=self.store,
@@ -179,9 +182,10 @@ class Run:
             link=link,
             observer=observer,
             hands=hands,
-            clock=self.clock,
-            holder=f"{name}-{self.clock.new_id()}",
+            clock=clock,
+            holder=f"{name}-{clock.new_id()}",
             policy=Policy(silence_seconds=2.0, script_seconds=3.0, replica_seconds=2.0, fence=self.scenario.fence),
+            lease_seconds=self.scenario.lease_seconds,
         )
 
         async def live() -> None:
@@ -192,7 +196,7 @@ class Run:
                 await driver.aclose()
                 await link.aclose()
 
-        return asyncio.get_running_loop().create_task(live())
+        return self.hosts.run(name, live())
 
     def _doors(self, keeper: str) -> tuple[SimDriver, SimLink]:
         return SimDriver(self.world), SimLink(self.world, keeper)
@@ -218,11 +222,16 @@ class Run:
 
     async def _restart_keeper(self, which: int) -> None:
         """kill -9: no release, no goodbye. A new one comes up a moment later."""
-        self.world.restarts += 1
-        self.keepers[which].cancel()
-        await asyncio.gather(self.keepers[which], return_exceptions=True)
+        await self.hosts.kill(f"keeper{which}")
         await asyncio.sleep(self.random.random())
         self.keepers[which] = self._keeper(f"keeper{which}")
+
+    async def boot(self) -> None:
+        """The control planes' host goes down and comes up."""
+        await self.hosts.kill()
+        self.world.boot()
+        await asyncio.sleep(self.random.random())
+        self.keepers = [self._keeper(f"keeper{which}") for which in range(len(self.keepers))]
 
     # -- what users do
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cachekeep.control.keeper import LEASE_SECONDS
 from cachekeep.sim.faults import CLASSIC
 
 HARM_SECONDS = 12.0
@@ -46,6 +47,11 @@ class Scenario:
     vocabulary: frozenset[str] = CLASSIC
     """Names of the faults that may happen."""
     harm_seconds: float = HARM_SECONDS
+
+    @property
+    def lease_seconds(self) -> float:
+        """Of the control planes: less than they are halted for, if they are."""
+        return 3.0 if "halt-keeper" in self.vocabulary else LEASE_SECONDS
 
     def __str__(self) -> str:
         """What to run again."""

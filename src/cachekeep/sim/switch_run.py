@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import File, Key, ProcessSpec, Target
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Node, NodeView, Wanted
-from cachekeep.sim.cluster import ClusterWorld, Member, SimClusterDriver, SimClusteredLink
+from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.member import Member
 from cachekeep.sim.run import UID, WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario
 from cachekeep.sim.timeless import run

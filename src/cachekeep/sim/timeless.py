@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from cachekeep.model import Moment
+from cachekeep.sim.halts import factory
 
 T = TypeVar("T")
 START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
@@ -36,6 +37,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
+        self.set_task_factory(factory)
 
     def time(self) -> float:
         return self._jump.now
@@ -54,17 +56,37 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-class SimClock:
-    """The loop's virtual time as a ``Clock``; ids and chance from the seed."""
+class SimHost:
+    """A machine, from boot to boot."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    def __init__(self) -> None:
+        self._boots, self._booted_at = 1, 0.0
 
-    def now(self) -> dt.datetime:
-        return START + dt.timedelta(seconds=self.monotonic())
+    def boot(self) -> None:
+        """From now on moments are those of another boot."""
+        self._boots, self._booted_at = self._boots + 1, asyncio.get_running_loop().time()
 
     def moment(self) -> Moment:
-        return Moment("virtual", self.monotonic())
+        """By its clock, which nobody sets."""
+        return Moment(f"boot {self._boots}", asyncio.get_running_loop().time() - self._booted_at)
+
+
+class SimClock:
+    """The loop's virtual time as a ``Clock``, with a wall clock that can be set; ids and chance from the seed."""
+
+    def __init__(self, chance: random.Random, host: SimHost | None = None) -> None:
+        self._chance, self._host = chance, host or SimHost()
+        self._set_by_seconds = 0.0
+
+    def set(self, by_seconds: float) -> None:
+        """Set the wall clock forward, or back."""
+        self._set_by_seconds += by_seconds
+
+    def now(self) -> dt.datetime:
+        return START + dt.timedelta(seconds=self.monotonic() + self._set_by_seconds)
+
+    def moment(self) -> Moment:
+        return self._host.moment()
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

@@ -17,6 +17,8 @@ from typing import Literal
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Heard, Limits, Moment, Plight, Stream
+from cachekeep.sim.halts import outside
+from cachekeep.sim.timeless import SimHost
 
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
@@ -150,7 +152,25 @@ class World:
         """Processes run on hosts of their own: no order to stop one reaches a host that is cut,
         and its address can be had elsewhere."""
 
+        self.host = SimHost()
+        self.set_by_seconds = 0.0
+
+    @property
+    def wall(self) -> float:
+        """By the wall clock of the engines' host, which they measure all their durations with."""
+        return asyncio.get_running_loop().time() + self.set_by_seconds
+
     # -- faults
+
+    def set_clock(self, by_seconds: float) -> None:
+        """Set the wall clock of the engines' host, forward or back."""
+        self.set_by_seconds += by_seconds
+
+    def boot(self) -> None:
+        """The host of the control planes goes down and comes up again, and with it, if it is theirs too, all processes."""
+        for key in () if self.remote else list(self.processes):
+            self.kill(key)
+        self.host.boot()
 
     def kill(self, key: Key, *, by_order: bool = False) -> None:
         """SIGKILL."""
@@ -210,7 +230,7 @@ class World:
 
     def moment(self) -> Moment:
         """Of the machine's clock."""
-        return Moment("virtual", asyncio.get_running_loop().time())
+        return self.host.moment()
 
     def disturb(self, key: Key, trouble: Trouble) -> None:
         """Clients do this to it, if they do nothing else already."""
@@ -302,11 +322,11 @@ class World:
 
     def _stream(self, primary: Engine, replica: Engine) -> None:
         self.receive(primary, replica)
-        primary.acknowledged_at[replica.spec.key] = asyncio.get_running_loop().time()
+        primary.acknowledged_at[replica.spec.key] = self.wall
 
     def lacks_replicas(self, engine: Engine) -> bool:
         """Whether a primary refuses writes for want of replicas (NOREPLICAS)."""
-        since = asyncio.get_running_loop().time() - LAG_SECONDS
+        since = self.wall - LAG_SECONDS
         return sum(at >= since for at in engine.acknowledged_at.values()) < engine.min_replicas
 
     def peers(self, one: Engine, other: Engine) -> bool:
@@ -322,7 +342,7 @@ class World:
 
     def spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
         """Run in the background, until the world ends."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = asyncio.get_running_loop().create_task(coroutine, context=outside())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -337,7 +357,7 @@ class World:
 
     def take(self, engine: Engine, id: int) -> bool:
         """A write that has reached an engine that leads."""
-        if asyncio.get_running_loop().time() < engine.paused_until or engine.trouble == "paused" or self.lacks_replicas(engine):
+        if self.wall < engine.paused_until or engine.trouble == "paused" or self.lacks_replicas(engine):
             return False
         self.may_hold(engine, engine.maxmemory)
         if engine.works:

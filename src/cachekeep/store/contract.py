@@ -128,7 +128,8 @@ class Transaction(Protocol):
         after: Cursor | None = None,
         limit: int,
     ) -> builtins.list[tuple[Cursor, Event]]:
-        """Events with ``start <= at < end``, oldest first, those behind ``after``."""
+        """Events with ``start <= at < end``, those behind ``after``, in the order in which they were told: the wall clock, by
+        which they are dated, may have been set back in between."""
 
     def wake(self, uid: str) -> None:
         """Tell those who listen with ``on_change``, after the commit and only then."""
@@ -152,8 +153,9 @@ class Store(Protocol):
     async def claim(
         self, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
     ) -> builtins.list[Lease]:
-        """Take leases that nobody holds or whose holder has been silent for its time to live, among ``uids`` or all; epoch + 1
-        each.
+        """Take leases that nobody holds or whose holder is seen to have been silent for its time to live, among ``uids`` or all;
+        epoch + 1 each. Who looks for the first time sees nobody silent: it waits for as long as if the holder had just spoken,
+        whatever clocks say.
 
         Never those that ``holder`` itself holds, however long it was silent: as long as nobody else takes them its epoch goes on. A
         holder lives as a whole: this call, like ``renew``, lets it live for another ``ttl_seconds``.

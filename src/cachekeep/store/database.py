@@ -53,9 +53,6 @@ class Database(Protocol):
     def reading(self) -> AbstractAsyncContextManager[Session]:
         """A read-only snapshot."""
 
-    def now(self) -> sa.ColumnElement[int]:
-        """The time by which leases live and die, microseconds."""
-
     def on_wake(self, callback: Any) -> None:
         """Call ``callback(uid)`` for what other processes touched, ``callback(None)`` when some may have been missed."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import datetime as dt
-from bisect import insort
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -28,7 +27,7 @@ class _State:
         self.members: dict[str, str] = {}
         self.addresses: dict[str, str] = {}
         self.leases: dict[str, tuple[int, str | None]] = {}
-        self.holders: dict[str, dt.datetime] = {}
+        self.holders: dict[str, float] = {}
         self.conditions: dict[str, tuple[int, Condition]] = {}
         self.resources: dict[tuple[str, str], Any] = {}
         self.events: list[tuple[dt.datetime, int, Event]] = []
@@ -73,7 +72,7 @@ class MemoryStore:
         self, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
     ) -> builtins.list[Lease]:
         async with self.transaction() as transaction:
-            state, now = transaction.state, self._clock.now()
+            state, now = transaction.state, self._clock.monotonic()
             free = [
                 uid
                 for uid, (_, held_by) in sorted(state.leases.items())
@@ -84,12 +83,12 @@ class MemoryStore:
             leases = [Lease(uid, holder, state.leases[uid][0] + 1) for uid in free]
             state.leases.update((lease.uid, (lease.epoch, holder)) for lease in leases)
             if leases:
-                state.holders[holder] = now + dt.timedelta(seconds=ttl_seconds)
+                state.holders[holder] = now + ttl_seconds
             return leases
 
     async def renew(self, holder: str, *, ttl_seconds: float) -> builtins.list[Lease]:
         async with self.transaction() as transaction:
-            transaction.state.holders[holder] = self._clock.now() + dt.timedelta(seconds=ttl_seconds)
+            transaction.state.holders[holder] = self._clock.monotonic() + ttl_seconds
             leases = sorted(transaction.state.leases.items())
             return [Lease(uid, holder, epoch) for uid, (epoch, held_by) in leases if held_by == holder]
 
@@ -242,7 +241,7 @@ class MemoryTransaction:
         cache, (told_in, condition) = self.state.caches.get(uid), self.state.conditions.get(uid, (0, None))
         epoch, holder = self.state.leases.get(uid, (0, None))
         until = self.state.holders.get(holder) if holder is not None else None
-        if cache is None or condition is None or until is None or until <= self._clock.now():
+        if cache is None or condition is None or until is None or until <= self._clock.monotonic():
             return None
         return condition if told_in == epoch and condition.version == cache.version else None
 
@@ -277,8 +276,7 @@ class MemoryTransaction:
         for event in events:
             self.state.events_told += 1
             at = event.at or now
-            told = (at, self.state.events_told, msgspec.structs.replace(event, at=at))
-            insort(self.state.events, told, key=lambda e: e[:2])
+            self.state.events.append((at, self.state.events_told, msgspec.structs.replace(event, at=at)))
         if events:
             oldest = now - dt.timedelta(days=EVENTS_KEPT_DAYS)
             self.state.events = [e for e in self.state.events if e[0] >= oldest]
@@ -294,15 +292,15 @@ class MemoryTransaction:
         limit: int,
     ) -> builtins.list[tuple[Cursor, Event]]:
         oldest = self._clock.now() - dt.timedelta(days=EVENTS_KEPT_DAYS)
-        behind = tuple(int(part) for part in after.split("-")) if after else (0, 0)
+        behind = int(after or 0)
         return [
-            (f"{_micros(at)}-{number}", event)
+            (str(number), event)
             for at, number, event in self.state.events
             if at >= max(start or oldest, oldest)
             and (end is None or at < end)
             and source_type in (None, event.source_type)
             and source in (None, event.source)
-            and (_micros(at), number) > behind
+            and number > behind
         ][:limit]
 
     def wake(self, uid: str) -> None:
@@ -318,7 +316,3 @@ def _owned(index: dict[str, str], uid: str, own: set[str]) -> dict[str, str]:
     kept = {name: of for name, of in index.items() if of != uid}
     kept.update((name, uid) for name in own)
     return kept
-
-
-def _micros(at: dt.datetime) -> int:
-    return (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)

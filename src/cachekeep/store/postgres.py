@@ -171,9 +171,6 @@ class Postgres:
         async with self._connection(isolation_level="REPEATABLE READ", postgresql_readonly=True) as session:
             yield session
 
-    def now(self) -> sa.ColumnElement[int]:
-        return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
-
     def on_wake(self, callback: Callable[[str | None], None]) -> None:
         self._callback = callback
 

@@ -17,8 +17,9 @@ from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost, Unusable
 from cachekeep.model import Cache, Condition, Decided, Event
 from cachekeep.store import tables as t
+from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
-from cachekeep.store.database import Database, Touched
+from cachekeep.store.database import Database, Session, Touched
 from cachekeep.store.rows import ROW, cache_of, condition_of, stale, text_of
 from cachekeep.store.sql_transaction import SqlTransaction
 from cachekeep.store.sqlite import Sqlite
@@ -48,6 +49,7 @@ class SqlStore:
         self.clock = clock
         self.database = _database(url, clock)
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
+        self.beats = Beats(clock)
         self._wakes = Wakes()
         self._pruned_at: float | None = None
         self._resync: set[object] = set()
@@ -82,17 +84,28 @@ class SqlStore:
 
     # ------------------------------------------------------------------------------------------------- leases
 
-    def _claimable(self, holder: str, uids: Collection[str] | None) -> builtins.list[sa.ColumnElement[bool]]:
-        live = sa.exists().where(t.holders.c.holder == t.leases.c.holder, t.holders.c.until > self.database.now())
+    async def _dead(self, session: Session) -> builtins.list[sa.ColumnElement[bool]]:
+        """Conditions, one for each holder that has been silent for its time to live, which hold while it still is."""
+        c = t.holders.c
+        rows = (await session.execute(sa.select(c.holder, c.beat, c.ttl))).all()
+        self.beats.keep({row.holder for row in rows})
+        silent = [row for row in rows if self.beats.silent_seconds(row.holder, row.beat) * 1_000_000 >= row.ttl]
+        return [sa.and_(c.holder == row.holder, c.beat == row.beat) for row in silent]
+
+    def _claimable(
+        self, holder: str, uids: Collection[str] | None, dead: Sequence[sa.ColumnElement[bool]]
+    ) -> builtins.list[sa.ColumnElement[bool]]:
+        live = sa.exists().where(t.holders.c.holder == t.leases.c.holder, sa.not_(sa.or_(sa.false(), *dead)))
         others = t.leases.c.holder.is_distinct_from(holder)
         return [others, ~live, *([t.leases.c.uid.in_(list(uids))] if uids is not None else [])]
 
     async def claim(
         self, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
     ) -> builtins.list[Lease]:
-        free = self._claimable(holder, uids)
-        wanted = sa.select(t.leases.c.uid).where(*free).order_by(t.leases.c.uid).limit(limit)
         async with self.database.reading() as session:
+            dead = await self._dead(session)
+            free = self._claimable(holder, uids, dead)
+            wanted = sa.select(t.leases.c.uid).where(*free).order_by(t.leases.c.uid).limit(limit)
             # Mostly there is nothing: then nobody waits for a write.
             if (await session.execute(wanted)).first() is None:
                 return []
@@ -107,6 +120,8 @@ class SqlStore:
             )
             leases = sorted((Lease(row.uid, holder, row.epoch) for row in taken.all()), key=lambda lease: lease.uid)
             await self._live(transaction, holder, ttl_seconds)
+            unused = sa.select(t.leases.c.holder).where(t.leases.c.holder.is_not(None))
+            await transaction.execute(sa.delete(t.holders).where(sa.or_(sa.false(), *dead), t.holders.c.holder.not_in(unused)))
             return leases
 
     async def renew(self, holder: str, *, ttl_seconds: float) -> builtins.list[Lease]:
@@ -117,16 +132,14 @@ class SqlStore:
             return [Lease(row.uid, holder, row.epoch) for row in rows]
 
     async def _live(self, transaction: SqlTransaction, holder: str, ttl_seconds: float) -> None:
-        until = self.database.now() + int(ttl_seconds * 1_000_000)
-        await transaction.execute(
+        ttl = int(ttl_seconds * 1_000_000)
+        counted = await transaction.execute(
             self.insert(t.holders)
-            .values(holder=holder, until=until)
-            .on_conflict_do_update(index_elements=["holder"], set_={"until": until})
+            .values(holder=holder, beat=1, ttl=ttl)
+            .on_conflict_do_update(index_elements=["holder"], set_={"beat": t.holders.c.beat + 1, "ttl": ttl})
+            .returning(t.holders.c.beat)
         )
-        unused = sa.select(t.leases.c.holder).where(t.leases.c.holder.is_not(None))
-        await transaction.execute(
-            sa.delete(t.holders).where(t.holders.c.until < self.database.now(), t.holders.c.holder.not_in(unused))
-        )
+        self.beats.silent_seconds(holder, counted.scalar_one())  # it is seen here and now
 
     async def release(self, lease: Lease) -> None:
         async with self._writing() as transaction:

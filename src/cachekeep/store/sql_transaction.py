@@ -147,17 +147,18 @@ class SqlTransaction:
 
     async def conditions(self, uids: Collection[str]) -> dict[str, Condition]:
         live = (
-            sa.select(t.conditions.c.uid, t.conditions.c.body)
+            sa.select(t.conditions.c.uid, t.conditions.c.body, t.holders.c.holder, t.holders.c.beat, t.holders.c.ttl)
             .join(t.caches, sa.and_(t.caches.c.uid == t.conditions.c.uid, t.caches.c.version == t.conditions.c.version))
             .join(t.leases, sa.and_(t.leases.c.uid == t.conditions.c.uid, t.leases.c.epoch == t.conditions.c.epoch))
             .join(t.holders, t.holders.c.holder == t.leases.c.holder)
-            .where(t.holders.c.until > self._store.database.now())
         )
+        silent_seconds = self._store.beats.silent_seconds
         found: dict[str, Condition] = {}
         asked = list(uids)
         for start in range(0, len(asked), _CHUNK):
             rows = await self.execute(live.where(t.conditions.c.uid.in_(asked[start : start + _CHUNK])))
-            found.update((row.uid, condition_of(row.body)) for row in rows.all())
+            alive = (row for row in rows.all() if silent_seconds(row.holder, row.beat) * 1_000_000 < row.ttl)
+            found.update((row.uid, condition_of(row.body)) for row in alive)
         return found
 
     async def get(self, kind: type[R], name: str) -> R | None:
@@ -241,12 +242,11 @@ class SqlTransaction:
         if source is not None:
             query = query.where(c.source == source)
         if after is not None:
-            at, _, id_ = after.partition("-")
-            query = query.where(sa.tuple_(c.at, c.id) > sa.tuple_(sa.literal(int(at)), sa.literal(int(id_))))
-        rows = (await self.execute(query.order_by(c.at, c.id).limit(limit))).all()
+            query = query.where(c.id > int(after))
+        rows = (await self.execute(query.order_by(c.id).limit(limit))).all()
         return [
             (
-                f"{row.at}-{row.id}",
+                str(row.id),
                 Event(source_type=cast(SourceType, row.source_type), source=row.source, message=row.message, at=time_of(row.at)),
             )
             for row in rows

@@ -171,9 +171,6 @@ class Sqlite:
                 else:
                     reader.close()
 
-    def now(self) -> sa.ColumnElement[int]:
-        return sa.literal(int(self._clock.now().timestamp() * 1_000_000), sa.BigInteger)
-
     def on_wake(self, callback: Callable[[str | None], None]) -> None:
         """Nobody else: a data directory belongs to one control plane."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(
@@ -58,7 +58,8 @@ addresses = sa.Table(
     sa.Index(None, "uid"),
 )
 
-# A lease lives while its holder does, so that renewing a thousand leases is one small write.
+# A lease lives while its holder does, so that renewing a thousand leases is one small write: the holder counts up its beat. One
+# whose beat stays the same for its time to live, microseconds, is dead.
 leases = sa.Table(
     "leases",
     metadata,
@@ -72,7 +73,8 @@ holders = sa.Table(
     "holders",
     metadata,
     sa.Column("holder", sa.Text, primary_key=True),
-    sa.Column("until", Micros, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("ttl", sa.BigInteger, nullable=False),
 )
 
 conditions = sa.Table(
