@@ -11,7 +11,7 @@ from tests.engines.servers import until
 
 from cachekeep.compute.contract import HEARD_KEPT, Driver, File, Key, ProcessSeen
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Heard, Moment, Stream
+from cachekeep.model import Heard, Limits, Moment, Stream
 
 
 async def seen(driver: Driver, key: Key) -> ProcessSeen:
@@ -153,6 +153,30 @@ async def test_a_process_that_ends_at_once_is_told_by_start_alone(world: World) 
     await driver.start(sound)
     assert await world.accepts(sound)
     assert deaths == []
+
+
+async def test_limits_are_moved_while_it_runs(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    await driver.start(spec)
+    before = await seen(driver, spec.key)
+    for count in (3000, 2000, 4000):
+        await driver.limit(spec.key, Limits(open_files=count))
+        found = await seen(driver, spec.key)
+        assert found.limits is not None
+        assert (found.pid, found.limits.held.open_files) == (before.pid, count)
+    driver = await world.driver()
+    assert await seen(driver, spec.key) == found, "whoever adopts it sees them"
+
+
+async def test_what_does_not_run_is_not_limited(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    with pytest.raises(OrderFailed, match="does not run"):
+        await driver.limit(spec.key, Limits(open_files=2000))
+    await driver.start(spec)
+    await driver.stop(spec.key, grace_seconds=0)
+    assert (await seen(driver, spec.key)).limits is None
+    with pytest.raises(OrderFailed, match="does not run"):
+        await driver.limit(spec.key, Limits(open_files=2000))
 
 
 async def test_orders_grow(world: World) -> None:

@@ -263,9 +263,14 @@ class Hands:
         return _nodes(cache, tuple(cache.decided.shards[0].in_sync) or (cache.decided.shards[0].primary,))
 
     async def _configure(self, cache: Cache, node: Node) -> None:
-        """The running process first, then the files that it would be restarted with, then the digest that says so."""
+        """The running process first, and its own word for it; then the files that it would be restarted with, then the digest that
+        says so."""
         spec = self._specs(cache, node)
         await self._link.configure(target(cache, node), spec.settings)
+        seen = await self._link.look(target(cache, node), deadline_seconds=ORDER_SECONDS)
+        for name, value in seen.settings.items():
+            if spec.settings.get(name, value) != value:  # it would be told the same again and again
+                raise OrderFailed(f"{node.name}: {name} is {value} after it was set to {spec.settings[name]}")
         files = {name: file for name, file in spec.files.items() if name not in ENGINES_OWN}
         await self._driver.rewrite(spec.key, files, live_digest=spec.live_digest)
 
