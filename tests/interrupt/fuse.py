@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cachekeep.control import Hands
-from cachekeep.model import Cache, Effect, Event
+from cachekeep.model import Cache, Decided, Effect, Event
 from cachekeep.sim.run import Run, _Witness
 from cachekeep.store.contract import Lease
 
@@ -41,11 +41,13 @@ def fragile(fuse: Fuse, *, twice: bool, **parts: Any) -> Hands:
     """Hands that die with the fuse; ``twice``: everything they do, they do again."""
 
     class Fragile(Hands):
-        async def _stage(self, cache: Cache, stage: tuple[Effect, ...], ended: Callable[[], None]) -> bool:
+        async def _stage(
+            self, cache: Cache, stage: tuple[Effect, ...], decided: Callable[[], Decided | None], ended: Callable[[], None]
+        ) -> bool:
             number = await fuse.before()
             if twice:
                 await asyncio.gather(*(self._carry(cache, e) for e in stage), return_exceptions=True)
-            worked = await super()._stage(cache, stage, ended)
+            worked = await super()._stage(cache, stage, decided, ended)
             await fuse.after(number)  # one that was refused has been tried as well
             return worked
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.model import Cache, Condition, Decided, Event, Front, Node, NodeCondition, ParameterGroup, Shard
+from cachekeep.model import Cache, Condition, Decided, Event, Front, Moment, Node, NodeCondition, ParameterGroup, Shard
 from cachekeep.plan.slots import Ranges, even, rebalance
 from cachekeep.services import Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
@@ -50,13 +50,21 @@ SETTINGS = ServiceSettings(
 
 
 class SetClock(SystemClock):
-    """Wall time that can be moved."""
+    """Time that can be moved: the wall clock alone, as somebody sets it, or all clocks, as time goes by."""
 
     def __init__(self) -> None:
         self.ahead = dt.timedelta()
+        self.passed = dt.timedelta()
 
     def now(self) -> dt.datetime:
-        return super().now() + self.ahead
+        return super().now() + self.ahead + self.passed
+
+    def moment(self) -> Moment:
+        at = super().moment()
+        return Moment(at.boot, at.seconds + self.passed.total_seconds())
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed.total_seconds()
 
 
 class Refused(AssertionError):

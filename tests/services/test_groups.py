@@ -277,7 +277,7 @@ def test_nothing_is_available_on_no_evidence(rig: Rig) -> None:
     """A control plane that has just been started again has not looked yet."""
     rig.group()
     assert rig.show()["Status"] == "available"
-    rig.clock.ahead = dt.timedelta(days=800)  # the keeper's lease has run out
+    rig.clock.passed = dt.timedelta(days=800)  # the keeper's lease has run out
     assert rig.show()["Status"] == "modifying"
     assert rig.show_cluster("demo-001")["CacheClusterStatus"] == "modifying"
 
