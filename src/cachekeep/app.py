@@ -28,6 +28,7 @@ from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
+from cachekeep.control.workers import Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.installed import discover
 from cachekeep.errors import CachekeepError, Unusable
@@ -58,7 +59,7 @@ class _Parts(NamedTuple):
 
     listener: socket.socket
     server: uvicorn.Server
-    keeper: Keeper
+    workers: tuple[Worker, ...]
     services: Services
     driver: LocalDriver
 
@@ -206,25 +207,22 @@ class App:
         port = listener.getsockname()[1]
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         _write_endpoint(settings.data_dir, Endpoint(self.url, settings.region, os.getpid()))
-        self._parts = _Parts(listener, _Server(config), keeper, services, driver)
+        self._parts = _Parts(listener, _Server(config), (keeper,), services, driver)
 
     async def serve(self) -> None:
-        """Answer requests and keep caches until ``finish`` is called. Raises what ended the keeper, if something did."""
+        """Answer requests and let workers work until ``finish`` is called. Raises what ended a worker, if something did."""
         assert self._parts is not None
-        listener, server, keeper, services, _ = self._parts
-        web = asyncio.create_task(server.serve(sockets=[listener]))
-        keeping = asyncio.create_task(keeper.run())
-        finish = asyncio.create_task(self._finish.wait())
-        try:
-            await asyncio.wait({web, keeping, finish}, return_when=asyncio.FIRST_COMPLETED)
-            services.close()  # held requests are answered now
-            server.should_exit = True
-            await web
-        finally:
-            finish.cancel()
-            keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeping
+        listener, server, workers, services, _ = self._parts
+        async with at_work(workers) as working:
+            web = asyncio.create_task(server.serve(sockets=[listener]))
+            finish = asyncio.create_task(self._finish.wait())
+            try:
+                await asyncio.wait({web, finish, *working}, return_when=asyncio.FIRST_COMPLETED)
+                services.close()  # held requests are answered now
+                server.should_exit = True
+                await web
+            finally:
+                finish.cancel()
 
     def finish(self) -> None:
         """Have ``serve`` come to its end."""
@@ -247,7 +245,8 @@ class App:
         self.catalogue = await asyncio.to_thread(discover, [directory / ENGINES_DIR], directory)
         if self._parts is not None:
             self._parts.services.use(self.catalogue)
-            self._parts.keeper.hasten()
+            for worker in self._parts.workers:
+                worker.hasten()
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
