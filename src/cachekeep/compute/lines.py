@@ -71,7 +71,8 @@ class Lines:
     @contextlib.asynccontextmanager
     async def room(self, target: Target) -> AsyncIterator[None]:
         """Let the engine take some more connections than it may, for a moment, by the kept line. Those that others get of them are
-        theirs to keep. Raises LineLost, or ReplyError where it cannot be had, or without a kept line."""
+        theirs to keep. Whoever's host has connected before the moment ends is let in: its kernel says so before the engine has
+        accepted the connection, and an engine accepts what waits in the same turn in which it answers at the latest. Raises LineLost, or ReplyError where it cannot be had, or without a kept line."""
         line = self.kept(target)
         if line is None:
             raise LineLost("there is no line to make room by")
@@ -87,6 +88,7 @@ class Lines:
                 yield
             finally:
                 with contextlib.suppress(LineLost):  # then whoever looks next finds the setting astray
+                    await line.ask(resp(("PING",)), 1)
                     await line.ask(resp(("CONFIG", "SET", "maxclients", str(most))), 1)
 
     async def _admitted(self, target: Target) -> Line:
