@@ -315,7 +315,9 @@ class Keeper:
             elif cache.kind == "group" and not shard.primary_address:
                 shard = replace(shard, primary_address=self._address(), reader_address=self._address())
             has = dealt.get(s.id, ())
-            shards.append(replace(shard, primary=primary if wanted.engine != "memcached" else None, slots=has, owned=has))
+            leads = primary if wanted.engine != "memcached" else None
+            in_sync = frozenset(names) - {leads} if leads else frozenset[str]()
+            shards.append(replace(shard, primary=leads, in_sync=in_sync, slots=has, owned=has))
         configuration = before.configuration_address
         if wanted.engine == "memcached" and configuration is None:
             configuration = self._address()

@@ -276,10 +276,7 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 async def reboot(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Named nodes are stopped and started again, with the parameters that wait for it; their data is gone, as at AWS."""
     cluster_id = call.params["CacheClusterId"].lower()
-    cache = await find.cluster(tx, cluster_id)
-    told = await tx.condition(cache.uid)
-    if told is None or not told.refused:  # a reboot is a way out of what the keeper refuses to do by itself
-        cache = await find.cluster_to_change(tx, cluster_id)
+    cache = await find.member_to_change(tx, cluster_id)
     mine = {name.partition(".")[2] or "0001": name for name in cache.wanted_names() if name.partition(".")[0] == cluster_id}
     asked = list(dict.fromkeys(call.params["CacheNodeIdsToReboot"]))
     if not asked:

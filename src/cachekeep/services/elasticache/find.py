@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, CacheKind
+from cachekeep.model import Cache, CacheKind, Condition
 from cachekeep.services import render
 from cachekeep.store.contract import Transaction
 
@@ -47,10 +47,15 @@ def cluster_state_error(cluster_id: str) -> ApiError:
     return ApiError("InvalidCacheClusterState", f"Cache cluster {cluster_id} is not in available state.")
 
 
-async def group_to_change(tx: Transaction, name: str) -> Cache:
-    """Raises ApiError ReplicationGroupNotFoundFault or InvalidReplicationGroupState."""
+async def group_to_change(tx: Transaction, name: str, *, stuck: bool = False) -> Cache:
+    """One that is available. ``stuck``: or that waits for its user, who may be about to do what it waits for: ElastiCache has no
+    such state, as it replaces what does not work.
+
+    Raises ApiError ReplicationGroupNotFoundFault or InvalidReplicationGroupState.
+    """
     cache = await group(tx, name)
-    if render.group_status(cache, await tx.condition(cache.uid)) != "available":
+    told = await tx.condition(cache.uid)
+    if render.group_status(cache, told) != "available" and not (stuck and waits(cache, told) and not _between(cache)):
         raise group_state_error(cache.name)
     return cache
 
@@ -61,6 +66,29 @@ async def cluster_to_change(tx: Transaction, cluster_id: str) -> Cache:
     if render.cluster_status(cache, await tx.condition(cache.uid), cluster_id.lower()) != "available":
         raise cluster_state_error(cluster_id.lower())
     return cache
+
+
+async def member_to_change(tx: Transaction, cluster_id: str) -> Cache:
+    """The cache of a cluster that may be rebooted or removed by itself: a member that does not work is one, as long as its group
+    is available or waits for its user. Raises ApiError CacheClusterNotFound or InvalidCacheClusterState."""
+    cache = await cluster(tx, cluster_id)
+    told = await tx.condition(cache.uid)
+    ill = render.cache_status(cache, told) == "available" or waits(cache, told)
+    status = render.cluster_status(cache, told, cluster_id.lower())
+    if status != "available" and not (ill and status != "deleting"):
+        raise cluster_state_error(cluster_id.lower())
+    return cache
+
+
+def waits(cache: Cache, told: Condition | None) -> bool:
+    """Whether it waits for its user, by its keeper's present word."""
+    seen = render.current(cache, told)
+    return seen is not None and seen.refused and not cache.wanted.deleted
+
+
+def _between(cache: Cache) -> bool:
+    """It is on its way to other shards or to another cluster mode: nothing else is changed meanwhile."""
+    return bool(cache.decided.resharding or cache.decided.successors) or cache.wanted.cluster_mode != cache.cluster_mode
 
 
 async def every(tx: Transaction, chosen: Callable[[Cache], bool] = lambda cache: True) -> AsyncIterator[Cache]:

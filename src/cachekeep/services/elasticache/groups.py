@@ -158,7 +158,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if not asked and not (immediately and cache.wanted.deferred):
         raise combination_error("No modifications were requested")
     want.refuse_unsupported(params)
-    cache = cache if mode.on_the_way(params, cache) else await find.group_to_change(tx, cache.name)
+    cache = cache if mode.on_the_way(params, cache) else await find.group_to_change(tx, cache.name, stuck=True)
     before = cache.wanted
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
         changes = await mode.change(params, tx, cache)
@@ -312,6 +312,12 @@ async def test_failover(call: Call, tx: Transaction, context: Context) -> Mappin
     cache = await find.group_to_change(tx, cache.name)
     if not cache.wanted.automatic_failover:
         raise combination_error(f"Automatic failover must be enabled for replication group {cache.name} to test it.")
+    shard = cache.shard(shard_id)
+    if shard is None or not shard.in_sync:
+        raise ApiError(
+            "TestFailoverNotAvailableFault",
+            f"No replica of node group {shard_id} is in sync with its primary, so none could take over. Nothing was changed.",
+        )
     await _check_test_quota(tx, context)
     errands = want.with_errand(cache, "test-failover", shard=shard_id)
     cache = await want.save(tx, cache, replace(cache.wanted, errands=errands), told(cache, f"{_TEST_TOLD}{shard_id}"))

@@ -94,7 +94,7 @@ async def _group(params: Params, tx: Transaction) -> Cache:
     await find.group(tx, params["ReplicationGroupId"])
     if not params.get("ApplyImmediately"):
         raise value_error("ApplyImmediately must be true: the number of replicas cannot be changed in the maintenance window.")
-    return await find.group_to_change(tx, params["ReplicationGroupId"])
+    return await find.group_to_change(tx, params["ReplicationGroupId"], stuck=True)
 
 
 def _configured(cache: Cache, configuration: Params) -> _Target:
@@ -191,7 +191,7 @@ _FROM_GROUP: Final = frozenset(
 
 async def add_named(params: Params, tx: Transaction, context: Context, cluster_id: str) -> Cache:
     """A replica with a name of the user's choice [CreateCacheCluster, ReplicationGroupId]."""
-    cache = await find.group_to_change(tx, params["ReplicationGroupId"])
+    cache = await find.group_to_change(tx, params["ReplicationGroupId"], stuck=True)
     before = cache.wanted
     own = {"Engine": before.engine, "CacheNodeType": before.node_type, "Port": before.port}
     own |= {"CacheParameterGroupName": before.parameter_group, "AutoMinorVersionUpgrade": before.auto_minor_version_upgrade}
@@ -229,7 +229,7 @@ async def remove_named(tx: Transaction, cache: Cache, cluster_id: str) -> Cache:
         message = f"Cache cluster {cluster_id} is the only member of a replication group; delete the group {cache.name} instead."
         raise ApiError("InvalidCacheClusterState", message)
     check_removable(cache, [cluster_id], "InvalidCacheClusterState")
-    cache = await find.cluster_to_change(tx, cluster_id)
+    cache = await find.member_to_change(tx, cluster_id)
     shards = tuple(replace(s, members=tuple(m for m in s.members if m.name != cluster_id)) for s in cache.wanted.shards)
     check_rest(cache, shards)
     return await want.save(tx, cache, replace(cache.wanted, shards=shards))
