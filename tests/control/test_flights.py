@@ -72,6 +72,15 @@ def test_what_has_worked_has_failed_no_more(flights: Flights, time: Time) -> Non
     assert flights.problems(UID) == {}
 
 
+def test_a_start_that_works_at_last_has_failed_no_more(flights: Flights, time: Time) -> None:
+    for _ in range(4):
+        time.at += fail(flights, START)
+    flights.begin(UID, START, "because", deadline_seconds=20)
+    flights.end(UID, START, None)
+    assert flights.seen(UID) == ((), ())
+    assert flights.rest_seconds(UID) is None
+
+
 def test_what_nobody_asks_for_any_more_is_forgotten(flights: Flights, time: Time) -> None:
     time.at += fail(flights, FOLLOW) + LONGEST_REST_SECONDS
     assert flights.problems(UID) == {"demo-002": "no"}
@@ -114,6 +123,9 @@ def test_a_process_that_ends_as_soon_as_it_has_started_is_not_started_without_en
     _, (failure,) = flights.seen(UID)
     assert failure.problem == "its process ends as soon as it has started"
     assert flights.problems(UID) == {}, "the driver knows why it ended"
+    assert flights.rest_seconds(UID) == pytest.approx(STEADY_SECONDS - 0.01), "then there is something else to say"
+    time.at += STEADY_SECONDS
+    assert flights.seen(UID) == ((), ())
 
 
 def test_a_process_that_has_lasted_is_started_again_at_once(flights: Flights, time: Time) -> None:

@@ -129,9 +129,9 @@ class LiveCache:
             driver=self.driver,
             link=self.link,
             fronts=fronts,
-            specs=specs(
+            specs=lambda cache, node: specs(
                 self.catalogue, run_as="nobody" if os.geteuid() == 0 else None, open_files=self.driver.capacity().open_files
-            ),
+            )(cache, node),
             observer=self.observer,
         )
         self.keeper = Keeper(

@@ -40,9 +40,14 @@ class _Record:
         rest = min(FIRST_REST_SECONDS * 2 ** (self.failures - 1), LONGEST_REST_SECONDS) if self.failures else 0.0
         self.rests_until = now + rest
 
+    @property
+    def steady_at(self) -> float | None:
+        """When a start that has worked will have lasted."""
+        return None if self.worked_at is None else max(self.worked_at, self.rests_until) + STEADY_SECONDS
+
     def steady(self, now: float) -> bool:
         """It has worked, and that has lasted."""
-        return self.worked_at is not None and now > max(self.worked_at, self.rests_until) + STEADY_SECONDS
+        return self.steady_at is not None and now >= self.steady_at
 
 
 class Flights:
@@ -77,6 +82,8 @@ class Flights:
         record.flies = False
         if problem is None:
             record.worked_at = now
+            if record.problem != _ENDS_AT_ONCE:  # what kept it from starting is over
+                record.failures, record.problem = 0, ""
         else:
             record.problem, record.failures = problem, record.failures + 1
         record.rest_from(now)
@@ -110,10 +117,10 @@ class Flights:
         return {subjects(e)[0]: problem for e, problem in failed.items() if problem != _ENDS_AT_ONCE}
 
     def rest_seconds(self, uid: str) -> float | None:
-        """Until the next of those that rest may be tried; None when none does."""
-        now = self._clock.monotonic()
-        resting = [r.rests_until - now for r in self._caches[uid].values() if not r.flies and r.rests_until > now]
-        return min(resting, default=None)
+        """Until something may be tried again, or has not failed any more; None when there is nothing of that kind."""
+        now, failed = self._clock.monotonic(), [r for r in self._caches[uid].values() if not r.flies and r.failures]
+        moments = [at for r in failed for at in (r.rests_until, r.steady_at) if at is not None and at > now]
+        return min(moments) - now if moments else None
 
     def hasten(self) -> None:
         """Let nothing rest any longer: what kept it from working may be gone."""

@@ -22,7 +22,7 @@ from cachekeep.sim.timeless import run
 
 LEAD_SECONDS, BACK_SECONDS = 1.0, 8.0
 HEALED_SECONDS = 12.0
-"""Longest rest of what failed, and what it takes to start and to be in sync."""
+"""Longest rest of what failed, what it takes to start and to be in sync, and a moment for which that has to last."""
 TOLD_SECONDS = 25.0
 """The longest deadline of an effect, and more than what is failing for long."""
 SILENT_SECONDS = 0.5
@@ -150,6 +150,7 @@ class TroubleRun(Run):
             if self.trouble.name == "spins":
                 self.ask("reboot", self.name)
             await self._within(HEALED_SECONDS, self._healthy, "end of the trouble, though its cause has gone")
+            await self._within(HEALED_SECONDS, self._is_calm, "calm word, though all is well")
         finally:
             for task in (writer, *self.keepers, *self.world.tasks):
                 task.cancel()
@@ -217,6 +218,13 @@ class TroubleRun(Run):
             told = await tx.condition(UID)
             events = [event.message for _, event in await tx.events(limit=10_000)]
         return told is not None and told.refused and self._names(told.because) and any(map(self._names, events))
+
+    async def _is_calm(self) -> bool:
+        """Neither the keeper's word nor what it has decided speaks of trouble any more."""
+        assert self.cache is not None
+        async with self.store.reading() as tx:
+            told = await tx.condition(UID)
+        return told is not None and told.status == "available" and not told.refused and not self.cache.decided.troubled
 
     async def _within(self, seconds: float, met: Callable[[], bool | Awaitable[bool]], what: str) -> None:
         loop = asyncio.get_running_loop()
