@@ -1,0 +1,296 @@
+"""The keeper over a simulated world: what it says when it fails, what it does not begin any more, and who is not kept waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from cachekeep.compute.contract import Key, ProcessSeen, ProcessSpec
+from cachekeep.control import keeper as keeping
+from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late
+from cachekeep.errors import LeaseLost
+from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step
+from cachekeep.sim.doors import SimDriver, SimLink
+from cachekeep.sim.run import UID, Run, Scenario
+from cachekeep.sim.timeless import run
+from cachekeep.store.contract import StoreFailed
+
+
+class Story(Run):
+    """A group of three that is well, and then what ``tell`` does."""
+
+    def __init__(self, tell: Callable[[Story], Awaitable[None]]) -> None:
+        super().__init__(Scenario(7, nodes=3, faults=False, moves=False, two_keepers=False, flaky=0.0))
+        self.tell = tell
+
+    async def told(self) -> Condition | None:
+        async with self.store.reading() as tx:
+            return await tx.condition(UID)
+
+    async def soon(self, met: Callable[[], bool | Awaitable[bool]], what: str, seconds: float = 10.0) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not (found if isinstance(found := met(), bool) else await found):
+            assert loop.time() < end, what
+            await asyncio.sleep(0.01)
+
+    async def go(self) -> None:
+        await self.store.open()
+        await self._create()
+        self.keepers = [self._keeper("keeper0")]
+        try:
+            await self._until(self._healthy, "creation")
+            await asyncio.sleep(1)
+            await self.tell(self)
+        finally:
+            for task in (*self.keepers, *self.world.tasks):
+                task.cancel()
+            await asyncio.gather(*self.keepers, return_exceptions=True)
+
+    def led_by(self, *names: str) -> bool:
+        assert self.cache is not None
+        leader = self.world.at(self.cache.decided.shards[0].primary_address or "")
+        return leader is not None and leader.role == "primary" and leader.spec.key[1] in names
+
+
+def tell(story: Callable[[Story], Awaitable[None]]) -> None:
+    run(Story(story).go())
+
+
+def test_a_pass_that_fails_in_a_way_that_nobody_expected_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nodes are watched on, and it goes on by itself when that is over."""
+    real = keeping.plan
+
+    def broken(*asked: Any) -> Step:
+        raise ZeroDivisionError("a rule is wrong")
+
+    watched: set[str] = set()
+    watch = SimLink.watch
+
+    def noted(self: SimLink, target: Any, **how: Any) -> None:
+        watched.add(target.key[1])
+        watch(self, target, **how)
+
+    async def story(s: Story) -> None:
+        monkeypatch.setattr(keeping, "plan", broken)
+        monkeypatch.setattr(SimLink, "watch", noted)
+        s.world.kill((UID, "demo-003"))
+
+        async def confessed() -> bool:
+            told = await s.told()
+            return told is not None and told.refused and "ZeroDivisionError: a rule is wrong" in told.because
+
+        await s.soon(confessed, "word of it")
+        told = await s.told()
+        assert told is not None
+        assert len(told.nodes) == 3, "how they were is still known"
+        assert watched >= {"demo-001", "demo-002"}
+        monkeypatch.setattr(keeping, "plan", real)
+        await s.soon(s._healthy, "recovery")
+
+        async def calm() -> bool:
+            told = await s.told()
+            return told is not None and not told.refused
+
+        await s.soon(calm, "a calm word")
+
+    tell(story)
+
+
+def test_a_death_is_acted_upon_at_once_when_passes_have_failed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes that fail are tried at longer and longer intervals; a death ends the interval."""
+    real = keeping.plan
+
+    def broken(*asked: Any) -> Step:
+        raise ZeroDivisionError
+
+    async def story(s: Story) -> None:
+        monkeypatch.setattr(keeping, "plan", broken)
+        s.world.kill((UID, "demo-003"))
+        await asyncio.sleep(20)
+        monkeypatch.setattr(keeping, "plan", real)
+        s.world.kill((UID, "demo-001"))
+        await s.soon(lambda: s.led_by("demo-002"), "failover", 2 * keeping.NOISE_SECONDS)
+
+    tell(story)
+
+
+def test_leases_are_renewed_and_claimed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(s: Story) -> None:
+        real, failing = s.store.renew, [RuntimeError("odd"), StoreFailed("away")]
+
+        async def renew(*args: Any, **named: Any) -> Any:
+            if failing:
+                raise failing.pop()
+            return await real(*args, **named)
+
+        monkeypatch.setattr(s.store, "renew", renew)
+        await asyncio.sleep(3 * keeping.LEASE_SECONDS)
+        assert not failing
+        s.world.kill((UID, "demo-001"))
+        await s.soon(lambda: s.led_by("demo-002", "demo-003"), "failover", 1.0)
+
+    tell(story)
+
+
+def test_a_task_that_ended_by_accident_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(s: Story) -> None:
+        (task,) = [t for t in asyncio.all_tasks() if t.get_name() == f"keep {UID}"]
+        task.cancel()
+        await asyncio.sleep(keeping.LEASE_SECONDS / 3 + 0.1)
+        s.world.kill((UID, "demo-001"))
+        await s.soon(lambda: s.led_by("demo-002", "demo-003"), "failover", 1.0)
+
+    tell(story)
+
+
+def test_nothing_is_begun_any_more_when_the_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the next stage of what was begun before: it is another's to decide now."""
+    followed: list[str] = []
+
+    async def story(s: Story) -> None:
+        held = asyncio.Event()
+        real_promote = SimLink.promote
+
+        async def promote(self: SimLink, target: Any, **order: Any) -> None:
+            await real_promote(self, target, **order)
+            await held.wait()
+
+        async def follow(self: SimLink, target: Any, **order: Any) -> None:
+            followed.append(target.key[1])
+
+        async def lost(*args: Any, **named: Any) -> Any:
+            raise LeaseLost("another has it")
+
+        monkeypatch.setattr(SimLink, "promote", promote)
+        monkeypatch.setattr(SimLink, "follow", follow)
+        s.world.kill((UID, "demo-001"))
+        await s.soon(lambda: s.led_by("demo-002", "demo-003"), "promotion")
+        monkeypatch.setattr(s.store, "publish", lost)
+        monkeypatch.setattr(s.store, "save_decided", lost)
+        s.world.kill((UID, "readers"))
+        await asyncio.sleep(1)
+        held.set()
+        await asyncio.sleep(1)
+        assert followed == []
+
+    tell(story)
+
+
+async def test_what_comes_after_is_left_out_when_something_else_has_been_decided() -> None:
+    """The second stage rests on the decision that the first was begun by."""
+    story = Story(lambda s: asyncio.sleep(0))
+    story.cache = cache = await _created(story)
+    hands = _hands(story)
+    began: list[str] = []
+
+    async def carry(_: Cache, effect: Any) -> None:
+        began.append(type(effect).__name__)
+
+    hands._carry = carry  # type: ignore[method-assign]
+    act = Act(((Promote("demo-001", 1, ()),), (Follow("demo-002", "demo-001", 1),)), "because")
+    other = replace(cache.decided, discovery_version=9)
+    await hands.begin(cache, act, decided=lambda: other, ended=lambda: None)
+    assert began == ["Promote"]
+    began.clear()
+    await hands.begin(cache, act, decided=lambda: None, ended=lambda: None)
+    assert began == [], "nor anything at all when that is another's to say"
+    await hands.begin(cache, act, decided=lambda: cache.decided, ended=lambda: None)
+    assert began == ["Promote", "Follow"]
+
+
+async def test_what_comes_after_is_left_out_when_its_node_is_busy() -> None:
+    story = Story(lambda s: asyncio.sleep(0))
+    story.cache = cache = await _created(story)
+    hands = _hands(story)
+    began: list[str] = []
+
+    async def carry(_: Cache, effect: Any) -> None:
+        began.append(type(effect).__name__)
+
+    hands._carry = carry  # type: ignore[method-assign]
+    hands._observer.flights.begin(cache.uid, Start("demo-002"), "because", deadline_seconds=5)
+    act = Act(((Promote("demo-001", 1, ()),), (Follow("demo-002", "demo-001", 1),)), "because")
+    await hands.begin(cache, act, decided=lambda: cache.decided, ended=lambda: None)
+    assert began == ["Promote"]
+
+
+async def _created(story: Story) -> Cache:
+    await story.store.open()
+    await story._create()
+    cache = await story.store.load(UID)
+    assert cache is not None
+    return cache
+
+
+def _hands(story: Story) -> Any:
+    from cachekeep.control import Hands, Observer
+    from cachekeep.sim.doors import SimFronts
+
+    driver, link = story._doors("keeper0")
+    fronts = SimFronts(story.world)
+    observer = Observer(store=story.store, driver=driver, link=link, fronts=fronts, clock=story.clock, pool="127.77.0.0/16")
+    return Hands(driver=driver, link=link, fronts=fronts, specs=story._spec, observer=observer)
+
+
+def test_a_driver_that_does_not_answer_costs_a_look_and_not_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SimDriver.look
+
+    async def story(s: Story) -> None:
+        async def never(self: SimDriver, keys: Any) -> dict[Key, ProcessSeen]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(SimDriver, "look", never)
+        s.world.kill((UID, "demo-001"))
+        await asyncio.sleep(1)
+        assert not s.led_by("demo-002", "demo-003"), "unknown is not down"
+        monkeypatch.setattr(SimDriver, "look", real)
+        await s.soon(lambda: s.led_by("demo-002", "demo-003"), "failover", LATE_SECONDS + 1)
+
+    tell(story)
+
+
+def test_a_late_look_costs_one_deadline_and_not_one_each_time() -> None:
+    async def story() -> None:
+        loop, late, asked = asyncio.get_running_loop(), Late(), 0
+
+        async def never() -> int:
+            nonlocal asked
+            asked += 1
+            await asyncio.Event().wait()
+            return 1
+
+        async def now() -> int:
+            return 2
+
+        begun = loop.time()
+        assert [await late.within(LOOK_DEADLINE_SECONDS, "front", never) for _ in range(5)] == [None] * 5
+        assert loop.time() - begun == pytest.approx(LOOK_DEADLINE_SECONDS)
+        assert asked == 1
+        assert await late.within(LOOK_DEADLINE_SECONDS, "another", now) == 2
+        await asyncio.sleep(LATE_SECONDS)
+        assert await late.within(LOOK_DEADLINE_SECONDS, "front", now) == 2, "it was given up, and is asked anew"
+
+    run(story())
+
+
+def test_an_effect_that_is_not_confirmed_in_time_has_failed_and_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(s: Story) -> None:
+        async def start(self: SimDriver, spec: ProcessSpec) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(SimDriver, "start", start)
+        s.world.kill((UID, "demo-003"))
+
+        async def failed() -> bool:
+            told = await s.told()
+            return told is not None and "demo-003 cannot be started: Start was not confirmed within 20 s" in told.because
+
+        await s.soon(failed, "word of it", 30)
+
+    tell(story)
