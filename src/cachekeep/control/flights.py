@@ -12,7 +12,7 @@ from cachekeep.clock import Clock
 from cachekeep.model import Effect, Failure, Flight, Start, overtakes, subjects
 
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.05, 5.0
-STEADY_SECONDS = 2.0
+STEADY_SECONDS = 0.3
 """A process that has to be started again sooner has ended as soon as it was there: its start counts as failed, whatever it said."""
 _ENDS_AT_ONCE = "its process ends as soon as it has started"
 
