@@ -72,7 +72,8 @@ class Lines:
     async def room(self, target: Target) -> AsyncIterator[None]:
         """Let the engine take some more connections than it may, for a moment, by the kept line. Those that others get of them are
         theirs to keep. Whoever's host has connected before the moment ends is let in: its kernel says so before the engine has
-        accepted the connection, and an engine accepts what waits in the same turn in which it answers at the latest. Raises LineLost, or ReplyError where it cannot be had, or without a kept line."""
+        accepted the connection, and an engine accepts what waits in the turn in which it answers at the latest. Raises LineLost,
+        or ReplyError where it cannot be had, or without a kept line."""
         line = self.kept(target)
         if line is None:
             raise LineLost("there is no line to make room by")
