@@ -26,8 +26,8 @@ from cachekeep.model import Cache, Front, Limits, Node, Wanted
 
 _MIB: Final = 1 << 20
 FRAGMENTATION: Final = 2
-"""Resident memory against what the engine counts, at the worst: a cache full of small values that turns over to larger ones has
-holes in every page (measured: 1.8 to 2.0, and 2.3 while the size changes three times in half a minute)."""
+"""Resident memory against what the engine counts, at the worst: a cache full of small values that turns over to larger
+ones has holes in every page (measured: 1.66 before a fork, docs/benchmarks.md)."""
 FORK: Final = 2
 """While a fork writes a replica's file, every page that clients write to is there twice; they may write to all of them."""
 PROGRAM_BYTES: Final = 64 * _MIB
