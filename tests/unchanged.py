@@ -59,8 +59,9 @@ class Unchanged:
         if self.leaves_out:
             os.environ[_LEFT_OUT] = "1"  # for the workers
 
-    def pytest_report_header(self) -> str | None:
-        return f"{TESTS} is left out: unchanged since it passed here ({ALL}=1 runs it)" if self.leaves_out else None
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.leaves_out:
+            terminalreporter.write_line(f"{TESTS} is left out: unchanged since it passed here ({ALL}=1 runs it)")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.nodeid.startswith(f"{TESTS}/"):

@@ -254,7 +254,8 @@ def main() -> int:
     stiff = ", ".join(f"{word} {count}" for word, count in sorted(stiff_words().items()))
     print(f"heart {size(*HEART)} lines, whole {size('')} lines; {stiff}")
     findings = [finding for check in CHECKS for finding in check()]
-    print(*findings, sep="\n")
+    for finding in findings:
+        print(finding)
     return bool(findings)
 
 

@@ -49,7 +49,7 @@ def ran(checkout: Path, *arguments: str, **environment: str) -> set[str]:
     """Which of the two tests passed."""
     kept = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith(("PYTEST_", "CACHEKEEP_TEST"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *arguments],
         cwd=checkout,
         env=kept | {"XDG_CACHE_HOME": str(checkout / "cache"), "PYTHONPATH": str(checkout)} | environment,
         capture_output=True,
@@ -57,6 +57,7 @@ def ran(checkout: Path, *arguments: str, **environment: str) -> set[str]:
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout
+    assert ("tests/patterns is left out" in done.stdout) == ("::test_library" not in done.stdout), "it is said, and only then"
     return {name for name in ("test_library", "test_program") if f"::{name}\n" in done.stdout.partition("PASSED")[2] + "\n"}
 
 
