@@ -317,7 +317,7 @@ async def serve(path: Path, port: int) -> None:
     from cachekeep.engines.installed import discover
     from cachekeep.model import Cache, Condition, Decided, Member, Node, Secret, Shard, Wanted, WantedShard
     from cachekeep.security import sigv4
-    from cachekeep.services import Services, ServiceSettings
+    from cachekeep.services import SERVICES, Services, ServiceSettings
     from cachekeep.store import SqlStore
     from cachekeep.web.protocol import DeadlineProtocol
     from cachekeep.web.server import Web
@@ -373,7 +373,7 @@ async def serve(path: Path, port: int) -> None:
         address_pool="10.0.0.0/8",
         capacity_memory_bytes=1 << 40,
     )
-    services = Services(store, discover(), settings, clock)
+    services = Services(SERVICES, store, discover(), settings, clock)
     known = {"AKIABENCHMARKBENCHMA": sigv4.Secret("benchmark", "arn:aws:iam::000000000000:root", "000000000000")}.get
     gateway = Gateway(
         served=services.served(),

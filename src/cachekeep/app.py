@@ -37,7 +37,8 @@ from cachekeep.network.addresses import free
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
-from cachekeep.services import Services, ServiceSettings
+from cachekeep.services import SERVICES, Services, ServiceSettings
+from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, Endpoint, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.web.desk import Desk
@@ -153,6 +154,7 @@ class App:
             alone=lock.held,
         )
         services = Services(
+            SERVICES,
             store,
             self.catalogue,
             ServiceSettings(
@@ -163,7 +165,7 @@ class App:
                 capacity_memory_bytes=driver.capacity().memory_bytes or 0,
                 overcommit=settings.overcommit,
                 hold_seconds=settings.hold_seconds,
-                test_failovers_per_day_max=settings.test_failovers_per_day_max,
+                quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
                 root_created_at=key.created_at,
             ),
             clock,
@@ -181,7 +183,7 @@ class App:
             dispatch=services.dispatch,
         )
         desk = Desk(
-            store=store,
+            services=services,
             observer=observer,
             clock=clock,
             policy=policy,

@@ -20,7 +20,7 @@ from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.model import Cache, Condition, Decided, Event, Front, Moment, Node, NodeCondition, ParameterGroup, Shard
 from cachekeep.plan.slots import Ranges, even, rebalance
-from cachekeep.services import Services, ServiceSettings
+from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
 from cachekeep.wire.gateway import Gateway
@@ -89,7 +89,7 @@ class Rig:
         self.settings = settings
         self.store = store or MemoryStore(self.clock)
         self.run(self.store.open())
-        self.services = Services(self.store, catalogue, settings, self.clock)
+        self.services = Services(SERVICES, self.store, catalogue, settings, self.clock)
         self.gateway = Gateway(
             served=self.services.served(),
             credentials=lambda key: None,

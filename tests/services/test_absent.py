@@ -8,11 +8,12 @@ import pytest
 from botocore import xform_name
 from tests.services.rig import Rig, refused
 
-from cachekeep.services.dispatch import OPERATIONS
+from cachekeep.services import elasticache
 from cachekeep.wire.model import Shape, service_model
 
+OPERATIONS = elasticache.SERVICE.operations
 MODEL = service_model("elasticache")
-REFUSED = sorted(name for name, operation in OPERATIONS["elasticache"].items() if operation.mode == "refuses")
+REFUSED = sorted(name for name, operation in OPERATIONS.items() if operation.mode == "refuses")
 
 
 def least(shape: Shape | None, *, inside: bool = False) -> Any:
@@ -34,7 +35,7 @@ def least(shape: Shape | None, *, inside: bool = False) -> Any:
 
 
 def test_every_operation_of_the_model_is_answered() -> None:
-    assert set(OPERATIONS["elasticache"]) == set(MODEL.operation_names)
+    assert set(OPERATIONS) == set(MODEL.operation_names)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -105,7 +106,7 @@ def test_the_user_as_whom_everybody_connects(rig: Rig) -> None:
     assert refused(rig.cache.describe_users, Filters=[{"Name": "shoe-size", "Values": ["x"]}]).code == "InvalidParameterCombination"
 
 
-@pytest.mark.parametrize("name", sorted(name for name in OPERATIONS["elasticache"] if MODEL.operation(name).input))
+@pytest.mark.parametrize("name", sorted(name for name in OPERATIONS if MODEL.operation(name).input))
 def test_blanks_where_something_is_required(rig: Rig, name: str) -> None:
     shape = MODEL.operation(name).input
     assert shape is not None

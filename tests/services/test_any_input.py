@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
 from cachekeep.errors import ApiError
-from cachekeep.services import Services
-from cachekeep.services.dispatch import OPERATIONS
-from cachekeep.services.operation import Operation
+from cachekeep.services import SERVICES, Services, elasticache
+from cachekeep.services.core.operation import Operation
 from cachekeep.store import MemoryStore
 from cachekeep.wire.codec import codec
 from cachekeep.wire.gateway import Call, Principal
@@ -80,7 +79,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.services = Services(self.store, CATALOGUE, SETTINGS, self.clock)
+        self.services = Services(SERVICES, self.store, CATALOGUE, SETTINGS, self.clock)
 
     def copy(self) -> World:
         """The same world once more: filling one takes longer than what is tried in it."""
@@ -124,7 +123,7 @@ def cases(operation: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def names() -> list[str]:
-    table: dict[str, Operation] = dict(OPERATIONS["elasticache"])
+    table: dict[str, Operation] = dict(elasticache.SERVICE.operations)
     return sorted(name for name, operation in table.items() if operation.mode != "refuses")
 
 

@@ -239,7 +239,7 @@ def test_progress_is_that_of_the_slots_that_move(rig: Rig) -> None:
         replace(cache.decided.shards[1], slots=((4096, 16383),), owned=second),
     )
     moved = replace(cache, decided=replace(cache.decided, shards=shards, resharding=2 * (count(first) - count(half))))
-    from cachekeep.services.render import _resharding
+    from cachekeep.services.elasticache.render import _resharding
 
     assert _resharding(moved) == 50.0
 

@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, SETTINGS, Rig, SetClock, refused
 
 from cachekeep.model import Condition, NodeCondition
-from cachekeep.services import render
+from cachekeep.services.core.hold import settled
+from cachekeep.services.elasticache.quotas import NODES, TEST_FAILOVERS_PER_DAY
+from cachekeep.services.elasticache.status import group_status
 from cachekeep.store import SqlStore
 
 NODE = "cache.t3.micro"
@@ -286,9 +288,9 @@ def test_a_condition_of_an_older_row_says_nothing(rig: Rig) -> None:
     rig.group()
     cache = rig.stored("demo")
     known = Condition(status="available", because="", settled=True, version=cache.version)
-    assert render.group_status(cache, known) == "available"
-    assert render.group_status(replace(cache, version=cache.version + 1), known) == "modifying"
-    assert not render.settled(replace(cache, version=cache.version + 1), known)
+    assert group_status(cache, known) == "available"
+    assert group_status(replace(cache, version=cache.version + 1), known) == "modifying"
+    assert not settled(replace(cache, version=cache.version + 1), known)
 
 
 # ------------------------------------------------------------------ modify
@@ -450,7 +452,7 @@ def test_test_failover_refusals(rig: Rig) -> None:
 
 
 def test_the_daily_limit_of_test_failovers() -> None:
-    rig = Rig(replace(SETTINGS, test_failovers_per_day_max=2))
+    rig = Rig(replace(SETTINGS, quotas={TEST_FAILOVERS_PER_DAY: 2}))
     rig.group(AutomaticFailoverEnabled=True)
     for _ in range(2):
         rig.cache.test_failover(ReplicationGroupId="demo", NodeGroupId="0001")
@@ -604,7 +606,7 @@ def test_overcommit_lets_everything_in(rig: Rig) -> None:
 
 
 def test_the_quota_of_nodes() -> None:
-    rig = Rig(replace(SETTINGS, nodes_max=3))
+    rig = Rig(replace(SETTINGS, quotas={NODES: 3}))
     rig.group("a", NumCacheClusters=2)
     error = refused(rig.group, name="b", NumCacheClusters=2)
     assert error.code == "NodeQuotaForCustomerExceeded"

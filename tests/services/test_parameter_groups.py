@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.services.rig import SETTINGS, Rig, refused
 
 from cachekeep.engines import parameters as tables
+from cachekeep.services.elasticache.quotas import PARAMETER_GROUPS
 
 
 def make(rig: Rig, name: str = "mine", family: str = "valkey8") -> dict[str, Any]:
@@ -199,7 +200,7 @@ def test_bad_groups(rig: Rig, name: str, family: str, code: str) -> None:
 
 
 def test_the_quota_of_groups() -> None:
-    rig = Rig(replace(SETTINGS, parameter_groups_max=1))
+    rig = Rig(replace(SETTINGS, quotas={PARAMETER_GROUPS: 1}))
     make(rig)
     assert refused(make, rig=rig, name="more").code == "CacheParameterGroupQuotaExceeded"
     rig.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cachekeep.services.dispatch import OPERATIONS
+from cachekeep.services import SERVICES
 from cachekeep.services.reference import text
 from cachekeep.wire.model import service_model
 
@@ -22,5 +22,5 @@ def test_every_operation_of_the_model_is_on_it() -> None:
 
 
 def test_every_operation_has_its_sentence() -> None:
-    for operations in OPERATIONS.values():
-        assert [name for name, operation in operations.items() if not operation.summary] == []
+    for service in SERVICES:
+        assert [name for name, operation in service.operations.items() if not operation.summary] == []

@@ -8,6 +8,8 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import SETTINGS, Rig, refused
 
+from cachekeep.services.elasticache.quotas import SUBNET_GROUPS
+
 
 def own(zone: str) -> str:
     return SETTINGS.subnet_id(f"us-east-1{zone}")
@@ -89,7 +91,7 @@ def test_bad_groups(rig: Rig, params: dict[str, Any], code: str) -> None:
 
 
 def test_the_quota_of_groups() -> None:
-    rig = Rig(replace(SETTINGS, subnet_groups_max=1))
+    rig = Rig(replace(SETTINGS, quotas={SUBNET_GROUPS: 1}))
     make(rig)
     assert refused(make, rig=rig, name="more").code == "CacheSubnetGroupQuotaExceeded"
     rig.close()

@@ -20,7 +20,7 @@ from cachekeep.errors import ApiError
 from cachekeep.security.sigv4 import Secret
 from cachekeep.web.protocol import HEAD_BYTES_MAX, DeadlineProtocol
 from cachekeep.web.server import Web
-from cachekeep.wire.gateway import BODY_BYTES_MAX
+from cachekeep.wire.gateway import BODY_BYTES_MAX, Call
 from cachekeep.wire.http import HttpRequest
 
 
@@ -32,7 +32,7 @@ class ToyDesk:
     """Stands where the desk stands; remembers what got through to it."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, bytes]] = []
+        self.asked: list[Call] = []
 
     def health(self) -> dict[str, Any]:
         return {"ok": True}
@@ -40,11 +40,11 @@ class ToyDesk:
     def greeting(self) -> str:
         return "hello"
 
-    async def answer(self, call: str, body: bytes) -> dict[str, Any]:
-        self.asked.append((call, body))
-        if call == "wrong":
+    async def answer(self, call: Call) -> dict[str, Any]:
+        self.asked.append(call)
+        if call.operation == "wrong":
             raise ApiError("NotFound", "no such thing", status=404)
-        return {"call": call}
+        return {"call": call.operation}
 
 
 class Server:
@@ -165,6 +165,11 @@ def test_the_desk_takes_only_signatures_of_its_own_scope(server: Server) -> None
     assert not server.desk.asked
     assert server.send(_for_desk("status", b"{}"))[:2] == (200, b'{"call":"status"}')
     assert server.send(_for_desk("wrong"))[0] == 404
+    assert server.send(_for_desk("status", b"not JSON"))[0] == 400
+    assert [(c.service, c.operation, c.params, c.principal.arn) for c in server.desk.asked] == [
+        ("cachekeep", "status", {}, "arn:aws:iam::000000000000:root"),
+        ("cachekeep", "wrong", {}, "arn:aws:iam::000000000000:root"),
+    ]
 
 
 def _for_desk(call: str, body: bytes = b"") -> HttpRequest:

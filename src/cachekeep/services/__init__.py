@@ -1,6 +1,7 @@
 """The operations: one function each. A request writes what is wanted, an event and a wake, in one transaction; then it is over."""
 
-from cachekeep.services.context import ServiceSettings
-from cachekeep.services.dispatch import Services
+from cachekeep.services.core.context import ServiceSettings
+from cachekeep.services.core.dispatch import Services
+from cachekeep.services.served import SERVICES
 
-__all__ = ["ServiceSettings", "Services"]
+__all__ = ["SERVICES", "ServiceSettings", "Services"]

@@ -14,10 +14,10 @@ import msgspec
 
 from cachekeep.engines.node_types import NodeType, node_types
 from cachekeep.errors import ApiError
-from cachekeep.services import paging
-from cachekeep.services.context import Context, ServiceSettings, digest
-from cachekeep.services.operation import Handler, Operation, reads
-from cachekeep.services.paging import PageRule
+from cachekeep.services.core import paging
+from cachekeep.services.core.context import Context, ServiceSettings, digest
+from cachekeep.services.core.operation import Handler, Service, reads
+from cachekeep.services.core.paging import PageRule
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -252,6 +252,6 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
     ),
 }
 
-OPERATIONS: Final[Mapping[str, Operation]] = {
-    name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()
-}
+SERVICE: Final = Service(
+    name="ec2", operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()}
+)

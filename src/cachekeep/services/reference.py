@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from cachekeep.services.dispatch import OPERATIONS
 from cachekeep.services.elasticache.wanted import NOT_YET
+from cachekeep.services.served import SERVICES
 
 _HEAD = """\
 # Operations
@@ -30,8 +30,9 @@ _TITLES = {"elasticache": "ElastiCache", "ec2": "EC2", "iam": "IAM", "sts": "STS
 def text() -> str:
     """The whole page."""
     parts = [_HEAD]
+    tables = {service.name: service.operations for service in SERVICES}
     for service, title in _TITLES.items():
-        operations = OPERATIONS[service]
+        operations = tables[service]
         refused = sum(operation.mode == "refuses" for operation in operations.values())
         parts.append(f"## {title}\n\n{len(operations)} operations: {len(operations) - refused} with effect, {refused} refused.\n")
         rows = [

@@ -12,9 +12,10 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.errors import ApiError, CachekeepError
 from cachekeep.security import sigv4
-from cachekeep.web.desk import SERVICE, Desk
+from cachekeep.services.desk import NAME
+from cachekeep.web.desk import Desk
 from cachekeep.wire import faults
-from cachekeep.wire.gateway import BODY_BYTES_MAX, Gateway
+from cachekeep.wire.gateway import BODY_BYTES_MAX, Call, Gateway, Principal
 from cachekeep.wire.http import HttpRequest, HttpResponse
 
 log = logging.getLogger("cachekeep.web")
@@ -79,14 +80,14 @@ class Web:
         return response if whole else HttpResponse(response.status, {**response.headers, "connection": "close"}, response.body)
 
     async def _at_desk(self, request: HttpRequest) -> HttpResponse:
-        call = request.path.removeprefix(PREFIX)
+        name = request.path.removeprefix(PREFIX)
         try:
-            if call == "health":
+            if name == "health":
                 return _json(200, self._desk.health())
             claim = sigv4.read_claim(request.query, request.headers)
-            if claim is not None and claim.service != SERVICE:
-                raise ApiError("SignatureDoesNotMatch", f"Credential should be scoped to the service {SERVICE}.", status=403)
-            sigv4.verify(
+            if claim is not None and claim.service != NAME:
+                raise ApiError("SignatureDoesNotMatch", f"Credential should be scoped to the service {NAME}.", status=403)
+            secret = sigv4.verify(
                 claim,
                 request.method,
                 request.path,
@@ -98,7 +99,8 @@ class Web:
             )
             if request.method != "POST":
                 raise ApiError("MethodNotAllowed", "Send a POST.", status=405)
-            return _json(200, await self._desk.answer(call, request.body))
+            principal = Principal(claim.access_key if claim else "", secret.arn, secret.account)
+            return _json(200, await self._desk.answer(self._call(name, request, principal)))
         except ApiError as error:
             return _json(error.status, {"code": error.code, "message": error.message})
         except CachekeepError as error:
@@ -106,6 +108,14 @@ class Web:
         except Exception:
             log.exception("%s failed", request.path)
             return _json(500, {"code": "InternalFailure", "message": "An internal error occurred; the log has it."})
+
+    def _call(self, name: str, request: HttpRequest, principal: Principal) -> Call:
+        """Raises ApiError InvalidParameterValue."""
+        try:
+            params = msgspec.json.decode(request.body or b"{}", type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise ApiError("InvalidParameterValue", str(error)) from None
+        return Call(NAME, name, params, principal, "", self._clock.new_id(), self._clock.now(), request.client)
 
 
 def _json(status: int, value: object) -> HttpResponse:

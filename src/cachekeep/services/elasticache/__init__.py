@@ -1,1 +1,33 @@
-"""ElastiCache's operations. Each module ends with the table of those it serves."""
+"""ElastiCache. Each module of operations ends with the table of those it serves."""
+
+from cachekeep.services.core.operation import Service
+from cachekeep.services.elasticache import (
+    absent,
+    clusters,
+    engines,
+    events,
+    groups,
+    parameter_groups,
+    replicas,
+    resharding,
+    subnet_groups,
+    tags,
+)
+from cachekeep.services.elasticache.blanks import without_blanks
+
+SERVICE = Service(
+    name="elasticache",
+    operations={
+        **absent.OPERATIONS,
+        **clusters.OPERATIONS,
+        **engines.OPERATIONS,
+        **events.OPERATIONS,
+        **groups.OPERATIONS,
+        **parameter_groups.OPERATIONS,
+        **replicas.OPERATIONS,
+        **resharding.OPERATIONS,
+        **subnet_groups.OPERATIONS,
+        **tags.OPERATIONS,
+    },
+    prepare=without_blanks,
+)

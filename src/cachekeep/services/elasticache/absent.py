@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cachekeep.errors import ApiError
-from cachekeep.services import names, paging
-from cachekeep.services.context import Context, unsupported, value_error
-from cachekeep.services.elasticache import find
-from cachekeep.services.operation import Handler, Operation, reads, refuses
-from cachekeep.services.paging import SERVERLESS, SNAPSHOTS, USUAL, PageRule
+from cachekeep.services.core import paging
+from cachekeep.services.core.context import Context, unsupported, value_error
+from cachekeep.services.core.operation import Handler, Operation, reads, refuses
+from cachekeep.services.core.paging import SERVERLESS, SNAPSHOTS, USUAL, PageRule
+from cachekeep.services.elasticache import find, names
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 

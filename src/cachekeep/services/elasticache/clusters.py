@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from cachekeep.engines.catalogue import ENGINES
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, Wanted, WantedShard
-from cachekeep.services import names, paging, render, zones
-from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.elasticache import find, replicas, tags
+from cachekeep.services.core import paging
+from cachekeep.services.core.caches import save
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.errands import with_errand
+from cachekeep.services.core.operation import Held, Operation, reads, writes
+from cachekeep.services.elasticache import find, names, quotas, render, replicas, tags, zones
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.groups import change_engine, change_node_type
-from cachekeep.services.operation import Held, Operation, reads, writes
 from cachekeep.store.contract import AlreadyThere, Transaction
 from cachekeep.wire.gateway import Call
 
@@ -116,10 +118,7 @@ def check_node_count(engine: str, count: int, context: Context) -> None:
         raise value_error(f"NumCacheNodes must be at least 1, and not {count}.")
     if engine != "memcached" and count > 1:
         raise value_error(f"Cannot create a {engine} cluster with a NumCacheNodes parameter greater than 1.")
-    most = context.settings.nodes_per_memcached_cluster_max
-    if count > most:
-        message = f"Cluster node quota exceeded. Each cluster can have at most {most} nodes in this region."
-        raise ApiError("NodeQuotaForClusterExceeded", message)
+    quotas.NODES_PER_MEMCACHED_CLUSTER.check(count, context.settings.quotas)
 
 
 # ------------------------------------------------------------------ describe
@@ -183,7 +182,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     changes |= await _change_nodes(params, tx, context, cache)
     wanted = want.revise(cache, changes, immediately=immediately)
     await want.check_room(tx, context, wanted, cache)
-    cache = await want.save(tx, cache, wanted)
+    cache = await save(tx, cache, wanted)
     return {"CacheCluster": render.cluster(cache, await tx.condition(cache.uid), cluster_id, context)}
 
 
@@ -268,7 +267,7 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     else:
         if cache.wanted.deleted:
             raise find.cluster_state_error(cluster_id)
-        cache = await want.save(tx, cache, replace(cache.wanted, deleted=True))
+        cache = await save(tx, cache, replace(cache.wanted, deleted=True))
         await tags.forget(tx, context, cache)
     return {"CacheCluster": render.cluster(cache, await tx.condition(cache.uid), cluster_id, context)}
 
@@ -286,8 +285,8 @@ async def reboot(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
             raise value_error(f"Cache node {node_id} does not exist. Cache nodes: {', '.join(mine)}.")
     if cache.clustered:
         raise combination_error("The nodes of a cluster with cluster mode enabled cannot be rebooted.")
-    errands = want.with_errand(cache, "reboot", nodes=tuple(mine[node_id] for node_id in asked))
-    cache = await want.save(tx, cache, replace(cache.wanted, errands=errands))
+    errands = with_errand(cache, "reboot", nodes=tuple(mine[node_id] for node_id in asked))
+    cache = await save(tx, cache, replace(cache.wanted, errands=errands))
     return {"CacheCluster": render.cluster(cache, await tx.condition(cache.uid), cluster_id, context)}
 
 

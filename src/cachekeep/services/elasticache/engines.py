@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cachekeep.engines.node_types import allowed_modifications
-from cachekeep.services import paging
-from cachekeep.services.context import Context, combination_error
+from cachekeep.services.core import paging
+from cachekeep.services.core.context import Context, combination_error
+from cachekeep.services.core.operation import Operation, reads
 from cachekeep.services.elasticache import find
-from cachekeep.services.operation import Operation, reads
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 

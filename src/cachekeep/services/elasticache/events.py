@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cachekeep.model import Event
-from cachekeep.services import paging
-from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.operation import Operation, reads
-from cachekeep.store.contract import Transaction
+from cachekeep.services.core import paging
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.operation import Operation, reads
+from cachekeep.store.contract import EVENTS_KEPT_DAYS, Transaction
 from cachekeep.wire.gateway import Call
 
 _DEFAULT_MINUTES: Final = 60
@@ -23,7 +23,7 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
     if "SourceIdentifier" in params and "SourceType" not in params:
         raise combination_error("SourceIdentifier needs SourceType too.")
     after, size = paging.start(params)
-    begin, end = span(params, context.clock.now(), context.settings.event_days)
+    begin, end = span(params, context.clock.now(), EVENTS_KEPT_DAYS)
     source = params.get("SourceIdentifier")
     rows: list[tuple[str, Event]] = []
     cursor = None

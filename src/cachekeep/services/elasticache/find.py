@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Final
-
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, CacheKind, Condition
-from cachekeep.services import render
+from cachekeep.model import Cache, Condition
+from cachekeep.services.core.hold import current
+from cachekeep.services.elasticache.status import cache_status, cluster_status, group_status
 from cachekeep.store.contract import Transaction
-
-_BATCH: Final = 200
-KINDS: Final[tuple[CacheKind, ...]] = ("cluster", "group")
 
 
 def group_not_found(name: str) -> ApiError:
@@ -55,7 +50,7 @@ async def group_to_change(tx: Transaction, name: str, *, stuck: bool = False) ->
     """
     cache = await group(tx, name)
     told = await tx.condition(cache.uid)
-    if render.group_status(cache, told) != "available" and not (stuck and waits(cache, told) and not _between(cache)):
+    if group_status(cache, told) != "available" and not (stuck and waits(cache, told) and not _between(cache)):
         raise group_state_error(cache.name)
     return cache
 
@@ -63,7 +58,7 @@ async def group_to_change(tx: Transaction, name: str, *, stuck: bool = False) ->
 async def cluster_to_change(tx: Transaction, cluster_id: str) -> Cache:
     """Raises ApiError CacheClusterNotFound or InvalidCacheClusterState."""
     cache = await cluster(tx, cluster_id)
-    if render.cluster_status(cache, await tx.condition(cache.uid), cluster_id.lower()) != "available":
+    if cluster_status(cache, await tx.condition(cache.uid), cluster_id.lower()) != "available":
         raise cluster_state_error(cluster_id.lower())
     return cache
 
@@ -73,30 +68,19 @@ async def member_to_change(tx: Transaction, cluster_id: str) -> Cache:
     is available or waits for its user. Raises ApiError CacheClusterNotFound or InvalidCacheClusterState."""
     cache = await cluster(tx, cluster_id)
     told = await tx.condition(cache.uid)
-    ill = render.cache_status(cache, told) == "available" or waits(cache, told)
-    status = render.cluster_status(cache, told, cluster_id.lower())
-    if status != "available" and not (ill and status != "deleting"):
+    ill = cache_status(cache, told) == "available" or waits(cache, told)
+    now = cluster_status(cache, told, cluster_id.lower())
+    if now != "available" and not (ill and now != "deleting"):
         raise cluster_state_error(cluster_id.lower())
     return cache
 
 
 def waits(cache: Cache, told: Condition | None) -> bool:
     """Whether it waits for its user, by its keeper's present word."""
-    seen = render.current(cache, told)
+    seen = current(cache, told)
     return seen is not None and seen.refused and not cache.wanted.deleted
 
 
 def _between(cache: Cache) -> bool:
     """It is on its way to other shards or to another cluster mode: nothing else is changed meanwhile."""
     return bool(cache.decided.resharding or cache.decided.successors) or cache.wanted.cluster_mode != cache.cluster_mode
-
-
-async def every(tx: Transaction, chosen: Callable[[Cache], bool] = lambda cache: True) -> AsyncIterator[Cache]:
-    """All caches of both kinds for which ``chosen`` holds, read in batches."""
-    for kind in KINDS:
-        after = ""
-        while batch := await tx.caches(kind=kind, after=after, limit=_BATCH):
-            for cache in batch:
-                if chosen(cache):
-                    yield cache
-            after = batch[-1].name

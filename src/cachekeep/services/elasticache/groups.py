@@ -12,12 +12,14 @@ from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.limits import data_bytes
 from cachekeep.engines.parameters import family_of
 from cachekeep.errors import ApiError
-from cachekeep.model import Cache, Event, Member, Wanted
-from cachekeep.services import names, paging, render
-from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
-from cachekeep.services.elasticache import find, mode, shards, tags
+from cachekeep.model import Cache, Member, Wanted
+from cachekeep.services.core import paging
+from cachekeep.services.core.caches import save, told
+from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.core.errands import with_errand
+from cachekeep.services.core.operation import Held, Operation, reads, writes
+from cachekeep.services.elasticache import find, mode, names, quotas, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
-from cachekeep.services.operation import Held, Operation, reads, writes
 from cachekeep.store.contract import AlreadyThere, Transaction
 from cachekeep.wire.gateway import Call
 
@@ -53,7 +55,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         raise value_error(f"Invalid engine {engine}: a replication group runs redis or valkey.")
     offer = want.choose_version(context, engine, params.get("EngineVersion"))
     node_type = want.check_node_type(engine, params["CacheNodeType"])
-    found = shards.layouts(params, context.settings.nodes_per_shard_max)
+    found = shards.layouts(params)
     asked = params.get("CacheParameterGroupName")
     if asked is None and shards.asks_for_cluster_mode(params, found):
         asked = f"default.{offer.family}.cluster.on"
@@ -98,7 +100,7 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     clashing = [name for name in _FROM_PRIMARY if name in params and not _agrees(name, params[name], cache.wanted, context)]
     if clashing:
         raise combination_error(f"{', '.join(clashing)} cannot differ from those of the primary cluster {primary_id}.")
-    found = shards.layouts(params, context.settings.nodes_per_shard_max)
+    found = shards.layouts(params)
     if shards.asks_for_cluster_mode(params, found):
         raise combination_error("A cache cluster that exists can become the primary of a group without cluster mode only.")
     allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
@@ -166,7 +168,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         told_of = (
             f"Cluster mode of replication group {cache.name} is changed from {before.cluster_mode} to {changes['cluster_mode']}"
         )
-        cache = await want.save(tx, cache, replace(before, **changes), told(cache, told_of))
+        cache = await save(tx, cache, replace(before, **changes), told(cache, told_of))
         return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
     changes = want.plain(params) | want.windows(params, before)
     if "CacheNodeType" in params:
@@ -181,13 +183,8 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if wanted.automatic_failover != before.automatic_failover:
         turned = "on" if wanted.automatic_failover else "off"
         events.append(told(cache, f"Automatic failover has been turned {turned} for replication group {cache.name}"))
-    cache = await want.save(tx, cache, wanted, *events)
+    cache = await save(tx, cache, wanted, *events)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
-
-
-def told(cache: Cache, message: str) -> Event:
-    """An event of the group."""
-    return Event(source_type="replication-group", source=cache.name, message=message)
 
 
 async def change_node_type(tx: Transaction, cache: Cache, name: str) -> str:
@@ -256,7 +253,7 @@ def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
         )
     if want.primary_of(cache, shard) == cluster_id:
         return {}
-    return {"errands": want.with_errand(cache, "promote", nodes=(cluster_id,), shard=shard.id)}
+    return {"errands": with_errand(cache, "promote", nodes=(cluster_id,), shard=shard.id)}
 
 
 # ------------------------------------------------------------------ delete
@@ -270,7 +267,7 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         raise find.group_state_error(cache.name)
     if call.params.get("RetainPrimaryCluster"):
         return await _retain_primary(tx, context, cache)
-    cache = await want.save(tx, cache, replace(cache.wanted, deleted=True))
+    cache = await save(tx, cache, replace(cache.wanted, deleted=True))
     await tags.forget(tx, context, cache)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 
@@ -319,22 +316,17 @@ async def test_failover(call: Call, tx: Transaction, context: Context) -> Mappin
             f"No replica of node group {shard_id} is in sync with its primary, so none could take over. Nothing was changed.",
         )
     await _check_test_quota(tx, context)
-    errands = want.with_errand(cache, "test-failover", shard=shard_id)
-    cache = await want.save(tx, cache, replace(cache.wanted, errands=errands), told(cache, f"{_TEST_TOLD}{shard_id}"))
+    errands = with_errand(cache, "test-failover", shard=shard_id)
+    cache = await save(tx, cache, replace(cache.wanted, errands=errands), told(cache, f"{_TEST_TOLD}{shard_id}"))
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 
 
 async def _check_test_quota(tx: Transaction, context: Context) -> None:
-    most = context.settings.test_failovers_per_day_max
-    if most is None:
-        return
     since, after, count = context.clock.now() - dt.timedelta(days=1), None, 0
     while rows := await tx.events(start=since, source_type="replication-group", after=after, limit=500):
         count += sum(event.message.startswith(_TEST_TOLD) for _, event in rows)
         after = rows[-1][0]
-    if count >= most:
-        message = f"Failover has been tested {count} times in the last 24 hours; {most} are allowed."
-        raise ApiError("APICallRateForCustomerExceeded", message)
+    quotas.TEST_FAILOVERS_PER_DAY.check(count + 1, context.settings.quotas)
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

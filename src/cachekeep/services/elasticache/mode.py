@@ -7,7 +7,7 @@ from typing import Any, Final
 from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.parameters import family_of
 from cachekeep.model import Cache, Wanted
-from cachekeep.services.context import Params, combination_error
+from cachekeep.services.core.context import Params, combination_error
 from cachekeep.services.elasticache import shards
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction

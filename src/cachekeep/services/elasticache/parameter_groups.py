@@ -15,11 +15,12 @@ from cachekeep.engines import parameters as tables
 from cachekeep.engines.parameters import NodeTypeParameter, Parameter
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Event, ParameterGroup
-from cachekeep.services import names, paging, render
-from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.elasticache import find, tags
+from cachekeep.services.core import paging
+from cachekeep.services.core.caches import every, save
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.operation import Operation, reads, writes
+from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.services.elasticache import wanted as want
-from cachekeep.services.operation import Operation, reads, writes
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -39,9 +40,7 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     given = tags.parse(params.get("Tags", ()), context)
     if await tx.get(ParameterGroup, name):
         raise ApiError("CacheParameterGroupAlreadyExists", f"CacheParameterGroup {name} already exists.")
-    if len(await tx.list(ParameterGroup)) >= context.settings.parameter_groups_max:
-        message = f"You have reached the quota of {context.settings.parameter_groups_max} cache parameter groups."
-        raise ApiError("CacheParameterGroupQuotaExceeded", message)
+    quotas.PARAMETER_GROUPS.check(len(await tx.list(ParameterGroup)) + 1, context.settings.quotas)
     group = await tx.put(ParameterGroup(name=name, family=family, description=params["Description"]))
     await tags.replace_all(tx, names.arn(context.settings, "parametergroup", name), given)
     await _tell(tx, name, f"Created cache parameter group {name}")
@@ -104,7 +103,7 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 
 
 def _users(tx: Transaction, name: str) -> Any:
-    return find.every(tx, lambda cache: cache.wanted.parameter_group == name)
+    return every(tx, lambda cache: cache.wanted.parameter_group == name)
 
 
 # ------------------------------------------------------------------ modify and reset
@@ -176,7 +175,7 @@ async def _save(
     for cache in users:
         wanted = replace(cache.wanted, parameters=values)
         await want.check_room(tx, context, wanted, cache)
-        await want.save(tx, cache, wanted)
+        await save(tx, cache, wanted)
     await _tell(tx, group.name, *(f"Updated parameter {name} to {value}" for name, value in told.items()))
 
 

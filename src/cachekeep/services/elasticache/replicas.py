@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, WantedShard
-from cachekeep.services import render, zones
-from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.elasticache import find, tags
+from cachekeep.services.core.caches import save, told
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.operation import Operation, writes
+from cachekeep.services.elasticache import find, render, tags, zones
 from cachekeep.services.elasticache import wanted as want
-from cachekeep.services.elasticache.groups import told
-from cachekeep.services.operation import Operation, writes
+from cachekeep.services.elasticache.quotas import NODES_PER_SHARD_MAX
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -40,8 +40,8 @@ async def increase(call: Call, tx: Transaction, context: Context) -> Mapping[str
     allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
     wanted = cache.wanted
     for t in targets:
-        if t.replica_count + 1 > context.settings.nodes_per_shard_max:
-            raise value_error(f"A node group can have at most {context.settings.nodes_per_shard_max - 1} replicas.")
+        if t.replica_count + 1 > NODES_PER_SHARD_MAX:
+            raise value_error(f"A node group can have at most {NODES_PER_SHARD_MAX - 1} replicas.")
         there = [m.zone for m in t.shard.members]
         zones.check(t.zones, allowed)
         where = zones.missing(t.zones, there) if t.zones else zones.spread(t.difference, allowed, there)
@@ -49,7 +49,7 @@ async def increase(call: Call, tx: Transaction, context: Context) -> Mapping[str
             raise combination_error(f"The zones named for node group {t.shard.id} do not include those of its present nodes.")
         wanted = replace(wanted, shards=want.with_members(wanted, t.shard.id, await _grown(tx, cache, t.shard, where)))
     await want.check_room(tx, context, wanted, cache)
-    cache = await want.save(tx, cache, wanted, told(cache, _INCREASING))
+    cache = await save(tx, cache, wanted, told(cache, _INCREASING))
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 
 
@@ -177,7 +177,7 @@ async def _save_fewer(tx: Transaction, context: Context, cache: Cache, shards: t
     if cache.wanted.cluster_mode != "enabled":
         check_rest(cache, shards)
     await tags.forget_members(tx, context, cache, shards)
-    cache = await want.save(tx, cache, replace(cache.wanted, shards=shards))
+    cache = await save(tx, cache, replace(cache.wanted, shards=shards))
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 
 
@@ -206,7 +206,7 @@ async def add_named(params: Params, tx: Transaction, context: Context, cluster_i
     if params.get("NumCacheNodes", 1) != 1:
         raise value_error("NumCacheNodes of a replica must be 1.")
     shard = before.shards[0]
-    if len(shard.members) >= context.settings.nodes_per_shard_max:
+    if len(shard.members) >= NODES_PER_SHARD_MAX:
         message = f"Replication group {cache.name} has {len(shard.members)} nodes already, which is the most that it can have."
         raise ApiError("NodeQuotaForClusterExceeded", message)
     allowed = await want.zones_of(tx, context, before.subnet_group)
@@ -216,7 +216,7 @@ async def add_named(params: Params, tx: Transaction, context: Context, cluster_i
     members = (*shard.members, Member(name=cluster_id, zone=zone))
     wanted = replace(before, shards=want.with_members(before, shard.id, members))
     await want.check_room(tx, context, wanted, cache)
-    return await want.save(tx, cache, wanted, told(cache, _INCREASING))
+    return await save(tx, cache, wanted, told(cache, _INCREASING))
 
 
 async def remove_named(tx: Transaction, cache: Cache, cluster_id: str) -> Cache:
@@ -232,7 +232,7 @@ async def remove_named(tx: Transaction, cache: Cache, cluster_id: str) -> Cache:
     cache = await find.member_to_change(tx, cluster_id)
     shards = tuple(replace(s, members=tuple(m for m in s.members if m.name != cluster_id)) for s in cache.wanted.shards)
     check_rest(cache, shards)
-    return await want.save(tx, cache, replace(cache.wanted, shards=shards))
+    return await save(tx, cache, replace(cache.wanted, shards=shards))
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, WantedShard
 from cachekeep.plan.slots import count
-from cachekeep.services import render
-from cachekeep.services.context import Context, Params, combination_error, value_error
-from cachekeep.services.elasticache import find, shards, tags
+from cachekeep.services.core.caches import save
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.errands import with_errand
+from cachekeep.services.core.operation import Operation, writes
+from cachekeep.services.elasticache import find, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
-from cachekeep.services.operation import Operation, writes
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -39,10 +40,10 @@ async def modify_shards(call: Call, tx: Transaction, context: Context) -> Mappin
     else:
         _refuse(params, "ReshardingConfiguration", "NodeGroupsToRemove", "NodeGroupsToRetain", why="when their number stays")
         _refuse_if_even(cache)
-        wanted = replace(wanted, errands=want.with_errand(cache, "rebalance"))
+        wanted = replace(wanted, errands=with_errand(cache, "rebalance"))
     shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
-    cache = await want.save(tx, cache, wanted)
+    cache = await save(tx, cache, wanted)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 
 

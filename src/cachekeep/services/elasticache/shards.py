@@ -10,9 +10,10 @@ import msgspec
 
 from cachekeep.model import Member, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, Ranges, count, union
-from cachekeep.services import zones
-from cachekeep.services.context import Context, Params, combination_error, value_error
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import wanted as want
+from cachekeep.services.elasticache import zones
+from cachekeep.services.elasticache.quotas import NODES_PER_SHARD_MAX
 from cachekeep.store.contract import Transaction
 
 
@@ -32,7 +33,7 @@ SHARDS_MAX: Final = 500
 _SLOTS: Final = re.compile(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*")
 
 
-def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> list[Layout]:
+def layouts(params: Params) -> list[Layout]:
     """The shards that CreateReplicationGroup asks for [API reference: NumCacheClusters, NumNodeGroups, NodeGroupConfiguration].
 
     Raises ApiError InvalidParameterValue or InvalidParameterCombination.
@@ -60,7 +61,7 @@ def layouts(params: Params, nodes_max: int, first_zone: str | None = None) -> li
             nodes = len(chosen)
         found = [Layout(id=f"{index:04}", nodes=nodes, zones=tuple(chosen)) for index in range(1, shards + 1)]
     for layout in found:
-        _check(layout, nodes_max)
+        _check(layout)
     if len({layout.id for layout in found}) < len(found):
         raise value_error("Each NodeGroupId may be used once.")
     _check_slots(found)
@@ -137,10 +138,10 @@ def _configured(index: int, configuration: Params, nodes: int) -> Layout:
     )
 
 
-def _check(layout: Layout, nodes_max: int) -> None:
-    if not 1 <= layout.nodes <= nodes_max:
+def _check(layout: Layout) -> None:
+    if not 1 <= layout.nodes <= NODES_PER_SHARD_MAX:
         raise value_error(
-            f"The number of cache clusters in a node group must be between 1 and {nodes_max}, and not {layout.nodes}."
+            f"The number of cache clusters in a node group must be between 1 and {NODES_PER_SHARD_MAX}, and not {layout.nodes}."
         )
     if layout.zones and len(layout.zones) != layout.nodes:
         raise combination_error(

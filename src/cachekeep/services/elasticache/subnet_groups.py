@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from cachekeep.errors import ApiError
 from cachekeep.model import Subnet, SubnetGroup
-from cachekeep.services import names, paging, render
-from cachekeep.services.context import Context, ServiceSettings, value_error
-from cachekeep.services.elasticache import find, tags
-from cachekeep.services.operation import Operation, reads, writes
+from cachekeep.services.core import paging
+from cachekeep.services.core.caches import every
+from cachekeep.services.core.context import Context, ServiceSettings, value_error
+from cachekeep.services.core.operation import Operation, reads, writes
+from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -44,9 +45,7 @@ def _subnets(settings: ServiceSettings, ids: Sequence[str]) -> tuple[Subnet, ...
     """Raises ApiError InvalidSubnet, CacheSubnetQuotaExceededFault or InvalidParameterValue."""
     if not ids:
         raise value_error("SubnetIds must name at least one subnet.")
-    if len(set(ids)) > settings.subnets_per_group_max:
-        message = f"A cache subnet group can have at most {settings.subnets_per_group_max} subnets."
-        raise ApiError("CacheSubnetQuotaExceededFault", message)
+    quotas.SUBNETS_PER_GROUP.check(len(set(ids)), settings.quotas)
     return tuple(subnet(settings, each) for each in dict.fromkeys(ids))
 
 
@@ -57,9 +56,7 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     given = tags.parse(params.get("Tags", ()), context)
     if name == render.DEFAULT_SUBNET_GROUP or await tx.get(SubnetGroup, name):
         raise ApiError("CacheSubnetGroupAlreadyExists", f"Cache subnet group {name} already exists.")
-    if len(await tx.list(SubnetGroup)) >= settings.subnet_groups_max:
-        message = f"You have reached the quota of {settings.subnet_groups_max} cache subnet groups."
-        raise ApiError("CacheSubnetGroupQuotaExceeded", message)
+    quotas.SUBNET_GROUPS.check(len(await tx.list(SubnetGroup)) + 1, settings.quotas)
     group = SubnetGroup(
         name=name,
         description=params["CacheSubnetGroupDescription"],
@@ -105,7 +102,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if "SubnetIds" in params:
         group = replace(group, subnets=_subnets(settings, params["SubnetIds"]))
         left = {each.zone for each in group.subnets}
-        async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):
+        async for cache in every(tx, lambda cache: cache.wanted.subnet_group == group.name):
             placed = {m.name: m.zone for s in cache.wanted.shards for m in s.members}
             placed |= {node.member: node.zone for node in cache.decided.nodes}
             for name, zone in placed.items():
@@ -119,7 +116,7 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Deletes a group that no cache uses."""
     settings = context.settings
     group = await _find_custom(tx, settings, call.params["CacheSubnetGroupName"], "deleted")
-    async for cache in find.every(tx, lambda cache: cache.wanted.subnet_group == group.name):
+    async for cache in every(tx, lambda cache: cache.wanted.subnet_group == group.name):
         raise ApiError("CacheSubnetGroupInUse", f"Cache subnet group {group.name} is used by {cache.name}.")
     await tx.delete(SubnetGroup, group.name)
     await tags.drop(tx, names.arn(settings, "subnetgroup", group.name))

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import ApiError
 from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags, WantedShard
-from cachekeep.services import names, render
-from cachekeep.services.context import Context, Params, value_error
-from cachekeep.services.elasticache import find
+from cachekeep.services.core.context import Context, Params, value_error
+from cachekeep.services.core.operation import Operation, reads, writes
+from cachekeep.services.elasticache import find, names, quotas, render
 from cachekeep.services.elasticache.absent import MISSING
-from cachekeep.services.operation import Operation, reads, writes
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -39,13 +38,8 @@ def parse(listed: Iterable[Params], context: Context) -> dict[str, str]:
         if key in values:
             raise value_error(f"The tag {key} is there twice.")
         values[key] = value
-    _check_quota(values, context)
+    quotas.TAGS.check(len(values), context.settings.quotas)
     return values
-
-
-def _check_quota(values: Mapping[str, str], context: Context) -> None:
-    if len(values) > context.settings.tags_max:
-        raise ApiError("TagQuotaPerResourceExceeded", f"A resource can have at most {context.settings.tags_max} tags.")
 
 
 async def replace_all(tx: Transaction, arn: str, values: Mapping[str, str]) -> None:
@@ -83,7 +77,7 @@ async def add(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any
     arn, inherited = await _resource(call, tx, context, changes=True)
     own = await tx.get(Tags, arn) or Tags(name=arn, values={})
     values = own.values | parse(call.params["Tags"], context)
-    _check_quota(inherited | values, context)
+    quotas.TAGS.check(len(inherited | values), context.settings.quotas)
     await tx.put(replace(own, values=values))
     return render.tag_list(inherited | values)
 

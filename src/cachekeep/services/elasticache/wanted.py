@@ -1,12 +1,9 @@
-"""From a request's parameters to what is wanted: the rules that groups and clusters share, each in one table or one function.
-
-Nothing here writes; ``save`` at the end does, for everybody.
-"""
+"""From a request's parameters to what is wanted: the rules that groups and clusters share, each in one table or one function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -16,16 +13,14 @@ from cachekeep.engines.limits import memory_needed
 from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import ApiError, EngineMissing
-from cachekeep.model import Cache, CacheKind, Errand, Event, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
-from cachekeep.services import names
-from cachekeep.services.context import Context, Params, combination_error, unsupported, value_error
-from cachekeep.services.elasticache import find
+from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
+from cachekeep.services.core.caches import every
+from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.elasticache import names, quotas
 from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
-from cachekeep.services.render import DEFAULT_SUBNET_GROUP, shown_version
+from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
 
-CLUSTER_NODES_MAX: Final = 500
-"""Primaries and replicas of one group with cluster mode [AWS quota L-AF354865, raised as far as it goes]."""
 DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
 
 
@@ -189,7 +184,7 @@ class Room(msgspec.Struct, frozen=True):
 async def taken(tx: Transaction, besides: str | None = None) -> Room:
     """The room that caches take, but for the one with uid ``besides``: what their processes may use at the worst."""
     count = memory = 0
-    async for cache in find.every(tx, lambda cache: cache.uid != besides and not cache.wanted.deleted):
+    async for cache in every(tx, lambda cache: cache.uid != besides and not cache.wanted.deleted):
         count += len(cache.wanted_names())
         memory += _memory_bytes(cache.wanted, cache)
     return Room(count, memory)
@@ -213,13 +208,11 @@ async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: C
     more_memory = needed > (_memory_bytes(before, cache) if before else 0)
     if not (more_nodes or more_memory):
         return
-    if more_nodes and wanted.cluster_mode == "enabled" and _count(wanted) > CLUSTER_NODES_MAX:
-        message = f"Cluster node quota exceeded. Each cluster can have at most {CLUSTER_NODES_MAX} nodes in this region."
-        raise ApiError("NodeQuotaForClusterExceeded", message)
+    if more_nodes and wanted.cluster_mode == "enabled":
+        quotas.NODES_PER_GROUP.check(_count(wanted), settings.quotas)
     others = await taken(tx, cache.uid if cache else None)
-    if more_nodes and others.nodes + _count(wanted) > settings.nodes_max:
-        message = f"Customer node quota exceeded. You can have at most {settings.nodes_max} nodes in this region"
-        raise ApiError("NodeQuotaForCustomerExceeded", message)
+    if more_nodes:
+        quotas.NODES.check(others.nodes + _count(wanted), settings.quotas)
     free = settings.capacity_memory_bytes - others.memory_bytes
     if more_memory and not settings.overcommit and needed > free:
         message = (
@@ -265,7 +258,7 @@ def primary_of(cache: Cache, shard: WantedShard) -> str | None:
     return node.member if node else shard.members[0].name if shard.members else None
 
 
-# ------------------------------------------------------------------ changing and saving
+# ------------------------------------------------------------------ changing and inserting
 
 _DEFERRABLE: Final = {"node_type": "node_type", "version": "version", "engine": "version", "shards": "shards"}
 
@@ -277,20 +270,6 @@ def revise(cache: Cache, changes: Mapping[str, Any], *, immediately: bool) -> Wa
     wanted = replace(before, **changes)
     changed = {_DEFERRABLE[f] for f in _DEFERRABLE if getattr(wanted, f) != getattr(before, f)}
     return replace(wanted, deferred=frozenset() if immediately else before.deferred | changed)
-
-
-def with_errand(
-    cache: Cache,
-    kind: Literal["reboot", "promote", "test-failover", "rebalance"],
-    *,
-    nodes: tuple[str, ...] = (),
-    shard: str | None = None,
-) -> tuple[Errand, ...]:
-    """The errands that are left, and a new one. Serials are never used twice."""
-    done = cache.decided.errands_done
-    left = tuple(e for e in cache.wanted.errands if e.serial > done)
-    serial = max([done, *(e.serial for e in cache.wanted.errands)]) + 1
-    return (*left, Errand(serial=serial, kind=kind, nodes=nodes, shard=shard))
 
 
 async def insert(tx: Transaction, context: Context, kind: CacheKind, name: str, wanted: Wanted) -> Cache:
@@ -307,13 +286,3 @@ async def insert(tx: Transaction, context: Context, kind: CacheKind, name: str, 
             wanted=wanted,
         )
     )
-
-
-async def save(tx: Transaction, cache: Cache, wanted: Wanted, *events: Event) -> Cache:
-    """Save what is wanted and wake its keeper; nothing happens when nothing has changed."""
-    if wanted == cache.wanted:
-        return cache
-    saved = await tx.save_wanted(replace(cache, wanted=wanted))
-    await tx.tell(*events)
-    tx.wake(cache.uid)
-    return saved

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from zlib import crc32
 
-from cachekeep.services.context import value_error
+from cachekeep.services.core.context import value_error
 
 
 def check(zones: Iterable[str], allowed: Sequence[str]) -> None:

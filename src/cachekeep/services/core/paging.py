@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from cachekeep.services.context import Params, value_error
+from cachekeep.services.core.context import Params, value_error
 
 T = TypeVar("T")
 _PREFIX: Final = b"cachekeep:"

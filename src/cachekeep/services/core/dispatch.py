@@ -1,10 +1,9 @@
-"""From a call to its handler: hold, transaction, retry."""
+"""From a call to its handler: hold, transaction, authorise, retry."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace as with_fields
@@ -12,64 +11,35 @@ from msgspec.structs import replace as with_fields
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import ApiError, Conflict
-from cachekeep.services import ec2, identity
-from cachekeep.services.context import Context, ServiceSettings, value_error
-from cachekeep.services.elasticache import (
-    absent,
-    clusters,
-    engines,
-    events,
-    groups,
-    parameter_groups,
-    replicas,
-    resharding,
-    subnet_groups,
-    tags,
-)
-from cachekeep.services.hold import Waiting
-from cachekeep.services.operation import Operation
-from cachekeep.store.contract import Store, StoreFailed
+from cachekeep.services.core.authorise import authorise
+from cachekeep.services.core.context import Context, ServiceSettings
+from cachekeep.services.core.hold import Waiting
+from cachekeep.services.core.operation import Operation, Service
+from cachekeep.store.contract import Store, StoreFailed, Transaction
 from cachekeep.wire.gateway import Call
-from cachekeep.wire.model import service_model
 
 log = logging.getLogger(__name__)
-
-OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
-    "ec2": ec2.OPERATIONS,
-    "elasticache": {
-        **absent.OPERATIONS,
-        **clusters.OPERATIONS,
-        **engines.OPERATIONS,
-        **events.OPERATIONS,
-        **groups.OPERATIONS,
-        **parameter_groups.OPERATIONS,
-        **replicas.OPERATIONS,
-        **resharding.OPERATIONS,
-        **subnet_groups.OPERATIONS,
-        **tags.OPERATIONS,
-    },
-    "iam": identity.IAM,
-    "sts": identity.STS,
-}
-"""Every operation that is answered, those that are always refused among them."""
 
 _ATTEMPTS: Final = 5
 
 
 class Services:
-    """The API's operations over a store. A request writes what is wanted and is over; keepers do the rest.
+    """Services over a store. A request writes what is wanted and is over; keepers do the rest.
 
     ``catalogue`` may be replaced (``use``) when an engine has been installed meanwhile.
     """
 
-    def __init__(self, store: Store, catalogue: Catalogue, settings: ServiceSettings, clock: Clock) -> None:
+    def __init__(
+        self, services: Iterable[Service], store: Store, catalogue: Catalogue, settings: ServiceSettings, clock: Clock
+    ) -> None:
+        self._services = {service.name: service for service in services}
         self._store = store
         self._context = Context(settings, catalogue, clock)
         self._waiting = Waiting(store, clock)
 
     def served(self) -> Mapping[str, frozenset[str]]:
         """Service → operations, for the gateway."""
-        return {service: frozenset(operations) for service, operations in OPERATIONS.items()}
+        return {service.name: frozenset(service.operations) for service in self._services.values()}
 
     def use(self, catalogue: Catalogue) -> None:
         """Work with other installed builds from now on."""
@@ -81,13 +51,12 @@ class Services:
 
     async def dispatch(self, call: Call) -> Mapping[str, Any]:
         """Answer a call. Raises ApiError: of what is tried again later, or lost to other writers several times in a row, too."""
-        operation = OPERATIONS.get(call.service, {}).get(call.operation)
-        if operation is None:
+        service = self._services.get(call.service)
+        operation = service.operations.get(call.operation) if service else None
+        if service is None or operation is None:
             raise ApiError("InvalidAction", f"{call.service}:{call.operation} is not supported by Cachekeep.")
-        if call.service == "elasticache":
-            call = _without_blanks(call)
         try:
-            return await self._answer(operation, call)
+            return await self._answer(operation, service.prepare(call))
         except (StoreFailed, Conflict) as error:
             log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
             raise _unavailable(operation, error) from error
@@ -97,15 +66,20 @@ class Services:
             await self._waiting.settle(operation.held.kind, name.lower(), self._context.settings.hold_seconds)
         if operation.mode != "writes":
             async with self._store.reading() as tx:
-                return await operation.handler(call, tx, self._context)
+                return await self._handle(operation, call, tx)
         for attempt in range(_ATTEMPTS):
             try:
                 async with self._store.transaction() as tx:
-                    return await operation.handler(call, tx, self._context)
+                    return await self._handle(operation, call, tx)
             except Conflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+    async def _handle(self, operation: Operation, call: Call, tx: Transaction) -> Mapping[str, Any]:
+        """The one way to a handler."""
+        await authorise(call, operation, tx, self._context)
+        return await operation.handler(call, tx, self._context)
 
 
 def _unavailable(operation: Operation, error: StoreFailed | Conflict) -> ApiError:
@@ -120,16 +94,3 @@ def _unavailable(operation: Operation, error: StoreFailed | Conflict) -> ApiErro
     else:
         text = "The database takes no changes at the moment, so nothing was changed. Try again."
     return ApiError("ServiceUnavailable", f"{text} `cachekeep status` and the log of this endpoint say why.", status=503)
-
-
-def _without_blanks(call: Call) -> Call:
-    """Ansible sends ``EngineVersion=`` and Terraform empty lists where they mean "not set" (recorded from both).
-
-    Raises ApiError InvalidParameterValue for a blank that may not be one.
-    """
-    given = {name: value for name, value in call.params.items() if value is not None and value != "" and value != []}
-    asks = service_model(call.service).operation(call.operation).input
-    for name in asks.required if asks else ():
-        if name not in given:
-            raise value_error(f"The parameter {name} must be provided and must not be blank.")
-    return replace(call, params=given)

@@ -1,8 +1,4 @@
-"""Our nouns in AWS's shapes. Pure: a cache, its condition if a keeper stands by it, and the settings.
-
-Statuses are derived here and nowhere stored. Without a live condition of the very version that is shown, nothing is called
-``available``: it is ``creating``, ``deleting`` or ``modifying`` until somebody has looked.
-"""
+"""Our nouns in AWS's shapes. Pure: a cache, its condition if a keeper stands by it, and the settings."""
 
 from __future__ import annotations
 
@@ -13,67 +9,14 @@ from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
 from cachekeep.plan.cluster_slots import percent
 from cachekeep.plan.slots import count, without
-from cachekeep.services.context import Context, ServiceSettings
-from cachekeep.services.names import arn
+from cachekeep.services.core import errands
+from cachekeep.services.core.context import Context, ServiceSettings
+from cachekeep.services.elasticache.names import arn
+from cachekeep.services.elasticache.status import cluster_status, group_status, node_status
 
-REBOOTING: Final = "rebooting cache cluster nodes"
-"""The recorded answer of AWS, and the only text that Ansible's module knows."""
 DEFAULT_SUBNET_GROUP: Final = "default"
 
 Shape = dict[str, Any]
-
-
-# ------------------------------------------------------------------ statuses
-
-
-def current(cache: Cache, condition: Condition | None) -> Condition | None:
-    """The condition, if it describes the cache as it is stored now."""
-    return condition if condition is not None and condition.version == cache.version else None
-
-
-def settled(cache: Cache, condition: Condition | None) -> bool:
-    """Whether nothing is on its way: it is as it was asked for, or waits for the user."""
-    seen = current(cache, condition)
-    return seen is not None and (seen.settled or seen.refused)
-
-
-def cache_status(cache: Cache, condition: Condition | None) -> str:
-    """Of a stand-alone cluster, or of a group as a whole."""
-    if cache.wanted.deleted:
-        return "deleting"
-    if _to_reboot(cache):
-        return REBOOTING
-    if seen := current(cache, condition):
-        return seen.status
-    return "modifying" if cache.decided.available_at else "creating"
-
-
-def group_status(cache: Cache, condition: Condition | None) -> str:
-    """Of a replication group; the API has no word for its rebooting."""
-    status = cache_status(cache, condition)
-    return "modifying" if status == REBOOTING else status
-
-
-def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -> str:
-    """Of a stand-alone cluster or of one member of a group."""
-    if cache.kind == "cluster" or cache.wanted.deleted:
-        return cache_status(cache, condition)
-    node = cache.member(cluster_id)
-    if cluster_id not in cache.wanted_names() or (node and node.leaving):
-        return "deleting"
-    if cluster_id in _to_reboot(cache):
-        return REBOOTING
-    seen = current(cache, condition)
-    of_node = next((n.status for n in seen.nodes if node and n.name == node.name), None) if seen else None
-    if of_node is not None:
-        return {"rebooting": REBOOTING, "failed": "modifying"}.get(of_node, of_node)
-    return "modifying" if node and cache.decided.available_at else "creating"
-
-
-def _to_reboot(cache: Cache) -> frozenset[str]:
-    """Nodes whose reboot has been asked for and is not done."""
-    errands = (e for e in cache.wanted.errands if e.serial > cache.decided.errands_done)
-    return frozenset(node for e in errands if e.kind == "reboot" for node in e.nodes)
 
 
 # ------------------------------------------------------------------ replication groups
@@ -118,8 +61,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
 
 
 def _pending_group(cache: Cache) -> Shape:
-    done = cache.decided.errands_done
-    promoted = [e.nodes[0] for e in cache.wanted.errands if e.kind == "promote" and e.serial > done]
+    promoted = [e.nodes[0] for e in errands.left(cache) if e.kind == "promote"]
     pending: Shape = {"PrimaryClusterId": promoted[-1]} if promoted else {}
     if cache.cluster_mode != cache.wanted.cluster_mode:
         pending["ClusterMode"] = cache.wanted.cluster_mode
@@ -135,7 +77,7 @@ def _resharding(cache: Cache) -> float | None:
     decided = cache.decided
     if decided.resharding:
         return round(percent(decided.resharding, sum(count(without(x.owned, x.slots)) for x in decided.shards)), 2)
-    asked = any(e.kind == "rebalance" and e.serial > decided.errands_done for e in cache.wanted.errands)
+    asked = any(e.kind == "rebalance" for e in errands.left(cache))
     return 0.0 if asked or {w.id for w in cache.wanted.shards} != {x.id for x in decided.shards if x.slots} else None
 
 
@@ -254,22 +196,12 @@ def _pending_cluster(cache: Cache, here: list[Node], catalogue: Catalogue) -> Sh
 def _cache_node(cache: Cache, condition: Condition | None, node: Node, reboot: bool) -> Shape:
     return {
         "CacheNodeId": node.node_id,
-        "CacheNodeStatus": _node_status(cache, condition, node),
+        "CacheNodeStatus": node_status(cache, condition, node),
         "CacheNodeCreateTime": node.created_at or cache.created_at,
         "Endpoint": _endpoint(node.address, node.port),
         "ParameterGroupStatus": "pending-reboot" if reboot else "in-sync",
         "CustomerAvailabilityZone": node.zone,
     }
-
-
-def _node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
-    if cache.wanted.deleted or node.leaving:
-        return "deleting"
-    if node.member in _to_reboot(cache):
-        return "rebooting"
-    seen = current(cache, condition)
-    of_node = next((n.status for n in seen.nodes if n.name == node.name), None) if seen else None
-    return of_node or ("modifying" if cache.decided.available_at else "creating")
 
 
 def _pending_reboot(condition: Condition | None, here: list[Node]) -> list[str]:

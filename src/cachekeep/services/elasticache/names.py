@@ -8,7 +8,7 @@ from typing import Final
 
 from cachekeep.errors import ApiError
 from cachekeep.model.windows import DAY_MINUTES, daily, weekly
-from cachekeep.services.context import ServiceSettings, value_error
+from cachekeep.services.core.context import ServiceSettings, value_error
 
 CLUSTER_ID_MAX: Final = 50
 GROUP_ID_MAX: Final = 40

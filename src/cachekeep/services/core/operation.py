@@ -1,4 +1,4 @@
-"""What an operation is to the dispatcher: its handler, whether it writes, and whether its answer may be held for a moment."""
+"""What services and their operations are to the dispatcher: a handler, whether it writes, whether its answer may be held."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from cachekeep.errors import ApiError
 from cachekeep.model import CacheKind
-from cachekeep.services.context import Context
+from cachekeep.services.core.context import Context
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -31,6 +31,18 @@ class Operation(msgspec.Struct, frozen=True):
     mode: Mode
     summary: str
     held: Held | None = None
+
+
+def _as_it_is(call: Call) -> Call:
+    return call
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A service and what it serves. ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError."""
+
+    name: str
+    operations: Mapping[str, Operation]
+    prepare: Callable[[Call], Call] = _as_it_is
 
 
 def reads(handler: Handler, held: Held | None = None) -> Operation:

@@ -12,13 +12,13 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import ApiError
+from cachekeep.services.core.quotas import Quota
 
 Params = Mapping[str, Any]
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the API side needs to know of this installation. Quotas are AWS's defaults (fact sheet §11);
-    ``*_max`` are all inclusive."""
+    """What the API side needs to know of this installation."""
 
     region: str
     account: str
@@ -30,16 +30,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     overcommit: bool = False
     hold_seconds: float = 8.0
     """How long a Describe of one resource in transition is held open; 0 answers at once."""
-    nodes_max: int = 300
-    nodes_per_memcached_cluster_max: int = 60
-    nodes_per_shard_max: int = 6
-    parameter_groups_max: int = 300
-    subnet_groups_max: int = 300
-    subnets_per_group_max: int = 20
-    tags_max: int = 50
-    test_failovers_per_day_max: int | None = None
-    """AWS allows 15 shards in 24 hours; None sets no limit."""
-    event_days: int = 14
+    quotas: Mapping[Quota, int | None] = {}
+    """Those that are others than AWS's defaults; None sets no limit."""
     root_created_at: dt.datetime | None = None
     """When the root key was made, for iam:GetUser."""
 

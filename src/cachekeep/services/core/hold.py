@@ -10,12 +10,22 @@ import asyncio
 from collections import defaultdict
 
 from cachekeep.clock import Clock
-from cachekeep.model import Cache, CacheKind
-from cachekeep.services import render
+from cachekeep.model import Cache, CacheKind, Condition
 from cachekeep.store.contract import Store, Transaction
 
 _RECHECK_SECONDS = 3.0
 """A change that was told may be missed when a connection breaks, so everybody looks again at times."""
+
+
+def current(cache: Cache, condition: Condition | None) -> Condition | None:
+    """The condition, if it describes the cache as it is stored now."""
+    return condition if condition is not None and condition.version == cache.version else None
+
+
+def settled(cache: Cache, condition: Condition | None) -> bool:
+    """Whether nothing is on its way: it is as it was asked for, or waits for the user."""
+    seen = current(cache, condition)
+    return seen is not None and (seen.settled or seen.refused)
 
 
 class Waiting:
@@ -70,7 +80,7 @@ class Waiting:
         """The uid of a cache in transition; None if it has settled or does not exist."""
         async with self._store.reading() as tx:
             cache = await _find(tx, kind, name)
-            if cache is None or render.settled(cache, await tx.condition(cache.uid)):
+            if cache is None or settled(cache, await tx.condition(cache.uid)):
                 return None
             return cache.uid
 

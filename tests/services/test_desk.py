@@ -12,7 +12,8 @@ from tests.plan.test_switching import enabled
 from cachekeep.cli.chaos import _chosen
 from cachekeep.errors import Unusable
 from cachekeep.model import Cache, Decided, Node, Secret, Wanted
-from cachekeep.web.desk import FailoverAsked, _errand, _shown
+from cachekeep.services.desk import FailoverAsked, failover_of
+from cachekeep.services.desk import shown as show
 
 
 def cache(**wanted: Any) -> Cache:
@@ -40,12 +41,12 @@ def cache(**wanted: Any) -> Cache:
 
 
 def test_nothing_is_pending_where_the_nodes_are_as_wanted() -> None:
-    shown = _shown(cache(), None)
+    shown = show(cache(), None)
     assert (shown["engine"], shown["version"], shown["node_type"], shown["pending"]) == ("valkey", "8.0", "cache.t3.micro", [])
 
 
 def test_what_waits_for_the_window_is_not_shown_as_if_it_ran() -> None:
-    shown = _shown(cache(version="9.0", deferred=frozenset({"version"})), None)
+    shown = show(cache(version="9.0", deferred=frozenset({"version"})), None)
     assert (shown["engine"], shown["version"]) == ("valkey", "8.0")
     assert shown["pending"] == [{"what": "engine", "from": "valkey 8.0", "to": "valkey 9.0", "in_window": True}]
 
@@ -54,13 +55,13 @@ def test_a_change_is_pending_until_the_last_node_has_it() -> None:
     asked = cache(node_type="cache.m7g.large")
     first, second = asked.decided.nodes
     half = replace(asked, decided=replace(asked.decided, nodes=(replace(first, node_type="cache.m7g.large"), second)))
-    shown = _shown(half, None)
+    shown = show(half, None)
     assert shown["node_type"] == "cache.t3.micro"
     assert shown["pending"] == [{"what": "node_type", "from": "cache.t3.micro", "to": "cache.m7g.large", "in_window": False}]
 
 
-def test_before_there_are_nodes_the_wanted_ones_are_shown() -> None:
-    shown = _shown(replace(cache(version="9.0"), decided=Decided()), None)
+def test_before_there_are_nodes_the_wanted_ones_areshow() -> None:
+    shown = show(replace(cache(version="9.0"), decided=Decided()), None)
     assert (shown["version"], shown["pending"]) == ("9.0", [])
 
 
@@ -68,12 +69,12 @@ def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None
     """Since the group was switched, ``demo-001`` is the process ``demo-001.cluster``."""
     cache = enabled()
     cache = replace(cache, decided=replace(cache.decided, retired=()))
-    shown = _shown(cache, None)
+    shown = show(cache, None)
     first, *_ = shown["nodes"]
     assert (first["name"], first["member"]) == ("demo-001.cluster", "demo-001")
     assert _chosen(shown, "demo-002")["name"] == "demo-002.cluster"
     assert _chosen(shown, "demo-002.cluster")["name"] == "demo-002.cluster"
     with pytest.raises(Unusable, match="demo has no node demo-009"):
         _chosen(shown, "demo-009")
-    errand, told = _errand(cache, FailoverAsked(name="demo", to="demo-002"))
+    (errand,), told = failover_of(cache, FailoverAsked(name="demo", to="demo-002"))
     assert (errand.nodes, told) == (("demo-002",), "demo-002.cluster shall lead shard 0001")

@@ -1,0 +1,223 @@
+"""What only the command line asks for. No AWS service: its calls come from ``web/desk.py``, which adds what is seen right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from cachekeep.errors import ApiError
+from cachekeep.model import Cache, Condition, Errand
+from cachekeep.services.core.caches import every, save, told
+from cachekeep.services.core.context import Context, value_error
+from cachekeep.services.core.errands import with_errand
+from cachekeep.services.core.operation import Service, reads, writes
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.gateway import Call
+
+NAME: Final = "cachekeep"
+"""The service that a signature for the desk is scoped to."""
+
+T = TypeVar("T")
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    """One cache, by group id or cache cluster id, after ``group/`` or ``cluster/`` where both are;
+    all of them where that is allowed."""
+
+    name: str = ""
+
+
+class FailoverAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """A failover by hand. ``to`` names the next primary; else the best replica takes over and the primary is replaced."""
+
+    name: str
+    shard: str | None = None
+    to: str | None = None
+    allow_data_loss: bool = False
+
+
+class Told(msgspec.Struct, forbid_unknown_fields=True):
+    """A sentence for the events of a cache."""
+
+    name: str
+    message: str
+
+
+async def status(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """How one cache is, or all of them."""
+    name = _read(call, Named).name
+    caches = [await _find(tx, name)] if name else sorted([c async for c in every(tx)], key=lambda c: c.kind != "group")
+    conditions = await tx.conditions([c.uid for c in caches])
+    return {"caches": [shown(c, conditions.get(c.uid)) for c in caches]}
+
+
+async def explain(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The cache that is to be explained: looking at it is not done in a transaction."""
+    return {"cache": await _find(tx, _read(call, Named).name)}
+
+
+async def reload(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Nothing that is stored: whether engines may be looked for again."""
+    return {}
+
+
+async def tell(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Adds a sentence to the events of a cache."""
+    asked = _read(call, Told)
+    await tx.tell(told(await _find(tx, asked.name), asked.message[:1000]))
+    return {}
+
+
+async def failover(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Another node becomes primary, by hand."""
+    asked = _read(call, FailoverAsked)
+    cache = await _find(tx, asked.name)
+    errands, because = failover_of(cache, asked)
+    *others, errand = errands
+    if any(replace(e, serial=errand.serial) == errand for e in others):
+        return {"because": f"{because} (asked already, not done yet)"}
+    await save(tx, cache, replace(cache.wanted, errands=errands), told(cache, f"By hand: {because}"))
+    return {"because": because}
+
+
+SERVICE: Final = Service(
+    name=NAME,
+    operations={
+        "status": reads(status),
+        "explain": reads(explain),
+        "reload": reads(reload),
+        "tell": writes(tell),
+        "failover": writes(failover),
+    },
+)
+
+
+def failover_of(cache: Cache, asked: FailoverAsked) -> tuple[tuple[Errand, ...], str]:
+    """The errands with one more, and how to say what it does. Raises ApiError for what cannot be."""
+    if cache.wanted.engine == "memcached":
+        raise value_error(f"{cache.name} runs memcached, which has no primaries.")
+    if cache.wanted.deleted:
+        raise value_error(f"{cache.name} is being deleted.")
+    ids = [s.id for s in cache.decided.shards]
+    node = (cache.member(asked.to) or cache.node(asked.to)) if asked.to else None
+    if asked.to and node is None:
+        raise value_error(f"{cache.name} has no node {asked.to}: {', '.join(n.name for n in cache.decided.nodes)}")
+    shard_id = asked.shard.zfill(4) if asked.shard else node.shard if node else ids[0] if len(ids) == 1 else None
+    if shard_id is None:
+        raise value_error(f"{cache.name} has {len(ids)} shards; name one with --shard: {', '.join(ids) or 'none'}")
+    shard = cache.shard(shard_id)
+    if shard is None or (node is not None and node.shard != shard_id):
+        raise value_error(f"{asked.to or cache.name} has no shard {shard_id}: {', '.join(ids) or 'none is decided yet'}")
+    if asked.allow_data_loss:
+        told = f"shard {shard_id} may promote a node that lacks writes, which are lost then"
+        return with_errand(cache, "promote-stale", shard=shard_id), told
+    if node is not None:
+        if node.name == shard.primary:
+            raise value_error(f"{node.name} is the primary of shard {shard_id} already.")
+        return with_errand(cache, "promote", nodes=(node.member,), shard=shard_id), f"{node.name} shall lead shard {shard_id}"
+    if len([n for n in cache.decided.nodes if n.shard == shard_id and not n.leaving]) < 2:
+        raise value_error(f"shard {shard_id} of {cache.name} has no replica that could take over.")
+    return with_errand(cache, "test-failover", shard=shard_id), f"the best replica shall lead shard {shard_id}"
+
+
+def _read(call: Call, kind: type[T]) -> T:
+    """What the call says. Raises ApiError InvalidParameterValue."""
+    try:
+        return msgspec.convert(call.params, kind)
+    except msgspec.ValidationError as error:
+        raise value_error(str(error)) from None
+
+
+async def _find(tx: Transaction, name: str) -> Cache:
+    """Replication groups and cache clusters have names of their own, so one name may be of two caches [ARNs: one kind for each].
+
+    Raises ApiError.
+    """
+    name = name.lower()
+    kind, _, bare = name.rpartition("/")
+    found = {"group": await tx.cache(bare, "group"), "cluster": await tx.cache_of(bare)}
+    caches = {c.uid: c for k, c in found.items() if c is not None and kind in ("", k)}
+    if len(caches) > 1:
+        raise value_error(
+            f"{bare} is the name of a replication group and of a cache cluster: say group/{bare} or cluster/{bare}.",
+        )
+    for cache in caches.values():
+        return cache
+    raise ApiError("NotFound", f"There is no cache {name!r}. `cachekeep status` lists those that are there.", status=404)
+
+
+def shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
+    """A cache, as the command line shows it."""
+    decided, wanted = cache.decided, cache.wanted
+    seen = {n.name: n for n in condition.nodes} if condition else {}
+    return {
+        "name": cache.name,
+        "full_name": f"{cache.kind}/{cache.name}",
+        "kind": cache.kind,
+        **_running(cache),
+        "status": condition.status
+        if condition
+        else "deleting"
+        if wanted.deleted
+        else "creating"
+        if not decided.available_at
+        else "unknown",
+        "because": condition.because if condition else "its keeper has not looked yet",
+        "refused": bool(condition and condition.refused),
+        "endpoints": _endpoints(cache),
+        "shards": [{"id": x.id, "slots": x.owned or x.slots} for x in decided.shards],
+        "nodes": [
+            {
+                "name": n.name,
+                "member": n.member,
+                "shard": n.shard,
+                "zone": n.zone,
+                "endpoint": f"{n.address}:{n.port}",
+                **(msgspec.to_builtins(replace(seen[n.name], name=n.name)) if n.name in seen else {"status": "unknown"}),
+            }
+            for n in decided.nodes
+        ],
+    }
+
+
+def _running(cache: Cache) -> Mapping[str, Any]:
+    """What is decided for the nodes, and beside it what they shall become: a change may wait for the window, or be half done."""
+    wanted = cache.wanted
+    shall: dict[str, tuple[str, ...]] = {"engine": (wanted.engine, wanted.version), "node_type": (wanted.node_type,)}
+    nodes = [n for n in cache.decided.nodes if not n.leaving] or cache.decided.nodes
+    have: dict[str, list[tuple[str, ...]]] = {
+        "engine": [(n.engine, n.version) for n in nodes],
+        "node_type": [(n.node_type,) for n in nodes],
+    }
+    now = {what: next((h for h in have[what] if h != shall[what]), shall[what]) for what in shall}
+    field = {"engine": "version", "node_type": "node_type"}
+    return {
+        "engine": now["engine"][0],
+        "version": now["engine"][1],
+        "node_type": now["node_type"][0],
+        "pending": [
+            {"what": what, "from": " ".join(now[what]), "to": " ".join(shall[what]), "in_window": field[what] in wanted.deferred}
+            for what in shall
+            if now[what] != shall[what]
+        ],
+    }
+
+
+def _endpoints(cache: Cache) -> Mapping[str, str]:
+    decided, port = cache.decided, cache.wanted.port
+    found: dict[str, str] = {}
+    for shard in decided.shards:
+        suffix = f" {shard.id}" if len(decided.shards) > 1 else ""
+        if shard.primary_address:
+            found[f"primary{suffix}"] = f"{shard.primary_address}:{port}"
+        if shard.reader_address:
+            found[f"reader{suffix}"] = f"{shard.reader_address}:{port}"
+    for front in decided.fronts:
+        if front.kind == "balancer":
+            found["reader"] = f"{front.address}:{front.port}"
+    if decided.configuration_address:
+        found["configuration"] = f"{decided.configuration_address}:{port}"
+    return found

@@ -1,0 +1,65 @@
+"""Statuses are derived here and nowhere stored.
+
+Without a live condition of the very version that is shown, nothing is called ``available``: it is ``creating``, ``deleting`` or
+``modifying`` until somebody has looked.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cachekeep.model import Cache, Condition, Node
+from cachekeep.services.core import errands
+from cachekeep.services.core.hold import current
+
+REBOOTING: Final = "rebooting cache cluster nodes"
+"""The recorded answer of AWS, and the only text that Ansible's module knows."""
+
+
+def cache_status(cache: Cache, condition: Condition | None) -> str:
+    """Of a stand-alone cluster, or of a group as a whole."""
+    if cache.wanted.deleted:
+        return "deleting"
+    if _to_reboot(cache):
+        return REBOOTING
+    if seen := current(cache, condition):
+        return seen.status
+    return "modifying" if cache.decided.available_at else "creating"
+
+
+def group_status(cache: Cache, condition: Condition | None) -> str:
+    """Of a replication group; the API has no word for its rebooting."""
+    status = cache_status(cache, condition)
+    return "modifying" if status == REBOOTING else status
+
+
+def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -> str:
+    """Of a stand-alone cluster or of one member of a group."""
+    if cache.kind == "cluster" or cache.wanted.deleted:
+        return cache_status(cache, condition)
+    node = cache.member(cluster_id)
+    if cluster_id not in cache.wanted_names() or (node and node.leaving):
+        return "deleting"
+    if cluster_id in _to_reboot(cache):
+        return REBOOTING
+    seen = current(cache, condition)
+    of_node = next((n.status for n in seen.nodes if node and n.name == node.name), None) if seen else None
+    if of_node is not None:
+        return {"rebooting": REBOOTING, "failed": "modifying"}.get(of_node, of_node)
+    return "modifying" if node and cache.decided.available_at else "creating"
+
+
+def _to_reboot(cache: Cache) -> frozenset[str]:
+    """Nodes whose reboot has been asked for and is not done."""
+    return frozenset(node for e in errands.left(cache) if e.kind == "reboot" for node in e.nodes)
+
+
+def node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
+    """Of one node of a cluster."""
+    if cache.wanted.deleted or node.leaving:
+        return "deleting"
+    if node.member in _to_reboot(cache):
+        return "rebooting"
+    seen = current(cache, condition)
+    of_node = next((n.status for n in seen.nodes if n.name == node.name), None) if seen else None
+    return of_node or ("modifying" if cache.decided.available_at else "creating")

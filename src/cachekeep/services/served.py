@@ -1,0 +1,7 @@
+"""The services that are served. A new one is a module (or a room) with a ``SERVICE``, and one line here."""
+
+from typing import Final
+
+from cachekeep.services import desk, ec2, elasticache, iam, sts
+
+SERVICES: Final = (elasticache.SERVICE, ec2.SERVICE, iam.SERVICE, sts.SERVICE, desk.SERVICE)
