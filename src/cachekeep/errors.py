@@ -7,18 +7,12 @@ class CachekeepError(Exception):
     """Base of every error that Cachekeep raises on purpose."""
 
 
-class ApiError(CachekeepError):
-    """A request is refused. Becomes an AWS-shaped fault on the wire.
+class InvalidValue(CachekeepError):
+    """What was asked for cannot be: there is no such name, or it is not in the range. The message says what there is."""
 
-    ``code`` is the wire code (``CacheClusterNotFound``), or the name of the model's exception shape; the gateway takes the HTTP
-    status from the service model and falls back to ``status`` for codes common to all services (``InvalidAction``…).
-    """
 
-    def __init__(self, code: str, message: str, *, status: int = 400) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.status = status
+class InvalidCombination(CachekeepError):
+    """What was asked for does not go together, or not with what there is."""
 
 
 class Conflict(CachekeepError):

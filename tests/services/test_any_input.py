@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
-from cachekeep.errors import ApiError
 from cachekeep.services import SERVICES, Services, elasticache
 from cachekeep.services.core.operation import Operation
 from cachekeep.store import MemoryStore
+from cachekeep.wire.caller import Principal
 from cachekeep.wire.codec import codec
-from cachekeep.wire.gateway import Call, Principal
+from cachekeep.wire.faults import ApiError
+from cachekeep.wire.gateway import Call
 from cachekeep.wire.model import Shape, service_model
 
 WORDS = (

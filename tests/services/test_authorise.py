@@ -9,11 +9,12 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import CATALOGUE, SETTINGS, Rig, SetClock, refused
 
-from cachekeep.errors import ApiError
 from cachekeep.services import SERVICES, Services
 from cachekeep.services.core import dispatch
 from cachekeep.store import MemoryStore
-from cachekeep.wire.gateway import Call, Principal
+from cachekeep.wire.caller import Principal
+from cachekeep.wire.faults import ApiError
+from cachekeep.wire.gateway import Call
 
 
 @pytest.fixture

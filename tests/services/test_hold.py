@@ -14,7 +14,8 @@ from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
 from cachekeep.services import SERVICES, Services
 from cachekeep.store import MemoryStore, SqlStore, Store
-from cachekeep.wire.gateway import Call, Principal
+from cachekeep.wire.caller import Principal
+from cachekeep.wire.gateway import Call
 
 LONG = replace(SETTINGS, hold_seconds=60.0)
 NEW = {"ReplicationGroupDescription": "d", "CacheNodeType": "cache.t3.micro", "Engine": "valkey", "NumCacheClusters": 2}

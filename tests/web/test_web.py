@@ -16,10 +16,10 @@ import uvicorn
 from tests.wire.conftest import KEY, SECRET, Endpoint, form, signed
 
 from cachekeep.clock import SystemClock
-from cachekeep.errors import ApiError
 from cachekeep.security.sigv4 import Secret
 from cachekeep.web.protocol import HEAD_BYTES_MAX, DeadlineProtocol
 from cachekeep.web.server import Web
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import BODY_BYTES_MAX, Call
 from cachekeep.wire.http import HttpRequest
 

@@ -21,8 +21,8 @@ from botocore.parsers import create_parser
 from tests.wire.conftest import ACCOUNT, KEY, REGION, ROOT, SECRET, Endpoint
 from tests.wire.shapes import botocore_model
 
-from cachekeep.errors import ApiError
 from cachekeep.wire.codec import codec
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 from cachekeep.wire.http import HttpRequest
 

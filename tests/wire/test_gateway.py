@@ -13,7 +13,7 @@ import pytest
 from botocore.credentials import Credentials
 from tests.wire.conftest import ACCOUNT, KEY, REGION, ROOT, Endpoint, form, presigned, signed, unsigned
 
-from cachekeep.errors import ApiError
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import BODY_BYTES_MAX
 from cachekeep.wire.http import HttpResponse
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.wire.conftest import ACCOUNT, KEY, REGION, ROOT, SECRET, form, presigned, signed, unsigned
 
-from cachekeep.errors import ApiError
-from cachekeep.security.sigv4 import Secret, canonical_request, read_claim, sign, verify
+from cachekeep.security.sigv4 import Secret, SignatureRefused, canonical_request, read_claim, sign, verify
+from cachekeep.wire.caller import fault_of
 from cachekeep.wire.http import HttpRequest
 
 TEMPORARY = Credentials("ASIATEMPORARY", "temporary secret", "the/session+token=")
@@ -45,9 +45,10 @@ def check(request: HttpRequest, *, later: dt.timedelta = dt.timedelta()) -> Secr
 
 
 def refused(request: HttpRequest, *, later: dt.timedelta = dt.timedelta()) -> tuple[str, int, str]:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(SignatureRefused) as caught:
         check(request, later=later)
-    return caught.value.code, caught.value.status, caught.value.message
+    fault = fault_of(caught.value)
+    return fault.code, fault.status, fault.message
 
 
 def with_header(request: HttpRequest, name: str, value: str | None) -> HttpRequest:

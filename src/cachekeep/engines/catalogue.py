@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from cachekeep.errors import ApiError, EngineMissing
+from cachekeep.errors import EngineMissing, InvalidCombination, InvalidValue
 
 Engine = Literal["memcached", "redis", "valkey"]
 ENGINES: tuple[Engine, ...] = ("memcached", "redis", "valkey")
@@ -127,8 +127,8 @@ _TOO_NEW: dict[str, Numbers] = {"redis": (7, 3)}
 def offer_of(engine: str, asked: str) -> Offer:
     """The offer that an ``EngineVersion`` names. ``6.x`` is the newest 6 [AWS: CreateReplicationGroup, EngineVersion].
 
-    Raises ApiError in AWS's words and with what there is: a version that ElastiCache never had, or a patch where only major.minor
-    may be named.
+    Raises InvalidCombination for a version that ElastiCache never had, InvalidValue for a patch where only major.minor may be
+    named; in AWS's words, with what there is.
     """
     named = {offer.version: offer for offer in OFFERS if offer.engine == engine}
     if engine == "redis" and asked == "6.x":
@@ -137,8 +137,8 @@ def offer_of(engine: str, asked: str) -> Offer:
         return named[asked]
     minor = ".".join(asked.split(".")[:2])
     if asked.count(".") == 2 and minor in named:
-        raise ApiError("InvalidParameterValue", f"Specific version selection is not allowed for '{asked}', please use '{minor}'")
-    raise ApiError("InvalidParameterCombination", f"Cannot find version {asked} for {engine}: there are {', '.join(named)}")
+        raise InvalidValue(f"Specific version selection is not allowed for '{asked}', please use '{minor}'")
+    raise InvalidCombination(f"Cannot find version {asked} for {engine}: there are {', '.join(named)}")
 
 
 # --- which build serves what
@@ -195,7 +195,7 @@ class Catalogue(msgspec.Struct, frozen=True):
     def choose(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> tuple[Offer, Build]:
         """The version that a request means (None: the default) and the build that serves it.
 
-        Raises ApiError for a version that does not exist at ElastiCache, EngineMissing when no installed build can serve it.
+        Raises what ``offer_of`` raises, EngineMissing when no installed build can serve it.
         """
         needs = tuple(needs)
         offer = offer_of(engine, asked) if asked is not None else self.default_offer(engine, needs)

@@ -16,7 +16,7 @@ import msgspec
 
 from cachekeep.engines import catalogue
 from cachekeep.engines.node_types import NodeType, node_types, offered
-from cachekeep.errors import ApiError
+from cachekeep.errors import InvalidValue
 
 ChangeType = Literal["immediate", "requires-reboot"]
 
@@ -70,9 +70,9 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 @cache
 def parameters(family: str) -> dict[str, Parameter]:
-    """All parameters of a family by name, in alphabetical order. Raises ApiError InvalidParameterValue for an unknown family."""
+    """All parameters of a family by name, in alphabetical order. Raises InvalidValue for an unknown family."""
     if family not in _FAMILIES:
-        raise ApiError("InvalidParameterValue", f"{family} is not a valid parameter group family. Valid: {', '.join(_FAMILIES)}")
+        raise InvalidValue(f"{family} is not a valid parameter group family. Valid: {', '.join(_FAMILIES)}")
     return {row["name"]: _parameter(row, family) for row in _rows() if family in row["families"].split()}
 
 
@@ -99,10 +99,10 @@ def engine_of(family: str) -> str:
 
 
 def family_of(engine: str, version: str) -> str:
-    """``("redis", "6.2")`` → ``redis6.x``. Raises ApiError InvalidParameterValue when no family fits."""
+    """``("redis", "6.2")`` → ``redis6.x``. Raises InvalidValue when no family fits."""
     family = catalogue.family_of(engine, catalogue.numbers(version))
     if family not in _FAMILIES:
-        raise ApiError("InvalidParameterValue", f"There is no parameter group family for {engine} {version}")
+        raise InvalidValue(f"There is no parameter group family for {engine} {version}")
     return family
 
 
@@ -152,34 +152,33 @@ def node_type_parameters(family: str) -> tuple[NodeTypeParameter, ...]:
 def validate(family: str, name: str, value: str, *, attached: bool = False) -> str:
     """The value in canonical form. ``attached``: some cache uses the group.
 
-    Raises ApiError InvalidParameterValue: unknown name, not modifiable, wrong type, out of range.
+    Raises InvalidValue: unknown name, not modifiable, wrong type, out of range.
     """
     p = parameters(family).get(name)
     if p is None:
-        raise ApiError("InvalidParameterValue", f"The parameter {name} does not exist in the parameter group family {family}.")
+        raise InvalidValue(f"The parameter {name} does not exist in the parameter group family {family}.")
     if not p.modifiable:
-        raise ApiError("InvalidParameterValue", f"The parameter {name} cannot be modified.")
+        raise InvalidValue(f"The parameter {name} cannot be modified.")
     if p.unattached_only and attached:
-        raise ApiError("InvalidParameterValue", f"The parameter {name} cannot be modified while a cache uses the parameter group.")
+        raise InvalidValue(f"The parameter {name} cannot be modified while a cache uses the parameter group.")
     canonical = _canonical(p, value)
     if canonical is None:
-        raise ApiError(
-            "InvalidParameterValue",
+        raise InvalidValue(
             f"The value {value!r} is not valid for the parameter {name}: it must be {_shape(p)}.",
         )
     return canonical
 
 
 def check_together(family: str, values: dict[str, str]) -> None:
-    """Rules between parameters of one group. Raises ApiError InvalidParameterValue [AWS: Managing reserved memory]."""
+    """Rules between parameters of one group. Raises InvalidValue [AWS: Managing reserved memory]."""
     if "reserved-memory" in values and "reserved-memory-percent" in values:
-        raise ApiError("InvalidParameterValue", "Only one of reserved-memory and reserved-memory-percent can be set.")
+        raise InvalidValue("Only one of reserved-memory and reserved-memory-percent can be set.")
     low, high = values.get("active-defrag-cycle-min"), values.get("active-defrag-cycle-max")
     known = defaults(family)
     if low is not None or high is not None:
         low, high = low or known["active-defrag-cycle-min"], high or known["active-defrag-cycle-max"]
         if int(low) > int(high):
-            raise ApiError("InvalidParameterValue", f"active-defrag-cycle-min ({low}) is above active-defrag-cycle-max ({high}).")
+            raise InvalidValue(f"active-defrag-cycle-min ({low}) is above active-defrag-cycle-max ({high}).")
 
 
 def _canonical(p: Parameter, value: str) -> str | None:

@@ -1,7 +1,7 @@
 """AWS Signature Version 4: verified in headers and in presigned URLs; made for requests of our own.
 
 Pure: the time and the secrets are given. Rules: IAM User Guide, "AWS Signature Version 4 for API requests" and "Troubleshoot
-Signature Version 4"; error codes and statuses: "Common error types" of the query APIs.
+Signature Version 4".
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, unquote, unquote_plus
 
-from cachekeep.errors import ApiError
+from cachekeep.errors import CachekeepError
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TERMINATOR: Final = "aws4_request"
@@ -28,6 +28,17 @@ _TIME_FORM: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SPACES: Final = re.compile(" +")
 # What decides the meaning of a request must be under its signature.
 _ALWAYS_SIGNED: Final = frozenset({"x-amz-target", "x-amz-security-token", "x-amz-date"})
+
+
+Reason = Literal["unsigned", "incomplete", "unknown", "mismatch", "expired"]
+
+
+class SignatureRefused(CachekeepError):
+    """A request is not believed to be its sender's. The message is AWS's."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Final = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ class Claim:
 def read_claim(query: str, headers: Mapping[str, str]) -> Claim | None:
     """The request's signature claim, or None when it makes none. ``headers`` has lower-case names, ``query`` is raw.
 
-    Raises ApiError ``IncompleteSignature`` (400) when the claim is malformed.
+    Raises SignatureRefused when the claim is malformed.
     """
     authorization = headers.get("authorization")
     if authorization is not None:
@@ -88,11 +99,10 @@ def verify(
 ) -> Secret:
     """The secret whose owner signed this very request. ``path`` and ``query`` are raw, as on the request line.
 
-    Raises ApiError: ``MissingAuthenticationToken``, ``InvalidClientTokenId``, ``SignatureDoesNotMatch``, ``ExpiredToken`` (403),
-    ``IncompleteSignature`` (400).
+    Raises SignatureRefused.
     """
     if claim is None:
-        raise ApiError("MissingAuthenticationToken", "Request is missing Authentication Token", status=403)
+        raise SignatureRefused("unsigned", "Request is missing Authentication Token")
     if claim.terminator != TERMINATOR:
         raise _mismatch(f"Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{claim.terminator}'.")
     if claim.date != claim.signed_at[:8]:
@@ -104,7 +114,7 @@ def verify(
     _check_time(claim, now)
     secret = secret_of(claim.access_key)
     if secret is None:
-        raise ApiError("InvalidClientTokenId", "The security token included in the request is invalid.", status=403)
+        raise SignatureRefused("unknown", "The security token included in the request is invalid.")
     request = canonical_request(claim, method, path, query, headers, _payload_hash(claim, query, headers, body))
     if not hmac.compare_digest(_signature(claim, secret.secret_key, request).encode(), claim.signature.encode()):
         raise _mismatch(
@@ -112,9 +122,9 @@ def verify(
             "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
         )
     if not _same_token(secret.session_token, claim.session_token):
-        raise ApiError("InvalidClientTokenId", "The security token included in the request is invalid.", status=403)
+        raise SignatureRefused("unknown", "The security token included in the request is invalid.")
     if secret.expires_at is not None and now >= secret.expires_at:
-        raise ApiError("ExpiredToken", "The security token included in the request is expired", status=403)
+        raise SignatureRefused("expired", "The security token included in the request is expired")
     return secret
 
 
@@ -161,12 +171,12 @@ def canonical_request(claim: Claim, method: str, path: str, query: str, headers:
 # ------------------------------------------------------------------ claims
 
 
-def _incomplete(text: str) -> ApiError:
-    return ApiError("IncompleteSignature", text, status=400)
+def _incomplete(text: str) -> SignatureRefused:
+    return SignatureRefused("incomplete", text)
 
 
-def _mismatch(text: str) -> ApiError:
-    return ApiError("SignatureDoesNotMatch", text, status=403)
+def _mismatch(text: str) -> SignatureRefused:
+    return SignatureRefused("mismatch", text)
 
 
 def _claim_of_header(authorization: str, headers: Mapping[str, str]) -> Claim:

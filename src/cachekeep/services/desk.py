@@ -8,13 +8,13 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Condition, Errand
 from cachekeep.services.core.caches import every, save, told
 from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Service, reads, writes
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 NAME: Final = "cachekeep"

@@ -13,12 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from cachekeep.engines.node_types import NodeType, node_types
-from cachekeep.errors import ApiError
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, ServiceSettings, digest
 from cachekeep.services.core.operation import Handler, Service, reads
 from cachekeep.services.core.paging import PageRule
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 Shape = dict[str, Any]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cachekeep.errors import ApiError
 from cachekeep.services.core.callers import is_root, user_id
 from cachekeep.services.core.context import Context
 from cachekeep.services.core.operation import Service, reads
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 

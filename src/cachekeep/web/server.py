@@ -10,12 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from cachekeep.clock import Clock
-from cachekeep.errors import ApiError, CachekeepError
+from cachekeep.errors import CachekeepError
 from cachekeep.security import sigv4
 from cachekeep.services.desk import NAME
 from cachekeep.web.desk import Desk
 from cachekeep.wire import faults
-from cachekeep.wire.gateway import BODY_BYTES_MAX, Call, Gateway, Principal
+from cachekeep.wire.caller import Principal, read_claim, signer
+from cachekeep.wire.faults import ApiError
+from cachekeep.wire.gateway import BODY_BYTES_MAX, Call, Gateway
 from cachekeep.wire.http import HttpRequest, HttpResponse
 
 log = logging.getLogger("cachekeep.web")
@@ -84,22 +86,12 @@ class Web:
         try:
             if name == "health":
                 return _json(200, self._desk.health())
-            claim = sigv4.read_claim(request.query, request.headers)
+            claim = read_claim(request)
             if claim is not None and claim.service != NAME:
                 raise ApiError("SignatureDoesNotMatch", f"Credential should be scoped to the service {NAME}.", status=403)
-            secret = sigv4.verify(
-                claim,
-                request.method,
-                request.path,
-                request.query,
-                request.headers,
-                request.body,
-                secret_of=self._credentials,
-                now=self._clock.now(),
-            )
+            principal = signer(request, claim, self._credentials, self._clock.now())
             if request.method != "POST":
                 raise ApiError("MethodNotAllowed", "Send a POST.", status=405)
-            principal = Principal(claim.access_key if claim else "", secret.arn, secret.account)
             return _json(200, await self._desk.answer(self._call(name, request, principal)))
         except ApiError as error:
             return _json(error.status, {"code": error.code, "message": error.message})

@@ -8,8 +8,22 @@ from html import escape
 
 import cbor2
 
-from cachekeep.errors import ApiError
+from cachekeep.errors import CachekeepError
 from cachekeep.wire.model import Protocol, ServiceModel
+
+
+class ApiError(CachekeepError):
+    """A request is refused. Becomes an AWS-shaped fault on the wire.
+
+    ``code`` is the wire code (``CacheClusterNotFound``), or the name of the model's exception shape; the gateway takes the HTTP
+    status from the service model and falls back to ``status`` for codes common to all services (``InvalidAction``…).
+    """
+
+    def __init__(self, code: str, message: str, *, status: int = 400) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = status
 
 
 class Malformed(ValueError):

@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, Final, Literal
 
 from cachekeep.clock import Clock
-from cachekeep.errors import ApiError
 from cachekeep.security import sigv4
 from cachekeep.wire import faults, query
+from cachekeep.wire.caller import Principal, read_claim, signer
 from cachekeep.wire.codec import Codec, codec
-from cachekeep.wire.faults import Malformed
+from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.http import HttpRequest, HttpResponse
 from cachekeep.wire.model import Operation, Protocol, ServiceEntry, catalogue
 from cachekeep.wire.validate import malformed
@@ -24,15 +24,6 @@ BODY_BYTES_MAX: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
 _SMITHY_PATH: Final = re.compile(r"/service/([A-Za-z0-9_.]{1,100})/operation/([A-Za-z0-9_]{1,100})/?")
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is asking. ``access_key`` is empty for an unsigned request under ``auth="open"``."""
-
-    access_key: str
-    arn: str
-    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +152,7 @@ class Gateway:
             return Principal(claim.access_key if claim else "", arn, known.account if known else self._account)
         if claim_error is not None:
             raise claim_error
-        secret = sigv4.verify(
-            claim,
-            request.method,
-            request.path,
-            request.query,
-            request.headers,
-            request.body,
-            secret_of=self._credentials,
-            now=now,
-        )
-        return Principal(claim.access_key if claim else "", secret.arn, secret.account)
+        return signer(request, claim, self._credentials, now)
 
     def _operation(self, service: Codec, route: _Route) -> Operation:
         model, action = service.model, route.action or ""
@@ -213,7 +194,7 @@ def _by_target() -> Mapping[str, ServiceEntry]:
 def _read_claim(request: HttpRequest) -> tuple[sigv4.Claim | None, ApiError | None]:
     """The signature claim, or why there is none: a broken one must not keep the error from having its protocol's form."""
     try:
-        return sigv4.read_claim(request.query, request.headers), None
+        return read_claim(request), None
     except ApiError as error:
         return None, error
 

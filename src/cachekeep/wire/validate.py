@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
-from cachekeep.errors import ApiError
-from cachekeep.wire.faults import Malformed
+from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.model import Operation, Shape
 
 Rule = Literal["required", "length_min", "length_max", "value_min", "value_max", "pattern", "enum"]

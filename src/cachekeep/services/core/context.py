@@ -11,8 +11,8 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.errors import ApiError
 from cachekeep.services.core.quotas import Quota
+from cachekeep.wire.faults import ApiError
 
 Params = Mapping[str, Any]
 

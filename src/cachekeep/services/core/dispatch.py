@@ -10,12 +10,13 @@ from msgspec.structs import replace as with_fields
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.errors import ApiError, Conflict
+from cachekeep.errors import Conflict, InvalidCombination, InvalidValue
 from cachekeep.services.core.authorise import authorise
-from cachekeep.services.core.context import Context, ServiceSettings
+from cachekeep.services.core.context import Context, ServiceSettings, combination_error, value_error
 from cachekeep.services.core.hold import Waiting
 from cachekeep.services.core.operation import Operation, Service
 from cachekeep.store.contract import Store, StoreFailed, Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class Services:
             raise ApiError("InvalidAction", f"{call.service}:{call.operation} is not supported by Cachekeep.")
         try:
             return await self._answer(operation, service.prepare(call))
+        except InvalidValue as error:
+            raise value_error(str(error)) from None
+        except InvalidCombination as error:
+            raise combination_error(str(error)) from None
         except (StoreFailed, Conflict) as error:
             log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
             raise _unavailable(operation, error) from error

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from cachekeep.errors import ApiError
 from cachekeep.model import CacheKind
 from cachekeep.services.core.context import Context
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 Handler = Callable[[Call, Transaction, Context], Awaitable[Mapping[str, Any]]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cachekeep.errors import ApiError
+from cachekeep.wire.faults import ApiError
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):

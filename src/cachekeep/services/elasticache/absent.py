@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from cachekeep.errors import ApiError
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, unsupported, value_error
 from cachekeep.services.core.operation import Handler, Operation, reads, refuses
 from cachekeep.services.core.paging import SERVERLESS, SNAPSHOTS, USUAL, PageRule
 from cachekeep.services.elasticache import find, names
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 

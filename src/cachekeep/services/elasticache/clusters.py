@@ -8,7 +8,6 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import ENGINES
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, Wanted, WantedShard
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save
@@ -19,6 +18,7 @@ from cachekeep.services.elasticache import find, names, quotas, render, replicas
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.groups import change_engine, change_node_type
 from cachekeep.store.contract import AlreadyThere, Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 _SHARD: Final = "0001"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Condition
 from cachekeep.services.core.hold import current
 from cachekeep.services.elasticache.status import cache_status, cluster_status, group_status
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 
 
 def group_not_found(name: str) -> ApiError:

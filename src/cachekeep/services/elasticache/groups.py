@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.limits import data_bytes
 from cachekeep.engines.parameters import family_of
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, Wanted
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save, told
@@ -21,6 +20,7 @@ from cachekeep.services.core.operation import Held, Operation, reads, writes
 from cachekeep.services.elasticache import find, mode, names, quotas, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import AlreadyThere, Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 # ------------------------------------------------------------------ create

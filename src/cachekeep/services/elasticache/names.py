@@ -6,9 +6,9 @@ import re
 from collections.abc import Container, Iterator
 from typing import Final
 
-from cachekeep.errors import ApiError
 from cachekeep.model.windows import DAY_MINUTES, daily, weekly
 from cachekeep.services.core.context import ServiceSettings, value_error
+from cachekeep.wire.faults import ApiError
 
 CLUSTER_ID_MAX: Final = 50
 GROUP_ID_MAX: Final = 40

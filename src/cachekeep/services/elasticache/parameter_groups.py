@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from cachekeep.engines import parameters as tables
 from cachekeep.engines.parameters import NodeTypeParameter, Parameter
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Event, ParameterGroup
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every, save
@@ -22,6 +21,7 @@ from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 _CHANGES_MAX: Final = 20

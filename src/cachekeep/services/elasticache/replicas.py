@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, Member, WantedShard
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
@@ -16,6 +15,7 @@ from cachekeep.services.elasticache import find, render, tags, zones
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.quotas import NODES_PER_SHARD_MAX
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 _INCREASING: Final = "Increasing number of requested nodes"

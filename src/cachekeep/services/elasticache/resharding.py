@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, WantedShard
 from cachekeep.plan.slots import count
 from cachekeep.services.core.caches import save
@@ -17,6 +16,7 @@ from cachekeep.services.core.operation import Operation, writes
 from cachekeep.services.elasticache import find, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 

@@ -12,7 +12,6 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from cachekeep.errors import ApiError
 from cachekeep.model import Subnet, SubnetGroup
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every
@@ -20,6 +19,7 @@ from cachekeep.services.core.context import Context, ServiceSettings, value_erro
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 

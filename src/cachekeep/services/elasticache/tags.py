@@ -8,13 +8,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.parameters import default_groups
-from cachekeep.errors import ApiError
 from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags, WantedShard
 from cachekeep.services.core.context import Context, Params, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import find, names, quotas, render
 from cachekeep.services.elasticache.absent import MISSING
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 KEY_MAX: Final = 128

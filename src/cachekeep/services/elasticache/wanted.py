@@ -12,7 +12,7 @@ from cachekeep.engines.catalogue import Offer
 from cachekeep.engines.limits import memory_needed
 from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
-from cachekeep.errors import ApiError, EngineMissing
+from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
@@ -20,6 +20,7 @@ from cachekeep.services.elasticache import names, quotas
 from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
 from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 
 DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
 
