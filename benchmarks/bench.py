@@ -314,11 +314,11 @@ async def serve(path: Path, port: int) -> None:
     import uvicorn
 
     from cachekeep.clock import SystemClock
-    from cachekeep.engines.installed import discover
     from cachekeep.model import Cache, Condition, Decided, Member, Node, Secret, Shard, Wanted, WantedShard
     from cachekeep.security import sigv4
     from cachekeep.services import SERVICES, Services, ServiceSettings
     from cachekeep.store import SqlStore
+    from cachekeep.toolchain.installed import discover
     from cachekeep.web.protocol import DeadlineProtocol
     from cachekeep.web.server import Web
     from cachekeep.wire.gateway import Gateway

@@ -46,8 +46,8 @@ from benchmarks.cluster_systems import (
 
 from cachekeep.chaos.probe import Where, Writer
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.installed import discover
 from cachekeep.plan.slots import SLOTS
+from cachekeep.toolchain.installed import discover
 
 _VALUE = b"v" * 100
 _CALM_COMMANDS = 3000

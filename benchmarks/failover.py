@@ -26,7 +26,7 @@ from benchmarks.failover_systems import PORT, Kind, Ours, Sentinel, System
 from tests.live.writer import Writer
 
 from cachekeep.chaos.cuts import unusable
-from cachekeep.engines.installed import discover
+from cachekeep.toolchain.installed import discover
 
 KINDS: tuple[Kind, ...] = ("crash", "hang", "cut", "planned")
 _FAILOVER_SECONDS = 60.0

@@ -36,9 +36,9 @@ from cachekeep.compute.local import LocalDriver
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import ADMIN
 from cachekeep.model import Cache, Decided, Node, Secret, Shard, Wanted
+from cachekeep.toolchain.installed import discover
 
 MIB = 1 << 20
 PORT, PASSWORD, UID = 6379, "only-for-a-benchmark", "memory"

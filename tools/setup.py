@@ -27,7 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from cachekeep.engines.aptsources import source_text, sources_of  # noqa: E402 - the line above makes it importable
+from cachekeep.toolchain.aptsources import source_text, sources_of  # noqa: E402 - the line above makes it importable
 
 OLDEST_PYTHON = (3, 11)
 POLICY_MARK = "# Written by Cachekeep's set-up; safe to delete."

@@ -30,7 +30,6 @@ from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.workers import Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.engines.installed import discover
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model import Cache, Installation, Node
 from cachekeep.network.addresses import free
@@ -41,6 +40,7 @@ from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, Endpoint, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
+from cachekeep.toolchain.installed import discover
 from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web

@@ -21,9 +21,9 @@ from tests.addresses import new_address
 
 from cachekeep.compute.contract import Key, Target
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import launch
 from cachekeep.model import Cache, Decided, Heard, Node, Secret, Shard, Wanted
+from cachekeep.toolchain.installed import discover
 
 _catalogue: list[Catalogue] = []
 PASSWORD = Secret("a-password-for-tests-only-0123456789")

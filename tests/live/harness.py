@@ -32,13 +32,13 @@ from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.installed import discover
 from cachekeep.engines.launch import ADMIN
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
+from cachekeep.toolchain.installed import discover
 
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 

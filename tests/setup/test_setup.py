@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from cachekeep.engines.aptsources import Source, entry_options, source_text, sources_of, stanzas
+from cachekeep.toolchain.aptsources import Source, entry_options, source_text, sources_of, stanzas
 
 ROOT = Path(__file__).parent.parent.parent
 

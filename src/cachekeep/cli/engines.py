@@ -27,7 +27,7 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     from cachekeep.engines.catalogue import OFFERS
-    from cachekeep.engines.installed import discover
+    from cachekeep.toolchain.installed import discover
 
     found = discover([settings.data_dir / ENGINES_DIR], settings.data_dir if settings.data_dir.is_dir() else None)
     serves = {b.server: [o.version for o in OFFERS if o.engine == b.engine and found.serving(o) == b] for b in found.builds}
@@ -82,7 +82,7 @@ def install(settings: Any, /, spec: str, **flags: Any) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from cachekeep.cli.client import call
-    from cachekeep.engines import build
+    from cachekeep.toolchain import build
 
     if flags["data_dir"]:
         settings = settings_of(flags)

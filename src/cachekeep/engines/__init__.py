@@ -1,4 +1,1 @@
-"""What each engine is and speaks.
-
-Imports nothing itself: set-up reads this package before anything is installed.
-"""
+"""What each engine is and speaks. Pure: nothing here runs a program or knows the time."""

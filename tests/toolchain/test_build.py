@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cachekeep.engines import build
-from cachekeep.engines.build import Compilation, Progress, install, parse_spec, pick_version, suites, upstream_version
 from cachekeep.errors import EngineMissing
+from cachekeep.toolchain import build
+from cachekeep.toolchain.build import Compilation, Progress, install, parse_spec, pick_version, suites, upstream_version
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_killed_build_leaves_nothing_that_the_next_does_not_sweep(distribution
     compiling = (distribution / "make").read_text()
     (distribution / "make").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/make.pid\necho CC a.o\nexec sleep 60\n")
     script = (
-        "import sys; from pathlib import Path; from cachekeep.engines.build import install\n"
+        "import sys; from pathlib import Path; from cachekeep.toolchain.build import install\n"
         f"install('valkey@9.1', Path({str(builds)!r}), lambda step: print(step.stage, flush=True))"
     )
     builder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from cachekeep.engines.aptsources import Source, source_text, sources_of, stanzas
 from cachekeep.engines.catalogue import Build, Numbers, numbers
-from cachekeep.engines.installed import probe, with_tools
 from cachekeep.errors import EngineMissing
+from cachekeep.toolchain.aptsources import Source, source_text, sources_of, stanzas
+from cachekeep.toolchain.installed import probe, with_tools
 
 _HALF_MADE = ".making-"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
