@@ -26,6 +26,7 @@ from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import ProcessSpec
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.workers import Worker, at_work
@@ -130,7 +131,7 @@ class App:
         await store.bury(ours)
         undo.push_async_callback(_bury, store, holder)
 
-        link = EngineLink(driver, clock)
+        link = EngineLink(driver, clock, Spares(settings.data_dir))
         undo.push_async_callback(link.aclose)
         fronts = LocalFronts(lambda key: driver.log_path(key).parent)
         policy = Policy(

@@ -22,7 +22,7 @@ async def test_who_has_connected_while_there_was_room_is_let_in_however_late_the
     node = node_of(build, "demo-001")
     server = Server(build, cache_of(node), node, tmp_path)
     await asyncio.to_thread(server.start)
-    lines = Lines(SystemClock(), lambda _key: None)
+    lines = Lines(SystemClock(), lambda _key: None, None)
     try:
         line = await lines.open(server.target)
         await line.ask(b"CONFIG SET maxclients 1 busy-reply-threshold 5000\r\n", 1)

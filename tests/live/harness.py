@@ -28,6 +28,7 @@ from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
@@ -120,7 +121,7 @@ class LiveCache:
         """A keeper that finds what is there and goes on."""
         self.driver = LocalDriver(self.place, self.clock)
         await self.driver.open()
-        self.link = EngineLink(self.driver, self.clock)
+        self.link = EngineLink(self.driver, self.clock, Spares(self.place))
         fronts = LocalFronts(lambda key: self.driver.log_path(key).parent)
         self.observer = Observer(
             store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, pool=self.pool

@@ -120,7 +120,7 @@ def test_downwards_the_engine_goes_first() -> None:
         ({"used_bytes": 500 * MIB}, "it holds 500 MiB of data, more than the 384 MiB that there is room for"),
         ({"used_bytes": None}, "it has not said how much it holds"),
         ({"resident": 1900 * MIB}, "1900 MiB of memory are in use, too much for a limit of 1854 MiB"),
-        ({"clients": 30_000}, "30000 clients are connected, too many for 20129 open files"),
+        ({"clients": 30_000}, "30000 clients are connected, too many for 20130 open files"),
         ({"answer": Silence(0.1)}, "demo-002 does not answer"),
         ({"settings": {"maxmemory": "1103269724"}}, None),
     ],

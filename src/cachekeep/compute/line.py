@@ -133,21 +133,35 @@ async def connect(
     An engine that refuses a connection says why and closes it at once, be there a greeting on its way or not. A transport may fail
     to send before it has read, and what was said is lost; so this much goes over the bare socket, which is read to its end.
     """
-    loop = asyncio.get_running_loop()
+    return await line_over(await dial(address, port, parse, greeting), parse, on_lost)
+
+
+async def dial(address: str, port: int, parse: Parse, *greetings: bytes) -> socket.socket:
+    """A connection on which all greetings were answered well, one after the other. Raises as ``connect`` does."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    line = Line(parse, on_lost)
     try:
         sock.setblocking(False)
-        await loop.sock_connect(sock, (address, port))
-        if greeting:
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        for greeting in filter(None, greetings):
             await _greet(sock, greeting, parse)
-        await loop.create_connection(lambda: line, sock=sock)
     except OSError as error:
         sock.close()
         raise LineLost(error.strerror or str(error)) from error
     except BaseException:
         sock.close()
         raise
+    return sock
+
+
+async def line_over(sock: socket.socket, parse: Parse, on_lost: Callable[[], None] | None = None) -> Line:
+    """A line over a connection that is there. Raises LineLost."""
+    line = Line(parse, on_lost)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: line, sock=sock)
+    except OSError as error:
+        sock.close()
+        raise LineLost(error.strerror or str(error)) from error
     return line
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
-from cachekeep.compute.line import Line, LineLost, ReplyError, connect, parse_memcached, parse_resp, resp
+from cachekeep.compute.line import Line, LineLost, ReplyError, connect, dial, line_over, parse_memcached, parse_resp, resp
+from cachekeep.compute.spares import Spares
 from cachekeep.engines.launch import ADMIN, NOBODY_PORT
 from cachekeep.engines.replies import excuse
 from cachekeep.model import Excuse
@@ -22,11 +24,18 @@ _KNOCK_SECONDS = 0.1
 """Within this an engine whose event loop turns answers a newcomer, and a host that is there one who is not expected."""
 _HOPELESS_SECONDS = 5.0
 """A line that owes a reply for this long is given up and opened anew: the machine at its end may be gone."""
+_PROVIDE_SECONDS = 5.0
+"""So often it is seen to that there is a spare line."""
+_WAITING = "cachekeep"
+"""The channel on which spare lines listen."""
 _ROOM = 64
 """So many connections an engine takes for a moment on top of what it may. They need descriptors (``config.ENGINES_OWN_FILES``)."""
 _VERSION = b"version\r\n"
 _NONSENSE = resp(("CACHEKEEP.KNOCK",))
 """What no engine knows is answered at once, also while every command is held back (CLIENT PAUSE … ALL)."""
+
+
+T = TypeVar("T")
 
 
 class Knocked(msgspec.Struct, frozen=True):
@@ -41,8 +50,12 @@ class Knocked(msgspec.Struct, frozen=True):
 class Lines:
     """Lines to engines, by key. ``on_lost`` hears of a kept line that was lost."""
 
-    def __init__(self, clock: Clock, on_lost: Callable[[Key], None]) -> None:
-        self._clock, self._on_lost = clock, on_lost
+    def __init__(self, clock: Clock, on_lost: Callable[[Key], None], spares: Spares | None) -> None:
+        self._clock, self._on_lost, self._spares = clock, on_lost, spares
+        self._targets: dict[Key, Target] = {}
+        """Those to which there is to be a spare line."""
+        self._keeping: asyncio.Task[None] | None = None
+        self._more = asyncio.Event()
         self._lines: dict[Key, tuple[str, int, Line]] = {}
         self._opening: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._making_room: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -59,9 +72,70 @@ class Lines:
             if kept is not None:
                 return kept
             self.hang_up(target.key)
-            line = await _open(target, lambda: self._on_lost(target.key))
+            try:
+                line = await _open(target, lambda: self._on_lost(target.key))
+            except ReplyError as error:
+                spare = await self._spare(target) if excuse(str(error)).plight == "crowded" else None
+                if spare is None:
+                    raise
+                line = spare
             self._lines[target.key] = (target.address, target.port, line)
+            if self._spares is not None and target.engine != "memcached":
+                self._targets[target.key] = target
+                self._keeping = self._keeping or asyncio.get_running_loop().create_task(self._keep_spares(self._spares))
+                self._more.set()
             return line
+
+    async def _spare(self, target: Target) -> Line | None:
+        """The spare line to a node, as one that is kept. Whatever it may still hold is read up to our own word."""
+        sock = await asyncio.to_thread(self._spares.take, _name(target)) if self._spares is not None else None
+        if sock is None:
+            return None
+        line = await line_over(sock, parse_resp, lambda: self._on_lost(target.key))
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                _, word = await line.ask(resp(("UNSUBSCRIBE", _WAITING), ("ECHO", _WAITING)), 2)
+            if word == _WAITING.encode():
+                return line
+        except (LineLost, TimeoutError):
+            pass
+        line.close()
+        return None
+
+    async def _keep_spares(self, spares: Spares) -> None:
+        """See to it that there is a spare line to each node to which one is kept: clients may close it, moves of the lead do."""
+        while True:
+            for target in [*self._targets.values()]:
+                if self.kept(target) is not None:
+                    await self._provide(spares, target)
+            self._more.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PROVIDE_SECONDS):
+                    await self._more.wait()
+
+    async def _provide(self, spares: Spares, target: Target) -> None:
+        with contextlib.suppress(LineLost, ReplyError, OSError, TimeoutError):
+            if await asyncio.to_thread(spares.has, _name(target)):
+                return
+            # Who listens is not idle, so a parameter group's ``timeout`` leaves it alone.
+            greetings = (_password(target), resp(("SUBSCRIBE", _WAITING)))
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                sock = await self._admitted(target, lambda: dial(target.address, target.port, parse_resp, *greetings))
+            with sock:
+                await asyncio.to_thread(spares.put, _name(target), sock)
+
+    def forget(self, key: Key) -> None:
+        """Close the kept line to a node that is of no interest any more. The spare one ends with its engine."""
+        self.hang_up(key)
+        self._targets.pop(key, None)
+
+    async def aclose(self) -> None:
+        """Close every kept line. Spare ones stay."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        for key in [*self._lines]:
+            self.hang_up(key)
 
     def kept(self, target: Target) -> Line | None:
         """The kept line to a node, if it is open."""
@@ -92,15 +166,15 @@ class Lines:
                     await line.ask(resp(("PING",)), 1)
                     await line.ask(resp(("CONFIG", "SET", "maxclients", str(most))), 1)
 
-    async def _admitted(self, target: Target) -> Line:
-        """A private line, for which room is made where there is none."""
+    async def _admitted(self, target: Target, enter: Callable[[], Awaitable[T]]) -> T:
+        """What comes of connecting; room is made where there is none."""
         try:
-            return await _open(target)
+            return await enter()
         except ReplyError as error:
             if excuse(str(error)).plight != "crowded" or target.engine == "memcached" or self.kept(target) is None:
                 raise
         async with self.room(target):
-            return await _open(target)
+            return await enter()
 
     @contextlib.asynccontextmanager
     async def private(self, target: Target, number: int) -> AsyncIterator[list[Line]]:
@@ -108,7 +182,7 @@ class Lines:
         lines: list[Line] = []
         try:
             for _ in range(number):
-                lines.append(await self._admitted(target))
+                lines.append(await self._admitted(target, lambda: _open(target)))
             yield lines
         finally:
             for line in lines:
@@ -135,14 +209,19 @@ class Lines:
         if line is not None and line.silent_seconds > _HOPELESS_SECONDS and not alive:
             self.hang_up(key)
 
-    def keys(self) -> list[Key]:
-        """Of all nodes to which a line is kept."""
-        return list(self._lines)
+
+def _name(target: Target) -> str:
+    """By which a spare line is known."""
+    return f"{'/'.join(target.key)} {target.address}:{target.port}"
+
+
+def _password(target: Target) -> bytes:
+    return resp(("AUTH", ADMIN, target.password.value))
 
 
 async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Line:
     memcached = target.engine == "memcached"
-    greeting = _VERSION if memcached else resp(("AUTH", ADMIN, target.password.value))
+    greeting = _VERSION if memcached else _password(target)
     try:
         # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
         async with asyncio.timeout(_CONNECT_SECONDS):

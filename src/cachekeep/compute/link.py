@@ -17,6 +17,7 @@ from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
 from cachekeep.compute.lines import Lines
 from cachekeep.compute.looks import good, look_memcached, look_resp, text
 from cachekeep.compute.pulse import Moments, Pulse
+from cachekeep.compute.spares import Spares
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import DISCOVERY_KEY, excuse, info, reaches, stream
 from cachekeep.errors import OrderFailed
@@ -48,13 +49,13 @@ class EngineLink:
     """``cachekeep.compute.contract.Link`` over real engines.
 
     ``memory`` remembers order numbers: it is asked right before an order is sent, with no other order to that node on its way. It
-    is told whatever a node says that it holds.
+    is told whatever a node says that it holds. ``spares`` holds spare lines; None: there are none.
     """
 
-    def __init__(self, memory: Memory, clock: Clock) -> None:
+    def __init__(self, memory: Memory, clock: Clock, spares: Spares | None = None) -> None:
         self._memory = memory
         self._clock = clock
-        self._lines = Lines(clock, self._lost)
+        self._lines = Lines(clock, self._lost, spares)
         self._looks: dict[Key, tuple[Target, asyncio.Task[NodeView]]] = {}
         """The last look at each node: one that is not answered yet is not asked again."""
         self._unkillable: set[Key] = set()
@@ -390,11 +391,12 @@ class EngineLink:
         if key in self._looks:
             self._looks.pop(key)[1].cancel()
         self._unkillable.discard(key)
-        self._lines.hang_up(key)
+        self._lines.forget(key)
 
     async def aclose(self) -> None:
-        for key in [*self._pulses, *self._lines.keys()]:
+        for key in [*self._pulses, *self._looks]:
             self.unwatch(key)
+        await self._lines.aclose()
 
     # -- lines
 

@@ -94,8 +94,9 @@ IDLE_CLIENT_BYTES = 5 << 10
 ENGINES_OWN_FILES = 128
 """Descriptors of an engine that are no clients: it keeps 32 back, and its event loop has no place for more than 128 (server.h,
 ``CONFIG_MIN_RESERVED_FDS``, ``CONFIG_FDSET_INCR``)."""
-OWN_CONNECTIONS = 1
-"""So many connections an engine takes on top of what the parameter group allows: the control plane keeps one to each."""
+OWN_CONNECTIONS = 2
+"""So many connections an engine takes on top of what the parameter group allows: the line that the control plane keeps to each, and
+a spare one."""
 BOUNDS = ("maxmemory", "maxmemory-clients", "maxclients", "client-output-buffer-limit", "repl-backlog-size")
 """The settings by which an engine's needs of memory and descriptors are bounded: they are read back at every look. Of
 Memcached it is ``cache_memlimit``, which any client may change."""
