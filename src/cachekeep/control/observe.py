@@ -118,6 +118,7 @@ class Observer:
         self._silent_since: dict[Key, float] = {}
         self._waiting_since: dict[Key, float] = {}
         self._heard_at: dict[Key, float] = {}
+        self._looked_at: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._still: dict[Key, tuple[int, Moment, Moment]] = {}
         """Incarnation, since when, and when it was last looked at."""
@@ -187,6 +188,7 @@ class Observer:
     def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float) -> Answer | None:
         """The answer with how long it has been no better."""
         key, now = (cache.uid, node.name), self._clock.monotonic()
+        before, within = self._away(key, asked_at, now)
         if not isinstance(answer, Silence):
             self._heard_at[key] = now
             if self._silent_since.pop(key, None) is not None:  # what was said of it while it was silent is over
@@ -195,11 +197,23 @@ class Observer:
         if not isinstance(answer, Excuse | Silence):
             self._waiting_since.pop(key, None)
             return answer
-        since = asked_at - answer.seconds  # a heartbeat may have asked before us
+        # A heartbeat may have asked before us; what it waited for while we were away is no silence.
+        since = asked_at + within - max(0.0, answer.seconds - before)
         waiting = now - self._waiting_since.setdefault(key, since)
         if isinstance(answer, Excuse):
             return replace(answer, seconds=waiting)
         return replace(answer, seconds=now - self._silent_since.setdefault(key, max(since, self._heard_at.get(key, since))))
+
+    def _away(self, key: Key, asked_at: float, now: float) -> tuple[float, float]:
+        """For how long we were away, halted or held up, before this look at a node and in the middle of it. Whoever did not answer
+        us then may have: what is remembered of its silence is moved by that."""
+        before = max(0.0, asked_at - self._looked_at.get(key, asked_at) - STILL_SECONDS)
+        within = max(0.0, now - asked_at - STILL_SECONDS)
+        self._looked_at[key] = now
+        for memory in (self._silent_since, self._waiting_since):
+            if key in memory:
+                memory[key] += before + within
+        return before, within
 
     async def _front(self, cache: Cache, front: Front, process: ProcessSeen) -> FrontView:
         targets: tuple[str, ...] | None = None
@@ -238,6 +252,7 @@ class Observer:
             self._silent_since,
             self._waiting_since,
             self._heard_at,
+            self._looked_at,
             self._witnessed_at,
             self._still,
         )
