@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from cachekeep.compute.contract import ProcessSpec, Target
-from cachekeep.model import Act, Decide, Node, Promote, Shard, Step
+from cachekeep.model import Act, Decide, Moment, Node, Promote, Shard, Step
 from cachekeep.plan import followers, judge, leaders, limits, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
@@ -17,6 +17,7 @@ from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Scenario, Violation
+from cachekeep.sim.timeless import START, SimClock
 
 RESIZED: dict[str, Any] = {"vocabulary": frozenset({"other-node-type"})}
 """Planned moves, changes of the node type among them, and orders that fail."""
@@ -170,6 +171,12 @@ def _scripts_go_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not judge.interrupt))
 
 
+def _by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
+    """Durations are measured by a clock that is set."""
+    patch.setattr(SimClock, "moment", lambda self: Moment("boot", (self.now() - START).total_seconds()))
+
+
+CLOCKS = frozenset({"cut-primary", "set-clock"})
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
     (_the_replicas_own_word, {}, 0),
@@ -184,6 +191,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_starved_at_once, {"fence": "starve"}, 0),
     (_fed_by_others, {"fence": "starve"}, 0),
     (_starved_unarmed, {"fence": "starve"}, 0),
+    (_by_the_wall_clock, {"fence": "starve", "moves": False, "vocabulary": CLOCKS}, 40),
     (_fill_before_there_is_room, RESIZED, 0),
     (_fill_what_a_replica_has_no_room_for, RESIZED, 0),
     (_lower_at_once, RESIZED, 0),

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from cachekeep.model import Node, Shard
-from cachekeep.plan import planner, switching
+from cachekeep.model import Moment, Node, Shard
+from cachekeep.plan import planner, situation, switching
 from cachekeep.plan.situation import Situation
 from cachekeep.sim.cluster import SimClusteredLink
 from cachekeep.sim.faults import CLASSIC
-from cachekeep.sim.scenario import Violation
-from cachekeep.sim.switch_run import simulate_switch, switch_scenario
+from cachekeep.sim.scenario import LivenessViolation, Violation
+from cachekeep.sim.switch_run import SwitchScenario, simulate_switch, switch_scenario
 
 SEEDS = int(os.environ.get("CACHEKEEP_SWITCH_SEEDS", "60"))
 CHUNK = 20
@@ -78,6 +78,19 @@ def _anybody_inherits(patch: pytest.MonkeyPatch) -> None:
 def _old_nodes_stay(patch: pytest.MonkeyPatch) -> None:
     """Those whose place was taken are not stopped."""
     patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not switching.retire))
+
+
+def test_without_a_boot_in_its_moments_what_was_begun_before_it_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments of another boot are taken for ours: the clock begins anew, and so it takes as long as the host was up before."""
+
+    def whichever_boot(since: Moment | None, now: Moment) -> float | None:
+        return None if since is None else max(0.0, now.seconds - since.seconds)
+
+    booted = SwitchScenario(15, moves=False, two_keepers=False, flaky=0.8, vocabulary=frozenset({"boot"}))
+    simulate_switch(booted)
+    monkeypatch.setattr(situation, "elapsed", whichever_boot)
+    with pytest.raises(LivenessViolation):
+        simulate_switch(booted)
 
 
 UNNOTICED = pytest.mark.xfail(strict=True, reason="of the seeds that were tried none notices it any more")

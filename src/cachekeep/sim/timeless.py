@@ -14,6 +14,8 @@ from cachekeep.sim.halts import factory
 
 T = TypeVar("T")
 START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+UP_SECONDS = 1000.0
+"""For so long the host has been up when a run begins."""
 
 
 class _Jump(selectors.SelectSelector):
@@ -60,10 +62,10 @@ class SimHost:
     """A machine, from boot to boot."""
 
     def __init__(self) -> None:
-        self._boots, self._booted_at = 1, 0.0
+        self._boots, self._booted_at = 1, -UP_SECONDS
 
     def boot(self) -> None:
-        """From now on moments are those of another boot."""
+        """From now on moments are those of another boot, from its beginning."""
         self._boots, self._booted_at = self._boots + 1, asyncio.get_running_loop().time()
 
     def moment(self) -> Moment:
