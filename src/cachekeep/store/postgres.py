@@ -82,8 +82,7 @@ class _Connection:
 
 
 class Postgres:
-    """``Database`` over a server. READ COMMITTED with row locks;
-    leases live by the server's clock, so hosts need not agree on time."""
+    """``Database`` over a server. READ COMMITTED with row locks."""
 
     def __init__(self, url: sa.URL, clock: Clock) -> None:
         self.shown = url.render_as_string(hide_password=True)
