@@ -374,7 +374,7 @@ async def serve(path: Path, port: int) -> None:
         capacity_memory_bytes=1 << 40,
     )
     services = Services(SERVICES, store, discover(), settings, clock)
-    known = {"AKIABENCHMARKBENCHMA": sigv4.Secret("benchmark", "arn:aws:iam::000000000000:root", "000000000000")}.get
+    known = {"AKIABENCHMARKBENCHMA": sigv4.AccessKey("benchmark", "arn:aws:iam::000000000000:root", "000000000000")}.get
     gateway = Gateway(
         served=services.served(),
         credentials=known,

@@ -172,7 +172,7 @@ class App:
             clock,
         )
         undo.callback(services.close)
-        root = sigv4.Secret(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
+        root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
         credentials = {key.access_key: root}.get
         gateway = Gateway(
             served=services.served(),

@@ -14,10 +14,10 @@ from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
-from cachekeep.engines.catalogue import Build
+from cachekeep.engines.catalogue import Build, family_of
 from cachekeep.engines.config import boot_digest, live_digest, pending_reboot, settings, within
 from cachekeep.engines.launch import default_user, launch
-from cachekeep.engines.parameters import defaults, family_of, parameters
+from cachekeep.engines.parameters import defaults, parameters
 from cachekeep.model import Shard
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.parameters import (
     check_together,
     default_groups,
     defaults,
     families,
-    family_of,
     node_type_parameters,
     parameters,
     validate,

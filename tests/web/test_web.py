@@ -16,7 +16,7 @@ import uvicorn
 from tests.wire.conftest import KEY, SECRET, Endpoint, form, signed
 
 from cachekeep.clock import SystemClock
-from cachekeep.security.sigv4 import Secret
+from cachekeep.security.sigv4 import AccessKey
 from cachekeep.web.protocol import HEAD_BYTES_MAX, DeadlineProtocol
 from cachekeep.web.server import Web
 from cachekeep.wire.faults import ApiError
@@ -52,7 +52,7 @@ class Server:
         self.endpoint = Endpoint()
         self.endpoint.answer = lambda call: {"Account": "000000000000", "Arn": "a", "UserId": "u"}
         self.desk = ToyDesk()
-        root = Secret(SECRET, "arn:aws:iam::000000000000:root", "000000000000")
+        root = AccessKey(SECRET, "arn:aws:iam::000000000000:root", "000000000000")
         desk: Any = self.desk
         web = Web(self.endpoint.gateway, desk, credentials={KEY: root}.get, clock=SystemClock(), body_seconds=0.5)
         config = uvicorn.Config(web, http=Hasty, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)

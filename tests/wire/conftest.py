@@ -14,7 +14,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from cachekeep.clock import SystemClock
-from cachekeep.security.sigv4 import Secret
+from cachekeep.security.sigv4 import AccessKey
 from cachekeep.wire.gateway import Call, Gateway
 from cachekeep.wire.http import HttpRequest, HttpResponse
 from cachekeep.wire.model import catalogue
@@ -35,7 +35,7 @@ class Endpoint:
     def __init__(self, **options: Any) -> None:
         self.calls: list[Call] = []
         self.answer: Callable[[Call], Mapping[str, Any]] = lambda call: {}
-        secrets = {KEY: Secret(SECRET, ROOT, ACCOUNT)} | options.pop("secrets", {})
+        secrets = {KEY: AccessKey(SECRET, ROOT, ACCOUNT)} | options.pop("secrets", {})
         settings = {"auth": "enforce", "served": everything, "clock": SystemClock(), "region": REGION, "account": ACCOUNT}
         self.gateway = Gateway(credentials=secrets.get, dispatch=self._dispatch, **(settings | options))
 

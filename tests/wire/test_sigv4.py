@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.wire.conftest import ACCOUNT, KEY, REGION, ROOT, SECRET, form, presigned, signed, unsigned
 
-from cachekeep.security.sigv4 import Secret, SignatureRefused, canonical_request, read_claim, sign, verify
+from cachekeep.security.sigv4 import AccessKey, SignatureRefused, canonical_request, read_claim, sign, verify
 from cachekeep.wire.caller import fault_of
 from cachekeep.wire.http import HttpRequest
 
 TEMPORARY = Credentials("ASIATEMPORARY", "temporary secret", "the/session+token=")
 NOW = dt.datetime.now(dt.UTC)
 SECRETS = {
-    KEY: Secret(SECRET, ROOT, ACCOUNT),
-    "ASIATEMPORARY": Secret(
+    KEY: AccessKey(SECRET, ROOT, ACCOUNT),
+    "ASIATEMPORARY": AccessKey(
         "temporary secret", ROOT, ACCOUNT, "the/session+token=", dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     ),
 }
@@ -31,7 +31,7 @@ BODY = form("elasticache", "DescribeCacheClusters", CacheClusterId="a b+c")
 QUERY = "Action=DescribeCacheClusters&Version=2015-02-02&CacheClusterId=a%20b%2Bc%7E&Empty="
 
 
-def check(request: HttpRequest, *, later: dt.timedelta = dt.timedelta()) -> Secret:
+def check(request: HttpRequest, *, later: dt.timedelta = dt.timedelta()) -> AccessKey:
     return verify(
         read_claim(request.query, request.headers),
         request.method,

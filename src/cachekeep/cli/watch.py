@@ -65,7 +65,7 @@ def _is_terminal() -> bool:
 
 
 def _colour(state: str, wrong: bool) -> str:
-    return "red" if wrong or state in ("failed", "create-failed") else "green" if state == "available" else "yellow"
+    return "red" if wrong else "green" if state == "available" else "yellow"
 
 
 def _pending(cache: Mapping[str, Any], what: str) -> str:

@@ -75,7 +75,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def family(self) -> str:
-        return family_of(self.engine, self.numbers)
+        return family_of(self.engine, self.version)
 
     def can(self, *needs: str) -> bool:
         """Whether it has every capability named; ``"tls"`` counts as one."""
@@ -85,8 +85,9 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 # --- what ElastiCache offers
 
 
-def family_of(engine: str, at: Numbers) -> str:
-    """The parameter group family of a version [CacheParameterGroupFamily in the API]."""
+def family_of(engine: str, version: str) -> str:
+    """``("redis", "6.2")`` → ``redis6.x``: the parameter group family of a version [CacheParameterGroupFamily in the API]."""
+    at = numbers(version)
     if engine == "valkey" or (engine == "redis" and at[0] >= 7):
         return f"{engine}{at[0]}"
     if engine == "redis" and at[0] == 6:
@@ -103,7 +104,7 @@ class Offer(msgspec.Struct, frozen=True):
 
     @property
     def family(self) -> str:
-        return family_of(self.engine, numbers(self.version))
+        return family_of(self.engine, self.version)
 
 
 # Redis 7.1 exists at AWS only: 7.0 with faster networking, the same commands and file format.

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.node_types import NodeType, node_type
-from cachekeep.engines.parameters import defaults, family_of, node_type_value, parameters
+from cachekeep.engines.parameters import defaults, node_type_value, parameters
 from cachekeep.model import Cache, Node
 
 _MIB = 1024 * 1024

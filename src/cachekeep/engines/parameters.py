@@ -14,7 +14,6 @@ from typing import Literal
 
 import msgspec
 
-from cachekeep.engines import catalogue
 from cachekeep.engines.node_types import NodeType, node_types, offered
 from cachekeep.errors import InvalidValue
 
@@ -96,14 +95,6 @@ def families() -> tuple[str, ...]:
 def engine_of(family: str) -> str:
     """``valkey8`` → ``valkey``."""
     return re.split(r"\d", family, maxsplit=1)[0]
-
-
-def family_of(engine: str, version: str) -> str:
-    """``("redis", "6.2")`` → ``redis6.x``. Raises InvalidValue when no family fits."""
-    family = catalogue.family_of(engine, catalogue.numbers(version))
-    if family not in _FAMILIES:
-        raise InvalidValue(f"There is no parameter group family for {engine} {version}")
-    return family
 
 
 def default_groups() -> dict[str, str]:
@@ -196,10 +187,6 @@ def _canonical(p: Parameter, value: str) -> str | None:
         )
     folded = value.lower()
     return folded if not p.allowed or folded in p.allowed.split(",") else None
-
-
-def _plain(number: float) -> str:
-    return f"{number:g}" if number % 1 else str(int(number))
 
 
 def _number(p: Parameter, value: str) -> float | None:

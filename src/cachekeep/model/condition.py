@@ -6,12 +6,15 @@ from typing import Literal
 
 import msgspec
 
+CacheStatus = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes"]
+NodeStatus = Literal["creating", "available", "rebooting", "modifying", "deleting"]
+
 
 class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     """One node, for Describe calls and ``cachekeep status``."""
 
     name: str
-    status: Literal["creating", "available", "rebooting", "modifying", "deleting", "failed"]
+    status: NodeStatus
     role: Literal["primary", "replica"] | None = None
     in_sync: bool = False
     lag_bytes: int | None = None
@@ -27,7 +30,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """The whole cache. ``because`` is what users should read: what cannot be done, or the planner's last sentence. ``refused``
     means that it waits for the user, or for what it cannot bring about itself."""
 
-    status: Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
+    status: CacheStatus
     because: str
     settled: bool
     """Nothing is on its way: a held Describe may answer."""

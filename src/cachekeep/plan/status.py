@@ -8,13 +8,12 @@ from msgspec.structs import replace
 
 from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Step, Wait
+from cachekeep.model.condition import CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
 from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.limits import fewer_clients, holds
 from cachekeep.plan.members import COMPATIBLE
 from cachekeep.plan.situation import Situation
-
-Status = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes", "create-failed"]
 
 
 def condition(s: Situation, step: Step) -> Condition:
@@ -37,12 +36,16 @@ def unsure(cache: Cache, last: Condition | None, because: str) -> Condition:
     now."""
     if last is not None and last.version == cache.version:
         return replace(last, because=because, refused=True)
-    status: Status = "deleting" if cache.wanted.deleted else "modifying" if cache.decided.available_at else "creating"
     nodes = last.nodes if last is not None else ()
-    return Condition(status=status, because=because, settled=False, refused=True, nodes=nodes, version=cache.version)
+    return Condition(status=unseen(cache), because=because, settled=False, refused=True, nodes=nodes, version=cache.version)
 
 
-def _status(s: Situation) -> Status:
+def unseen(cache: Cache) -> CacheStatus:
+    """The status of a cache of which nobody says how it is."""
+    return "deleting" if cache.wanted.deleted else "modifying" if cache.decided.available_at else "creating"
+
+
+def _status(s: Situation) -> CacheStatus:
     cache, decided = s.cache, s.decided
     if cache.wanted.deleted:
         return "deleting"
@@ -115,7 +118,7 @@ def _node(s: Situation, node: Node) -> NodeCondition:
     )
 
 
-def _node_status(s: Situation, node: Node) -> Literal["creating", "available", "rebooting", "modifying", "deleting", "failed"]:
+def _node_status(s: Situation, node: Node) -> NodeStatus:
     if node.leaving or s.cache.wanted.deleted:
         return "deleting"
     if node.due == "reboot":

@@ -42,7 +42,7 @@ class SignatureRefused(CachekeepError):
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class AccessKey:
     """What is known of one access key. ``session_token`` is set for temporary keys, which are good until ``expires_at``."""
 
     secret_key: str = field(repr=False)
@@ -94,9 +94,9 @@ def verify(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    secret_of: Callable[[str], Secret | None],
+    secret_of: Callable[[str], AccessKey | None],
     now: dt.datetime,
-) -> Secret:
+) -> AccessKey:
     """The secret whose owner signed this very request. ``path`` and ``query`` are raw, as on the request line.
 
     Raises SignatureRefused.

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cachekeep.model import Cache, Condition, Errand
+from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import every, save, told
 from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
@@ -151,20 +152,14 @@ async def _find(tx: Transaction, name: str) -> Cache:
 
 def shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
     """A cache, as the command line shows it."""
-    decided, wanted = cache.decided, cache.wanted
+    decided = cache.decided
     seen = {n.name: n for n in condition.nodes} if condition else {}
     return {
         "name": cache.name,
         "full_name": f"{cache.kind}/{cache.name}",
         "kind": cache.kind,
         **_running(cache),
-        "status": condition.status
-        if condition
-        else "deleting"
-        if wanted.deleted
-        else "creating"
-        if not decided.available_at
-        else "unknown",
+        "status": condition.status if condition else "unknown" if unseen(cache) == "modifying" else unseen(cache),
         "because": condition.because if condition else "its keeper has not looked yet",
         "refused": bool(condition and condition.refused),
         "endpoints": _endpoints(cache),

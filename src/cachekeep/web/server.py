@@ -46,7 +46,7 @@ class Web:
         gateway: Gateway,
         desk: Desk,
         *,
-        credentials: Callable[[str], sigv4.Secret | None],
+        credentials: Callable[[str], sigv4.AccessKey | None],
         clock: Clock,
         body_seconds: float = 20.0,
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cachekeep.security import sigv4
-from cachekeep.security.sigv4 import Claim, Reason, Secret, SignatureRefused
+from cachekeep.security.sigv4 import AccessKey, Claim, Reason, SignatureRefused
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.http import HttpRequest
 
@@ -39,7 +39,7 @@ def read_claim(request: HttpRequest) -> Claim | None:
         raise fault_of(refused) from None
 
 
-def signer(request: HttpRequest, claim: Claim | None, secret_of: Callable[[str], Secret | None], now: dt.datetime) -> Principal:
+def signer(request: HttpRequest, claim: Claim | None, secret_of: Callable[[str], AccessKey | None], now: dt.datetime) -> Principal:
     """Whoever signed this very request. Raises ApiError with a code of ``_FAULTS``."""
     try:
         secret = sigv4.verify(

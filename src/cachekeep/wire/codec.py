@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Any
 
-from cachekeep.wire.model import Operation, Protocol, ServiceModel, service_model
+from cachekeep.wire.model import OperationShape, Protocol, ServiceModel, service_model
 from cachekeep.wire.query import QueryReader, XmlWriter, tree
 from cachekeep.wire.rpc import RpcReader, RpcWriter, decode_cbor, decode_json
 from cachekeep.wire.validate import Validator
@@ -27,16 +27,16 @@ class Codec:
     def validator(self) -> Validator:
         return Validator(self.model.name)
 
-    def read_query(self, operation: Operation, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    def read_query(self, operation: OperationShape, pairs: list[tuple[str, str]]) -> dict[str, Any]:
         """Parameters out of form pairs. Raises Malformed."""
         return self._query.read(operation, tree(pairs))
 
-    def read_rpc(self, operation: Operation, protocol: Protocol, body: bytes) -> dict[str, Any]:
+    def read_rpc(self, operation: OperationShape, protocol: Protocol, body: bytes) -> dict[str, Any]:
         """Parameters out of a JSON or CBOR body. Raises Malformed."""
         return self._rpc.read(operation, decode_json(body) if protocol == "json" else decode_cbor(body))
 
     def write(
-        self, operation: Operation, protocol: Protocol, result: Mapping[str, Any], request_id: str
+        self, operation: OperationShape, protocol: Protocol, result: Mapping[str, Any], request_id: str
     ) -> tuple[dict[str, str], bytes]:
         """Headers and body. Raises TypeError when ``result`` is not of the operation's output shape."""
         if protocol in ("query", "ec2"):

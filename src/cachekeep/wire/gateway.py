@@ -17,7 +17,7 @@ from cachekeep.wire.caller import Principal, read_claim, signer
 from cachekeep.wire.codec import Codec, codec
 from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.http import HttpRequest, HttpResponse
-from cachekeep.wire.model import Operation, Protocol, ServiceEntry, catalogue
+from cachekeep.wire.model import OperationShape, Protocol, ServiceEntry, catalogue
 from cachekeep.wire.validate import malformed
 
 BODY_BYTES_MAX: Final = 1 << 20
@@ -67,7 +67,7 @@ class Gateway:
         self,
         *,
         served: Served,
-        credentials: Callable[[str], sigv4.Secret | None],
+        credentials: Callable[[str], sigv4.AccessKey | None],
         clock: Clock,
         auth: Literal["enforce", "open"],
         region: str,
@@ -154,7 +154,7 @@ class Gateway:
             raise claim_error
         return signer(request, claim, self._credentials, now)
 
-    def _operation(self, service: Codec, route: _Route) -> Operation:
+    def _operation(self, service: Codec, route: _Route) -> OperationShape:
         model, action = service.model, route.action or ""
         try:
             operation = model.operation(action)

@@ -47,27 +47,27 @@ class Shape:
         return f"<Shape {self._service.name}.{self.name} {self.type}>"
 
     @cached_property
-    def members(self) -> Mapping[str, Member]:
+    def members(self) -> Mapping[str, MemberShape]:
         """Of a structure: name → member, in the model's order."""
-        return {name: Member(self._service, ref) for name, ref in self._raw.get("members", {}).items()}
+        return {name: MemberShape(self._service, ref) for name, ref in self._raw.get("members", {}).items()}
 
     @cached_property
-    def item(self) -> Member:
+    def item(self) -> MemberShape:
         """Of a list: its element."""
-        return Member(self._service, self._raw["member"])
+        return MemberShape(self._service, self._raw["member"])
 
     @cached_property
-    def key(self) -> Member:
+    def key(self) -> MemberShape:
         """Of a map."""
-        return Member(self._service, self._raw["key"])
+        return MemberShape(self._service, self._raw["key"])
 
     @cached_property
-    def value(self) -> Member:
+    def value(self) -> MemberShape:
         """Of a map."""
-        return Member(self._service, self._raw["value"])
+        return MemberShape(self._service, self._raw["value"])
 
 
-class Member:
+class MemberShape:
     """A reference to a shape, with the names it has on the wire there."""
 
     __slots__ = ("_service", "query_name", "shape_name", "wire_name")
@@ -85,7 +85,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class OperationShape:
     """One operation. ``result_wrapper`` is the XML element around the output, None where the output is empty by the model."""
 
     name: str
@@ -117,7 +117,7 @@ class ServiceModel:
         self.protocols: tuple[Protocol, ...] = tuple(metadata["protocols"])
         self.query_compatible: bool = "awsQueryCompatible" in metadata
         self._shapes: dict[str, Shape] = {}
-        self._operations: dict[str, Operation] = {}
+        self._operations: dict[str, OperationShape] = {}
 
     @property
     def operation_names(self) -> tuple[str, ...]:
@@ -130,13 +130,13 @@ class ServiceModel:
             shape = self._shapes[name] = Shape(self, name, self.raw["shapes"][name])
         return shape
 
-    def operation(self, name: str) -> Operation:
+    def operation(self, name: str) -> OperationShape:
         """Raises KeyError."""
         operation = self._operations.get(name)
         if operation is None:
             raw = self.raw["operations"][name]
             put, got = raw.get("input"), raw.get("output")
-            operation = self._operations[name] = Operation(
+            operation = self._operations[name] = OperationShape(
                 name,
                 self.shape(put["shape"]) if put else None,
                 self.shape(got["shape"]) if got else None,

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from cachekeep.wire import scalars
 from cachekeep.wire.faults import Malformed, xml_text
-from cachekeep.wire.model import Member, Operation, ServiceModel, Shape
+from cachekeep.wire.model import MemberShape, OperationShape, ServiceModel, Shape
 
 Node = str | dict[str, Any]
 Reader = Callable[[Node], Any]
@@ -78,7 +78,7 @@ class QueryReader:
         self._readers: dict[str, Reader] = {}
         self._inputs: dict[str, Reader] = {}
 
-    def read(self, operation: Operation, root: dict[str, Any]) -> dict[str, Any]:
+    def read(self, operation: OperationShape, root: dict[str, Any]) -> dict[str, Any]:
         """The parameters, by the model's names. Raises Malformed."""
         if operation.input is None:
             return {}
@@ -145,7 +145,7 @@ class QueryReader:
 
         return structure
 
-    def _aliases(self, name: str, member: Member) -> list[str]:
+    def _aliases(self, name: str, member: MemberShape) -> list[str]:
         """The names a member may be sent under, the protocol's own first."""
         wire = member.wire_name
         if wire and self._ec2:
@@ -244,7 +244,7 @@ class XmlWriter:
         self._writers: dict[tuple[str, str], Writer] = {}
         self._answers: dict[str, tuple[str, Writer | None, str]] = {}
 
-    def write(self, operation: Operation, result: Mapping[str, Any], request_id: str) -> bytes:
+    def write(self, operation: OperationShape, result: Mapping[str, Any], request_id: str) -> bytes:
         """The whole document. Raises TypeError when ``result`` has a name that the output shape does not have."""
         head, content, tail = self._answers.get(operation.name) or self._frame(operation)
         if content is None and result:
@@ -252,7 +252,7 @@ class XmlWriter:
         head, tail = head.replace(_REQUEST_ID, request_id), tail.replace(_REQUEST_ID, request_id)
         return f"{head}{content(result) if content else ''}{tail}".encode()
 
-    def _frame(self, operation: Operation) -> tuple[str, Writer | None, str]:
+    def _frame(self, operation: OperationShape) -> tuple[str, Writer | None, str]:
         """What stands before, in, and after the output; the id's place is in the first or the last."""
         root = f"{operation.name}Response"
         head, tail = f'<{root} xmlns="{self._namespace}">', f"</{root}>"

@@ -14,7 +14,7 @@ import cbor2
 
 from cachekeep.wire import scalars
 from cachekeep.wire.faults import Malformed
-from cachekeep.wire.model import Operation, Shape
+from cachekeep.wire.model import OperationShape, Shape
 
 Form = Literal["json", "cbor"]
 Convert = Callable[[Any], Any]
@@ -207,7 +207,7 @@ class RpcReader:
     def __init__(self) -> None:
         self._readers: dict[str, Convert] = {}
 
-    def read(self, operation: Operation, root: Any) -> dict[str, Any]:
+    def read(self, operation: OperationShape, root: Any) -> dict[str, Any]:
         """The parameters. Raises Malformed."""
         if not isinstance(root, dict):
             raise Malformed("an object")
@@ -301,7 +301,7 @@ class RpcWriter:
         self._form: Form = form
         self._writers: dict[str, Convert] = {}
 
-    def write(self, operation: Operation, result: Mapping[str, Any]) -> bytes:
+    def write(self, operation: OperationShape, result: Mapping[str, Any]) -> bytes:
         """The body. Raises TypeError when ``result`` has a name that the output shape does not have."""
         if operation.output is not None:
             tree = self._writer(operation.output)(result)

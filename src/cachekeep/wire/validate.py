@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final, Literal
 
 from cachekeep.wire.faults import ApiError, Malformed
-from cachekeep.wire.model import Operation, Shape
+from cachekeep.wire.model import OperationShape, Shape
 
 Rule = Literal["required", "length_min", "length_max", "value_min", "value_max", "pattern", "enum"]
 Path = tuple[str, ...]
@@ -51,7 +51,7 @@ class Validator:
         self._service = service
         self._checkers: dict[str, Checker | None] = {}
 
-    def check(self, operation: Operation, params: Mapping[str, Any]) -> None:
+    def check(self, operation: OperationShape, params: Mapping[str, Any]) -> None:
         """Raises ApiError, worded as the service words it, when a rule is broken."""
         checker = self._checker(operation.input) if operation.input is not None else None
         if checker is not None:

@@ -1,6 +1,6 @@
 """The local driver: processes of this machine, detached, each known by a record on disk and held by a pidfd.
 
-The rule on which everything rests: a process becomes a server only after its record is on disk (``launch``). So after any crash the
+The rule on which everything rests: a process becomes a server only after its record is on disk (``spawn``). So after any crash the
 records name every server there is, and none is started twice.
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
-from cachekeep.compute.local.launch import Gated, launch
 from cachekeep.compute.local.ledger import Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.probe import accepts, why_not_free
+from cachekeep.compute.local.spawn import Gated, spawn
 from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
 from cachekeep.model import Heard, Limits, Process
@@ -272,7 +272,7 @@ class LocalDriver:
     async def _start_anew(self, spec: ProcessSpec) -> None:
         key, name = spec.key, spec.key[1]
         try:
-            gated, log_offset = await asyncio.to_thread(self._launch, spec)
+            gated, log_offset = await asyncio.to_thread(self._spawn, spec)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             raise OrderFailed(f"{name}: not started: {error.strerror or error}{where}.") from error
@@ -299,7 +299,7 @@ class LocalDriver:
             self._remember(key, problem=why)
         raise OrderFailed(f"{name}: {why}")
 
-    def _launch(self, spec: ProcessSpec) -> tuple[Gated, int]:
+    def _spawn(self, spec: ProcessSpec) -> tuple[Gated, int]:
         """Files, limits, child, record: in this order, in a thread. Raises ``OSError``, and then there is no child."""
         key = spec.key
         if shutil.which(spec.argv[0]) is None:
@@ -315,7 +315,7 @@ class LocalDriver:
             log_fd = self._ledger.open_log(key)
             try:
                 log_offset = os.fstat(log_fd).st_size
-                gated = launch(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=confinement.doors)
+                gated = spawn(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=confinement.doors)
             finally:
                 os.close(log_fd)
             seen = proc.stat(gated.pid)

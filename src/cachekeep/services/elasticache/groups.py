@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cachekeep.engines.catalogue import numbers
+from cachekeep.engines.catalogue import family_of, numbers
 from cachekeep.engines.limits import data_bytes
-from cachekeep.engines.parameters import family_of
 from cachekeep.model import Cache, Member, Wanted
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save, told

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cachekeep.engines.catalogue import numbers
-from cachekeep.engines.parameters import family_of
+from cachekeep.engines.catalogue import family_of, numbers
 from cachekeep.model import Cache, Wanted
 from cachekeep.services.core.context import Params, combination_error
 from cachekeep.services.elasticache import shards

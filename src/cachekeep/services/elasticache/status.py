@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from cachekeep.model import Cache, Condition, Node
+from cachekeep.plan.status import unseen
 from cachekeep.services.core import errands
 from cachekeep.services.core.hold import current
 
@@ -24,7 +25,7 @@ def cache_status(cache: Cache, condition: Condition | None) -> str:
         return REBOOTING
     if seen := current(cache, condition):
         return seen.status
-    return "modifying" if cache.decided.available_at else "creating"
+    return unseen(cache)
 
 
 def group_status(cache: Cache, condition: Condition | None) -> str:
@@ -45,7 +46,7 @@ def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -
     seen = current(cache, condition)
     of_node = next((n.status for n in seen.nodes if node and n.name == node.name), None) if seen else None
     if of_node is not None:
-        return {"rebooting": REBOOTING, "failed": "modifying"}.get(of_node, of_node)
+        return REBOOTING if of_node == "rebooting" else of_node
     return "modifying" if node and cache.decided.available_at else "creating"
 
 
@@ -62,4 +63,4 @@ def node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
         return "rebooting"
     seen = current(cache, condition)
     of_node = next((n.status for n in seen.nodes if n.name == node.name), None) if seen else None
-    return of_node or ("modifying" if cache.decided.available_at else "creating")
+    return of_node or unseen(cache)

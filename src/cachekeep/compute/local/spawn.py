@@ -44,7 +44,7 @@ class Gated:
         os.waitpid(self.pid, 0)
 
 
-def launch(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_fd: int, enter: Sequence[Path] = ()) -> Gated:
+def spawn(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_fd: int, enter: Sequence[Path] = ()) -> Gated:
     """Fork a gated child in a session of its own, with ``directory`` as its working directory and output to ``log_fd``.
 
     It enters the control groups whose task files are given before it becomes the program. The environment is ``env`` and a PATH:
