@@ -69,7 +69,7 @@ sim: setup-test ## many seeds of the simulated world (SEEDS=20000): without clus
 mutate: setup-test ## change the code in one place after another and see whether tests notice (ARGS="plan --survivors" …)
 	$(PYTHON) -m tools.mutate $(or $(ARGS),plan control links --write)
 
-docs: setup-test ## write docs/reference again from the code
+docs: setup-test ## write docs/reference again from the code, and the index of decisions
 	$(PYTHON) -m tools.reference $(ARGS)
 
 lock: ## choose the newest versions that pyproject.toml allows and pin them (needs uv)

@@ -61,7 +61,7 @@ def fault(system: System, writer: Writer, kind: Kind) -> Fault:
 
 
 def _clear(system: System) -> None:
-    """Begin with an empty cache each time: what is measured shall not depend on how much was written before."""
+    """Begin with an empty cache each time: what is measured does not depend on how much was written before."""
     with valkey.Valkey(*system.where(), socket_timeout=10) as client:
         client.flushall()
 

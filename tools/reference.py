@@ -1,7 +1,11 @@
-"""``make docs``: write docs/reference from the code. ``tests/test_reference.py`` fails when a page is not what this writes."""
+"""``make docs``: write docs/reference from the code, and the index of decisions from their titles.
+
+``tests/test_reference.py`` fails when a page is not what this writes.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,9 @@ import click
 from cachekeep.cli import cachekeep as cli
 from cachekeep.services import reference as operations
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = DOCS / "reference"
+_TITLE = re.compile(r"# 0*(\d+)[.:] (.+)")
 
 
 def commands() -> str:
@@ -36,13 +42,36 @@ def _help(command: click.Command, path: str) -> str:
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
-PAGES: dict[str, Callable[[], str]] = {"operations.md": operations.text, "commands.md": commands}
+_DECISIONS = """\
+# Decisions
+
+One page each: what was decided, why, and what else was tried. Written by `make docs`; a test keeps it true. A number is never given
+twice; those that are missing were not used.
+"""
+
+
+def decisions() -> str:
+    """Every decision by its number and title. Raises ValueError for a page without them."""
+    rows = []
+    for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
+        title = _TITLE.match(path.read_text())
+        if title is None or int(title[1]) != int(path.name[:4]):
+            raise ValueError(f"{path.name} does not begin with its number and title: # {int(path.name[:4])}. …")
+        rows.append(f"- {title[1]}: [{title[2]}]({path.name})")
+    return "\n".join([_DECISIONS, *rows]) + "\n"
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    REFERENCE / "operations.md": operations.text,
+    REFERENCE / "commands.md": commands,
+    DOCS / "decisions" / "README.md": decisions,
+}
 
 
 def main() -> None:
     """Write every page."""
-    for name, page in PAGES.items():
-        (REFERENCE / name).write_text(page())
+    for path, page in PAGES.items():
+        path.write_text(page())
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class Apt:
         return self.run("apt-get", "-q", "-y", "--no-install-recommends", *options, "install", *packages)
 
     def keep_stopped(self, service: str) -> None:
-        """A service of a package that we brought shall not start at the next boot either."""
+        """A service of a package that we brought must not start at the next boot either."""
         if Path("/run/systemd/system").exists():
             self.run("systemctl", "disable", service)
         elif shutil.which("update-rc.d", path="/usr/sbin:/sbin"):

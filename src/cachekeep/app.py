@@ -127,7 +127,7 @@ class App:
         self._open_files = driver.capacity().open_files
 
         holder = ours + secrets.token_hex(4)
-        # The lock proves that whoever held leases from here is dead; and when we go, nobody shall wait for ours to run out.
+        # The lock proves that whoever held leases from here is dead; and when we go, nobody has to wait for ours to run out.
         await store.bury(ours)
         undo.push_async_callback(_bury, store, holder)
 

@@ -135,16 +135,16 @@ def test_status_shows_what_runs_and_what_it_shall_become(installation: Installat
     client = installation.client()
     eventually(lambda: installation.status(group)["status"] == "available")
     runs = installation.status(group)["node_type"]
-    shall = "cache.t3.small" if runs != "cache.t3.small" else "cache.t3.medium"
+    other = "cache.t3.small" if runs != "cache.t3.small" else "cache.t3.medium"
     away = (dt.datetime.now(dt.UTC) + dt.timedelta(days=3)).strftime("%a").lower()
     window = f"{away}:05:00-{away}:06:00"
     client.modify_replication_group(
-        ReplicationGroupId=group, CacheNodeType=shall, PreferredMaintenanceWindow=window, ApplyImmediately=False
+        ReplicationGroupId=group, CacheNodeType=other, PreferredMaintenanceWindow=window, ApplyImmediately=False
     )
     assert installation.status(group)["node_type"] == runs
-    assert f"{runs} → {shall} in the window" in installation.run("status", group).stdout
+    assert f"{runs} → {other} in the window" in installation.run("status", group).stdout
     client.modify_replication_group(ReplicationGroupId=group, ApplyImmediately=True)
-    eventually(lambda: installation.status(group)["node_type"] == shall)
+    eventually(lambda: installation.status(group)["node_type"] == other)
     assert "→" not in installation.run("status", group).stdout
 
 
@@ -180,7 +180,11 @@ def test_explain_thinks_and_does_nothing(installation: Installation, group: str)
     assert (found["step"], found["because"]) == ("wait", "shown is as it should be")
     assert found["rules"][0]["rule"] == "members.delete"
     assert set(found["view"]["nodes"]) == {"shown-001", "shown-002"}
-    assert "leaders.lead" in installation.run("explain", group).stdout
+    short, long = (installation.run("explain", group, *flags).stdout for flags in ((), ("--all",)))
+    assert short.startswith("shown: wait: shown is as it should be\n")
+    assert "leaders.lead" not in short
+    assert f"{len(found['rules'])} rules have nothing to say; --all lists them." in short
+    assert all(rule["rule"] in long for rule in found["rules"])
     assert installation.pids() == before
 
 

@@ -78,7 +78,7 @@ async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def test_slots_that_nobody_owns_but_everybody_ascribes_to_somebody(nodes: Nodes) -> None:
-    """Their owner came back without them. No engine unbinds a slot from whom it knew to own it, so ADDSLOTS is refused for ever."""
+    """Their owner came back without them. No engine forgets the owner that it knew of a slot, so ADDSLOTS is refused for ever."""
     nodes.admin[ONE].execute_command("CLUSTER", "DELSLOTS", *range(100, 200))
     with pytest.raises(ResponseError, match="busy"):
         nodes.admin[OTHER].execute_command("CLUSTER", "ADDSLOTS", 100)

@@ -238,7 +238,7 @@ def refused(call: Callable[..., Any], **params: Any) -> Refused:
 
 
 class Keeper:
-    """Decides what is wanted, with addresses of its own, and reports it as done: a keeper for whom everything works."""
+    """Decides what is wanted, with addresses of its own, and reports it as done: a keeper in a world where everything works."""
 
     def __init__(self, store: Store, clock: SystemClock) -> None:
         self._store = store
@@ -339,7 +339,7 @@ class Keeper:
 
     @staticmethod
     def _deal(cache: Cache) -> dict[str, Ranges]:
-        """Slots of each shard: as asked for, as they are, or evenly when shards come and go or shall be dealt out anew."""
+        """Slots of each shard: as asked for, as they are, or evenly when shards come and go or are to be dealt out anew."""
         asked, has = ({s.id: s.slots for s in shards} for shards in (cache.wanted.shards, cache.decided.shards))
         anew = any(e.kind == "rebalance" and e.serial > cache.decided.errands_done for e in cache.wanted.errands)
         if cache.wanted.cluster_mode != "enabled" or (not has and all(asked.values())):

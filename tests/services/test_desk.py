@@ -77,4 +77,4 @@ def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None
     with pytest.raises(Unusable, match="demo has no node demo-009"):
         _chosen(shown, "demo-009")
     (errand,), told = failover_of(cache, FailoverAsked(name="demo", to="demo-002"))
-    assert (errand.nodes, told) == (("demo-002",), "demo-002.cluster shall lead shard 0001")
+    assert (errand.nodes, told) == (("demo-002",), "demo-002.cluster is to lead shard 0001")

@@ -263,7 +263,7 @@ def _slots(cache: Mapping[str, Any], node: Mapping[str, Any]) -> list[tuple[int,
 
 
 def _seeds(cache: Mapping[str, Any], chosen: Mapping[str, Any], harmed: Collection[str]) -> Callable[[], tuple[str, int]]:
-    """Whom a client of a cluster asks when its connection is lost: the shard's primary first, then one node after the other."""
+    """Which node is asked next by a client that has lost its connection: the shard's primary first, then one after the other."""
     left = [n["endpoint"] for n in cache["nodes"] if n["name"] not in harmed] or [n["endpoint"] for n in cache["nodes"]]
     every = itertools.chain([_now(cache, chosen)["endpoint"]], itertools.cycle(left))
     return lambda: _where(next(every))

@@ -69,11 +69,11 @@ def _colour(state: str, wrong: bool) -> str:
 
 
 def _pending(cache: Mapping[str, Any], what: str) -> str:
-    """What it shall become, where it is not that yet: `` → 9.0 in the window``."""
+    """What it becomes, where it is not that yet: `` → 9.0 in the window``."""
     for change in cache["pending"]:
         if change["what"] == what:
-            shall = change["to"].removeprefix(f"{cache['engine']} ")
-            return f" → {shall}{' in the window' if change['in_window'] else ''}"
+            coming = change["to"].removeprefix(f"{cache['engine']} ")
+            return f" → {coming}{' in the window' if change['in_window'] else ''}"
     return ""
 
 
@@ -95,8 +95,9 @@ def _details(node: Mapping[str, Any]) -> str:
 @click.command(short_help="What the planner would do with a cache now, and why.")
 @click.argument("name")
 @options("data_dir")
+@click.option("--all", "everything", is_flag=True, help="Every rule that was asked, in their order, the silent ones too.")
 @_as_json
-def explain(name: str, as_json: bool, **flags: Any) -> None:
+def explain(name: str, everything: bool, as_json: bool, **flags: Any) -> None:
     """What the planner would do with NAME now, and why: the running control plane looks and thinks, and does nothing."""
     found = call(settings_of(flags), "explain", name=name)
     if as_json:
@@ -106,15 +107,18 @@ def explain(name: str, as_json: bool, **flags: Any) -> None:
     for number, stage in enumerate(found["effects"], 1):
         for effect in stage:
             click.echo(f"  stage {number}: {effect}")
-    click.echo("\nRules that were asked, in their order:")
-    for rule in found["rules"]:
-        said = f"{rule['step']}: {rule['because']}" if rule["step"] else "nothing to say"
-        click.echo(f"  {rule['rule']:24} {said}")
+    shown = [rule for rule in found["rules"] if rule["step"] or everything]
+    if shown:
+        click.echo(f"\nRules that {'were asked' if everything else 'have something to say'}, in their order:")
+    for rule in shown:
+        click.echo(f"  {rule['rule']:24} {rule['step']}: {rule['because']}" if rule["step"] else f"  {rule['rule']:24} –")
     click.echo("\nWhat was seen:")
     for node, view in found["view"]["nodes"].items():
         click.echo(f"  {node}: {', '.join(_facts(view))}")
     for front, view in found["view"]["fronts"].items():
         click.echo(f"  {front}: {', '.join(_facts(view))}")
+    if silent := len(found["rules"]) - len(shown):
+        click.echo(f"\n{silent} rules have nothing to say; --all lists them.")
 
 
 def _facts(view: Mapping[str, Any]) -> Iterable[str]:

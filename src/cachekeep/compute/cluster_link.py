@@ -222,7 +222,7 @@ class EngineClusterLink:
             self._let_pass(order, target)
             await self._become_replica(target, primary)
 
-    # -- who knows whom
+    # -- acquaintance
 
     async def meet(self, target: Target, others: Sequence[Target]) -> None:
         async with self._guarded(target):
@@ -344,9 +344,9 @@ class EngineClusterLink:
     async def _move_batch(
         self, gives: Sequence[Line], takes: Sequence[Line], source: Target, target: Target, batch: list[int], end: float
     ) -> bool:
-        """IMPORTING before MIGRATING: whom the source sends to the target is let in there. The target owns before the source lets
-        go: at every moment somebody answers. Each of it is harmless where it is so already. False if time was up before it was
-        done."""
+        """IMPORTING before MIGRATING: a client that the source sends to the target is let in there. The target owns before the
+        source lets go: at every moment somebody answers. Each of it is harmless where it is so already. False if time was up
+        before it was done."""
         with _but_for("already the owner"):
             await _spread(takes, target, _setslot(batch, "IMPORTING", source.cluster_id))
         await _spread(gives, source, _setslot(batch, "MIGRATING", target.cluster_id))

@@ -156,7 +156,7 @@ class EngineLink:
                 await self._clock.sleep(0.005)
 
     async def admit(self, target: Target, *, primary: Target, order: int) -> None:
-        """Told anew whom to follow, it tries at once. In cluster mode it cannot be told, and tries within a second."""
+        """Told anew which primary to follow, it tries at once. In cluster mode it cannot be told, and tries within a second."""
         async with self._orders(target):
             self._let_pass(order, target)
             with _failures(primary):

@@ -104,7 +104,7 @@ Memcached it is ``cache_memlimit``, which any client may change."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's server shall run with. Memcached's names are ElastiCache's; ``launch`` turns them into arguments."""
+    """What a node's server is to run with. Memcached's names are ElastiCache's; ``launch`` turns them into arguments."""
 
     live: dict[str, str]
     """What a running server can change (``CONFIG SET``)."""

@@ -26,7 +26,7 @@ ENGINES_OWN = frozenset({"nodes.conf"})
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a driver needs to start a node's process, but for where and as whom."""
+    """What a driver needs to start a node's process, but for where and as which account."""
 
     argv: tuple[str, ...]
     files: dict[str, tuple[str, bool]]
@@ -203,7 +203,7 @@ def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
 def cluster_node_id(cache: Cache, node: Node) -> str:
     """The 40 hex digits by which a node is known in its cluster, the same for as long as cache and node live.
 
-    Another node of the same name, later, is another: for a minute, engines refuse whom they were told to forget.
+    Another node of the same name, later, is another: for a minute, engines refuse a node that they were told to forget.
     """
     born = node.created_at.isoformat() if node.created_at else ""
     return hashlib.sha1(f"{cache.uid}/{node.name}/{born}".encode(), usedforsecurity=False).hexdigest()

@@ -407,7 +407,7 @@ class Aside:
     async def _claim_many(
         self, wanted: Sequence[Request], sights: Mapping[str, Sight]
     ) -> list[tuple[Request, Flight, bytes | None]]:
-        """Those that we shall load, each with its claim (None: the cache cannot be asked)."""
+        """Those that we are to load, each with its claim (None: the cache cannot be asked)."""
         mine = []
         for request in wanted:
             flight = Flight(self.port.latch())

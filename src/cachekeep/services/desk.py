@@ -118,10 +118,10 @@ def failover_of(cache: Cache, asked: FailoverAsked) -> tuple[tuple[Errand, ...],
     if node is not None:
         if node.name == shard.primary:
             raise value_error(f"{node.name} is the primary of shard {shard_id} already.")
-        return with_errand(cache, "promote", nodes=(node.member,), shard=shard_id), f"{node.name} shall lead shard {shard_id}"
+        return with_errand(cache, "promote", nodes=(node.member,), shard=shard_id), f"{node.name} is to lead shard {shard_id}"
     if len([n for n in cache.decided.nodes if n.shard == shard_id and not n.leaving]) < 2:
         raise value_error(f"shard {shard_id} of {cache.name} has no replica that could take over.")
-    return with_errand(cache, "test-failover", shard=shard_id), f"the best replica shall lead shard {shard_id}"
+    return with_errand(cache, "test-failover", shard=shard_id), f"the best replica is to lead shard {shard_id}"
 
 
 def _read(call: Call, kind: type[T]) -> T:
@@ -179,24 +179,24 @@ def shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
 
 
 def _running(cache: Cache) -> Mapping[str, Any]:
-    """What is decided for the nodes, and beside it what they shall become: a change may wait for the window, or be half done."""
+    """What is decided for the nodes, and beside it what they become: a change may wait for the window, or be half done."""
     wanted = cache.wanted
-    shall: dict[str, tuple[str, ...]] = {"engine": (wanted.engine, wanted.version), "node_type": (wanted.node_type,)}
+    asked: dict[str, tuple[str, ...]] = {"engine": (wanted.engine, wanted.version), "node_type": (wanted.node_type,)}
     nodes = [n for n in cache.decided.nodes if not n.leaving] or cache.decided.nodes
     have: dict[str, list[tuple[str, ...]]] = {
         "engine": [(n.engine, n.version) for n in nodes],
         "node_type": [(n.node_type,) for n in nodes],
     }
-    now = {what: next((h for h in have[what] if h != shall[what]), shall[what]) for what in shall}
+    now = {what: next((h for h in have[what] if h != asked[what]), asked[what]) for what in asked}
     field = {"engine": "version", "node_type": "node_type"}
     return {
         "engine": now["engine"][0],
         "version": now["engine"][1],
         "node_type": now["node_type"][0],
         "pending": [
-            {"what": what, "from": " ".join(now[what]), "to": " ".join(shall[what]), "in_window": field[what] in wanted.deferred}
-            for what in shall
-            if now[what] != shall[what]
+            {"what": what, "from": " ".join(now[what]), "to": " ".join(asked[what]), "in_window": field[what] in wanted.deferred}
+            for what in asked
+            if now[what] != asked[what]
         ],
     }
 

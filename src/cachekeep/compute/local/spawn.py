@@ -1,8 +1,8 @@
 """Start a detached process behind a gate: it waits until its record is on disk, and goes away if nobody opens the gate.
 
 The child is a shell that reads one line from a pipe and then becomes the program, keeping pid and start time. If the control plane
-dies before it has written down whom it started, the pipe closes and the child ends without having become anything. So there is no
-moment at which a server runs that no record names, and nothing has to be searched for after a crash.
+dies before it has written down which process it started, the pipe closes and the child ends without having become anything. So
+there is no moment at which a server runs that no record names, and nothing has to be searched for after a crash.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class MemcachedCluster:
         self._poller: threading.Thread | None = None
         self._learning = threading.Lock()
         self._nodes = _Nodes(0, sorted(listed) if self._endpoint is None else [], None, self._make)
-        with contextlib.suppress(ConnectionError):  # a program that starts meanwhile shall not fail
+        with contextlib.suppress(ConnectionError):  # a program that starts meanwhile must not fail
             self._known()
 
     def _known(self) -> _Nodes:

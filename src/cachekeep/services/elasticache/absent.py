@@ -59,7 +59,7 @@ async def _snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[s
 
 
 async def _users(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The user `default`, as whom every client of every server connects; there is no other yet."""
+    """The user `default`, as which every client of every server connects; there is no other yet."""
     default = {
         "UserId": "default",
         "UserName": "default",

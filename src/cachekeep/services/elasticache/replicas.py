@@ -22,7 +22,7 @@ _INCREASING: Final = "Increasing number of requested nodes"
 
 
 class _Target:
-    """What a request asks of one shard. ``zones`` names one for each node that there shall be, the primary's included."""
+    """What a request asks of one shard. ``zones`` names one for each node that is wanted, the primary's included."""
 
     def __init__(self, shard: WantedShard, replica_count: int, zones: Sequence[str] = ()) -> None:
         self.shard, self.replica_count, self.zones = shard, replica_count, zones
@@ -68,7 +68,7 @@ async def decrease(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def _read(params: Params, tx: Transaction) -> tuple[Cache, list[_Target]]:
-    """The group and what is asked of each of its shards that shall change.
+    """The group and what is asked of each of its shards that are to change.
 
     Raises ApiError: not found, not available, NodeGroupNotFoundFault, NoOperationFault, InvalidParameter….
     """

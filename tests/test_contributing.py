@@ -1,0 +1,52 @@
+"""What the checklists name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+NAMED = sorted(set(re.findall(r"`((?:[\w.-]+/)*[\w-]+(?:\.(?:py|md)|/))(?::(\w+))?`", TEXT)))
+KINDS = ("an operation", "an effect", "a rule", "a driver", "an engine or a version", "a worker")
+
+
+def test_there_is_a_checklist_for_each_kind_of_change() -> None:
+    assert tuple(re.findall("^## Add (.+)$", TEXT, re.MULTILINE)) == KINDS
+    assert len(NAMED) > 30
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED, ids=lambda part: part)
+def test_what_a_checklist_names_is_there(path: str, name: str) -> None:
+    found = next((at for at in (ROOT / "src/cachekeep" / path, ROOT / path) if at.exists()), None)
+    assert found is not None, f"there is no {path}"
+    if name:
+        defined = {
+            target
+            for node in ast.parse(found.read_text()).body
+            for target in (
+                [node.name]
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                else [t.id for t in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(t, ast.Name)]
+            )
+        }
+        assert name in defined
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "ARCHITECTURE.md", "docs/decisions/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    at = ROOT / page
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", at.read_text())
+    assert links
+    assert [link for link in links if not (at.parent / link).exists()] == []
+
+
+def test_every_word_of_the_glossary_is_used() -> None:
+    rows = re.findall(r"^\| ([a-z ,]+) \| [^|]+ \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    words = [word for row in rows[1:] for word in row.split(", ")]
+    source = "\n".join(path.read_text() for path in (ROOT / "src/cachekeep").rglob("*.py"))
+    assert len(words) > 30
+    assert [word for word in words if re.search(rf"\b{word}s?\b", source, re.IGNORECASE) is None] == []
