@@ -253,5 +253,5 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
 }
 
 SERVICE: Final = Service(
-    name="ec2", operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()}
+    name="ec2", title="EC2", operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()}
 )

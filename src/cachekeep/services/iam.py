@@ -31,4 +31,4 @@ async def list_roles(call: Call, tx: Transaction, context: Context) -> Mapping[s
     return {"Roles": [], "IsTruncated": False}
 
 
-SERVICE: Final = Service(name="iam", operations={"GetUser": reads(get_user), "ListRoles": reads(list_roles)})
+SERVICE: Final = Service(name="iam", title="IAM", operations={"GetUser": reads(get_user), "ListRoles": reads(list_roles)})

@@ -24,17 +24,17 @@ Ansible always send, are accepted. `SecurityGroupIds` are accepted and shown; no
 `compatible`, and from there `disabled` again, or `enabled`, which is not undone.
 """
 _WORDS = {"writes": "effect", "reads": "effect", "refuses": "refused"}
-_TITLES = {"elasticache": "ElastiCache", "ec2": "EC2", "iam": "IAM", "sts": "STS"}
 
 
 def text() -> str:
     """The whole page."""
     parts = [_HEAD]
-    tables = {service.name: service.operations for service in SERVICES}
-    for service, title in _TITLES.items():
-        operations = tables[service]
+    for service in (each for each in SERVICES if each.title):
+        operations = service.operations
         refused = sum(operation.mode == "refuses" for operation in operations.values())
-        parts.append(f"## {title}\n\n{len(operations)} operations: {len(operations) - refused} with effect, {refused} refused.\n")
+        parts.append(
+            f"## {service.title}\n\n{len(operations)} operations: {len(operations) - refused} with effect, {refused} refused.\n"
+        )
         rows = [
             f"| {name} | {_WORDS[each.mode]} | {each.summary.replace('|', chr(92) + '|')} |"
             for name, each in sorted(operations.items())

@@ -24,6 +24,7 @@ def _no(what: str) -> Operation:
 
 SERVICE: Final = Service(
     name="sts",
+    title="STS",
     operations={
         "GetCallerIdentity": reads(get_caller_identity),
         "GetSessionToken": _no("Making temporary credentials"),

@@ -38,9 +38,10 @@ def _as_it_is(call: Call) -> Call:
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """A service and what it serves. ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError."""
+    """A service and what it serves; ``title`` is for people, and empty for one that is none of AWS. ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError."""
 
     name: str
+    title: str = ""
     operations: Mapping[str, Operation]
     prepare: Callable[[Call], Call] = _as_it_is
 

@@ -30,8 +30,6 @@ class PageRule(msgspec.Struct, frozen=True):
 
 
 USUAL: Final = PageRule()
-SNAPSHOTS: Final = PageRule(most=50, default=50)
-SERVERLESS: Final = PageRule("NextToken", "MaxResults", 1, 50, 50)
 
 
 def wrap(key: str) -> str:

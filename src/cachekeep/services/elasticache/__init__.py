@@ -17,6 +17,7 @@ from cachekeep.services.elasticache.blanks import without_blanks
 
 SERVICE = Service(
     name="elasticache",
+    title="ElastiCache",
     operations={
         **absent.OPERATIONS,
         **clusters.OPERATIONS,

@@ -8,11 +8,15 @@ from typing import Any, Final
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, unsupported, value_error
 from cachekeep.services.core.operation import Handler, Operation, reads, refuses
-from cachekeep.services.core.paging import SERVERLESS, SNAPSHOTS, USUAL, PageRule
+from cachekeep.services.core.paging import USUAL, PageRule
 from cachekeep.services.elasticache import find, names
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
+
+
+_SNAPSHOT_PAGES: Final = PageRule(most=50, default=50)
+_SERVERLESS_PAGES: Final = PageRule("NextToken", "MaxResults", 1, 50, 50)
 
 
 def _missing(code: str, what: str) -> Callable[[str], ApiError]:
@@ -55,7 +59,7 @@ async def _snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[s
         raise value_error(f"Invalid value {params['SnapshotSource']} for SnapshotSource: valid values are user, system.")
     if name := params.get("CacheClusterId"):
         await find.cluster(tx, name)
-    return await _empty("Snapshots", SNAPSHOTS, SnapshotName="snapshot")(call, tx, context)
+    return await _empty("Snapshots", _SNAPSHOT_PAGES, SnapshotName="snapshot")(call, tx, context)
 
 
 async def _users(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
@@ -111,11 +115,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeSnapshots": reads(_snapshots),
     "DescribeUsers": reads(_users),
     "DescribeUserGroups": reads(_empty("UserGroups", UserGroupId="usergroup")),
-    "DescribeServerlessCaches": reads(_empty("ServerlessCaches", SERVERLESS, ServerlessCacheName="serverlesscache")),
+    "DescribeServerlessCaches": reads(_empty("ServerlessCaches", _SERVERLESS_PAGES, ServerlessCacheName="serverlesscache")),
     "DescribeServerlessCacheSnapshots": reads(
         _empty(
             "ServerlessCacheSnapshots",
-            SERVERLESS,
+            _SERVERLESS_PAGES,
             ServerlessCacheSnapshotName="serverlesscachesnapshot",
             ServerlessCacheName="serverlesscache",
         )
