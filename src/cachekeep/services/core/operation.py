@@ -38,7 +38,10 @@ def _as_it_is(call: Call) -> Call:
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """A service and what it serves; ``title`` is for people, and empty for one that is none of AWS. ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError."""
+    """A service and what it serves. ``title`` is for people, and empty for what is no service of AWS.
+
+    ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError.
+    """
 
     name: str
     title: str = ""

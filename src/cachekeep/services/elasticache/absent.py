@@ -14,7 +14,6 @@ from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
-
 _SNAPSHOT_PAGES: Final = PageRule(most=50, default=50)
 _SERVERLESS_PAGES: Final = PageRule("NextToken", "MaxResults", 1, 50, 50)
 
