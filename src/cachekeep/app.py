@@ -45,6 +45,7 @@ from cachekeep.toolchain.installed import discover
 from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
+from cachekeep.web.thread import across, serve
 from cachekeep.wire.gateway import Gateway
 
 log = logging.getLogger("cachekeep")
@@ -106,6 +107,7 @@ class App:
 
     async def _start(self) -> None:
         settings, clock, undo = self.settings, self.clock, self._undo
+        loop = asyncio.get_running_loop()
         _check_pool(settings.address_pool)
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
@@ -181,7 +183,7 @@ class App:
             auth=settings.auth,
             region=settings.region,
             account=settings.account,
-            dispatch=services.dispatch,
+            dispatch=across(loop, services.dispatch),
         )
         desk = Desk(
             services=services,
@@ -193,7 +195,7 @@ class App:
             reload=self.reload,
         )
         config = uvicorn.Config(
-            Web(gateway, desk, credentials=credentials, clock=clock),
+            Web(gateway, desk, ask=across(loop, desk.answer), credentials=credentials, clock=clock),
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
@@ -217,15 +219,15 @@ class App:
         assert self._parts is not None
         listener, server, workers, services, _ = self._parts
         async with at_work(workers) as working:
-            web = asyncio.create_task(server.serve(sockets=[listener]))
+            web = asyncio.create_task(serve(server, listener))
             finish = asyncio.create_task(self._finish.wait())
             try:
                 await asyncio.wait({web, finish, *working}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                finish.cancel()
                 services.close()  # held requests are answered now
                 server.should_exit = True
                 await web
-            finally:
-                finish.cancel()
 
     def finish(self) -> None:
         """Have ``serve`` come to its end."""

@@ -17,8 +17,9 @@ from tests.wire.conftest import KEY, SECRET, Endpoint, form, signed
 
 from cachekeep.clock import SystemClock
 from cachekeep.security.sigv4 import AccessKey
-from cachekeep.web.protocol import HEAD_BYTES_MAX, DeadlineProtocol
+from cachekeep.web.protocol import HEAD_BYTES_MAX, HEADERS_MAX, DeadlineProtocol
 from cachekeep.web.server import Web
+from cachekeep.web.thread import across, serve
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import BODY_BYTES_MAX, Call
 from cachekeep.wire.http import HttpRequest
@@ -26,6 +27,15 @@ from cachekeep.wire.http import HttpRequest
 
 class Hasty(DeadlineProtocol):
     head_seconds = 0.3
+    peer_connections_max = 100
+
+
+class Threaded(uvicorn.Server):
+    """Signals are the main thread's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class ToyDesk:
@@ -54,7 +64,9 @@ class Server:
         self.desk = ToyDesk()
         root = AccessKey(SECRET, "arn:aws:iam::000000000000:root", "000000000000")
         desk: Any = self.desk
-        web = Web(self.endpoint.gateway, desk, credentials={KEY: root}.get, clock=SystemClock(), body_seconds=0.5)
+        self.web = web = Web(
+            self.endpoint.gateway, desk, ask=desk.answer, credentials={KEY: root}.get, clock=SystemClock(), body_seconds=0.5
+        )
         config = uvicorn.Config(web, http=Hasty, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         self.uvicorn = uvicorn.Server(config)
         self.socket = socket.socket()
@@ -144,6 +156,106 @@ def test_too_many_headers_are_refused(server: Server) -> None:
             for _ in range(HEAD_BYTES_MAX // 1000 + 2):
                 s.sendall(b"A: " + b"b" * 1000 + b"\r\n")
         assert read_all(s).startswith(b"HTTP/1.1 400")
+
+
+def test_a_flood_of_headers_is_refused(server: Server) -> None:
+    with server.connect() as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * HEADERS_MAX + b"\r\n")
+        assert read_all(s).startswith(b"HTTP/1.1 400")
+
+
+def test_repeated_headers_are_one_with_a_comma(server: Server) -> None:
+    request = signed(form("sts", "GetCallerIdentity"), service="sts", headers={"x-two": "a,b"})
+    head = [f"{name}: {value}" for name, value in request.headers.items() if name != "x-two"]
+    lines = ["POST / HTTP/1.1", *head, f"content-length: {len(request.body)}", "x-two: a", "x-two: b", "connection: close", "", ""]
+    with server.connect() as s:
+        s.sendall("\r\n".join(lines).encode() + request.body)
+        assert read_all(s).startswith(b"HTTP/1.1 200")
+
+
+def test_a_stranger_is_shown_out_and_who_is_believed_may_stay(server: Server) -> None:
+    stranger = HttpRequest("POST", body=form("sts", "GetCallerIdentity"))
+    status, body, headers = server.send(stranger)
+    assert (status, b"MissingAuthenticationToken" in body, headers["connection"]) == (403, True, "close")
+    assert server.send(signed(form("sts", "GetCallerIdentity"), service="sts"))[2]["connection"] is None
+
+
+def test_of_what_a_stranger_sends_nothing_is_kept(server: Server) -> None:
+    """The service is still named by what comes first: its refusals have a form of their own."""
+    held = server.web._bodies.held_bytes
+    status, body, _ = server.send(
+        HttpRequest("POST", body=b"Action=DescribeVpcs&Version=2016-11-15&" + b"x" * (BODY_BYTES_MAX - 100))
+    )
+    assert (status, b"<Response><Errors>" in body) == (403, True)
+    with server.connect() as s:
+        s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + b"x" * 800_000)
+        assert server.web._bodies.held_bytes == held
+        assert b"RequestTimeout" in read_all(s)
+
+
+def test_one_address_has_a_part_of_all_connections(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(Hasty.peer_connections_max):
+            stack.enter_context(server.connect())
+        assert server.connect().recv(1) == b"", "it is closed at once"
+    request = signed(form("sts", "GetCallerIdentity"), service="sts")
+    while True:  # until the others are seen to have gone
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert server.send(request)[0] == 200
+            break
+
+
+async def test_a_request_that_computes_does_not_hold_up_what_keeps_caches() -> None:
+    """The request is answered only when the loop of everything else, which it would stall on a shared one, has gone on."""
+    went_on = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert went_on.wait(10)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        web = Threaded(uvicorn.Config(app, lifespan="off", log_config=None))
+        serving = asyncio.create_task(serve(web, listener))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.05)
+        went_on.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 204")
+        writer.close()
+        web.should_exit = True
+        await serving
+
+
+async def test_what_crosses_is_asked_where_everything_else_lives_and_cancelled_with_who_asks() -> None:
+    here, cancelled = asyncio.get_running_loop(), asyncio.Event()
+
+    async def answer(question: str) -> str:
+        assert asyncio.get_running_loop() is here
+        if question == "slow":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+        if question == "wrong":
+            raise ApiError("NotFound", "no such thing")
+        return question.upper()
+
+    ask = across(here, answer)
+
+    async def elsewhere() -> None:
+        assert asyncio.get_running_loop() is not here
+        assert await ask("a") == "A"
+        with pytest.raises(ApiError, match="no such thing"):
+            await ask("wrong")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ask("slow")
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await asyncio.wait_for(cancelled.wait(), 10)
 
 
 def test_a_browser_is_greeted(server: Server) -> None:

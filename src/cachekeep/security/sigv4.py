@@ -23,6 +23,8 @@ TERMINATOR: Final = "aws4_request"
 SKEW: Final = dt.timedelta(minutes=15)
 PRESIGNED_SECONDS_MAX: Final = 7 * 24 * 3600
 UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
+SIGNED_HEADERS_MAX: Final = 64
+_DATE_LENGTH_MAX: Final = 64
 
 _TIME_FORM: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SPACES: Final = re.compile(" +")
@@ -101,6 +103,24 @@ def verify(
 
     Raises SignatureRefused.
     """
+    claim, secret = plausible(claim, headers, secret_of=secret_of, now=now)
+    request = canonical_request(claim, method, path, query, headers, _payload_hash(claim, query, headers, body))
+    if not hmac.compare_digest(_signature(claim, secret.secret_key, request).encode(), claim.signature.encode()):
+        raise _mismatch(
+            "The request signature we calculated does not match the signature you provided. "
+            "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
+        )
+    if not _same_token(secret.session_token, claim.session_token):
+        raise SignatureRefused("unknown", "The security token included in the request is invalid.")
+    if secret.expires_at is not None and now >= secret.expires_at:
+        raise SignatureRefused("expired", "The security token included in the request is expired")
+    return secret
+
+
+def plausible(
+    claim: Claim | None, headers: Mapping[str, str], *, secret_of: Callable[[str], AccessKey | None], now: dt.datetime
+) -> tuple[Claim, AccessKey]:
+    """What the head of a request alone says: whether its body is worth reading. Raises SignatureRefused."""
     if claim is None:
         raise SignatureRefused("unsigned", "Request is missing Authentication Token")
     if claim.terminator != TERMINATOR:
@@ -115,17 +135,7 @@ def verify(
     secret = secret_of(claim.access_key)
     if secret is None:
         raise SignatureRefused("unknown", "The security token included in the request is invalid.")
-    request = canonical_request(claim, method, path, query, headers, _payload_hash(claim, query, headers, body))
-    if not hmac.compare_digest(_signature(claim, secret.secret_key, request).encode(), claim.signature.encode()):
-        raise _mismatch(
-            "The request signature we calculated does not match the signature you provided. "
-            "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
-        )
-    if not _same_token(secret.session_token, claim.session_token):
-        raise SignatureRefused("unknown", "The security token included in the request is invalid.")
-    if secret.expires_at is not None and now >= secret.expires_at:
-        raise SignatureRefused("expired", "The security token included in the request is expired")
-    return secret
+    return claim, secret
 
 
 def sign(
@@ -229,13 +239,17 @@ def _claim(
     if not _TIME_FORM.fullmatch(signed_at):
         raise _incomplete("Date must be in ISO-8601 'basic format'.")
     access_key, date, region, service, terminator = scope
-    headers = tuple(signed_headers.lower().split(";"))
+    headers = tuple(signed_headers.lower().split(";", SIGNED_HEADERS_MAX))
+    if len(headers) > SIGNED_HEADERS_MAX or len(set(headers)) < len(headers):
+        raise _incomplete(f"SignedHeaders must name at most {SIGNED_HEADERS_MAX} headers, each of them once.")
     return Claim(access_key, date, region, service, terminator, headers, signature, signed_at, token, presigned_seconds)
 
 
 def _time_of_date_header(text: str | None) -> str | None:
     if text is None or _TIME_FORM.fullmatch(text):
         return text
+    if len(text) > _DATE_LENGTH_MAX:
+        return None
     from email.utils import parsedate_to_datetime  # rare: every current SDK sends X-Amz-Date
 
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import ClassVar, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES_MAX: Final = 64 << 10
+HEADERS_MAX: Final = 128
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -16,14 +18,29 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     head_seconds: ClassVar[float] = 10.0
     """For a request line and all headers, from the first byte; for the first byte, from when the connection was made."""
+    peer_connections_max: ClassVar[int] = 1000
+    """So many connections one address may have: a fourth of what there is for all."""
+    _connections: ClassVar[Counter[str]] = Counter()
+    _peer: str | None = None
     _head_bytes = 0
+    _headers = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._peer = self.client[0] if self.client else ""
+        self._connections[self._peer] += 1
+        if self._connections[self._peer] > self.peer_connections_max:
+            transport.close()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._peer is not None:
+            self._connections[self._peer] -= 1
+            if not self._connections[self._peer]:
+                del self._connections[self._peer]
+            self._peer = None
         self._head_is_here()
         super().connection_lost(exc)
 
@@ -36,6 +53,9 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        if self._headers > HEADERS_MAX:
+            raise httptools.HttpParserError(f"more than {HEADERS_MAX} headers")
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
@@ -48,7 +68,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def _head_is_here(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._headers = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError
 from cachekeep.security import sigv4
 from cachekeep.services.desk import NAME
+from cachekeep.web.bodies import Bodies, Body, Gone, Message, Receive
 from cachekeep.web.desk import Desk
 from cachekeep.wire import faults
 from cachekeep.wire.caller import Principal, read_claim, signer
@@ -22,23 +24,17 @@ from cachekeep.wire.http import HttpRequest, HttpResponse
 
 log = logging.getLogger("cachekeep.web")
 
-_DRAINED_BYTES_MAX: Final = 8 << 20
-"""How much of a body that is too large is still read (and dropped), so that its sender gets to read the answer."""
+_GLANCED_BYTES: Final = 1024
+"""So much is kept of a body that changes nothing: it may name the service, by which the form of the refusal goes."""
 PREFIX: Final = "/_cachekeep/"
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-class _Gone(Exception):
-    """The client has hung up."""
 
 
 class Web:
     """The ASGI application. ``/_cachekeep/health`` is open to everybody; the rest of the desk needs a signature by the root key.
 
-    ``body_seconds`` is for the whole body, however it trickles in.
+    ``ask`` takes a call to the desk's ``answer``. ``body_seconds`` is for the whole body, however it trickles in.
     """
 
     def __init__(
@@ -46,19 +42,22 @@ class Web:
         gateway: Gateway,
         desk: Desk,
         *,
+        ask: Callable[[Call], Awaitable[Mapping[str, Any]]],
         credentials: Callable[[str], sigv4.AccessKey | None],
         clock: Clock,
         body_seconds: float = 20.0,
     ) -> None:
-        self._gateway, self._desk, self._credentials, self._clock = gateway, desk, credentials, clock
+        self._gateway, self._desk, self._ask = gateway, desk, ask
+        self._credentials, self._clock = credentials, clock
         self._body_seconds = body_seconds
+        self._bodies = Bodies()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         try:
             response = await self._respond(scope, receive)
-        except _Gone:
+        except Gone:
             return
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
         headers.append((b"content-length", str(len(response.body)).encode()))
@@ -66,20 +65,29 @@ class Web:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
     async def _respond(self, scope: Message, receive: Receive) -> HttpResponse:
+        head = _request(scope, b"")
+        matters = self._gateway.expects(head)
+        body = Body(self._bodies, head.client or "", BODY_BYTES_MAX + 1 if matters else _GLANCED_BYTES)
         try:
             async with asyncio.timeout(self._body_seconds):
-                body, whole = await _read(receive)
+                content, whole = await body.read(receive)
+            response = await self._answer(dataclasses.replace(head, body=content))
         except TimeoutError:
             error = ApiError("RequestTimeout", f"The body did not arrive within {self._body_seconds:g} seconds.", status=408)
             status, headers, text = faults.write(faults.resolve(error, None), "query", None, self._clock.new_id())
-            return HttpResponse(status, {**headers, "connection": "close"}, text)
-        request = _request(scope, body)
+            response, whole = HttpResponse(status, headers, text), False
+        finally:
+            body.done()
+        if whole and (matters or response.status < 400):
+            return response
+        return HttpResponse(response.status, {**response.headers, "connection": "close"}, response.body)
+
+    async def _answer(self, request: HttpRequest) -> HttpResponse:
         if request.path.startswith(PREFIX):
             return await self._at_desk(request)
         if request.path == "/" and request.method in ("GET", "HEAD") and not request.query and not _signed(request):
             return HttpResponse(200, {"content-type": "text/plain; charset=utf-8"}, self._desk.greeting().encode())
-        response = await self._gateway.handle(request)
-        return response if whole else HttpResponse(response.status, {**response.headers, "connection": "close"}, response.body)
+        return await self._gateway.handle(request)
 
     async def _at_desk(self, request: HttpRequest) -> HttpResponse:
         name = request.path.removeprefix(PREFIX)
@@ -92,7 +100,7 @@ class Web:
             principal = signer(request, claim, self._credentials, self._clock.now())
             if request.method != "POST":
                 raise ApiError("MethodNotAllowed", "Send a POST.", status=405)
-            return _json(200, await self._desk.answer(self._call(name, request, principal)))
+            return _json(200, await self._ask(self._call(name, request, principal)))
         except ApiError as error:
             return _json(error.status, {"code": error.code, "message": error.message})
         except CachekeepError as error:
@@ -119,10 +127,10 @@ def _signed(request: HttpRequest) -> bool:
 
 
 def _request(scope: Message, body: bytes) -> HttpRequest:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        values.setdefault(name, []).append(value)
+    headers = {name.decode("latin-1"): b",".join(given).decode("latin-1") for name, given in values.items()}
     client = scope.get("client")
     return HttpRequest(
         scope["method"],
@@ -132,23 +140,3 @@ def _request(scope: Message, body: bytes) -> HttpRequest:
         body,
         client[0] if client else None,
     )
-
-
-async def _read(receive: Receive) -> tuple[bytes, bool]:
-    """The body, and whether that is all of it: of one that is too large there is one byte more than allowed."""
-    chunks: list[bytes] = []
-    size = dropped = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        chunk: bytes = message.get("body", b"")
-        kept = chunk[: BODY_BYTES_MAX + 1 - size]
-        if kept:
-            chunks.append(kept)
-        size += len(kept)
-        dropped += len(chunk) - len(kept)
-        if not message.get("more_body", False):
-            return b"".join(chunks), dropped == 0
-        if dropped > _DRAINED_BYTES_MAX:
-            return b"".join(chunks), False

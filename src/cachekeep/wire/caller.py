@@ -39,6 +39,15 @@ def read_claim(request: HttpRequest) -> Claim | None:
         raise fault_of(refused) from None
 
 
+def plausible(head: HttpRequest, secret_of: Callable[[str], AccessKey | None], now: dt.datetime) -> bool:
+    """Whether a request may be its sender's, by its head alone: if not, its body changes nothing."""
+    try:
+        sigv4.plausible(sigv4.read_claim(head.query, head.headers), head.headers, secret_of=secret_of, now=now)
+    except SignatureRefused:
+        return False
+    return True
+
+
 def signer(request: HttpRequest, claim: Claim | None, secret_of: Callable[[str], AccessKey | None], now: dt.datetime) -> Principal:
     """Whoever signed this very request. Raises ApiError with a code of ``_FAULTS``."""
     try:

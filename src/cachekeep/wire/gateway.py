@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from cachekeep.clock import Clock
 from cachekeep.security import sigv4
 from cachekeep.wire import faults, query
-from cachekeep.wire.caller import Principal, read_claim, signer
+from cachekeep.wire.caller import Principal, plausible, read_claim, signer
 from cachekeep.wire.codec import Codec, codec
 from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.http import HttpRequest, HttpResponse
@@ -23,6 +23,8 @@ from cachekeep.wire.validate import malformed
 BODY_BYTES_MAX: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
+_VERSION: Final = re.compile(rb"(?:^|&)Version=([0-9-]{10})(?:&|$)")
+_GLANCED_BYTES: Final = 1024
 _SMITHY_PATH: Final = re.compile(r"/service/([A-Za-z0-9_.]{1,100})/operation/([A-Za-z0-9_]{1,100})/?")
 
 
@@ -82,14 +84,23 @@ class Gateway:
         self._account = account
         self._dispatch = dispatch
 
+    def expects(self, head: HttpRequest) -> bool:
+        """Whether the body of a request matters: its sender may be believed as soon as it is there. ``head`` has no body."""
+        return self._auth == "open" or plausible(head, self._credentials, self._clock.now())
+
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Never raises (but for cancellation); what goes wrong becomes a fault of the request's protocol."""
-        request_id = self._clock.new_id()
+        request_id, received_at = self._clock.new_id(), self._clock.now()
         route = _Route("query")
         try:
             claim, claim_error = _read_claim(request)
-            route = _route(request, claim)
-            return await self._answer(request, route, claim, claim_error, request_id)
+            route = _form(request, claim)
+            if len(request.body) > BODY_BYTES_MAX:
+                text = f"The request has more than {BODY_BYTES_MAX} bytes."
+                raise ApiError("RequestEntityTooLarge", text, status=413)
+            principal = self._authenticate(request, claim, claim_error, received_at)
+            route = _route(request, claim)  # what a stranger sends is not parsed
+            return await self._answer(request, route, principal, request_id, received_at)
         except ApiError as error:
             return _refuse(error, route, request_id)
         except Exception:
@@ -98,18 +109,8 @@ class Gateway:
             return _refuse(ApiError("InternalFailure", text, status=500), route, request_id)
 
     async def _answer(
-        self,
-        request: HttpRequest,
-        route: _Route,
-        claim: sigv4.Claim | None,
-        claim_error: ApiError | None,
-        request_id: str,
+        self, request: HttpRequest, route: _Route, principal: Principal, request_id: str, received_at: dt.datetime
     ) -> HttpResponse:
-        received_at = self._clock.now()
-        if len(request.body) > BODY_BYTES_MAX:
-            text = f"The request has {len(request.body)} bytes, more than {BODY_BYTES_MAX}."
-            raise ApiError("RequestEntityTooLarge", text, status=413)
-        principal = self._authenticate(request, claim, claim_error, received_at)
         if route.refusal is not None:
             raise route.refusal
         if route.entry is None or route.action is None:
@@ -199,6 +200,17 @@ def _read_claim(request: HttpRequest) -> tuple[sigv4.Claim | None, ApiError | No
         return None, error
 
 
+def _form(request: HttpRequest, claim: sigv4.Claim | None) -> _Route:
+    """The protocol and the service, as far as they can be made out without parsing what was sent: for a refusal's form."""
+    if smithy := _SMITHY_PATH.fullmatch(request.path):
+        return _Route("smithy-rpc-v2-cbor", _by_target().get(smithy[1]))
+    if target := request.headers.get("x-amz-target"):
+        return _Route("json", _by_target().get(target.rpartition(".")[0]))
+    version = _VERSION.search(request.body[:_GLANCED_BYTES]) or _VERSION.search(request.query[:_GLANCED_BYTES].encode())
+    entry = _by_signing_name().get(claim.service) if claim else _by_version().get(version[1].decode()) if version else None
+    return _Route("ec2" if entry and "ec2" in entry.protocols else "query", entry)
+
+
 def _route(request: HttpRequest, claim: sigv4.Claim | None) -> _Route:
     """Protocol, service and action. The signature's scope names the service first, then the target, the path or the version."""
     target = request.headers.get("x-amz-target")
@@ -227,8 +239,6 @@ def _route(request: HttpRequest, claim: sigv4.Claim | None) -> _Route:
 
 
 def _route_query(request: HttpRequest) -> _Route:
-    if len(request.body) > BODY_BYTES_MAX:
-        return _Route("query")
     try:
         pairs = query.fields(request.query) if request.query else []
         if request.body and request.method == "POST":

@@ -36,12 +36,14 @@ def decode_cbor(body: bytes) -> Any:
     """Raises Malformed. Only what RPC v2 allows: no tag but 1 (a time), so nothing in a request can make objects of its choice."""
     if not body:
         return {}
-    value, end = _cbor_item(body, 0, 0)
+    value, end = _Cbor(body).item(0, 0)
     if end != len(body):
         raise Malformed("one CBOR item")
     return value
 
 
+ITEMS_MAX: Final = 20_000
+"""What a request is read from at most, as of form fields (``query.FIELDS_MAX``)."""
 _CBOR_DEPTH_MAX: Final = 64
 _CBOR_FLOATS: Final = {25: ">e", 26: ">f", 27: ">d"}
 _CBOR_SIMPLE: Final[Mapping[int, bool | None]] = {20: False, 21: True, 22: None, 23: None}
@@ -49,76 +51,91 @@ _INDEFINITE: Final = 31
 _BREAK: Final = 0xFF
 
 
-def _cbor_item(body: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """The item that begins at ``at``, and where the next one begins (RFC 8949, section 3)."""
-    if at >= len(body) or depth > _CBOR_DEPTH_MAX:
-        raise Malformed("CBOR")
-    major, info = body[at] >> 5, body[at] & 31
-    at += 1
-    if major == 7:
-        if info in _CBOR_SIMPLE:
-            return _CBOR_SIMPLE[info], at
-        form = _CBOR_FLOATS.get(info)
-        if form is None or at + struct.calcsize(form) > len(body):
-            raise Malformed("CBOR")
-        return struct.unpack_from(form, body, at)[0], at + struct.calcsize(form)
-    size: int | None
-    if info < 24:
-        size = info
-    elif info < 28:
-        width = 1 << (info - 24)
-        if at + width > len(body):
-            raise Malformed("CBOR")
-        size, at = int.from_bytes(body[at : at + width], "big"), at + width
-    elif info == _INDEFINITE and major in (2, 3, 4, 5):
-        size = None
-    else:
-        raise Malformed("CBOR")
-    match major, size:
-        case 0, int():
-            return size, at
-        case 1, int():
-            return -1 - size, at
-        case 6, int():
-            value, at = _cbor_item(body, at, depth + 1)
-            if size != 1 or isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise Malformed("CBOR without tags other than 1")
-            return scalars.from_epoch_seconds(value), at
-        case ((2 | 3), int()):
-            if at + size > len(body):
-                raise Malformed("CBOR")
-            return _cbor_text(body[at : at + size], major), at + size
-        case ((2 | 3), _):
-            chunks = []
-            while not _cbor_break(body, at):
-                if body[at] >> 5 != major or body[at] & 31 == _INDEFINITE:
-                    raise Malformed("CBOR")
-                chunk, at = _cbor_item(body, at, depth + 1)
-                chunks.append(chunk)
-            return ("" if major == 3 else b"").join(chunks), at + 1
-        case _:
-            return _cbor_container(body, at, depth + 1, major, size)
+class _Cbor:
+    """One body, item by item (RFC 8949, section 3)."""
 
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._left = ITEMS_MAX
 
-def _cbor_container(body: bytes, at: int, depth: int, major: int, size: int | None) -> tuple[Any, int]:
-    items: list[Any] = []
-    if size is None:
-        while not _cbor_break(body, at):
-            item, at = _cbor_item(body, at, depth)
-            items.append(item)
+    def item(self, at: int, depth: int) -> tuple[Any, int]:
+        """The item that begins at ``at``, and where the next one begins."""
+        body = self._body
+        self._left -= 1
+        if self._left < 0:
+            raise Malformed(f"at most {ITEMS_MAX} CBOR items")
+        if at >= len(body) or depth > _CBOR_DEPTH_MAX:
+            raise Malformed("CBOR")
+        major, info = body[at] >> 5, body[at] & 31
         at += 1
-        if major == 5 and len(items) % 2:
+        if major == 7:
+            if info in _CBOR_SIMPLE:
+                return _CBOR_SIMPLE[info], at
+            form = _CBOR_FLOATS.get(info)
+            if form is None or at + struct.calcsize(form) > len(body):
+                raise Malformed("CBOR")
+            return struct.unpack_from(form, body, at)[0], at + struct.calcsize(form)
+        size: int | None
+        if info < 24:
+            size = info
+        elif info < 28:
+            width = 1 << (info - 24)
+            if at + width > len(body):
+                raise Malformed("CBOR")
+            size, at = int.from_bytes(body[at : at + width], "big"), at + width
+        elif info == _INDEFINITE and major in (2, 3, 4, 5):
+            size = None
+        else:
             raise Malformed("CBOR")
-    else:
-        for _ in range(size if major == 4 else 2 * size):  # a size that is a lie ends at the end of the body
-            item, at = _cbor_item(body, at, depth)
-            items.append(item)
-    if major == 4:
-        return items, at
-    keys = items[::2]
-    if not all(isinstance(key, str) for key in keys):
-        raise Malformed("CBOR maps with text keys")
-    return dict(zip(keys, items[1::2], strict=True)), at
+        match major, size:
+            case 0, int():
+                return size, at
+            case 1, int():
+                return -1 - size, at
+            case 6, int():
+                value, at = self.item(at, depth + 1)
+                if size != 1 or isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise Malformed("CBOR without tags other than 1")
+                return scalars.from_epoch_seconds(value), at
+            case ((2 | 3), int()):
+                if at + size > len(body):
+                    raise Malformed("CBOR")
+                return _cbor_text(body[at : at + size], major), at + size
+            case ((2 | 3), _):
+                chunks = []
+                while not self._breaks(at):
+                    if body[at] >> 5 != major or body[at] & 31 == _INDEFINITE:
+                        raise Malformed("CBOR")
+                    chunk, at = self.item(at, depth + 1)
+                    chunks.append(chunk)
+                return ("" if major == 3 else b"").join(chunks), at + 1
+            case _:
+                return self._container(at, depth + 1, major, size)
+
+    def _container(self, at: int, depth: int, major: int, size: int | None) -> tuple[Any, int]:
+        items: list[Any] = []
+        if size is None:
+            while not self._breaks(at):
+                item, at = self.item(at, depth)
+                items.append(item)
+            at += 1
+            if major == 5 and len(items) % 2:
+                raise Malformed("CBOR")
+        else:
+            for _ in range(size if major == 4 else 2 * size):  # a size that is a lie ends at the end of the body
+                item, at = self.item(at, depth)
+                items.append(item)
+        if major == 4:
+            return items, at
+        keys = items[::2]
+        if not all(isinstance(key, str) for key in keys):
+            raise Malformed("CBOR maps with text keys")
+        return dict(zip(keys, items[1::2], strict=True)), at
+
+    def _breaks(self, at: int) -> bool:
+        if at >= len(self._body):
+            raise Malformed("CBOR")
+        return self._body[at] == _BREAK
 
 
 def _cbor_text(raw: bytes, major: int) -> str | bytes:
@@ -128,12 +145,6 @@ def _cbor_text(raw: bytes, major: int) -> str | bytes:
         return raw.decode()
     except UnicodeDecodeError:
         raise Malformed("UTF-8 text") from None
-
-
-def _cbor_break(body: bytes, at: int) -> bool:
-    if at >= len(body):
-        raise Malformed("CBOR")
-    return body[at] == _BREAK
 
 
 # ------------------------------------------------------------------ trees to parameters

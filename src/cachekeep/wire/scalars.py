@@ -14,7 +14,10 @@ from typing import Any, Final
 from cachekeep.wire.faults import Malformed
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
-_DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_LENGTH_MAX: Final = 400
+"""Characters of a number or a time: a double without an exponent has 309 digits before its point."""
+_A_TIME: Final = "a timestamp such as 2026-01-31T12:00:00Z"
 _NAMED_FLOATS: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _WIDTHS: Final = {"integer": 31, "long": 63}
 
@@ -51,7 +54,7 @@ def parse_long(text: str) -> int:
 def parse_float(text: str) -> float:
     if text in _NAMED_FLOATS:
         return _NAMED_FLOATS[text]
-    if not _DECIMAL.fullmatch(text):
+    if len(text) > _LENGTH_MAX or not _DECIMAL.fullmatch(text):
         raise Malformed("a number")
     return float(text)
 
@@ -74,6 +77,8 @@ def parse_blob(text: str) -> bytes:
 
 def parse_timestamp(text: str) -> dt.datetime:
     """ISO 8601, seconds since 1970, or RFC 822; UTC where no zone is said."""
+    if len(text) > _LENGTH_MAX:
+        raise Malformed(_A_TIME)
     if _DECIMAL.fullmatch(text):
         return from_epoch_seconds(float(text))
     try:
@@ -82,7 +87,7 @@ def parse_timestamp(text: str) -> dt.datetime:
         try:
             when = parsedate_to_datetime(text)
         except (ValueError, TypeError, IndexError, OverflowError):
-            raise Malformed("a timestamp such as 2026-01-31T12:00:00Z") from None
+            raise Malformed(_A_TIME) from None
     try:
         return when.replace(tzinfo=dt.UTC) if when.tzinfo is None else when.astimezone(dt.UTC)
     except OverflowError:
