@@ -80,6 +80,10 @@ class Ours:
         self._was = ""
         self.settle()
 
+    @property
+    def data_dir(self) -> Path:
+        return self._installation.data_dir
+
     def where(self) -> tuple[str, int]:
         return self._endpoint, PORT
 
