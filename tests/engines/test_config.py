@@ -279,3 +279,42 @@ def memcached_settings(tmp_path: Path, wanted: dict[str, str]) -> dict[str, str]
         while not text.endswith(b"END\r\n"):
             text += line.recv(65536)
     return dict(line.split(" ", 2)[1:] for line in text.decode().splitlines() if line.startswith("STAT "))
+
+
+def _crc64(data: bytes) -> int:
+    """The checksum of a dump: CRC-64 of Jones, reflected (crc64.c of the engines)."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return crc
+
+
+def _spoilt(dump: bytes) -> bytes:
+    """A dump whose last element says that it is longer than it is. Its head and its checksum are right."""
+    body = bytearray(dump[:-8])
+    at = body.rindex(b"\x82v1")
+    body[at] = 0xBF
+    return bytes(body) + _crc64(bytes(body)).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+@pytest.mark.parametrize("kind", ["hash", "zset", "list"])
+def test_a_dump_of_a_client_is_checked_to_its_last_byte(engine: str, major: int, kind: str, tmp_path: Path) -> None:
+    """Unchecked, it is taken, and reading it ends the process."""
+    with servers(build_of(engine, major), tmp_path, 1) as (server,), valkey.Valkey(server.node.address, 6379) as client:
+        admin = valkey.Valkey(server.node.address, 6379, username="cachekeep-admin", password=PASSWORD.value)
+        admin.replicaof("NO", "ONE")
+        {
+            "hash": lambda: client.hset("k", "f1", "v1"),
+            "zset": lambda: client.zadd("k", {"v1": 1.5}),
+            "list": lambda: client.rpush("k", "v0", "v1"),
+        }[kind]()
+        dump = client.dump("k")
+        assert dump is not None
+        client.restore("good", 0, dump)
+        with pytest.raises(valkey.exceptions.ResponseError, match="Bad data format"):
+            client.restore("bad", 0, _spoilt(dump))
+        assert client.exists("good") == 1
+        admin.close()
