@@ -147,8 +147,9 @@ def _quoted(value: str) -> str:
 
 
 def admin_user(password: str, numbers: tuple[int, ...]) -> str:
-    """The ACL line of the user by which Cachekeep gives orders and nodes replicate: only the password's hash is in it. What one node
-    moves to another (MIGRATE) is as good as what it replicates."""
+    """The ACL line of the user by which Cachekeep gives orders and nodes replicate: only the password's hash is in it.
+
+    What one node moves to another (MIGRATE) is trusted as what it replicates is."""
     digest = hashlib.sha256(password.encode()).hexdigest()
     trusted = " skip-sanitize-payload" if numbers >= (6, 2) else ""
     return f"{ADMIN} on{trusted} #{digest} ~* &* +@all"
