@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from tests.interrupt.fuse import Fuse, Interrupted
 
 from cachekeep.model import Errand, Member, Wanted
-from cachekeep.sim.run import NAME, UID, Run
+from cachekeep.sim.run import Run
 from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import NAME, UID
 
 
 class Story(Interrupted):

@@ -15,10 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from cachekeep.model import Wanted
-from cachekeep.sim.run import UID, Run
+from cachekeep.sim.run import Run
 from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.switch_run import SwitchRun, SwitchScenario
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import UID
 
 FILES = sorted(Path(__file__).parent.glob("*.txt"))
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from cachekeep.sim.cluster_run import ClusterRun, ClusterScenario
-from cachekeep.sim.run import UID
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import UID
 
 VERSIONS = ("8.0.1", "9.1.2")
 

@@ -42,10 +42,6 @@ class ClusterWorld(World):
         self.slowness = self.random.choice((1.0, 20.0))
         """Keys and slots take so many times longer to move one by one: what may happen in between happens."""
 
-    @property
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
     def set_clock(self, by_seconds: float) -> None:
         """Whoever answers at all is heard again before anybody takes it for lost: an engine looks for those that owe it an
         answer."""
@@ -477,7 +473,7 @@ class SimClusteredLink(SimLink):
             return
         until = world.now + timeout_seconds
         give.paused_until = world.wall + timeout_seconds
-        while len(takes.engine.writes) < len(give.writes) or not takes.engine.online:
+        while len(takes.engine.writes) < len(give.writes):
             await asyncio.sleep(0.002)
             if world.now > until - 0.1 or not give.works or not takes.engine.works or takes.engine.follows != giver.address:
                 give.paused_until = 0.0
@@ -567,7 +563,7 @@ class SimClusterLink:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]} as its primary")
         until = world.now + timeout_seconds
         gives.engine.paused_until = world.wall + timeout_seconds
-        while len(takes.engine.writes) < len(gives.engine.writes) or not takes.engine.online or not self._agreed(gives, takes):
+        while len(takes.engine.writes) < len(gives.engine.writes) or not self._agreed(gives, takes):
             await asyncio.sleep(0.002)
             lost = self._link.reached(giver) is not gives or self._link.reached(taker) is not takes or takes.follows != gives.id
             if lost or world.now > until - 0.2 * timeout_seconds:

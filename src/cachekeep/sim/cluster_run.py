@@ -19,9 +19,10 @@ from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedS
 from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import vocabulary
-from cachekeep.sim.run import NAME, UID, WRITE_SECONDS, Run
+from cachekeep.sim.run import WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import NAME, UID
 
 KEYS = 24
 STEP = SLOTS // KEYS
@@ -66,6 +67,7 @@ class ClusterRun(Run):
         """Whoever is made to stand for election is in sync, and was fed, or the user accepted the loss. Orders only grow."""
         self.cache = after
         self._spared(before, after)
+        self._note_consent(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None:
@@ -73,7 +75,11 @@ class ClusterRun(Run):
             if shard.order < old.order:
                 self._broken(f"order went back from {old.order} to {shard.order}")
             self.report.failovers += old.primary not in (None, shard.primary)
-            if not shard.recovering_from or shard.moving_to in (None, old.moving_to) or old.accept_stale:
+            if not shard.recovering_from or shard.moving_to in (None, old.moving_to):
+                continue
+            consented = shard.id in self.consents
+            self.consents.discard(shard.id)
+            if consented:
                 continue
             lost = self.world.members.get((UID, shard.recovering_from))
             if lost is not None and not lost.slots and not self.world.data(lost):
@@ -166,16 +172,14 @@ class ClusterRun(Run):
 
         await self._change(add)
 
-    async def _consent(self) -> None:
+    async def _accept(self) -> None:
         """The user reads a refusal and accepts the loss, shard by shard."""
-        while True:
-            if self.cache is not None and self.cache.decided.refusal:
-                self.world.lossable |= set(self.acknowledged)
-                for shard in self.cache.decided.shards:
-                    engine = self.world.processes.get((UID, shard.primary or ""))
-                    if engine is None or not engine.works or engine.role != "primary":
-                        await self._change(lambda w, id=shard.id: _accepting(w, id))  # type: ignore[misc]
-            await asyncio.sleep(3.0)
+        if self.cache is not None and self.cache.decided.refusal:
+            self.world.lossable |= set(self.acknowledged)
+            for shard in self.cache.decided.shards:
+                engine = self.world.processes.get((UID, shard.primary or ""))
+                if engine is None or not engine.works or engine.role != "primary":
+                    await self._change(lambda w, id=shard.id: _accepting(w, id))  # type: ignore[misc]
 
     async def _resize(self) -> None:
         """Other shards, or another number of replicas in one."""

@@ -61,6 +61,7 @@ class SimDriver:
             raise OrderFailed(f"{name}: incarnation {spec.incarnation} is older than the last, {there.spec.incarnation}")
         if world.at(spec.address) is not None:
             raise OrderFailed(f"{name}: not started: Address already in use ({spec.address})")
+        self._needs_disk(spec.key)
         world.born += 1
         engine = Engine(
             spec,
@@ -120,6 +121,7 @@ class SimDriver:
         await self._world.progress(key)
         if (engine := self._world.processes.get(key)) is None:
             raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite")
+        self._needs_disk(key)
         engine.live_digest = live_digest
 
     async def limit(self, key: Key, limits: Limits) -> None:
@@ -132,11 +134,18 @@ class SimDriver:
         held = {name: value for name in RESOURCES if (value := getattr(limits, name)) is not None}
         engine.limits = replace(engine.limits, **held)
 
+    def _needs_disk(self, key: Key) -> None:
+        if key in self._world.full:
+            raise OrderFailed(f"{key[1]}: No space left on device")
+
     def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         if key not in self._world.processes:
             raise OrderFailed(f"{key[1]}: was never started, so it takes no orders")
         if order < self._world.orders.get(key, 0):
             return False
+        leads = order if leading else self._world.lead_orders.get(key, 0)
+        if (order, leads) != (self._world.orders.get(key, 0), self._world.lead_orders.get(key, 0)):
+            self._needs_disk(key)
         self._world.orders[key] = order
         if leading:
             self._world.lead_orders[key] = order
@@ -182,6 +191,8 @@ class SimLink:
     def _engine(self, target: Target) -> Engine | None:
         if target.key in self._world.cut or self._keeper in self._world.blind:
             return None
+        if self._world.severed and frozenset((self._keeper, target.key)) in self._world.severed:
+            return None
         engine = self._world.processes.get(target.key)
         return engine if engine is not None and engine.alive else None
 
@@ -196,9 +207,9 @@ class SimLink:
         if not engine.works:
             return NodeView(answer=Silence(reachable=True))
         replicas = tuple(
-            ReplicaSeen(e.spec.address, e.spec.port, e.online, len(e.writes), 0)
+            ReplicaSeen(e.spec.address, e.spec.port, e.online, len(e.writes), self._lag_seconds(engine, e))
             for e in self._world.processes.values()
-            if e.alive and e.follows == engine.spec.address and e.role == "replica" and e.linked
+            if e.alive and e.follows == engine.spec.address and e.role == "replica" and (e.linked or e.online)
         )
         self._hear(engine, asked_at)
         primary = engine.role == "primary"
@@ -221,6 +232,9 @@ class SimLink:
             discovery_version=engine.discovery,
         )
 
+    def _lag_seconds(self, primary: Engine, replica: Engine) -> int:
+        return int(self._world.now - primary.acknowledged_at.get(replica.spec.key, self._world.now))
+
     def _hear(self, engine: Engine, asked_at: Moment) -> None:
         if engine.stream is not None:
             self._memory.remember(engine.spec.key, Heard(asked_at, engine.stream))
@@ -242,6 +256,8 @@ class SimLink:
         engine = self._engine(target)
         if engine is None or not engine.works:
             raise OrderFailed(f"{target.key[1]} does not answer")
+        if engine.loading:
+            raise OrderFailed(f"{target.key[1]} answers with an error: it is loading")
         if engine.trouble is not None and not (held_back and engine.trouble == "paused"):
             raise OrderFailed(f"{target.key[1]} answers with an error: it is {engine.trouble}")
         return engine
@@ -326,7 +342,7 @@ class SimLink:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_seconds
         give.paused_until = self._world.wall + timeout_seconds
-        while len(take.writes) < len(give.writes) or not take.online:
+        while len(take.writes) < len(give.writes):  # offsets: all that the engines can be asked for
             await asyncio.sleep(0.002)
             if loop.time() > until - 0.1 or not give.answers or not take.answers or take.follows != give.spec.address:
                 give.paused_until = 0.0

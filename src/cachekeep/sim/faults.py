@@ -19,6 +19,10 @@ FAULT_SECONDS = 5.0
 """Freezes and cuts end within this; where a primary may be starved, they last long enough for that."""
 HALT_SECONDS = 10.0
 """Of a control plane: longer than its lease."""
+LONG_SECONDS = 20.0
+SYNC_SECONDS = 8.0
+"""Long beside all deadlines, as minutes are beside those of real caches."""
+KEEPER = "keeper0"
 CHANCE = 0.25
 """Of a word that is not classic to be in a seed's vocabulary."""
 
@@ -30,6 +34,8 @@ class Setting(Protocol):
     def vocabulary(self) -> frozenset[str]: ...
     @property
     def faults(self) -> bool: ...
+    @property
+    def moves(self) -> bool: ...
     @property
     def compatible(self) -> bool: ...
 
@@ -61,6 +67,18 @@ class Run(Protocol):
 
     async def boot(self) -> None:
         """The control planes' host goes down and comes up."""
+        ...
+
+    def reboot_all(self) -> None:
+        """A user has everything restarted."""
+        ...
+
+    def upgrade(self) -> None:
+        """A user wants another version."""
+        ...
+
+    def accept_loss(self) -> None:
+        """A user reads a refusal, and does what it asks for."""
         ...
 
 
@@ -99,6 +117,28 @@ def always(run: Run) -> bool:
     return True
 
 
+def _sever(run: Run, key: Key) -> None:
+    """The keeper from the primary, or this replica from it."""
+    run.world.sever(KEEPER if key == run.primary() else run.primary(), key)
+
+
+def _mend(run: Run, key: Key) -> None:
+    run.world.mend(key)
+
+
+def _sync_slowly(run: Run, key: Key) -> None:
+    run.world.sync_seconds = SYNC_SECONDS
+
+
+def _sync_at_once(run: Run, key: Key) -> None:
+    run.world.sync_seconds = 0.0
+
+
+def _moves(run: Run) -> bool:
+    """Users change their minds."""
+    return run.scenario.moves
+
+
 def _away(run: Run) -> bool:
     """Hosts can be lost, and none is: somebody is cut off most of the time."""
     return run.world.remote and not run.world.cut
@@ -131,7 +171,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("kill-primary", lambda r, k: r.world.kill(k), struck=primary, classic=True),
     Fault("freeze", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), classic=True),
     Fault("cut", lambda r, k: r.world.cut.add(k), lambda r, k: r.world.cut.discard(k), classic=True),
-    Fault("blind", lambda r, k: r.world.blind.add("keeper0"), lambda r, k: r.world.blind.discard("keeper0"), classic=True),
+    Fault("blind", lambda r, k: r.world.blind.add(KEEPER), lambda r, k: r.world.blind.discard(KEEPER), classic=True),
     Fault("restart-keeper", lambda r, k: r.restart_a_keeper(), classic=True),
     Fault("kill-readers", lambda r, k: r.world.kill(k), struck=process("readers"), classic=True),
     Fault(
@@ -182,6 +222,16 @@ FAULTS: tuple[Fault, ...] = (
         weight=3,
     ),
     Fault("boot", lambda r, k: r.world.spawn(r.boot())),
+    Fault("sever-keeper", lambda r, k: r.world.sever(KEEPER, k), _mend),
+    Fault("sever-primary", lambda r, k: r.world.sever(KEEPER, k), _mend, struck=primary),
+    Fault("sever-some", _sever, _mend, struck=several),
+    Fault("sever-replica", lambda r, k: r.world.sever(k, r.primary()), _mend, seconds=LONG_SECONDS),
+    Fault("tear", lambda r, k: r.world.tear(k, r.primary()), _mend, seconds=LONG_SECONDS),
+    Fault("slow-sync", _sync_slowly, _sync_at_once, weight=2, seconds=LONG_SECONDS),
+    Fault("disk-full", lambda r, k: r.world.full.add(k), lambda r, k: r.world.full.discard(k), struck=several),
+    Fault("reboot-all", lambda r, k: r.reboot_all(), when=_moves, gentle=True),
+    Fault("upgrade", lambda r, k: r.upgrade(), when=_moves, gentle=True),
+    Fault("accept-loss", lambda r, k: r.accept_loss(), when=_moves, weight=2),
 )
 
 CLASSIC = frozenset(f.name for f in FAULTS if f.classic)

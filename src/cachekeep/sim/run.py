@@ -6,7 +6,6 @@ First safety while the faults last, then liveness when they have stopped. The se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import math
 import random
@@ -19,8 +18,7 @@ from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
-from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Errand, Event, Member, Node, Secret, Wanted, WantedShard
+from cachekeep.model import Cache, Event, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim.doors import SimDriver, SimFronts, SimLink
@@ -28,6 +26,7 @@ from cachekeep.sim.faults import Fault, Strike, known
 from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.timeless import SimClock, run
+from cachekeep.sim.users import NAME, UID, Users
 from cachekeep.sim.world import World
 from cachekeep.store.contract import Lease
 from cachekeep.store.memory import MemoryStore
@@ -35,8 +34,6 @@ from cachekeep.store.memory import MemoryStore
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
 SPARED_SECONDS = 1.0
 """Who has said for so long that he is alive has been heard by everybody who may decide about him."""
-UID, NAME = "u1", "demo"
-NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
 
 
 class _Witness(MemoryStore):
@@ -54,7 +51,7 @@ class _Witness(MemoryStore):
         return saved
 
 
-class Run:
+class Run(Users):
     """One scenario in one world."""
 
     def __init__(self, scenario: Scenario) -> None:
@@ -70,6 +67,8 @@ class Run:
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
         self.broken: Violation | None = None
+        self.consents: set[str] = set()
+        """Shards for which the user has accepted a loss, and it has not been used yet."""
         self.excused_since: dict[Key, float] = {}
         self.lasting: list[Callable[[], None]] = []
         """What ends the faults that have not ended."""
@@ -84,24 +83,38 @@ class Run:
         """A primary is replaced only by an in-sync node, a node that a hand-over caught up, or with the user's consent."""
         self.cache = after
         self._spared(before, after)
+        self._note_consent(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None or old.primary in (None, shard.primary) or shard.primary is None:
                 continue
             self.report.failovers += 1
+            consented = shard.id in self.consents
+            self.consents.discard(shard.id)
             if shard.order < old.order:
                 self._broken(f"order went back from {old.order} to {shard.order}")
             if not any(e.alive and e.history for e in self.world.processes.values()):
                 continue  # there is nothing to lose
-            if shard.primary not in old.in_sync and shard.primary != old.moving_to and not old.accept_stale:
+            if shard.primary not in old.in_sync and shard.primary != old.moving_to and not consented:
                 self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
             engine = self.world.processes.get((UID, shard.primary))
             if shard.primary != old.moving_to:
                 if self.world.remote:
                     self.world.note_losses((UID, old.primary or ""))
                 self.world.note_out_of_reach({(UID, n) for n in old.in_sync})
-            if shard.primary != old.moving_to and not old.accept_stale and engine is not None and not engine.fed:
+            if shard.primary != old.moving_to and not consented and engine is not None and not engine.fed:
                 self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
+
+    def _note_consent(self, before: Cache, after: Cache) -> None:
+        """The user's word is good for one promotion, and nobody's else is."""
+        begun = range(before.decided.errands_done + 1, after.decided.errands_done + 1)
+        heard = any(e.serial in begun and e.kind == "promote-stale" for e in before.wanted.errands)
+        for shard in after.decided.shards:
+            old = before.shard(shard.id)
+            if shard.accept_stale and (old is None or not old.accept_stale):
+                if not heard:
+                    self._broken(f"a loss in shard {shard.id} counts as accepted, and nobody has accepted it")
+                self.consents.add(shard.id)
 
     def _spared(self, before: Cache, after: Cache) -> None:
         """Whoever says why he does not work is alive: nobody stops such a primary unless the user asked for that."""
@@ -233,48 +246,6 @@ class Run:
         await asyncio.sleep(self.random.random())
         self.keepers = [self._keeper(f"keeper{which}") for which in range(len(self.keepers))]
 
-    # -- what users do
-
-    async def _change(self, change: Callable[[Wanted], Wanted]) -> None:
-        for _ in range(20):
-            with contextlib.suppress(Conflict):
-                async with self.store.transaction() as tx:
-                    cache = await tx.cache(NAME, "group")
-                    if cache is not None:
-                        self.cache = await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
-                        tx.wake(UID)
-                return
-
-    async def _errand(self, kind: str, name: str = "") -> None:
-        def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
-            names = tuple(m.name for m in wanted.shards[0].members)
-            node = name or self.random.choice(names)
-            errand = Errand(serial=serial, kind=kind, nodes=(node,), shard="0001")  # type: ignore[arg-type]
-            return replace(wanted, errands=(*wanted.errands, errand))
-
-        await self._change(add)
-
-    async def _resize(self) -> None:
-        def other(wanted: Wanted) -> Wanted:
-            members = wanted.shards[0].members
-            if len(members) > 2 and self.random.random() < 0.5:
-                gone = self.random.choice(members)
-                members = tuple(m for m in members if m is not gone)
-            elif len(members) < 5:
-                used = {m.name for m in members}
-                name = next(f"{NAME}-{i:03}" for i in range(1, 10) if f"{NAME}-{i:03}" not in used)
-                members = (*members, Member(name=name, zone="a"))
-            return replace(wanted, shards=(replace(wanted.shards[0], members=members),))
-
-        await self._change(other)
-
-    async def _other_mode(self) -> None:
-        def other(wanted: Wanted) -> Wanted:
-            return replace(wanted, cluster_mode="disabled" if wanted.cluster_mode == "compatible" else "compatible")
-
-        await self._change(other)
-
     # -- the run
 
     async def main(self) -> Report:
@@ -382,20 +353,6 @@ class Run:
         """kill -9 of a control plane."""
         self.world.spawn(self._restart_keeper(self.random.randrange(len(self.keepers))))
 
-    def other_node_type(self) -> None:
-        """A user's change to a larger or a smaller one."""
-        node_type = self.random.choice(NODE_TYPES)
-        self.world.spawn(self._change(lambda wanted: replace(wanted, node_type=node_type)))
-
-    def _moves(self) -> list[Callable[[], object]]:
-        """What users do."""
-        return [
-            lambda: self.world.spawn(self._errand("test-failover")),
-            lambda: self.world.spawn(self._errand("promote")),
-            lambda: self.world.spawn(self._errand("reboot")),
-            lambda: self.world.spawn(self._resize()),
-        ]
-
     def _primary(self) -> str | None:
         return self.cache.decided.shards[0].primary if self.cache and self.cache.decided.shards else None
 
@@ -417,14 +374,6 @@ class Run:
             writer.result()
         before = len(self.acknowledged)
         await self._until(lambda: len(self.acknowledged) > before, "writes")
-
-    async def _consent(self) -> None:
-        """The user reads a refusal and accepts the loss."""
-        while True:
-            if self.cache is not None and self.cache.decided.refusal:
-                self.world.lossable |= set(self.acknowledged)
-                await self._errand("promote-stale")
-            await asyncio.sleep(3.0)
 
     async def _until(self, met: Callable[[], bool], what: str) -> None:
         loop = asyncio.get_running_loop()

@@ -17,9 +17,10 @@ from cachekeep.model import Cache, Node, NodeView, Wanted
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import vocabulary
 from cachekeep.sim.member import Member
-from cachekeep.sim.run import UID, WRITE_SECONDS, Run
+from cachekeep.sim.run import WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import UID
 from cachekeep.sim.world import Engine, World
 
 HARM_BEFORE_SECONDS = 6.0

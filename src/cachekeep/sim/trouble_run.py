@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from cachekeep.model import Wanted
-from cachekeep.sim.run import NAME, UID, Run
+from cachekeep.sim.run import Run
 from cachekeep.sim.scenario import LivenessViolation, Report, Scenario, Violation
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import NAME, UID
 
 LEAD_SECONDS, BACK_SECONDS = 1.0, 8.0
 HEALED_SECONDS = 12.0

@@ -51,6 +51,8 @@ class Engine:
     """What its primary knows: the first ACK has arrived, so the stream flows."""
     fed: bool = False
     """Its present primary has streamed to it at least once."""
+    loading: bool = False
+    """It reads in what a full synchronisation has brought: it holds nothing yet, and says so to everybody."""
     haste: float = 1.0
     """Chance, at each turn, that its first ACK reaches the primary: up to about a second, as in the engines."""
     history: bool = False
@@ -86,12 +88,16 @@ class Engine:
     @property
     def answers(self) -> bool:
         """It tells what it is asked."""
-        return self.works and self.trouble is None
+        return self.works and self.trouble is None and not self.loading
 
     @property
     def excuse(self) -> Plight | None:
         """What it says instead."""
-        if not self.alive or self.frozen or self.trouble is None:
+        if not self.alive or self.frozen:
+            return None
+        if self.loading:
+            return "loading"
+        if self.trouble is None:
             return None
         return "unkillable" if self.trouble == "written" and self.interrupted else _EXCUSES.get(self.trouble)
 
@@ -126,6 +132,12 @@ class World:
         self.histories = 0
         self.cut: set[Key] = set()
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
+        self.severed: set[frozenset[Key | str]] = set()
+        """Pairs that do not reach each other, while others reach both: two processes, or a keeper and a process."""
+        self.full: set[Key] = set()
+        """Processes whose disk takes nothing any more."""
+        self.sync_seconds = 0.0
+        """How long a full synchronisation takes. For half of it the replica has what it had; then it is empty, and loads."""
         self.unstartable: set[Key] = set()
         """Of these no process can be started: their address is taken, or their build is gone."""
         self.stuck: set[Key] = set()
@@ -228,9 +240,29 @@ class World:
         if (engine := self.processes.get(key)) and engine.alive:
             engine.frozen = False
 
+    def sever(self, one: Key | str, other: Key | str) -> None:
+        """From now on nothing gets from one to the other. Both believe as long as they can that it does."""
+        if one != other:
+            self.severed.add(frozenset((one, other)))
+
+    def tear(self, replica: Key, primary: Key) -> None:
+        """As ``sever``, and the replica knows: its connection is gone. Its primary goes on believing that it has one."""
+        self.sever(replica, primary)
+        if (engine := self.processes.get(replica)) is not None:
+            engine.linked = False
+
+    def mend(self, key: Key) -> None:
+        """Whoever could not reach it does again."""
+        self.severed = {pair for pair in self.severed if key not in pair}
+
     def moment(self) -> Moment:
         """Of the machine's clock."""
         return self.host.moment()
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the world began."""
+        return asyncio.get_running_loop().time()
 
     def disturb(self, key: Key, trouble: Trouble) -> None:
         """Clients do this to it, if they do nothing else already."""
@@ -284,7 +316,11 @@ class World:
                 await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if engine.link_epoch != epoch or not primary.works or not engine.works:
                     continue
+                engine.online = False
                 if engine.writes != primary.writes[: len(engine.writes)]:
+                    if self.sync_seconds or not self.full.isdisjoint((engine.spec.key, primary.spec.key)):
+                        await self._load(engine, primary, epoch)
+                        continue
                     engine.writes = []  # a full resynchronisation empties the replica first
                     engine.fed = False
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
@@ -300,6 +336,23 @@ class World:
                     self._stream(primary, engine)
                 continue
             self._stream(primary, engine)
+
+    async def _load(self, engine: Engine, primary: Engine, epoch: int) -> None:
+        """A full synchronisation by way of both disks, that takes its time. Until all is there the replica keeps what it had."""
+        snapshot, lineage = list(primary.writes), primary.lineage
+        end = self.now + self.sync_seconds * (0.2 + 0.3 * self.random.random())
+        while self.now < end or not self.full.isdisjoint((engine.spec.key, primary.spec.key)):
+            await asyncio.sleep(0.05)
+            there = primary.works and engine.works and self.peers(engine, primary)
+            if not there or engine.link_epoch != epoch or primary.role != "primary":
+                return
+        engine.writes, engine.fed, engine.loading = [], False, True
+        end = self.now + self.sync_seconds * (0.2 + 0.3 * self.random.random())
+        while engine.alive and (self.now < end or engine.frozen):
+            await asyncio.sleep(0.05)
+        engine.loading = False
+        engine.writes, engine.history = snapshot, True
+        engine.lineage = Stream(lineage.history, 0, lineage.before, lineage.shared)
 
     def _go_on_with(self, primary: Engine, replica: Engine) -> None:
         """Its history from here on, after what it holds already, is its primary's."""
@@ -331,6 +384,8 @@ class World:
 
     def peers(self, one: Engine, other: Engine) -> bool:
         """Whether two processes reach each other. Remote hosts that are cut off are cut off together."""
+        if self.severed and frozenset((one.spec.key, other.spec.key)) in self.severed:
+            return False
         if self.remote:
             return (one.spec.key in self.cut) == (other.spec.key in self.cut)
         return one.spec.key not in self.cut and other.spec.key not in self.cut
@@ -351,7 +406,7 @@ class World:
     def write(self, endpoint: str, id: int) -> bool:
         """A client's write at an endpoint; True: acknowledged."""
         engine = self.at(endpoint)
-        if engine is None or not engine.works or engine.spec.key in self.cut or engine.role != "primary":
+        if engine is None or not engine.works or engine.loading or engine.spec.key in self.cut or engine.role != "primary":
             return False
         return self.take(engine, id)
 

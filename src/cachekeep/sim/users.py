@@ -1,0 +1,119 @@
+"""What users of the simulated world do: they change what they want, send errands, read refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from cachekeep.errors import Conflict
+from cachekeep.model import Cache, Errand, Member, Wanted
+from cachekeep.sim.world import World
+from cachekeep.store.memory import MemoryStore
+
+UID, NAME = "u1", "demo"
+NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
+
+
+class Users:
+    """Those of one cache."""
+
+    store: MemoryStore
+    world: World
+    random: random.Random
+    cache: Cache | None
+    """As it was last saved."""
+    acknowledged: list[int]
+
+    async def _change(self, change: Callable[[Wanted], Wanted]) -> None:
+        for _ in range(20):
+            with contextlib.suppress(Conflict):
+                async with self.store.transaction() as tx:
+                    cache = await tx.cache(NAME, "group")
+                    if cache is not None:
+                        self.cache = await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
+                        tx.wake(UID)
+                return
+
+    def reboot_all(self) -> None:
+        """A user has every node that has a replica or is one restarted."""
+        self.world.spawn(self._reboot_all())
+
+    def upgrade(self) -> None:
+        """A user wants a version that differs in nothing but its number. A lone node would lose by it what it holds."""
+        self.world.spawn(self._upgrade())
+
+    def accept_loss(self) -> None:
+        """A user reads a refusal, if there is one."""
+        self.world.spawn(self._accept())
+
+    async def _reboot_all(self) -> None:
+        def add(wanted: Wanted) -> Wanted:
+            serial = max((e.serial for e in wanted.errands), default=0) + 1
+            names = tuple(m.name for w in wanted.shards if len(w.members) > 1 for m in w.members)
+            return replace(wanted, errands=(*wanted.errands, Errand(serial=serial, kind="reboot", nodes=names)))
+
+        await self._change(add)
+
+    async def _upgrade(self) -> None:
+        if self.cache is not None and all(len(w.members) > 1 for w in self.cache.wanted.shards):
+            await self._change(lambda wanted: replace(wanted, version=f"{wanted.version}0"))
+
+    async def _errand(self, kind: str, name: str = "") -> None:
+        def add(wanted: Wanted) -> Wanted:
+            serial = max((e.serial for e in wanted.errands), default=0) + 1
+            names = tuple(m.name for m in wanted.shards[0].members)
+            node = name or self.random.choice(names)
+            errand = Errand(serial=serial, kind=kind, nodes=(node,), shard="0001")  # type: ignore[arg-type]
+            return replace(wanted, errands=(*wanted.errands, errand))
+
+        await self._change(add)
+
+    async def _resize(self) -> None:
+        def other(wanted: Wanted) -> Wanted:
+            members = wanted.shards[0].members
+            if len(members) > 2 and self.random.random() < 0.5:
+                gone = self.random.choice(members)
+                members = tuple(m for m in members if m is not gone)
+            elif len(members) < 5:
+                used = {m.name for m in members}
+                name = next(f"{NAME}-{i:03}" for i in range(1, 10) if f"{NAME}-{i:03}" not in used)
+                members = (*members, Member(name=name, zone="a"))
+            return replace(wanted, shards=(replace(wanted.shards[0], members=members),))
+
+        await self._change(other)
+
+    async def _other_mode(self) -> None:
+        def other(wanted: Wanted) -> Wanted:
+            return replace(wanted, cluster_mode="disabled" if wanted.cluster_mode == "compatible" else "compatible")
+
+        await self._change(other)
+
+    def other_node_type(self) -> None:
+        """A user's change to a larger or a smaller one."""
+        node_type = self.random.choice(NODE_TYPES)
+        self.world.spawn(self._change(lambda wanted: replace(wanted, node_type=node_type)))
+
+    def _moves(self) -> list[Callable[[], object]]:
+        """What users do."""
+        return [
+            lambda: self.world.spawn(self._errand("test-failover")),
+            lambda: self.world.spawn(self._errand("promote")),
+            lambda: self.world.spawn(self._errand("reboot")),
+            lambda: self.world.spawn(self._resize()),
+        ]
+
+    async def _consent(self) -> None:
+        """The user reads every refusal."""
+        while True:
+            await self._accept()
+            await asyncio.sleep(3.0)
+
+    async def _accept(self) -> None:
+        """The user reads a refusal and accepts the loss."""
+        if self.cache is not None and self.cache.decided.refusal:
+            self.world.lossable |= set(self.acknowledged)
+            await self._errand("promote-stale")
