@@ -80,7 +80,7 @@ class Run:
         return (
             f"{m.module}.{m.function}".startswith(self.asked.only)
             and (survived or not self.asked.survivors)
-            and m.id.startswith(self.asked.id)
+            and (not self.asked.id or m.id in self.asked.id)
         )
 
     @pytest.hookimpl(tryfirst=True)
@@ -288,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutate", description=__doc__)
     parser.add_argument("suites", nargs="*", default=["plan"], help=f"of {', '.join(SUITES)}")
     parser.add_argument("--only", default="", help="a module or function, such as plan.leaders.succeed")
-    parser.add_argument("--id", default="", help="one mutant")
+    parser.add_argument("--id", nargs="*", default=(), help="these mutants")
     parser.add_argument("--tests", nargs="*", default=(), help="instead of the suite's")
     parser.add_argument("--survivors", action="store_true", help="only those that survived last time, and new ones")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so long")
