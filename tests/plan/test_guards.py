@@ -14,6 +14,7 @@ from cachekeep.model import (
     Erase,
     Errand,
     Excuse,
+    Flight,
     Follow,
     HandOver,
     NodeView,
@@ -118,8 +119,19 @@ def test_an_empty_primary_waits_for_a_silent_node_that_may_hold_data() -> None:
     assert "demo-002 may hold data" in answer.because
 
 
-def test_an_empty_primary_does_not_wait_for_a_node_that_has_never_been_there() -> None:
-    cache = changed(group(2, shards=NOBODY_IN_SYNC), "demo-002", announced=False)
+def test_an_empty_primary_waits_for_a_silent_node_that_has_not_been_in_sync_yet() -> None:
+    """It was restarted, and may have been fed since: to ask the user is better than to empty it."""
+    cache = changed(group(2, shards=NOBODY_IN_SYNC), "demo-002", announced=False, incarnation=2)
+    away = replace(silent(cache, "demo-002", 1.0), incarnation=2)
+    answer = step(cache, healthy(cache, demo_001=fresh(cache, "demo-001"), demo_002=away))
+    assert isinstance(answer, Wait)
+    assert answer.refused
+
+
+def test_the_first_primary_does_not_wait_for_a_silent_node() -> None:
+    """Nobody has written anything yet."""
+    cache = group(2, shards=NOBODY_IN_SYNC)
+    cache = replace(cache, decided=replace(cache.decided, available_at=None))
     answer = step(cache, healthy(cache, demo_001=fresh(cache, "demo-001"), demo_002=silent(cache, "demo-002", 1.0)))
     assert any(isinstance(e, Promote) for e in effects(answer))
 
@@ -272,6 +284,15 @@ def test_the_next_node_restarts_when_the_last_is_back() -> None:
     answer = step(back, healthy(back))
     assert isinstance(answer, Decide)
     assert [n.name for n in answer.decided.nodes if n.condemned] == ["demo-003"]
+
+
+def test_the_next_node_does_not_restart_while_the_last_is_being_stopped() -> None:
+    """With its grace a stop may take long."""
+    cache = group(4, shards={"in_sync": frozenset({"demo-003", "demo-004"})})
+    cache = changed(changed(cache, "demo-003", due="reboot"), "demo-002", due="reboot", condemned=True)
+    stopping = Flight(effect=Stop("demo-002", 5.0), because="it must be stopped first", since_seconds=1.0, left_seconds=4.0)
+    answer = step(cache, replace(healthy(cache), flights=(stopping,)))
+    assert isinstance(answer, Wait)
 
 
 def test_a_consent_means_nothing_while_somebody_leads() -> None:

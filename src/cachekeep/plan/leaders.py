@@ -92,8 +92,8 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         lost = succeed(s, shard, primary, take_over)  # an empty process is as good as none, for whoever holds data
         if lost is not None:
             return lost
-        unknown = [n for n in others if s.seen(n).answering is not True and n.announced]
-        if unknown:
+        unknown = [n for n in others if s.seen(n).answering is not True]
+        if unknown and s.decided.available_at is not None:  # before that nobody has written anything
             because = f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet"
             return Wait(s.policy.poll_seconds, because, refused=True)
     elif ahead := _ahead(s, shard, primary):

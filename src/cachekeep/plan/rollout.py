@@ -61,7 +61,7 @@ def restart(s: Situation) -> Step | None:
         mine = [n for n in due if n.shard == shard.id]
         if not mine or shard.moving_to:
             continue
-        coming_back = [n for n in s.members(shard.id, leaving=False) if not n.announced]
+        coming_back = [n for n in s.members(shard.id, leaving=False) if n.condemned or not n.announced]
         if coming_back:
             waits = waits or Wait(
                 0.1,

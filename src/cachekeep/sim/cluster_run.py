@@ -17,6 +17,7 @@ from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, common, expand
+from cachekeep.sim import promises
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import vocabulary
 from cachekeep.sim.run import WRITE_SECONDS, Run
@@ -68,6 +69,8 @@ class ClusterRun(Run):
         self.cache = after
         self._spared(before, after)
         self._note_consent(before, after)
+        for what in promises.broken(self.world, before, after):
+            self._broken(what)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None:
@@ -94,6 +97,7 @@ class ClusterRun(Run):
                 self._broken(f"{shard.moving_to} was nominated although {old.primary} never streamed to it")
 
     def _one_writer(self) -> None:
+        self.world.note_leaders()
         leaders = [m for m in self.world.serving() if m.leads and m.ok]
         for one, other in itertools.combinations(leaders, 2):
             for slot in expand(common(one.slots, other.slots)):

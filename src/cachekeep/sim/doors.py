@@ -303,6 +303,7 @@ class SimLink:
         asked_at = self._world.moment()
 
         def do(engine: Engine) -> None:
+            self._world.promoted(target.key)
             engine.lead(self._world.new_history())
             self._hear(engine, asked_at)
             self._bind(engine, addresses)
@@ -337,6 +338,7 @@ class SimLink:
             return
         if give.role != "primary":
             raise OrderFailed(f"{giver.key[1]} does not lead, so it cannot hand over")
+        self._world.handed(taker.key)
         if take.follows != give.spec.address or not take.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]}, so it cannot take over")
         loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from cachekeep.engines.limits import limits
 from cachekeep.model import Cache, Event, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
+from cachekeep.sim import promises
 from cachekeep.sim.doors import SimDriver, SimFronts, SimLink
 from cachekeep.sim.faults import Fault, Strike, known
 from cachekeep.sim.hosts import Hosts
@@ -67,11 +68,15 @@ class Run(Users):
         self.keepers: list[asyncio.Task[None]] = []
         self.world.in_sync = self._in_sync
         self.broken: Violation | None = None
+        self.created = False
+        """It has been as it should be."""
         self.consents: set[str] = set()
         """Shards for which the user has accepted a loss, and it has not been used yet."""
         self.excused_since: dict[Key, float] = {}
         self.lasting: list[Callable[[], None]] = []
         """What ends the faults that have not ended."""
+        self.world.promoted = lambda key: self._kept(promises.empty_lead(self.world, self.cache, key) if self.cache else None)
+        self.world.handed = lambda key: self._kept(promises.moved_out_of_sync(self.cache, key) if self.cache else None)
         self.world.remote = scenario.fence == "starve"
 
     def _world(self, seed: int) -> World:
@@ -84,6 +89,8 @@ class Run(Users):
         self.cache = after
         self._spared(before, after)
         self._note_consent(before, after)
+        for what in promises.broken(self.world, before, after):
+            self._broken(what)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None or old.primary in (None, shard.primary) or shard.primary is None:
@@ -104,6 +111,10 @@ class Run(Users):
                 self.world.note_out_of_reach({(UID, n) for n in old.in_sync})
             if shard.primary != old.moving_to and not consented and engine is not None and not engine.fed:
                 self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
+
+    def _kept(self, what: str | None) -> None:
+        if what is not None:
+            self._broken(what)
 
     def _note_consent(self, before: Cache, after: Cache) -> None:
         """The user's word is good for one promotion, and nobody's else is."""
@@ -129,7 +140,7 @@ class Run(Users):
         """Since when each engine says why it does not work, to all who ask."""
         while True:
             for key, engine in self.world.processes.items():
-                if engine.excuse is None or key in self.world.cut:
+                if engine.excuse is None or not self.world.within_reach(key):
                     self.excused_since.pop(key, None)
                 else:
                     self.excused_since.setdefault(key, self.clock.monotonic())
@@ -143,11 +154,14 @@ class Run(Users):
 
     def _broken(self, what: str, kind: type[Violation] = SafetyViolation) -> NoReturn:
         """Remembered as well as raised: whoever hears it first may be a keeper, which survives anything."""
+        if not self.created:
+            kind = CreationViolation
         self.broken = self.broken or kind(f"{self.scenario} at {self.clock.monotonic():.3f} s: {what}")
         raise self.broken
 
     def _one_writer(self) -> None:
         """Never two writable primaries at one endpoint; never two processes of one node."""
+        self.world.note_leaders()
         bound: dict[str, str] = {}
         for (_, name), engine in self.world.processes.items():
             if engine.alive and engine.role == "primary" and not self.world.lacks_replicas(engine):
@@ -384,6 +398,7 @@ class Run(Users):
             if self.broken:
                 raise self.broken
             if met():
+                self.created = True
                 return
             if loop.time() > end:
                 kind = CreationViolation if what == "creation" else LivenessViolation

@@ -25,7 +25,7 @@ class LivenessViolation(Violation):
 
 
 class CreationViolation(LivenessViolation):
-    """Nothing had gone wrong yet, and the group did not come up."""
+    """Nothing had gone wrong yet, and the group did not come up, or broke a promise by that."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ from cachekeep.sim.timeless import SimHost
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
+BREAK_SECONDS = 0.5
 FORK = 2
 """Times its data, an engine needs while a fork has a copy."""
 Trouble = Literal["slow", "busy", "written", "paused", "crowded"]
@@ -74,6 +75,8 @@ class Engine:
     maxmemory: int = 0
     acknowledged_at: dict[Key, float] = field(default_factory=dict)
     """Of a primary: when each replica last acknowledged what it sent."""
+    feeds: dict[Key, tuple[float, float]] = field(default_factory=dict)
+    """Of a primary: from when to when it has fed each replica without a break."""
     trouble: Trouble | None = None
     interrupted: bool = False
     """It was told to end its script, and could not."""
@@ -130,6 +133,12 @@ class World:
         self.born = 0
         """Processes that there have been."""
         self.histories = 0
+        self.led_at: dict[Key, float] = {}
+        """When each process was last a primary that works."""
+        self.promoted: Callable[[Key], None] = lambda key: None
+        """Told of each process that is let lead."""
+        self.handed: Callable[[Key], None] = lambda key: None
+        """Told of each taker of a hand-over that begins."""
         self.cut: set[Key] = set()
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
         self.severed: set[frozenset[Key | str]] = set()
@@ -255,6 +264,10 @@ class World:
         """Whoever could not reach it does again."""
         self.severed = {pair for pair in self.severed if key not in pair}
 
+    def within_reach(self, key: Key) -> bool:
+        """Whether everybody reaches it."""
+        return key not in self.cut and not any(key in pair for pair in self.severed)
+
     def moment(self) -> Moment:
         """Of the machine's clock."""
         return self.host.moment()
@@ -375,7 +388,10 @@ class World:
 
     def _stream(self, primary: Engine, replica: Engine) -> None:
         self.receive(primary, replica)
-        primary.acknowledged_at[replica.spec.key] = self.wall
+        key = replica.spec.key
+        primary.acknowledged_at[key] = self.wall
+        since, last = primary.feeds.get(key, (self.now, self.now))
+        primary.feeds[key] = since if self.now - last <= BREAK_SECONDS else self.now, self.now
 
     def lacks_replicas(self, engine: Engine) -> bool:
         """Whether a primary refuses writes for want of replicas (NOREPLICAS)."""
@@ -400,6 +416,12 @@ class World:
         task = asyncio.get_running_loop().create_task(coroutine, context=outside())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def note_leaders(self) -> None:
+        """Who is a primary now."""
+        for key, engine in self.processes.items():
+            if engine.works and engine.role == "primary":
+                self.led_at[key] = self.now
 
     # -- clients
 
