@@ -93,15 +93,12 @@ def test_without_a_boot_in_its_moments_what_was_begun_before_it_never_ends(monke
         simulate_switch(booted)
 
 
-UNNOTICED = pytest.mark.xfail(strict=True, reason="of the seeds that were tried none notices it any more")
-
-
 @pytest.mark.parametrize(
     ("harm", "first"),
     [
         (_whatever_was_refused, 0),
         (_before_all_is_fed, 20),
-        pytest.param(_nobody_inherits, 492, marks=UNNOTICED),
+        (_nobody_inherits, 507),
         (_anybody_inherits, 14),
         (_old_nodes_stay, 0),
     ],
