@@ -5,8 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from cachekeep.engines.catalogue import OFFERS
+from cachekeep.engines.node_types import offered
+from cachekeep.engines.parameters import parameters
+from cachekeep.model.step import Effect
+from cachekeep.plan.planner import RULES
+from cachekeep.toolchain.build import RECIPES
+from cachekeep.toolchain.installed import _SERVERS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -50,3 +59,17 @@ def test_every_word_of_the_glossary_is_used() -> None:
     source = "\n".join(path.read_text() for path in (ROOT / "src/cachekeep").rglob("*.py"))
     assert len(words) > 30
     assert [word for word in words if re.search(rf"\b{word}s?\b", source, re.IGNORECASE) is None] == []
+
+
+def test_every_rule_and_every_effect_says_what_it_is_for() -> None:
+    """``cachekeep explain --all`` shows the rules by these sentences."""
+    named = [*RULES, *get_args(Effect)]
+    assert [each.__name__ for each in named if not (each.__doc__ or "").strip()] == []
+
+
+def test_every_engine_is_whole() -> None:
+    """Offered, found, built, with parameters for each family and node types to run on."""
+    assert {offer.engine for offer in OFFERS} == set(RECIPES) == set(_SERVERS.values())
+    for offer in OFFERS:
+        assert parameters(offer.family), offer
+        assert offered(offer.engine), offer
