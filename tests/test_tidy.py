@@ -55,3 +55,8 @@ def test_a_circle_is_found_be_it_for_types_only(monkeypatch: pytest.MonkeyPatch)
         four="from cachekeep import one\n",
     )
     assert tidy.circles() == ["cachekeep.one and cachekeep.three and cachekeep.two import each other"]
+
+
+def test_a_noun_of_two_things_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, plan__one="class Thing: ...\nclass _Own: ...\n", sim__two="class Thing: ...\nclass _Own: ...\n")
+    assert tidy.nouns_twice() == ["Thing is a class of src/cachekeep/plan/one.py and of src/cachekeep/sim/two.py"]

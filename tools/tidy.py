@@ -1,4 +1,5 @@
-"""What keeps the house in order: no long files and lines, no dead names, no field that leads nowhere, no circle of imports.
+"""What keeps the house in order: no long files and lines, no dead names, no name for two nouns, no field that leads nowhere,
+no circle of imports.
 
 ``python -m tools.tidy`` prints the size of the whole and of its heart, and every finding; ``tests/test_tidy.py`` fails by them.
 Names are compared by their spelling: two that are called the same hide each other. That finds less than there is.
@@ -173,6 +174,20 @@ def dead_names() -> list[str]:
     ]
 
 
+TWICE = {"Fault", "Member", "Run"}
+"""Nouns that the simulator has too, as something else: this set only shrinks."""
+
+
+def nouns_twice() -> list[str]:
+    """One noun, one name: classes of the same name are taken for each other."""
+    found: dict[str, list[str]] = {}
+    for path, tree in sources().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not path.startswith(PUBLIC):
+                found.setdefault(node.name, []).append(path)
+    return [f"{name} is a class of {' and of '.join(at)}" for name, at in found.items() if len(at) > 1 and name not in TWICE]
+
+
 # --- fields
 
 
@@ -246,7 +261,7 @@ def size(*places: str) -> int:
     return sum(len(text.splitlines()) for path, text in texts().items() if path.endswith(".py") and path.startswith(where))
 
 
-CHECKS = (long_files, long_lines, circles, dead_names, one_way_fields, too_stiff)
+CHECKS = (long_files, long_lines, circles, dead_names, nouns_twice, one_way_fields, too_stiff)
 
 
 def main() -> int:

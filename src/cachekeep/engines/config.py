@@ -1,7 +1,7 @@
 """From ElastiCache's parameters to the settings of a real server, and which of them a running one can change.
 
 Nothing is passed on blindly: a table says which engine version knows a name, and what stays behind has a reason in
-``Settings.left_out``.
+``EngineSettings.left_out``.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ BOUNDS = ("maxmemory", "maxmemory-clients", "maxclients", "client-output-buffer-
 Memcached it is ``cache_memlimit``, which any client may change."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a node's server is to run with. Memcached's names are ElastiCache's; ``launch`` turns them into arguments."""
 
     live: dict[str, str]
@@ -153,18 +153,18 @@ def sort(cache: Cache, node: Node) -> Sort:
     return Sort(node.engine, node.version, node.node_type, timeout, abstains, needed, tuple(wanted.parameters.items()))
 
 
-def settings(cache: Cache, node: Node) -> Settings:
+def settings(cache: Cache, node: Node) -> EngineSettings:
     """The settings of ``node`` in ``cache``: to be read only. Raises KeyError for a node type that is not in the table."""
     return settings_of(sort(cache, node))
 
 
 @lru_cache(maxsize=1024)
-def settings_of(node: Sort) -> Settings:
+def settings_of(node: Sort) -> EngineSettings:
     """The settings of all nodes of a sort: to be read only."""
     machine = node.machine
     values = parameter_values(node)
     if node.engine == "memcached":
-        return Settings(live={"cache_memlimit": str(item_mb(values))}, boot=values, left_out={})
+        return EngineSettings(live={"cache_memlimit": str(item_mb(values))}, boot=values, left_out={})
     data = maxmemory(values, machine)
     live: dict[str, str] = {"maxmemory": str(data), **_buffer_limits(values)} | _OUR_OWN_LIVE
     if node.numbers >= CLIENTS_BOUNDED_SINCE:
@@ -189,7 +189,7 @@ def settings_of(node: Sort) -> Settings:
         live["cluster-replica-no-failover"] = "yes" if node.abstains else "no"
         if node.numbers >= (7, 0):
             live["cluster-preferred-endpoint-type"] = "ip"  # tls-dynamic: host names come with TLS
-    return Settings(live=live, boot=boot, left_out=left_out)
+    return EngineSettings(live=live, boot=boot, left_out=left_out)
 
 
 def _armed(values: dict[str, str], min_replicas: int) -> dict[str, str]:

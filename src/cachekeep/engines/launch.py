@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.config import Settings, boot_digest, item_mb, live_digest, settings, within
+from cachekeep.engines.config import EngineSettings, boot_digest, item_mb, live_digest, settings, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
 from cachekeep.model import Cache, Limits, Node
 
@@ -78,7 +78,7 @@ def launch(
 # --- Valkey and Redis
 
 
-def server_conf(build: Build, cache: Cache, node: Node, wanted: Settings, users: Sequence[str] = ()) -> str:
+def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, users: Sequence[str] = ()) -> str:
     """The server's configuration file. It holds the admin password (for replication) and has to stay secret."""
     password = cache.admin_password.value
     clustered = cache.in_cluster_mode(node)
@@ -264,7 +264,9 @@ def _outside_conf(cache: Cache, node: Node) -> str:
 # --- Memcached
 
 
-def _memcached_argv(build: Build, node: Node, wanted: Settings, run_as: str | None, open_files: int | None) -> tuple[str, ...]:
+def _memcached_argv(
+    build: Build, node: Node, wanted: EngineSettings, run_as: str | None, open_files: int | None
+) -> tuple[str, ...]:
     """Arguments of memcached(1) for ElastiCache's parameters [AWS: Memcached specific parameters]."""
     v = wanted.boot
     on = {name for name, value in v.items() if value == "1"}

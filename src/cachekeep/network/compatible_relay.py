@@ -253,7 +253,7 @@ class ToEngine(asyncio.Protocol):
 class ToClient(asyncio.Protocol):
     """A client; its connection to the primary is made when it says something."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: CompatibleRelay) -> None:
         self.relay = relay
         self.translator = Translator(relay.presented)
         self.engine: asyncio.Transport | None = None
@@ -312,7 +312,7 @@ class ToClient(asyncio.Protocol):
             self.engine.close()
 
 
-class Relay:
+class CompatibleRelay:
     """All clients of one endpoint."""
 
     def __init__(self, directory: str) -> None:
@@ -347,4 +347,4 @@ class Relay:
 
 
 if __name__ == "__main__":
-    asyncio.run(Relay(sys.argv[1]).run())
+    asyncio.run(CompatibleRelay(sys.argv[1]).run())

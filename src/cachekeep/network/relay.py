@@ -107,7 +107,7 @@ class Connection:
         self.line_since = 0.0
 
 
-class Relay:
+class DiscoveryRelay:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self.selector = selectors.DefaultSelector()
@@ -334,4 +334,4 @@ def framed(head: bytes, payload: bytes, unique: bytes = b"") -> bytes:
 
 
 if __name__ == "__main__":
-    Relay(Directory(sys.argv[1])).run()
+    DiscoveryRelay(Directory(sys.argv[1])).run()

@@ -112,7 +112,7 @@ def check_node_type(engine: str, name: str) -> str:
     return name
 
 
-async def parameter_values(tx: Transaction, name: str) -> tuple[str, dict[str, str]]:
+async def _family_and_values(tx: Transaction, name: str) -> tuple[str, dict[str, str]]:
     """Family of a parameter group, and its values where they differ from the family's.
     Raises ApiError CacheParameterGroupNotFound."""
     if family := default_groups().get(name):
@@ -129,7 +129,7 @@ async def parameter_group(tx: Transaction, name: str | None, family: str) -> tup
     Raises ApiError CacheParameterGroupNotFound, or InvalidParameterCombination for a group of another family.
     """
     name = (name or f"default.{family}").lower()
-    found_family, values = await parameter_values(tx, name)
+    found_family, values = await _family_and_values(tx, name)
     if found_family != family:
         raise combination_error(f"Expected a parameter group of family {family} but found one of family {found_family}.")
     return name, values
