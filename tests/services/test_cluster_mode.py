@@ -58,10 +58,10 @@ def test_slots_are_dealt_out_as_asked(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("params", "code"),
     [
-        ({"AutomaticFailoverEnabled": False}, "InvalidParameterCombination"),
+        ({"AutomaticFailoverEnabled": False}, "InvalidParameterValue"),
         ({"CacheParameterGroupName": "default.valkey8"}, "InvalidParameterCombination"),
         ({"ClusterMode": "disabled"}, "InvalidParameterCombination"),
-        ({"NumNodeGroups": None, "ReplicasPerNodeGroup": None, "NumCacheClusters": 2}, "InvalidParameterCombination"),
+        ({"NumNodeGroups": 2, "NumCacheClusters": 2}, "InvalidParameterCombination"),
         ({"NumNodeGroups": 0}, "InvalidParameterValue"),
         ({"NumNodeGroups": 501}, "InvalidParameterValue"),
         ({"ReplicasPerNodeGroup": 6}, "InvalidParameterValue"),
@@ -357,7 +357,7 @@ def test_a_parameter_group_may_be_named_and_one_of_ones_own_must_be(rig: Rig) ->
             {"CacheParameterGroupName": "default.valkey9.cluster.on"},
             "Expected a parameter group of family valkey8",
         ),
-        ({}, "compatible", {"CacheParameterGroupName": "nope"}, "CacheParameterGroup nope not found"),
+        ({}, "compatible", {"CacheParameterGroupName": "nope"}, "CacheParameterGroup not found: nope"),
         (
             {},
             "compatible",
@@ -394,7 +394,7 @@ COMPATIBLE_CHANGES: list[tuple[str, Ask, str]] = [
     *(
         (f"{name}={value}", lambda c, p={name: value}: c.modify_replication_group(ReplicationGroupId="demo", **p), sentence)
         for name, value, sentence in [
-            ("AutomaticFailoverEnabled", False, "Automatic failover cannot be turned off with cluster mode."),
+            ("AutomaticFailoverEnabled", False, "Turning off automatic failover for replication group with"),
             ("CacheParameterGroupName", OFF, "has another cluster-enabled than default.valkey8.cluster.on"),
             ("PrimaryClusterId", "demo-002", "has automatic failover or Multi-AZ enabled"),
         ]

@@ -110,7 +110,7 @@ def test_bad_increases(rig: Rig, params: dict[str, Any], code: str) -> None:
     [
         ({"NewReplicaCount": 1}, "NoOperationFault"),
         ({"NewReplicaCount": 2}, "InvalidParameterValue"),
-        ({"NewReplicaCount": 0}, "InvalidParameterCombination"),
+        ({"NewReplicaCount": 0}, "InvalidParameterValue"),
         ({"NewReplicaCount": -1}, "InvalidParameterValue"),
         ({"ReplicasToRemove": ["demo-001"]}, "InvalidParameterValue"),
         ({"ReplicasToRemove": ["demo-009"]}, "InvalidParameterValue"),

@@ -70,7 +70,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         node_type=node_type,
         port=names.port(params.get("Port"), want.DEFAULT_PORTS[engine]),
         shards=(WantedShard(id=_SHARD, members=tuple(Member(name=n, zone=z) for n, z in zip(found, where, strict=True))),),
-        cross_zone=params.get("AZMode") == "cross-az",
+        cross_zone=_crosses(params, where),
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
@@ -92,7 +92,7 @@ def _zones(params: Params, context: Context, engine: str, cluster_id: str, allow
     check_node_count(engine, count, context)
     chosen = list(params.get("PreferredAvailabilityZones", ()))
     one = params.get("PreferredAvailabilityZone")
-    crossing = params.get("AZMode", "single-az") == "cross-az"
+    crossing = _crosses(params, chosen)
     if one and one.lower() != "multiple":
         if chosen:
             raise combination_error("PreferredAvailabilityZone and PreferredAvailabilityZones cannot be used together.")
@@ -110,6 +110,13 @@ def _zones(params: Params, context: Context, engine: str, cluster_id: str, allow
         raise combination_error("Nodes in several availability zones need AZMode cross-az.")
     rotated = zones.rotated(allowed, cluster_id)
     return chosen or (zones.spread(count, rotated) if crossing else [rotated[0]] * count)
+
+
+def _crosses(params: Params, zones: Sequence[str], before: bool = False) -> bool:
+    """Whether nodes are to be in several zones [CreateCacheCluster, AZMode: single-az is assumed where neither it nor zones are
+    given]."""
+    given = params.get("AZMode")
+    return (before or len(set(zones)) > 1) if given is None else given == "cross-az"
 
 
 def check_node_count(engine: str, count: int, context: Context) -> None:
@@ -205,8 +212,9 @@ async def _change_nodes(params: Params, tx: Transaction, context: Context, cache
         if _COUNTING & params.keys() - {"NumCacheNodes"}:
             raise combination_error("CacheNodeIdsToRemove, NewAvailabilityZones and AZMode are for Memcached clusters only.")
         return {}
-    crossing = params.get("AZMode", "cross-az" if before.cross_zone else "single-az") == "cross-az"
-    if crossing and count == 1:
+    named = [*(m.zone for m in present), *params["NewAvailabilityZones"]] if params.get("NewAvailabilityZones") else []
+    crossing = _crosses(params, named, before.cross_zone)
+    if params.get("AZMode") == "cross-az" and count == 1:
         raise combination_error("AZMode cross-az needs two or more cache nodes.")
     kept = _without(present, params.get("CacheNodeIdsToRemove", ()), len(present) - count)
     allowed = await want.zones_of(tx, context, before.subnet_group)

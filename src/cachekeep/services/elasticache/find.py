@@ -14,7 +14,15 @@ def group_not_found(name: str) -> ApiError:
 
 
 def cluster_not_found(cluster_id: str) -> ApiError:
-    return ApiError("CacheClusterNotFound", f"CacheCluster {cluster_id.lower()} not found.")
+    return ApiError("CacheClusterNotFound", f"CacheCluster not found: {cluster_id.lower()}")
+
+
+def parameter_group_not_found(name: str) -> ApiError:
+    return ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup not found: {name.lower()}")
+
+
+def subnet_group_not_found(name: str) -> ApiError:
+    return ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {name.lower()} does not exist.")
 
 
 async def group(tx: Transaction, name: str) -> Cache:

@@ -74,7 +74,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
-        **want.plain(params),
+        **({"automatic_failover": clustered} | want.plain(params)),
         **want.windows(params),
     )
     shards.check_failover(wanted)

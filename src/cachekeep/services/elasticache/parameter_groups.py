@@ -18,7 +18,7 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every, save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
-from cachekeep.services.elasticache import names, quotas, render, tags
+from cachekeep.services.elasticache import find, names, quotas, render, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
@@ -79,7 +79,7 @@ async def _find(tx: Transaction, text: str) -> ParameterGroup:
         return _default(name)
     found = await tx.get(ParameterGroup, name)
     if found is None:
-        raise ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup {name} not found.")
+        raise find.parameter_group_not_found(name)
     return found
 
 

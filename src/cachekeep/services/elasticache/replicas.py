@@ -19,6 +19,13 @@ from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 _INCREASING: Final = "Increasing number of requested nodes"
+_LAST_REPLICA: Final = "Must have at least 1 replica when cluster mode is disabled with auto failover enabled."
+_LAST_MEMBER: Final = (
+    "Cannot delete the cache cluster because it is the only read replica for replication group {group} which has autofailover "
+    "enabled or pending. You can disable autofailover and then delete this cache cluster. Alternatively, to delete the entire "
+    "replication group, use DeleteReplicationGroup."
+)
+"""Both are AWS's own words."""
 
 
 class _Target:
@@ -157,16 +164,13 @@ def check_removable(cache: Cache, removed: Sequence[str], code: str) -> None:
             )
 
 
-def check_rest(cache: Cache, shards: Sequence[WantedShard]) -> None:
-    """Automatic failover needs a replica in every shard. Raises ApiError InvalidParameterCombination."""
+def check_rest(cache: Cache, shards: Sequence[WantedShard], last: ApiError) -> None:
+    """Automatic failover needs a replica in every shard. Raises ``last``, or ApiError InvalidParameterCombination."""
     if not cache.wanted.automatic_failover:
         return
     for shard in shards:
         if len(shard.members) < 2:
-            raise combination_error(
-                f"Replication group {cache.name} has automatic failover enabled, "
-                "which needs at least one replica in every node group."
-            )
+            raise last
         if cache.wanted.multi_az and len({m.zone for m in shard.members}) < 2:
             raise combination_error(
                 f"Replication group {cache.name} is Multi-AZ: its nodes cannot all be in one availability zone."
@@ -175,7 +179,7 @@ def check_rest(cache: Cache, shards: Sequence[WantedShard]) -> None:
 
 async def _save_fewer(tx: Transaction, context: Context, cache: Cache, shards: tuple[WantedShard, ...]) -> Mapping[str, Any]:
     if cache.wanted.cluster_mode != "enabled":
-        check_rest(cache, shards)
+        check_rest(cache, shards, value_error(_LAST_REPLICA))
     await tags.forget_members(tx, context, cache, shards)
     cache = await save(tx, cache, replace(cache.wanted, shards=shards))
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
@@ -183,10 +187,12 @@ async def _save_fewer(tx: Transaction, context: Context, cache: Cache, shards: t
 
 # ------------------------------------------------------------------ one by name: CreateCacheCluster, DeleteCacheCluster
 
-_FROM_GROUP: Final = frozenset(
-    {"CacheClusterId", "ReplicationGroupId", "PreferredAvailabilityZone", "Tags", "AZMode", "NumCacheNodes"}
-)
+_FROM_GROUP: Final = frozenset({"CacheClusterId", "ReplicationGroupId", "PreferredAvailabilityZone", "Tags", "NumCacheNodes"})
 """What may be said of a new replica beside what its group says for it."""
+
+
+_REPLICA_HAS_NONE: Final = "Cannot specify additional cache cluster parameters when creating a replica cluster"
+"""AWS's own words."""
 
 
 async def add_named(params: Params, tx: Transaction, context: Context, cluster_id: str) -> Cache:
@@ -197,10 +203,10 @@ async def add_named(params: Params, tx: Transaction, context: Context, cluster_i
     own |= {"CacheParameterGroupName": before.parameter_group, "AutoMinorVersionUpgrade": before.auto_minor_version_upgrade}
     own |= {"PreferredMaintenanceWindow": before.maintenance_window, "CacheSubnetGroupName": before.subnet_group or "default"}
     own |= {"SnapshotRetentionLimit": before.snapshot_retention_days, "TransitEncryptionEnabled": False}
-    own |= {"NetworkType": "ipv4", "IpDiscovery": "ipv4"}
+    own |= {"NetworkType": "ipv4", "IpDiscovery": "ipv4", "AZMode": "single-az"}
     for name, value in params.items():
         if name not in _FROM_GROUP and own.get(name) != (value.lower() if isinstance(value, str) else value):
-            raise combination_error(f"{name} of a replica is that of its replication group and cannot be chosen.")
+            raise combination_error(f"{_REPLICA_HAS_NONE}: {name} of a replica is that of its replication group.")
     if before.cluster_mode == "enabled":
         raise combination_error("Use IncreaseReplicaCount to add replicas where cluster mode is enabled.")
     if params.get("NumCacheNodes", 1) != 1:
@@ -231,7 +237,7 @@ async def remove_named(tx: Transaction, cache: Cache, cluster_id: str) -> Cache:
     check_removable(cache, [cluster_id], "InvalidCacheClusterState")
     cache = await find.member_to_change(tx, cluster_id)
     shards = tuple(replace(s, members=tuple(m for m in s.members if m.name != cluster_id)) for s in cache.wanted.shards)
-    check_rest(cache, shards)
+    check_rest(cache, shards, ApiError("InvalidCacheClusterState", _LAST_MEMBER.format(group=cache.name)))
     return await save(tx, cache, replace(cache.wanted, shards=shards))
 
 

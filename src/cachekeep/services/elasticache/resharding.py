@@ -64,8 +64,13 @@ async def _more(params: Params, tx: Transaction, context: Context, cache: Cache,
     """New node groups, with as many replicas as the smallest present one has [AWS: adding shards]."""
     _refuse(params, "NodeGroupsToRemove", "NodeGroupsToRetain", why="to add node groups")
     listed: Sequence[Params] = params.get("ReshardingConfiguration", ())
+    if len(listed) == len(cache.wanted.shards) + number:
+        _check_present(cache, listed[: len(cache.wanted.shards)])
+        listed = listed[len(cache.wanted.shards) :]
     if listed and len(listed) != number:
-        raise combination_error(f"ReshardingConfiguration has {len(listed)} entries for {number} new node groups.")
+        raise combination_error(
+            f"ReshardingConfiguration has {len(listed)} entries for {number} new node groups: name those, or all."
+        )
     used = {s.id for s in cache.wanted.shards} | {s.id for s in cache.decided.shards}
     fresh = [id for id in (f"{i:04}" for i in range(1, 10_000)) if id not in used][:number]
     nodes = min(len(s.members) for s in cache.wanted.shards)
@@ -80,6 +85,18 @@ async def _more(params: Params, tx: Transaction, context: Context, cache: Cache,
         used.add(id)
     allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
     return await shards.build(tx, context, cache.name, layouts, clustered=True, allowed=allowed)
+
+
+def _check_present(cache: Cache, listed: Sequence[Params]) -> None:
+    """What is said of node groups that are there must be as it is. Raises ApiError InvalidParameterCombination."""
+    for shard, each in zip(cache.wanted.shards, listed, strict=True):
+        zones = each.get("PreferredAvailabilityZones")
+        other = each.get("NodeGroupId", shard.id).zfill(4) != shard.id
+        if other or (zones and sorted(zones) != sorted(m.zone for m in shard.members)):
+            raise combination_error(
+                f"The first entries of ReshardingConfiguration are those of the node groups that are there, and {shard.id} is in "
+                f"{', '.join(m.zone for m in shard.members)}: nodes are not moved."
+            )
 
 
 def _fewer(params: Params, cache: Cache, number: int) -> tuple[WantedShard, ...]:

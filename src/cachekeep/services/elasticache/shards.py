@@ -18,11 +18,12 @@ from cachekeep.store.contract import Transaction
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard as it was asked for. ``zones`` has one entry a node, the primary's first; empty: an even spread."""
+    """One shard as it was asked for. ``zones`` has one entry a node, the primary's first, None where it may be any; empty: an
+    even spread."""
 
     id: str
     nodes: int
-    zones: tuple[str, ...] = ()
+    zones: tuple[str | None, ...] = ()
     slots: Ranges = ()
 
 
@@ -40,9 +41,9 @@ def layouts(params: Params) -> list[Layout]:
     """
     configurations: Sequence[Params] = params.get("NodeGroupConfiguration", ())
     shards = params.get("NumNodeGroups", len(configurations) or 1)
-    if "NumCacheClusters" in params and (shards > 1 or configurations or "ReplicasPerNodeGroup" in params):
+    if "NumCacheClusters" in params and shards > 1:
         raise combination_error(
-            "NumCacheClusters cannot be used together with NumNodeGroups, ReplicasPerNodeGroup or NodeGroupConfiguration."
+            "NumCacheClusters cannot be used with more than one node group; use ReplicasPerNodeGroup or NodeGroupConfiguration."
         )
     if not 1 <= shards <= SHARDS_MAX:
         raise value_error(f"NumNodeGroups must be between 1 and {SHARDS_MAX}.")
@@ -62,10 +63,20 @@ def layouts(params: Params) -> list[Layout]:
         found = [Layout(id=f"{index:04}", nodes=nodes, zones=tuple(chosen)) for index in range(1, shards + 1)]
     for layout in found:
         _check(layout)
+        _check_count(params, layout)
     if len({layout.id for layout in found}) < len(found):
         raise value_error("Each NodeGroupId may be used once.")
     _check_slots(found)
     return found
+
+
+def _check_count(params: Params, layout: Layout) -> None:
+    """What is said of one shard's nodes in several ways must be the same. Raises ApiError InvalidParameterCombination."""
+    said = params.get("NumCacheClusters"), params.get("ReplicasPerNodeGroup", layout.nodes - 1) + 1, layout.nodes
+    if said[0] is not None and len(set(said)) > 1:
+        raise combination_error(
+            f"NumCacheClusters is {said[0]}, and ReplicasPerNodeGroup or NodeGroupConfiguration asks for another number of nodes."
+        )
 
 
 def _check_slots(found: Sequence[Layout]) -> None:
@@ -104,19 +115,18 @@ def asks_for_cluster_mode(params: Params, found: Sequence[Layout]) -> bool:
 
 
 def cluster_mode(params: Params, found: Sequence[Layout], values: Mapping[str, str]) -> bool:
-    """Whether a new group runs in cluster mode: its parameter group says so, and the rest of the request must agree.
+    """Whether a new group runs in cluster mode: its parameter group says so, and the rest of the request must agree. It then has
+    automatic failover without being asked.
 
-    Raises ApiError InvalidParameterCombination.
+    Raises ApiError InvalidParameterCombination, or InvalidParameterValue for automatic failover that is turned off.
     """
     clustered = values.get("cluster-enabled") == "yes"
     if asks_for_cluster_mode(params, found) and not clustered:
         raise combination_error("Cluster mode needs a parameter group with cluster-enabled, such as default.valkey8.cluster.on.")
     if clustered and params.get("ClusterMode") == "disabled":
         raise combination_error("ClusterMode=disabled cannot be used with a parameter group that has cluster-enabled.")
-    if clustered and "NumCacheClusters" in params:
-        raise combination_error("NumCacheClusters cannot be used with cluster mode; use NumNodeGroups and ReplicasPerNodeGroup.")
-    if clustered and not params.get("AutomaticFailoverEnabled"):
-        raise combination_error("AutomaticFailoverEnabled must be true with cluster mode.")
+    if clustered and not params.get("AutomaticFailoverEnabled", True):
+        raise value_error("Redis with cluster mode enabled cannot be created with auto failover turned off.")  # AWS's own words
     return clustered
 
 
@@ -127,13 +137,16 @@ def _configured(index: int, configuration: Params, nodes: int) -> Layout:
     primary: str | None = configuration.get("PrimaryAvailabilityZone")
     if replicas and "ReplicaCount" not in configuration and nodes == 1:
         nodes = len(replicas) + 1
-    if replicas and primary is None:
-        raise combination_error("ReplicaAvailabilityZones needs PrimaryAvailabilityZone too.")
-    where = (primary, *replicas) if primary and (replicas or nodes == 1) else ()
+    if replicas and len(replicas) != nodes - 1:
+        raise combination_error(
+            f"ReplicaAvailabilityZones names {len(replicas)} zones for {nodes - 1} replicas; name one for each."
+        )
+    others = replicas or (None,) * (nodes - 1)
+    where = (primary, *others) if primary or replicas else ()
     return Layout(
         id=configuration.get("NodeGroupId", f"{index:04}").zfill(4),
         nodes=nodes,
-        zones=tuple(z for z in where if z),
+        zones=where,
         slots=_slots(configuration["Slots"]) if configuration.get("Slots") else (),
     )
 
@@ -164,13 +177,11 @@ async def build(
     for layout in found:
         prefix = f"{group_id}-{layout.id}-" if clustered else f"{group_id}-"
         here = [first] if first is not None and not built else []
-        where = layout.zones
-        zones.check(where, allowed)
-        if not where:
-            begin = zones.rotated(allowed, f"{group_id}-{layout.id}")
-            where = (*(m.zone for m in here), *zones.spread(layout.nodes - len(here), begin, (m.zone for m in here)))
-        elif here and where[0] != here[0].zone:
-            raise combination_error(f"{here[0].name} is in {here[0].zone}, and the first availability zone named is {where[0]}.")
+        asked = list(layout.zones or [None] * layout.nodes)
+        if here and asked[0] not in (None, here[0].zone):
+            raise combination_error(f"{here[0].name} is in {here[0].zone}, and the first availability zone named is {asked[0]}.")
+        asked[: len(here)] = [m.zone for m in here]
+        where = zones.filled(asked, allowed, f"{group_id}-{layout.id}")
         new = await want.new_names(tx, prefix, 3, layout.nodes - len(here), (m.name for m in here))
         members = [*here, *(Member(name=name, zone=zone) for name, zone in zip(new, where[len(here) :], strict=True))]
         built.append(WantedShard(id=layout.id, members=tuple(members), slots=layout.slots))
@@ -191,7 +202,9 @@ def check_failover(wanted: Wanted) -> None:
     automatic, multi_az, node_type = wanted.automatic_failover, wanted.multi_az, wanted.node_type
     clustered = wanted.cluster_mode == "enabled"
     if wanted.cluster_mode != "disabled" and not automatic:
-        raise combination_error("Automatic failover cannot be turned off with cluster mode.")
+        raise combination_error(
+            "Turning off automatic failover for replication group with cluster mode enabled is not supported."  # AWS's own words
+        )
     if multi_az and not automatic:
         raise combination_error(
             "Multi-AZ needs automatic failover: MultiAZEnabled cannot be true while AutomaticFailoverEnabled is false."
@@ -200,8 +213,8 @@ def check_failover(wanted: Wanted) -> None:
         raise combination_error(f"Automatic failover is not supported for the cache node type {node_type}.")
     for shard in wanted.shards:
         if automatic and not clustered and len(shard.members) < 2:
-            raise combination_error(
-                "Automatic failover needs at least one replica: two cache clusters or more in every node group."
+            raise combination_error(  # AWS's own words
+                "When using automatic failover, there must be at least 2 cache clusters in the replication group."
             )
         if multi_az and len({m.zone for m in shard.members}) < 2:
             raise combination_error("Multi-AZ needs cache clusters in at least two availability zones.")

@@ -17,7 +17,7 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, ServiceSettings, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
-from cachekeep.services.elasticache import names, quotas, render, tags
+from cachekeep.services.elasticache import find, names, quotas, render, tags
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -83,7 +83,7 @@ async def _find(tx: Transaction, settings: ServiceSettings, text: str) -> Subnet
     name = text.lower()
     found = default_group(settings) if name == render.DEFAULT_SUBNET_GROUP else await tx.get(SubnetGroup, name)
     if found is None:
-        raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {name} does not exist.")
+        raise find.subnet_group_not_found(name)
     return found
 
 

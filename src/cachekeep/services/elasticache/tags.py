@@ -127,10 +127,10 @@ async def _resource(call: Call, tx: Transaction, context: Context, *, changes: b
                 return arn, dict(group.values) if group else {}
         case "parametergroup":
             if name not in default_groups() and await tx.get(ParameterGroup, name) is None:
-                raise ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup {name} not found.")
+                raise find.parameter_group_not_found(name)
         case "subnetgroup":
             if name != render.DEFAULT_SUBNET_GROUP and await tx.get(SubnetGroup, name) is None:
-                raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {name} does not exist.")
+                raise find.subnet_group_not_found(name)
         case "user" if name == "default":
             pass
         case _:

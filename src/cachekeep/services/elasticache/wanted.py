@@ -16,7 +16,7 @@ from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
-from cachekeep.services.elasticache import names, quotas
+from cachekeep.services.elasticache import find, names, quotas
 from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
 from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
@@ -119,7 +119,7 @@ async def _family_and_values(tx: Transaction, name: str) -> tuple[str, dict[str,
         return family, {"cluster-enabled": "yes"} if name.endswith(".cluster.on") else {}
     found = await tx.get(ParameterGroup, name)
     if found is None:
-        raise ApiError("CacheParameterGroupNotFound", f"CacheParameterGroup {name} not found.")
+        raise find.parameter_group_not_found(name)
     return found.family, found.values
 
 
@@ -141,7 +141,7 @@ async def zones_of(tx: Transaction, context: Context, subnet_group: str | None) 
         return context.settings.zones
     found = await tx.get(SubnetGroup, subnet_group)
     if found is None:
-        raise ApiError("CacheSubnetGroupNotFoundFault", f"Cache Subnet Group {subnet_group} does not exist.")
+        raise find.subnet_group_not_found(subnet_group or "")
     return tuple(zone for zone in context.settings.zones if any(s.zone == zone for s in found.subnets))
 
 

@@ -33,6 +33,17 @@ def spread(count: int, zones: Sequence[str], taken: Iterable[str] = ()) -> list[
     return chosen
 
 
+def filled(asked: Sequence[str | None], allowed: Sequence[str], name: str) -> tuple[str, ...]:
+    """``asked`` with a zone for each None: evenly spread, beginning with one that depends on the name.
+
+    Raises ApiError InvalidParameterValue.
+    """
+    named = [zone for zone in asked if zone is not None]
+    check(named, allowed)
+    free = iter(spread(len(asked) - len(named), rotated(allowed, name), named))
+    return tuple(zone if zone is not None else next(free) for zone in asked)
+
+
 def missing(wanted: Sequence[str], present: Iterable[str]) -> list[str]:
     """What is left of the wanted zones when the present ones are taken away, each as often as it occurs."""
     return list((Counter(wanted) - Counter(present)).elements())
