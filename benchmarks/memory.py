@@ -31,13 +31,14 @@ import valkey
 from benchmarks import report
 
 from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import LinkEffect
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.launch import ADMIN
-from cachekeep.model import Cache, Decided, Node, Secret, Shard, Wanted
+from cachekeep.model import Cache, Decided, Follow, Node, Promote, Secret, Shard, Wanted
 from cachekeep.toolchain.installed import discover
 
 MIB = 1 << 20
@@ -119,6 +120,9 @@ class Node3:
         self.nodes, self.address = nodes, nodes[0].address
         self.samplers: list[Sampler] = []
 
+    async def carry(self, effect: LinkEffect) -> None:
+        await self.link.carry(effect, {node.name: target(self.cache, node) for node in self.nodes})
+
     async def start(self, number: int) -> Sampler:
         """As the product starts it, but for CPU: the machine is shared."""
         spec = specs(discover(), open_files=self.driver.capacity().open_files)(self.cache, self.nodes[number])
@@ -131,9 +135,6 @@ class Node3:
         sampler.start()
         self.samplers.append(sampler)
         return sampler
-
-    def target(self, number: int) -> Any:
-        return target(self.cache, self.nodes[number])
 
     async def pid(self, number: int) -> int:
         key = (UID, self.nodes[number].name)
@@ -178,8 +179,8 @@ async def measure(build: Build, case: Case) -> Found:
     try:
         primary = await three.start(0)
         await three.start(1)
-        await three.link.promote(three.target(0), order=1, addresses=(three.address,))
-        await three.link.follow(three.target(1), primary=three.target(0), order=1)
+        await three.carry(Promote("n-0", 1, (three.address,)))
+        await three.carry(Follow("n-1", "n-0", 1))
         client = valkey.Valkey(three.address, PORT, username=ADMIN, password=PASSWORD)
         data = int(client.config_get("maxmemory")["maxmemory"])
         while client.info("stats")["evicted_keys"] == 0:
@@ -194,7 +195,7 @@ async def measure(build: Build, case: Case) -> Found:
         os.kill(await three.pid(1), signal.SIGSTOP)  # what it is not sent fills its buffer
         threading.Thread(target=_half_send, args=(three.address, held), daemon=True).start()
         joiner = await three.start(2)
-        await three.link.follow(three.target(2), primary=three.target(0), order=1)
+        await three.carry(Follow("n-2", "n-0", 1))
         joined = await _joined(client, three.nodes[2].address)
         kills = sum(
             int(line.split()[1])

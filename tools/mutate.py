@@ -54,7 +54,7 @@ SUITES = {
     "plan": Suite(("plan/*.py",), ("tests/plan", "tests/scenarios")),
     "control": Suite(("control/*.py",), ("tests/control", "tests/scenarios", "tests/interrupt/test_interrupt.py")),
     "links": Suite(
-        ("compute/link.py", "compute/cluster_link.py", "compute/line.py", "compute/pulse.py"),
+        tuple(f"compute/{room}.py" for room in ("commands", "line", "looks", "orders", "paused_moves", "pulse")),
         ("tests/sim/test_pulse.py", "tests/contract/test_link.py", "tests/live/test_link_failover.py"),
     ),
 }

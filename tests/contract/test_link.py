@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import uvloop
 from tests.contract.link_fixtures import World, real_engines, world
-from tests.engines.servers import until
+from tests.engines.servers import carry, until
 
-from cachekeep.compute.contract import Key, Link, Target
+from cachekeep.compute.contract import ApplySettings, Key, Link, Target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import NodeView, Plight, Silence
+from cachekeep.model import Admit, Bind, Detach, Follow, HandOver, Interrupt, NodeView, Plight, Promote, Silence
 
 __all__ = ["world"]
 DEADLINE = 10.0
@@ -25,8 +25,8 @@ async def seen(world: World, target: Target) -> NodeView:
 async def pair(world: World, order: int = 1) -> tuple[Target, Target]:
     """A primary and a replica that the primary reports online."""
     first, second = await world.start(2)
-    await world.link.promote(first, order=order, addresses=(first.address,))
-    await world.link.follow(second, primary=first, order=order)
+    await carry(world.link, Promote(first.name, order, (first.address,)), first)
+    await carry(world.link, Follow(second.name, first.name, order), second, first)
     await until(lambda: online(world, first, second))
     return first, second
 
@@ -43,7 +43,7 @@ async def test_a_fresh_process_follows_nobody_takes_no_write_and_feeds_nobody(wo
     assert view.bound == {first.address}
     with pytest.raises(Exception, match="read only"):
         await world.write(first.address, "k", "v")
-    await world.link.follow(second, primary=first, order=1)
+    await carry(world.link, Follow(second.name, first.name, 1), second, first)
     await until(lambda: _follows(world, second, first.address))
     view = await seen(world, second)
     assert view.link_up is False
@@ -59,7 +59,7 @@ async def test_promote_serves_at_the_addresses_and_is_idempotent(world: World) -
     (node,) = await world.start(1)
     endpoint = world.new_address()
     for _ in range(2):
-        await world.link.promote(node, order=3, addresses=(node.address, endpoint))
+        await carry(world.link, Promote(node.name, 3, (node.address, endpoint)), node)
         view = await seen(world, node)
         assert (view.role, view.bound, view.has_history) == ("primary", {node.address, endpoint}, True)
     await world.write(endpoint, "k", "v")
@@ -68,9 +68,9 @@ async def test_promote_serves_at_the_addresses_and_is_idempotent(world: World) -
 
 async def test_a_replica_gets_everything_and_shows_how_far_it_is(world: World) -> None:
     first, second = await world.start(2)
-    await world.link.promote(first, order=1, addresses=(first.address,))
+    await carry(world.link, Promote(first.name, 1, (first.address,)), first)
     await world.write(first.address, "before", "1")
-    await world.link.follow(second, primary=first, order=1)
+    await carry(world.link, Follow(second.name, first.name, 1), second, first)
     await until(lambda: online(world, first, second))
     await world.write(first.address, "after", "2")
 
@@ -94,7 +94,7 @@ async def test_a_replica_that_is_detached_keeps_what_it_holds_and_acknowledges_n
 
     await until(level)
     for _ in range(2):
-        await world.link.detach(second, order=2)
+        await carry(world.link, Detach(second.name, 2), second)
         view = await seen(world, second)
         assert (view.role, view.follows, view.link_up, view.has_history) == ("replica", None, None, True)
 
@@ -103,24 +103,17 @@ async def test_a_replica_that_is_detached_keeps_what_it_holds_and_acknowledges_n
 
     await until(left)
     with pytest.raises(OrderFailed):
-        await world.link.follow(second, primary=first, order=1)
-    await world.link.promote(second, order=3, addresses=(second.address,))
+        await carry(world.link, Follow(second.name, first.name, 1), second, first)
+    await carry(world.link, Promote(second.name, 3, (second.address,)), second)
     assert await world.read(second.address, "k") == "v"
 
 
 async def test_an_older_order_is_refused_and_changes_nothing(world: World) -> None:
     first, second = await pair(world, order=5)
     for late in (
-        world.link.promote(second, order=4, addresses=(second.address,)),
-        world.link.follow(first, primary=second, order=4),
-        world.link.hand_over(
-            first,
-            second,
-            order=4,
-            giver_addresses=(first.address,),
-            taker_addresses=(second.address,),
-            timeout_seconds=5,
-        ),
+        carry(world.link, Promote(second.name, 4, (second.address,)), second),
+        carry(world.link, Follow(first.name, second.name, 4), first, second),
+        carry(world.link, HandOver(first.name, second.name, 4, (first.address,), (second.address,), 5), first, second),
     ):
         with pytest.raises(OrderFailed, match="later order"):
             await late
@@ -152,13 +145,13 @@ async def _reads(world: World, target: Target, key: str, value: str) -> bool:
 async def test_bind_moves_an_address_and_a_taken_one_is_refused_in_the_engines_words(world: World) -> None:
     first, second = await world.start(2)
     endpoint = world.new_address()
-    await world.link.bind(first, (first.address, endpoint))
-    with pytest.raises(OrderFailed, match=second.key[1]):
-        await world.link.bind(second, (second.address, endpoint))
+    await carry(world.link, Bind(first.name, (first.address, endpoint)), first)
+    with pytest.raises(OrderFailed, match=second.name):
+        await carry(world.link, Bind(second.name, (second.address, endpoint)), second)
     assert (await seen(world, second)).bound == {second.address}
     assert await world.read(second.address, "k") is None
-    await world.link.bind(first, (first.address,))
-    await world.link.bind(second, (second.address, endpoint))
+    await carry(world.link, Bind(first.name, (first.address,)), first)
+    await carry(world.link, Bind(second.name, (second.address, endpoint)), second)
     assert (await seen(world, second)).bound == {second.address, endpoint}
     assert await world.read(endpoint, "k") is None
 
@@ -166,36 +159,36 @@ async def test_bind_moves_an_address_and_a_taken_one_is_refused_in_the_engines_w
 async def test_promote_with_a_taken_address_fails_and_the_node_still_serves_its_own(world: World) -> None:
     first, second = await world.start(2)
     with pytest.raises(OrderFailed):
-        await world.link.promote(second, order=1, addresses=(second.address, first.address))
+        await carry(world.link, Promote(second.name, 1, (second.address, first.address)), second)
     await world.write(second.address, "k", "v")
     assert await world.read(second.address, "k") == "v"
 
 
 async def test_settings_apply_all_or_none_and_leave_others_alone(world: World) -> None:
     (node,) = await world.start(1)
-    await world.link.promote(node, order=1, addresses=(node.address,))
-    await world.link.configure(node, {"min-replicas-to-write": "1"})
-    await world.link.configure(node, {"maxmemory": "104857600"})
+    await carry(world.link, Promote(node.name, 1, (node.address,)), node)
+    await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "1"}), node)
+    await carry(world.link, ApplySettings(node.name, {"maxmemory": "104857600"}), node)
     with pytest.raises(Exception, match="NOREPLICAS"):
         await world.write(node.address, "k", "v")
     with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
-        await world.link.configure(node, {"min-replicas-to-write": "0", "no-such-setting": "1"})
+        await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "0", "no-such-setting": "1"}), node)
     with pytest.raises(Exception, match="NOREPLICAS"):
         await world.write(node.address, "k", "v")
-    await world.link.configure(node, {"min-replicas-to-write": "0"})
+    await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "0"}), node)
     await world.write(node.address, "k", "v")
 
 
 @real_engines
 async def test_a_limit_of_memory_is_in_force_at_once(world: World) -> None:
     (node,) = await world.start(1)
-    await world.link.promote(node, order=1, addresses=(node.address,))
-    await world.link.configure(node, {"maxmemory": "1048576", "maxmemory-policy": "noeviction"})
+    await carry(world.link, Promote(node.name, 1, (node.address,)), node)
+    await carry(world.link, ApplySettings(node.name, {"maxmemory": "1048576", "maxmemory-policy": "noeviction"}), node)
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k", "v" * 2_000_000)
         await world.write(node.address, "k2", "v")
     with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
-        await world.link.configure(node, {"maxmemory": "536870912", "no-such-setting": "1"})
+        await carry(world.link, ApplySettings(node.name, {"maxmemory": "536870912", "no-such-setting": "1"}), node)
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k2", "v")
 
@@ -205,10 +198,10 @@ async def test_an_order_to_a_dead_node_fails(world: World) -> None:
     assert (await seen(world, node)).answering
     await world.kill(node)
     assert (await seen(world, node)).answering is False
-    with pytest.raises(OrderFailed, match=node.key[1]):
-        await world.link.promote(node, order=1, addresses=(node.address,))
+    with pytest.raises(OrderFailed, match=node.name):
+        await carry(world.link, Promote(node.name, 1, (node.address,)), node)
     await world.restart(node)
-    await world.link.promote(node, order=1, addresses=(node.address,))
+    await carry(world.link, Promote(node.name, 1, (node.address,)), node)
 
 
 async def test_a_frozen_node_does_not_answer_and_does_again_when_thawed(world: World) -> None:
@@ -229,9 +222,9 @@ async def test_histories_say_who_followed_whom(world: World) -> None:
     """Each lead has a history of its own, which goes on from the one before; whoever never followed it is seen not to have."""
     first, second, third = await world.start(3)
     assert (await seen(world, first)).stream is None
-    await world.link.promote(first, order=1, addresses=(first.address,))
+    await carry(world.link, Promote(first.name, 1, (first.address,)), first)
     for node in (second, third):
-        await world.link.follow(node, primary=first, order=1)
+        await carry(world.link, Follow(node.name, first.name, 1), node, first)
         await until(lambda node=node: online(world, first, node))
     await world.write(first.address, "k", "v")
 
@@ -241,13 +234,13 @@ async def test_histories_say_who_followed_whom(world: World) -> None:
 
     await until(level)
     await world.kill(first)
-    await world.link.promote(second, order=2, addresses=(second.address,))
+    await carry(world.link, Promote(second.name, 2, (second.address,)), second)
     lead, stayed = (await seen(world, second)).stream, (await seen(world, third)).stream
     assert lead is not None
     assert stayed is not None
     assert (lead.before, lead.shared, lead.offset) == (stayed.history, stayed.offset, stayed.offset)
     assert stayed.includes(lead)
-    await world.link.follow(third, primary=second, order=2)
+    await carry(world.link, Follow(third.name, second.name, 2), third, second)
     await until(lambda: online(world, second, third))
     await world.write(second.address, "k", "w")
 
@@ -272,7 +265,7 @@ async def test_what_a_node_holds_is_remembered_from_looks_heartbeats_and_its_pro
     await until(lambda: len(memory.heard[first.key]) > 2)
     world.link.unwatch(first.key)
     memory.heard.clear()
-    await world.link.promote(first, order=2, addresses=(first.address,))
+    await carry(world.link, Promote(first.name, 2, (first.address,)), first)
     assert [h.stream for h in memory.heard[first.key]] == [held]
     assert (memory.last[first.key], memory.lead[first.key]) == (2, 2)
 
@@ -313,7 +306,7 @@ async def excuse(link: Link, target: Target) -> Plight | None:
 
 async def _primary(world: World) -> Target:
     (node,) = await world.start(1)
-    await world.link.promote(node, order=1, addresses=(node.address,))
+    await carry(world.link, Promote(node.name, 1, (node.address,)), node)
     return node
 
 
@@ -323,7 +316,7 @@ async def test_a_script_is_an_excuse_and_can_be_ended(world: World, link: Callab
     there = await link(node)
     await world.spin(node, written=False)
     await until(lambda: _excused(there, node, "busy"))
-    await there.interrupt(node)
+    await carry(there, Interrupt(node.name), node)
     await until(lambda: _answers(there, node))
 
 
@@ -333,7 +326,7 @@ async def test_a_script_that_has_written_is_waited_for(world: World, link: Calla
     there = await link(node)
     await world.spin(node, written=True)
     await until(lambda: _excused(there, node, "busy"))
-    await there.interrupt(node)
+    await carry(there, Interrupt(node.name), node)
     assert await excuse(there, node) == "unkillable"
     assert await excuse(there, node) == "unkillable"
 
@@ -343,7 +336,7 @@ async def test_a_function_is_an_excuse_and_can_be_ended(world: World) -> None:
     node = await _primary(world)
     await world.spin(node, written=False, function=True)
     await until(lambda: _excused(world.link, node, "busy"))
-    await world.link.interrupt(node)
+    await carry(world.link, Interrupt(node.name), node)
     await until(lambda: _answers(world.link, node))
 
 
@@ -370,7 +363,7 @@ async def test_too_many_clients_are_an_excuse_of_a_node_that_has_no_line_yet(
         assert view.excuse is not None
         assert view.excuse.plight == "crowded"
         with pytest.raises(OrderFailed, match="max number of clients"):
-            await there.bind(node, (node.address,))
+            await carry(there, Bind(node.name, (node.address,)), node)
     await leave()
     await until(lambda: _answers(there, node))
 
@@ -390,13 +383,13 @@ async def test_a_replica_is_let_in_where_nobody_else_is(world: World) -> None:
         return replica.link_up is False and replica.reaches is not True and (await seen(world, first)).places == 0
 
     await until(out)
-    await world.link.admit(second, primary=first, order=1)
+    await carry(world.link, Admit(second.name, first.name, 1), second, first)
     await until(lambda: online(world, first, second))
     assert (await seen(world, first)).places == -1, "it has a connection more than it may, and takes no other"
     with pytest.raises(Exception, match=r"max number of clients|lost"):
         await world.write(first.address, "k", "w")
     with pytest.raises(OrderFailed, match="later order"):
-        await world.link.admit(second, primary=first, order=0)
+        await carry(world.link, Admit(second.name, first.name, 0), second, first)
     await leave()
 
 
@@ -450,20 +443,18 @@ async def _answers(link: Link, target: Target) -> bool:
 
 
 async def move(world: World, giver: Target, taker: Target, endpoint: str, order: int, timeout_seconds: float = 10.0) -> None:
-    await world.link.hand_over(
+    await carry(
+        world.link,
+        HandOver(giver.name, taker.name, order, (giver.address,), (taker.address, endpoint), timeout_seconds),
         giver,
         taker,
-        order=order,
-        giver_addresses=(giver.address,),
-        taker_addresses=(taker.address, endpoint),
-        timeout_seconds=timeout_seconds,
     )
 
 
 async def test_hand_over_moves_lead_and_endpoint_and_can_be_repeated(world: World) -> None:
     first, second = await pair(world)
     endpoint = world.new_address()
-    await world.link.bind(first, (first.address, endpoint))
+    await carry(world.link, Bind(first.name, (first.address, endpoint)), first)
     await world.write(endpoint, "k", "v")
     for _ in range(2):
         await move(world, first, second, endpoint, order=2)
@@ -478,7 +469,7 @@ async def test_hand_over_moves_lead_and_endpoint_and_can_be_repeated(world: Worl
 async def test_hand_over_to_a_frozen_taker_fails_and_the_giver_leads_on(world: World) -> None:
     first, second = await pair(world)
     endpoint = world.new_address()
-    await world.link.bind(first, (first.address, endpoint))
+    await carry(world.link, Bind(first.name, (first.address, endpoint)), first)
     await world.freeze(second)
     with pytest.raises(OrderFailed):
         await move(world, first, second, endpoint, order=2, timeout_seconds=0.3)
@@ -492,8 +483,8 @@ async def test_hand_over_to_a_frozen_taker_fails_and_the_giver_leads_on(world: W
 async def test_hand_over_to_a_node_that_follows_somebody_else_is_refused(world: World) -> None:
     first, second, third = await world.start(3)
     for node in (first, third):
-        await world.link.promote(node, order=1, addresses=(node.address,))
-    await world.link.follow(second, primary=third, order=1)
+        await carry(world.link, Promote(node.name, 1, (node.address,)), node)
+    await carry(world.link, Follow(second.name, third.name, 1), second, third)
     with pytest.raises(OrderFailed, match="does not follow"):
         await move(world, first, second, world.new_address(), order=2)
     await world.write(first.address, "k", "v")
@@ -527,11 +518,11 @@ async def test_a_pulse_wakes_at_silence_again_and_again_and_when_it_ends(world: 
 
 async def test_a_pulse_wakes_when_a_replica_comes_online_and_when_it_is_lost(world: World) -> None:
     first, second = await world.start(2)
-    await world.link.promote(first, order=1, addresses=(first.address,))
+    await carry(world.link, Promote(first.name, 1, (first.address,)), first)
     woken: asyncio.Queue[Key] = asyncio.Queue()
     world.link.watch(first, interval_seconds=0.02, deadline_seconds=DEADLINE, wake=woken.put_nowait)
     assert await asyncio.wait_for(woken.get(), DEADLINE) == first.key
-    await world.link.follow(second, primary=first, order=1)
+    await carry(world.link, Follow(second.name, first.name, 1), second, first)
     while not any(r.online for r in (await seen(world, first)).replicas):  # the replica itself may know a moment later
         assert await asyncio.wait_for(woken.get(), DEADLINE) == first.key
     while not woken.empty():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import Key, ProcessSeen, ProcessSpec
+from cachekeep.compute.contract import Key, ProcessSeen, ProcessSpec, Targets
 from cachekeep.control import keeper as keeping
 from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late
 from cachekeep.errors import LeaseLost
@@ -156,12 +156,12 @@ def test_nothing_is_begun_any_more_when_the_lease_is_lost(monkeypatch: pytest.Mo
         held = asyncio.Event()
         real_promote = SimLink.promote
 
-        async def promote(self: SimLink, target: Any, **order: Any) -> None:
-            await real_promote(self, target, **order)
+        async def promote(self: SimLink, effect: Promote, at: Targets) -> None:
+            await real_promote(self, effect, at)
             await held.wait()
 
-        async def follow(self: SimLink, target: Any, **order: Any) -> None:
-            followed.append(target.key[1])
+        async def follow(self: SimLink, effect: Follow, at: Targets) -> None:
+            followed.append(effect.node)
 
         async def lost(*args: Any, **named: Any) -> Any:
             raise LeaseLost("another has it")

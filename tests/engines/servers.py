@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from tests.addresses import new_address
 
-from cachekeep.compute.contract import Key, Target
+from cachekeep.compute.contract import Key, Link, LinkEffect, Target
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.engines.launch import launch
 from cachekeep.model import Cache, Decided, Heard, Node, Secret, Shard, Wanted
@@ -37,6 +37,11 @@ def build_of(engine: str, major: int) -> Build:
     if not fit:
         pytest.skip(f"needs {engine} {major}")
     return fit[-1]
+
+
+async def carry(link: Link, effect: LinkEffect, *targets: Target) -> None:
+    """Have a link carry out an effect that names these nodes."""
+    await link.carry(effect, {target.name: target for target in targets})
 
 
 def node_of(build: Build, name: str, *, address: str | None = None, port: int = 6379, node_type: str = "cache.t3.micro") -> Node:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import valkey
 from msgspec.structs import replace
-from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_of, node_of, servers
+from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_of, carry, node_of, servers
 
 from cachekeep.clock import SystemClock
+from cachekeep.compute.contract import ApplySettings
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.catalogue import Build, family_of
 from cachekeep.engines.config import boot_digest, live_digest, pending_reboot, settings, within
@@ -118,7 +119,11 @@ def test_real_servers_run_with_every_setting_and_take_the_live_ones_again(engine
 
         async def apply() -> None:
             link = EngineLink(Orders(), SystemClock())
-            await link.configure(server.target, within(expected.live, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            await carry(
+                link,
+                ApplySettings(server.target.name, within(expected.live, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+                server.target,
+            )
             await link.aclose()
 
         asyncio.run(apply())

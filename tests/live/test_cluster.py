@@ -192,7 +192,7 @@ async def test_a_taker_that_freezes_when_it_is_told_does_not_take_over_late(engi
     async with LiveCache(None, wanted_cluster(build_of(engine, major), shards=1)) as live:
         cache = await healthy(live)
         writer = Writer((cache.decided.configuration_address or "", 6379), pause_seconds=0.002)
-        real, frozen = live.link.cluster._order, list[int]()
+        real, frozen = live.link.commands.send, list[int]()
 
         async def order(target: Target, *commands: tuple[str, ...]) -> list[Reply]:
             if commands[0] == ("CLUSTER", "FAILOVER", "TAKEOVER") and not frozen:
@@ -200,7 +200,7 @@ async def test_a_taker_that_freezes_when_it_is_told_does_not_take_over_late(engi
                 os.kill(frozen[0], signal.SIGSTOP)
             return await real(target, *commands)
 
-        live.link.cluster._order = order
+        live.link.commands.send = order
         try:
             await live.errand("promote", nodes=("demo-0001-002",), shard="0001")
             await live.until(lambda _: live.said_any("is stopped for certain, before it does so late"), "it is given up")

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import valkey.asyncio
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Orders, build_of, servers
+from tests.engines.servers import REDIS_LIKE, Orders, build_of, carry, servers
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Bind, Follow, Promote, Witness
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ async def test_an_address_that_is_free_in_a_moment_is_bound_then(engine: str, ma
     with servers(build_of(engine, major), tmp_path, 1) as (only,):
         holder = holding(endpoint)
         asyncio.get_running_loop().call_later(0.05, holder.close)
-        await link.promote(only.target, order=1, addresses=(only.node.address, endpoint))
+        await carry(link, Promote(only.target.name, 1, (only.node.address, endpoint)), only.target)
         async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
             assert await client.set("k", "v")
     await link.aclose()
@@ -46,9 +47,9 @@ async def test_an_address_that_is_free_in_a_moment_is_bound_then(engine: str, ma
 async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_own(engine: str, major: int, tmp_path: Path) -> None:
     link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 1) as (only,), holding(endpoint):
-        await link.promote(only.target, order=1, addresses=(only.node.address,))
+        await carry(link, Promote(only.target.name, 1, (only.node.address,)), only.target)
         with pytest.raises(OrderFailed, match="bind"):
-            await link.bind(only.target, (only.node.address, endpoint))
+            await carry(link, Bind(only.target.name, (only.node.address, endpoint)), only.target)
         async with valkey.asyncio.Valkey(host=only.node.address, port=6379) as client:
             assert await client.set("k", "v")
     await link.aclose()
@@ -58,13 +59,13 @@ async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_ow
 async def test_a_replica_that_is_made_to_connect_anew_resumes_where_it_was(engine: str, major: int, tmp_path: Path) -> None:
     link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
     with servers(build_of(engine, major), tmp_path, 2) as (first, second):
-        await link.promote(first.target, order=1, addresses=(first.node.address, endpoint))
-        await link.follow(second.target, primary=first.target, order=1)
+        await carry(link, Promote(first.target.name, 1, (first.node.address, endpoint)), first.target)
+        await carry(link, Follow(second.target.name, first.target.name, 1), second.target, first.target)
         async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
             await client.set("k", "v")
             assert await client.wait(1, 10_000) == 1
             full = (await client.info("stats"))["sync_full"]
-            await link.witness(second.target)
+            await carry(link, Witness(second.target.name, first.target.name), second.target)
             assert (await link.look(second.target, deadline_seconds=5)).reaches is True
             await client.set("k", "w")
             assert await client.wait(1, 10_000) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, Server, build_of, cache_of, node_of, until
+from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, Server, build_of, cache_of, carry, node_of, until
 from valkey import ResponseError, Valkey
 
 from cachekeep.clock import SystemClock
@@ -17,7 +17,7 @@ from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Node, Shard
+from cachekeep.model import Elect, Node, Own, Shard, Swap
 from cachekeep.plan.slots import SLOTS, Ranges, count
 
 ONE, TWO, OTHER = "demo-0001-001", "demo-0001-002", "demo-0002-001"
@@ -82,24 +82,23 @@ async def test_slots_that_nobody_owns_but_everybody_ascribes_to_somebody(nodes: 
     nodes.admin[ONE].execute_command("CLUSTER", "DELSLOTS", *range(100, 200))
     with pytest.raises(ResponseError, match="busy"):
         nodes.admin[OTHER].execute_command("CLUSTER", "ADDSLOTS", 100)
-    others = [nodes.targets[ONE], nodes.targets[TWO]]
-    await nodes.link.cluster.own(nodes.targets[OTHER], LOST, order=2, others=others)
+    await carry(nodes.link, Own(OTHER, LOST, 2, (ONE, TWO)), nodes.targets[OTHER], nodes.targets[ONE], nodes.targets[TWO])
     assert count(await nodes.slots(OTHER)) == SLOTS // 2 + 100
     await until(lambda: all(b" 100-199 8192-16383" in nodes.told(name) for name in nodes.admin))
     with pytest.raises(OrderFailed, match="later order"):
-        await nodes.link.cluster.own(nodes.targets[OTHER], LOST, order=1, others=others)
+        await carry(nodes.link, Own(OTHER, LOST, 1, (ONE, TWO)), nodes.targets[OTHER], nodes.targets[ONE], nodes.targets[TWO])
 
 
 async def test_slots_that_somebody_owns_after_all_are_not_given_away(nodes: Nodes) -> None:
     with pytest.raises(OrderFailed, match="somebody owns after all"):
-        await nodes.link.cluster.own(nodes.targets[OTHER], LOST, order=2, others=[nodes.targets[ONE], nodes.targets[TWO]])
+        await carry(nodes.link, Own(OTHER, LOST, 2, (ONE, TWO)), nodes.targets[OTHER], nodes.targets[ONE], nodes.targets[TWO])
     assert count(await nodes.slots(ONE)) == SLOTS // 2
 
 
 async def test_who_has_not_heard_of_all_slots_is_not_handed_the_shard_before_it_has(nodes: Nodes) -> None:
     """It would take what it believes the giver to own, and the giver would lead on with the rest."""
     nodes.admin[TWO].execute_command("CLUSTER", "DELSLOTS", *range(100, 200))
-    await nodes.link.cluster.swap(nodes.targets[ONE], nodes.targets[TWO], order=2, timeout_seconds=3.0)
+    await carry(nodes.link, Swap(ONE, TWO, 2, 3.0), nodes.targets[ONE], nodes.targets[TWO])
     assert await nodes.slots(TWO) == ((0, 8191),)
     assert await nodes.slots(ONE) == ()
 
@@ -108,10 +107,10 @@ async def test_nobody_takes_over_what_another_owns_by_now(nodes: Nodes) -> None:
     """A replica that was away while slots moved to another shard takes them too, at a newer epoch, and their keys are gone."""
     two, other = nodes.targets[TWO], nodes.targets[OTHER]
     nodes.servers[1].freeze()
-    await nodes.link.cluster.own(other, LOST, order=1, others=[])  # as at the end of a move
+    await carry(nodes.link, Own(other.name, LOST, 1), other)  # as at the end of a move
     nodes.servers[0].kill()
     nodes.servers[1].thaw()
     with contextlib.suppress(OrderFailed):  # by then it has not heard of it, and is not let
-        await nodes.link.cluster.elect(two, order=2, seize=True, others=[other])
+        await carry(nodes.link, Elect(two.name, 2, seize=True, others=(other.name,)), two, other)
     assert count(await nodes.slots(OTHER)) == SLOTS // 2 + 100
     assert count(await nodes.slots(TWO)) in (0, SLOTS // 2 - 100)

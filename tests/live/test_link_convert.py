@@ -11,7 +11,7 @@ import pytest
 import valkey.asyncio
 from msgspec.structs import replace
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, node_of, until
+from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, carry, node_of, until
 from tests.live.writer import Writer
 
 from cachekeep.clock import SystemClock
@@ -19,7 +19,7 @@ from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.control.observe import target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Shard
+from cachekeep.model import Convert, Elect, Promote, Shard
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), [pair for pair in REDIS_LIKE if pair != ("redis", 6)], ids=str)
 
@@ -53,7 +53,7 @@ class Pair:
 
     async def convert(self, order: int = 2, seconds: float = 2.0) -> None:
         given = (self.giver.address,)
-        await self.link.convert(self.giver, self.taker, order=order, giver_addresses=given, timeout_seconds=seconds)
+        await carry(self.link, Convert(self.giver.name, self.taker.name, order, given, seconds), self.giver, self.taker)
 
     async def leads(self, which: Target) -> bool:
         return (await self.link.look(which, deadline_seconds=5)).role == "primary"
@@ -64,7 +64,7 @@ async def pair(engine: str, major: int, place: Path) -> AsyncIterator[Pair]:
     two = Pair(engine, major, place)
     try:
         two.give.start()
-        await two.link.promote(two.giver, order=1, addresses=(two.giver.address, two.endpoint))
+        await carry(two.link, Promote(two.giver.name, 1, (two.giver.address, two.endpoint)), two.giver)
         two.take.start()
         await until(two.fed)
         yield two
@@ -137,7 +137,7 @@ async def test_a_taker_that_leads_already_beside_its_giver_is_refused_without_ha
 ) -> None:
     """By its having seen this order and leading, the planner knows that the giver has stepped down for it."""
     async with pair(engine, major, tmp_path) as two:
-        await two.link.cluster.elect(two.taker, order=2, seize=True)
+        await carry(two.link, Elect(two.taker.name, 2, seize=True), two.taker)
         assert await two.leads(two.taker)
         with pytest.raises(OrderFailed, match="does not follow"):
             await two.convert(order=7)

@@ -9,12 +9,13 @@ import pytest
 import valkey.asyncio
 import valkey.exceptions
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, servers, until
+from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, carry, servers, until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Follow, HandOver, Promote
 
 
 class Writer:
@@ -47,8 +48,8 @@ class Writer:
 
 
 async def lead(link: EngineLink, first: Server, second: Server, endpoint: str) -> None:
-    await link.promote(first.target, order=1, addresses=(first.node.address, endpoint))
-    await link.follow(second.target, primary=first.target, order=1)
+    await carry(link, Promote(first.target.name, 1, (first.node.address, endpoint)), first.target)
+    await carry(link, Follow(second.target.name, first.target.name, 1), second.target, first.target)
     await until(lambda: online(link, first.target, second.target))
 
 
@@ -77,13 +78,11 @@ async def test_fifty_hand_overs_lose_no_acknowledged_write(engine: str, major: i
         for order in range(2, 52):
             before = [w.acknowledged for w in writers]
             await until(lambda before=before: all(w.acknowledged > b + 5 for w, b in zip(writers, before, strict=True)))
-            await link.hand_over(
+            await carry(
+                link,
+                HandOver(first.target.name, second.target.name, order, (first.node.address,), (second.node.address, endpoint), 10),
                 first.target,
                 second.target,
-                order=order,
-                giver_addresses=(first.node.address,),
-                taker_addresses=(second.node.address, endpoint),
-                timeout_seconds=10,
             )
             first, second = second, first
             await until(lambda a=first, b=second: online(link, a.target, b.target))
@@ -109,13 +108,13 @@ async def test_hand_overs_to_a_stalling_taker_lose_no_acknowledged_write(engine:
             await until(lambda before=before: all(w.acknowledged > b + 5 for w, b in zip(writers, before, strict=True)))
             second.freeze()
             with pytest.raises(OrderFailed, match=r"leads on|did not answer|caught up"):
-                await link.hand_over(
+                await carry(
+                    link,
+                    HandOver(
+                        first.target.name, second.target.name, order, (first.node.address,), (second.node.address, endpoint), 0.2
+                    ),
                     first.target,
                     second.target,
-                    order=order,
-                    giver_addresses=(first.node.address,),
-                    taker_addresses=(second.node.address, endpoint),
-                    timeout_seconds=0.2,
                 )
             second.thaw()
             await until(lambda a=first, b=second: online(link, a.target, b.target))
@@ -138,13 +137,13 @@ async def test_hand_overs_by_a_stalling_giver_lose_no_acknowledged_write(engine:
             before = [w.acknowledged for w in writers]
             await until(lambda before=before: all(w.acknowledged > b + 5 for w, b in zip(writers, before, strict=True)))
             moving = asyncio.create_task(
-                link.hand_over(
+                carry(
+                    link,
+                    HandOver(
+                        first.target.name, second.target.name, order, (first.node.address,), (second.node.address, endpoint), 0.2
+                    ),
                     first.target,
                     second.target,
-                    order=order,
-                    giver_addresses=(first.node.address,),
-                    taker_addresses=(second.node.address, endpoint),
-                    timeout_seconds=0.2,
                 )
             )
             await asyncio.sleep(0.0007 * (order - 1))  # another moment each time

@@ -8,12 +8,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.engines.servers import Orders, Server, build_of, servers, until
+from tests.engines.servers import Orders, Server, build_of, carry, servers, until
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import Key
+from cachekeep.compute.contract import Key, PublishDiscovery
 from cachekeep.compute.link import EngineLink
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Bind, Promote
 
 PAYLOAD = "7\nmc.0001.local|127.0.0.1|11211 mc.0002.local|127.0.0.2|11211\n"
 
@@ -24,18 +25,18 @@ async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
     with servers(build_of("memcached", 1), tmp_path, 1) as (node,):
         view = await link.look(node.target, deadline_seconds=5)
         assert (view.answering, view.discovery_version, view.bound) == (True, 0, {node.node.address})
-        await link.discover(node.target, PAYLOAD)
+        await carry(link, PublishDiscovery(node.target.name, PAYLOAD), node.target)
         assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 7
         with pytest.raises(OrderFailed, match="no replication"):
-            await link.promote(node.target, order=1, addresses=(node.node.address,))
+            await carry(link, Promote(node.target.name, 1, (node.node.address,)), node.target)
         with pytest.raises(OrderFailed, match="cannot be told"):
-            await link.bind(node.target, (node.node.address,))
+            await carry(link, Bind(node.target.name, (node.node.address,)), node.target)
 
         woken: asyncio.Queue[Key] = asyncio.Queue()
         link.watch(node.target, interval_seconds=0.02, deadline_seconds=5, wake=woken.put_nowait)
         assert await asyncio.wait_for(woken.get(), 10) == node.target.key
         # A client that flushes takes the discovery list along: that is news, and so is its return.
-        for change in (_flush_all(node), link.discover(node.target, PAYLOAD)):
+        for change in (_flush_all(node), carry(link, PublishDiscovery(node.target.name, PAYLOAD), node.target)):
             await change
             assert await asyncio.wait_for(woken.get(), 10) == node.target.key
         node.kill()

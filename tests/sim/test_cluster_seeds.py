@@ -12,7 +12,7 @@ from cachekeep.model import ClusterSeen
 from cachekeep.plan import cluster_leaders, cluster_slots
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import Move
-from cachekeep.sim.cluster import SimClusterLink
+from cachekeep.sim.cluster import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.scenario import Violation
@@ -61,7 +61,7 @@ def _nominate_anybody(patch: pytest.MonkeyPatch) -> None:
 
 def _hand_over_what_the_taker_believes(patch: pytest.MonkeyPatch) -> None:
     """Whether the taker has heard of all that the giver owns, and of all that it gave away, is not asked."""
-    patch.setattr(SimClusterLink, "_agreed", lambda self, gives, takes: True)
+    patch.setattr(SimClusterOrders, "_agreed", lambda self, gives, takes: True)
 
 
 def _let_the_only_holder_go(patch: pytest.MonkeyPatch) -> None:

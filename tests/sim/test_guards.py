@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ProcessSpec, Target
+from cachekeep.compute.contract import ApplySettings, ProcessSpec, Targets
 from cachekeep.model import Act, Decide, Moment, Node, Promote, Shard, Step
 from cachekeep.plan import followers, judge, leaders, limits, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
@@ -131,9 +131,9 @@ def _fed_by_others(patch: pytest.MonkeyPatch) -> None:
 def _starved_unarmed(patch: pytest.MonkeyPatch) -> None:
     """The primary takes writes without replicas, and is starved all the same."""
 
-    async def configure(self: SimLink, target: Target, settings: Mapping[str, str]) -> None: ...
+    async def apply_settings(self: SimLink, effect: ApplySettings, at: Targets) -> None: ...
 
-    patch.setattr(SimLink, "configure", configure)
+    patch.setattr(SimLink, "apply_settings", apply_settings)
 
 
 def _fill_before_there_is_room(patch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import Target
+from cachekeep.compute.contract import ApplySettings, Targets
 from cachekeep.sim.doors import SimLink
 from cachekeep.sim.run import UID, Run
 from cachekeep.sim.scenario import Scenario
@@ -17,10 +15,10 @@ from cachekeep.sim.timeless import run
 def test_a_setting_that_is_not_heeded_is_told_and_not_tried_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    async def configure(self: SimLink, target: Target, settings: Mapping[str, str]) -> None:
-        tried.append(target.key[1])
+    async def apply_settings(self: SimLink, effect: ApplySettings, at: Targets) -> None:
+        tried.append(effect.node)
 
-    monkeypatch.setattr(SimLink, "configure", configure)
+    monkeypatch.setattr(SimLink, "apply_settings", apply_settings)
     story = Run(Scenario(1, nodes=1, faults=False, moves=False, two_keepers=False, flaky=0.0))
 
     async def tell() -> str:

@@ -5,12 +5,37 @@ Two of each exist, the real one and its simulated twin; ``tests/contract`` runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from cachekeep.model import Heard, Limits, LimitsSeen, Moment, NodeView, Process, Secret, SlotRange
+from cachekeep.model import (
+    Admit,
+    Bind,
+    Convert,
+    Detach,
+    Disown,
+    Elect,
+    Follow,
+    HandOver,
+    Heard,
+    Interrupt,
+    Limits,
+    LimitsSeen,
+    Meet,
+    Moment,
+    MoveSlots,
+    NodeView,
+    Own,
+    Process,
+    Promote,
+    Replicate,
+    Secret,
+    Settle,
+    Swap,
+    Witness,
+)
 
 Key = tuple[str, str]
 """A process: (``Cache.uid``, node or front name)."""
@@ -136,100 +161,84 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     moving: bool = False
     """Cluster mode: slots are on their way, so it is worth looking closely."""
 
+    @property
+    def name(self) -> str:
+        """The node's."""
+        return self.key[1]
 
-class ClusterLink(Protocol):
-    """The orders of cluster mode. Each raises ``OrderFailed`` when it was not confirmed as done."""
 
-    async def elect(self, target: Target, *, order: int, seize: bool, others: Sequence[Target] = ()) -> None:
-        """``Elect``. Confirmed: the election has begun; waits a moment for its end."""
+Targets = Mapping[str, Target]
+"""The nodes that an effect names, by their names."""
 
-    async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
-        """``Swap``. On failure before the takeover, the giver leads on and its clients are served again."""
 
-    async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
-        """``Replicate``."""
+class ApplySettings(msgspec.Struct, frozen=True):
+    """What ``Configure`` comes down to for the engine: these settings, all or none."""
 
-    async def meet(self, target: Target, others: Sequence[Target]) -> None:
-        """``Meet``. Confirmed: the handshakes have begun."""
+    node: str
+    settings: Mapping[str, str]
 
-    async def disown(self, target: Target, ids: Sequence[str]) -> None:
-        """``Disown``."""
 
-    async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
-        """``Own``. All ``others`` are asked first, and have to answer."""
+class PublishDiscovery(msgspec.Struct, frozen=True):
+    """What ``Discover`` comes down to for the engine: this list, in the node's own ``AmazonElastiCache:cluster`` key."""
 
-    async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
-        """``Settle``."""
+    node: str
+    payload: str
 
-    async def move_slots(
-        self,
-        source: Target,
-        target: Target,
-        slots: Sequence[SlotRange],
-        *,
-        source_order: int,
-        target_order: int,
-        seconds: float,
-    ) -> None:
-        """``MoveSlots``. Returns when all are moved or time is up. The engines themselves tell others who owns them now."""
+
+LinkEffect = (
+    Promote
+    | Follow
+    | HandOver
+    | Convert
+    | Witness
+    | Interrupt
+    | Admit
+    | Detach
+    | Bind
+    | ApplySettings
+    | PublishDiscovery
+    | Elect
+    | Swap
+    | Replicate
+    | Meet
+    | Disown
+    | Own
+    | Settle
+    | MoveSlots
+)
+"""Effects that a link carries out."""
+
+
+def named_by(effect: LinkEffect) -> tuple[str, ...]:
+    """The nodes that a link must find to carry the effect out: those that are told, and those that they are told of."""
+    match effect:
+        case HandOver() | Convert() | Swap():
+            return effect.giver, effect.taker
+        case MoveSlots():
+            return effect.source, effect.target
+        case Follow() | Replicate() | Admit():
+            return effect.node, effect.primary
+        case Elect() | Meet() | Own():
+            return effect.node, *effect.others
+        case _:
+            return (effect.node,)
+
+
+CarriedBy = dict[type, Callable[[Any, Targets], Awaitable[None]]]
+"""What a link does about each type of ``LinkEffect``: the one place where it says so."""
 
 
 class Link(Protocol):
-    """Speaks to engines: looks and gives orders. Each order raises ``OrderFailed`` when it was not confirmed as done."""
-
-    @property
-    def cluster(self) -> ClusterLink:
-        """The orders of cluster mode."""
+    """Speaks to engines: looks at them and carries effects to them."""
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         """Ask the engine. ``NodeView.answer`` says what came of it, its seconds what this look alone knows. Never raises."""
 
-    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
-        """``Promote``."""
+    async def carry(self, effect: LinkEffect, at: Targets) -> None:
+        """Carry the effect out. Raises ``OrderFailed`` when it was not confirmed as done.
 
-    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
-        """``Follow``."""
-
-    async def hand_over(
-        self,
-        giver: Target,
-        taker: Target,
-        *,
-        order: int,
-        giver_addresses: tuple[str, ...],
-        taker_addresses: tuple[str, ...],
-        timeout_seconds: float,
-    ) -> None:
-        """``HandOver``. On failure the giver leads on and its clients are served again."""
-
-    async def convert(
-        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
-    ) -> None:
-        """``Convert``. On failure before the taker is told to lead, the giver leads on and its clients are served again."""
-
-    async def witness(self, target: Target) -> None:
-        """``Witness``."""
-
-    async def admit(self, target: Target, *, primary: Target, order: int) -> None:
-        """``Admit``. Confirmed: it is linked, or receives what it lacks."""
-
-    async def interrupt(self, target: Target) -> None:
-        """``Interrupt``. Confirmed: the script is being ended, or it cannot be; then looks call it ``unkillable``."""
-
-    async def detach(self, target: Target, *, order: int) -> None:
-        """``Detach``."""
-
-    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
-        """``Bind``."""
-
-    async def drop_clients(self, target: Target) -> None:
-        """Disconnect ordinary clients (``Bind.drop_clients``)."""
-
-    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
-        """Apply settings to the running process, all or none."""
-
-    async def discover(self, target: Target, payload: str) -> None:
-        """Store the discovery list in the node's own ``AmazonElastiCache:cluster`` key."""
+        Of what takes a while it is confirmed that it has begun: what comes of an election or an introduction is seen by looking.
+        """
 
     def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
         """Heartbeat: ``wake`` when the node misses a deadline, or the state of its replication

@@ -192,6 +192,19 @@ def resp(*commands: tuple[str, ...]) -> bytes:
     return bytes(out)
 
 
+def good(replies: list[Reply]) -> list[Reply]:
+    """The replies, if none of them is an error. Raises ReplyError."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+    return replies
+
+
+def text(value: object) -> str:
+    """A word of a reply."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def parse_resp(buffer: bytearray, at: int) -> tuple[Reply, int] | None:
     """``Parse`` for RESP2 [https://valkey.io/topics/protocol/]."""
     end = buffer.find(b"\r\n", at)

@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from cachekeep.compute.contract import Driver, File, Link, ProcessSpec, Target
+from cachekeep.compute.contract import ApplySettings, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
 from cachekeep.engines.catalogue import Catalogue
@@ -16,31 +16,19 @@ from cachekeep.engines.launch import ENGINES_OWN, launch
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
-    Admit,
-    Bind,
     Cache,
     Configure,
     Convert,
     Decided,
-    Detach,
     Discover,
-    Disown,
     Effect,
-    Elect,
     Erase,
-    Follow,
     Front,
     HandOver,
-    Interrupt,
     Limit,
-    Meet,
     MoveSlots,
     Node,
-    Own,
     Point,
-    Promote,
-    Replicate,
-    Settle,
     Start,
     Stop,
     Swap,
@@ -169,85 +157,22 @@ class Hands:
             case Erase(name):
                 self._link.unwatch((cache.uid, name))
                 await self._driver.erase((cache.uid, name))
-            case Promote(node, order, addresses):
-                await self._link.promote(target(cache, _node(cache, node)), order=order, addresses=addresses)
-            case Follow(node, primary, order):
-                whom = target(cache, _node(cache, primary))
-                await self._link.follow(target(cache, _node(cache, node)), primary=whom, order=order)
-            case HandOver():
-                await self._link.hand_over(
-                    target(cache, _node(cache, effect.giver)),
-                    target(cache, _node(cache, effect.taker)),
-                    order=effect.order,
-                    giver_addresses=effect.giver_addresses,
-                    taker_addresses=effect.taker_addresses,
-                    timeout_seconds=effect.timeout_seconds,
-                )
-            case Convert(giver, taker, order, addresses, timeout_seconds):
-                await self._link.convert(
-                    target(cache, _node(cache, giver)),
-                    target(cache, _node(cache, taker)),
-                    order=order,
-                    giver_addresses=addresses,
-                    timeout_seconds=timeout_seconds,
-                )
-            case Witness(node, primary):
-                await self._link.witness(target(cache, _node(cache, node)))
-                self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
-            case Admit(node, primary, order):
-                there = target(cache, _node(cache, primary))
-                await self._link.admit(target(cache, _node(cache, node)), primary=there, order=order)
-            case Interrupt(node):
-                await self._link.interrupt(target(cache, _node(cache, node)))
-            case Detach(node, order):
-                await self._link.detach(target(cache, _node(cache, node)), order=order)
-            case Bind(node, addresses, drop_clients):
-                await self._link.bind(target(cache, _node(cache, node)), addresses)
-                if drop_clients:
-                    await self._link.drop_clients(target(cache, _node(cache, node)))
             case Limit(name, limits):
                 await self._driver.limit((cache.uid, name), limits)
-            case Configure(node):
-                await self._configure(cache, _node(cache, node))
             case Point(front, targets, version):
                 await self._fronts.point(cache, _front(cache, front), _nodes(cache, targets), version)
+            case Configure(node):
+                await self._configure(cache, _node(cache, node))
             case Discover(node, targets, version):
-                payload = self._fronts.payload(version, _nodes(cache, targets))
-                await self._link.discover(target(cache, _node(cache, node)), payload)
+                await self._tell(cache, PublishDiscovery(node, self._fronts.payload(version, _nodes(cache, targets))))
+            case Witness(node, primary):
+                await self._tell(cache, effect)
+                self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)
             case _:
-                await self._carry_clustered(cache, effect)
+                await self._tell(cache, effect)
 
-    async def _carry_clustered(self, cache: Cache, effect: Effect) -> None:
-        """The effects of cluster mode."""
-        link = self._link.cluster
-
-        def to(name: str) -> Target:
-            return target(cache, _node(cache, name))
-
-        match effect:
-            case Elect(node, order, seize, others):
-                await link.elect(to(node), order=order, seize=seize, others=[to(o) for o in others])
-            case Swap(giver, taker, order, timeout_seconds):
-                await link.swap(to(giver), to(taker), order=order, timeout_seconds=timeout_seconds)
-            case Replicate(node, primary, order):
-                await link.replicate(to(node), primary=to(primary), order=order)
-            case Meet(node, others):
-                await link.meet(to(node), [to(o) for o in others])
-            case Disown(node, ids):
-                await link.disown(to(node), ids)
-            case Own(node, slots, order, others):
-                await link.own(to(node), slots, order=order, others=[to(o) for o in others])
-            case Settle(node, slots):
-                await link.settle(to(node), slots)
-            case MoveSlots():
-                await link.move_slots(
-                    to(effect.source),
-                    to(effect.target),
-                    effect.slots,
-                    source_order=effect.source_order,
-                    target_order=effect.target_order,
-                    seconds=effect.seconds,
-                )
+    async def _tell(self, cache: Cache, effect: LinkEffect) -> None:
+        await self._link.carry(effect, {name: target(cache, _node(cache, name)) for name in named_by(effect)})
 
     def _spec(self, cache: Cache, name: str) -> ProcessSpec:
         node = cache.node(name)
@@ -266,7 +191,7 @@ class Hands:
         """The running process first, and its own word for it; then the files that it would be restarted with, then the digest that
         says so."""
         spec = self._specs(cache, node)
-        await self._link.configure(target(cache, node), spec.settings)
+        await self._tell(cache, ApplySettings(node.name, spec.settings))
         seen = await self._link.look(target(cache, node), deadline_seconds=ORDER_SECONDS)
         for name, value in seen.settings.items():
             if spec.settings.get(name, value) != value:  # it would be told the same again and again

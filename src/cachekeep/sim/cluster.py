@@ -9,14 +9,27 @@ says. So every way of losing a slot or a key in a real one exists here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import Key, ProcessSpec, Target
+from cachekeep.compute.contract import ApplySettings, Key, ProcessSpec, Target, Targets
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.errors import OrderFailed
-from cachekeep.model import ClusterSeen, NodeView, SlotRange
+from cachekeep.model import (
+    ClusterSeen,
+    Convert,
+    Disown,
+    Elect,
+    Meet,
+    MoveSlots,
+    NodeView,
+    Own,
+    Replicate,
+    Settle,
+    SlotRange,
+    Swap,
+)
 from cachekeep.plan.slots import SLOTS, Ranges, common, compact, count, expand, take, union, without
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.member import NODE_TIMEOUT_SECONDS, REJOIN_SECONDS, Member, Op, Peer, member_of
@@ -422,11 +435,18 @@ class SimClusteredLink(SimLink):
     def __init__(self, world: ClusterWorld, keeper: str = "keeper") -> None:
         super().__init__(world, keeper)
         self._clustered = world
-        self._orders = SimClusterLink(world, self)
-
-    @property
-    def cluster(self) -> SimClusterLink:
-        return self._orders
+        orders = SimClusterOrders(world, self)
+        self.carried_by |= {
+            Convert: self.convert,
+            Elect: orders.elect,
+            Swap: orders.swap,
+            Replicate: orders.replicate,
+            Meet: orders.meet,
+            Disown: orders.disown,
+            Own: orders.own,
+            Settle: orders.settle,
+            MoveSlots: orders.move_slots,
+        }
 
     async def look(self, target: Target, *, deadline_seconds: float) -> NodeView:
         seen = await super().look(target, deadline_seconds=deadline_seconds)
@@ -449,16 +469,15 @@ class SimClusteredLink(SimLink):
             ),
         )
 
-    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
-        await super().configure(target, settings)
-        if (member := self._clustered.members.get(target.key)) and "cluster-node-timeout" in settings:
+    async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
+        await super().apply_settings(effect, at)
+        settings = effect.settings
+        if (member := self._clustered.members.get(at[effect.node].key)) and "cluster-node-timeout" in settings:
             member.timeout_seconds = float(settings["cluster-node-timeout"]) / 1000
             member.abstains = settings["cluster-replica-no-failover"] == "yes"
 
-    async def convert(
-        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
-    ) -> None:
-        world = self._clustered
+    async def convert(self, effect: Convert, at: Targets) -> None:
+        world, giver, taker, order = self._clustered, at[effect.giver], at[effect.taker], effect.order
         give, takes = self._engine(giver), self.reached(taker)
         if give is None or not give.works:
             raise OrderFailed(f"{giver.key[1]} does not answer")
@@ -471,8 +490,8 @@ class SimClusteredLink(SimLink):
         self.let_pass(order, taker, leading=True)
         if moved:
             return
-        until = world.now + timeout_seconds
-        give.paused_until = world.wall + timeout_seconds
+        until = world.now + effect.timeout_seconds
+        give.paused_until = world.wall + effect.timeout_seconds
         while len(takes.engine.writes) < len(give.writes):
             await asyncio.sleep(0.002)
             if world.now > until - 0.1 or not give.works or not takes.engine.works or takes.engine.follows != giver.address:
@@ -482,7 +501,7 @@ class SimClusteredLink(SimLink):
             give.paused_until = 0.0
             raise OrderFailed(f"{taker.key[1]} has refused {refused} commands")
         give.role, give.follows, give.link_epoch, give.paused_until = "replica", NOBODY, give.link_epoch + 1, 0.0
-        self._bind(give, giver_addresses)
+        self._bind(give, effect.giver_addresses)
         if world.random.random() < world.flaky:
             if world.random.random() < 0.5:
                 world.spawn(self._take_late(takes, order))
@@ -515,8 +534,8 @@ class SimClusteredLink(SimLink):
             raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
 
 
-class SimClusterLink:
-    """``compute.contract.ClusterLink`` of the simulated world."""
+class SimClusterOrders:
+    """The orders of cluster mode in the simulated world."""
 
     def __init__(self, world: ClusterWorld, link: SimClusteredLink) -> None:
         self._world, self._link = world, link
@@ -524,21 +543,21 @@ class SimClusterLink:
     def _last(self, target: Target) -> int:
         return self._world.orders.get(target.key, 0)
 
-    async def elect(self, target: Target, *, order: int, seize: bool, others: Sequence[Target] = ()) -> None:
-        world = self._world
-        if seize:
-            await self._has_heard(target, others)
+    async def elect(self, effect: Elect, at: Targets) -> None:
+        world, target = self._world, at[effect.node]
+        if effect.seize:
+            await self._has_heard(target, [at[o] for o in effect.others])
 
         def do(engine: Engine) -> None:
             member = world.members[target.key]
             if member.leads or member.follows not in member.peers:
                 raise OrderFailed(f"{target.key[1]} is no replica")
-            if seize:
+            if effect.seize:
                 world.seize(member)
             else:
                 world.spawn(world.stand(member, forced=True))
 
-        await self._link._order(target, order, do, leading=True)
+        await self._link.order(target, effect.order, do, leading=True)
         await asyncio.sleep(0.05)
 
     async def _has_heard(self, target: Target, others: Sequence[Target]) -> None:
@@ -552,8 +571,9 @@ class SimClusterLink:
     def _owned_by(self, others: Sequence[Target]) -> Ranges:
         return union(*(self._link.reached(o).slots for o in others))
 
-    async def swap(self, giver: Target, taker: Target, *, order: int, timeout_seconds: float) -> None:
-        world = self._world
+    async def swap(self, effect: Swap, at: Targets) -> None:
+        world, giver, taker = self._world, at[effect.giver], at[effect.taker]
+        order, timeout_seconds = effect.order, effect.timeout_seconds
         gives, takes = self._link.reached(giver), self._link.reached(taker)
         self._link.let_pass(order, giver)
         self._link.let_pass(order, taker)
@@ -615,11 +635,12 @@ class SimClusterLink:
         if member.follows != primary.cluster_id:
             self._world._follow(member, primary.cluster_id)
 
-    async def replicate(self, target: Target, *, primary: Target, order: int) -> None:
-        await self._link._order(target, order, lambda e: self._become_replica(self._world.members[target.key], primary))
+    async def replicate(self, effect: Replicate, at: Targets) -> None:
+        target, primary = at[effect.node], at[effect.primary]
+        await self._link.order(target, effect.order, lambda e: self._become_replica(self._world.members[target.key], primary))
 
-    async def meet(self, target: Target, others: Sequence[Target]) -> None:
-        world = self._world
+    async def meet(self, effect: Meet, at: Targets) -> None:
+        world, target = self._world, at[effect.node]
 
         async def shake(other: Target) -> None:
             await asyncio.sleep(0.002 + 0.02 * world.random.random())
@@ -639,27 +660,28 @@ class SimClusterLink:
             world._send(two, one)
 
         def do(engine: Engine) -> None:
-            for other in others:
-                world.spawn(shake(other))
+            for other in effect.others:
+                world.spawn(shake(at[other]))
 
-        await self._link._order(target, self._last(target), do)
+        await self._link.order(target, self._last(target), do)
 
-    async def disown(self, target: Target, ids: Sequence[str]) -> None:
-        world = self._world
+    async def disown(self, effect: Disown, at: Targets) -> None:
+        world, target = self._world, at[effect.node]
 
         def do(engine: Engine) -> None:
             member = world.members[target.key]
-            for id in ids:
+            for id in effect.ids:
                 if id == member.follows and not member.leads:
                     raise OrderFailed("Can't forget my master!")
                 if member.peers.pop(id, None) is not None:
                     member.owner.pop(id, None)
                     member.banned[id] = world.wall + BAN_SECONDS
 
-        await self._link._order(target, self._last(target), do)
+        await self._link.order(target, self._last(target), do)
 
-    async def own(self, target: Target, slots: Sequence[SlotRange], *, order: int, others: Sequence[Target]) -> None:
-        if common(self._owned_by(others), tuple(slots)):
+    async def own(self, effect: Own, at: Targets) -> None:
+        target, slots = at[effect.node], effect.slots
+        if common(self._owned_by([at[o] for o in effect.others]), slots):
             raise OrderFailed(f"{target.key[1]} is not given slots that somebody owns after all")
 
         def do(engine: Engine) -> None:
@@ -668,44 +690,38 @@ class SimClusterLink:
                 raise OrderFailed("ERR Please use SETSLOT only with masters.")
             self._world.newer_epoch(member)
             for id, ranges in list(member.owner.items()):
-                member.owner[id] = without(ranges, tuple(slots))
-            member.owner[member.id] = union(member.slots, tuple(slots))
-            member.unclaimed = without(member.unclaimed, tuple(slots))
-            for slot in expand(tuple(slots)):
+                member.owner[id] = without(ranges, slots)
+            member.owner[member.id] = union(member.slots, slots)
+            member.unclaimed = without(member.unclaimed, slots)
+            for slot in expand(slots):
                 member.importing.pop(slot, None)
             self._world.broadcast(member)
 
-        await self._link._order(target, order, do)
+        await self._link.order(target, effect.order, do)
 
-    async def settle(self, target: Target, slots: Sequence[SlotRange]) -> None:
+    async def settle(self, effect: Settle, at: Targets) -> None:
+        target = at[effect.node]
+
         def do(engine: Engine) -> None:
             member = self._world.members[target.key]
-            for slot in expand(tuple(slots)):
+            for slot in expand(effect.slots):
                 member.migrating.pop(slot, None)
                 member.importing.pop(slot, None)
 
-        await self._link._order(target, self._last(target), do)
+        await self._link.order(target, self._last(target), do)
 
-    async def move_slots(
-        self,
-        source: Target,
-        target: Target,
-        slots: Sequence[SlotRange],
-        *,
-        source_order: int,
-        target_order: int,
-        seconds: float,
-    ) -> None:
+    async def move_slots(self, effect: MoveSlots, at: Targets) -> None:
+        source, target, slots = at[effect.source], at[effect.target], effect.slots
         gives = self._link.reached(source)
         self._link.reached(target)
-        self._link.let_pass(source_order, source)
-        self._link.let_pass(target_order, target)
-        end = self._world.now + seconds
+        self._link.let_pass(effect.source_order, source)
+        self._link.let_pass(effect.target_order, target)
+        end = self._world.now + effect.seconds
         able = capabilities_of(source.engine, source.version) & capabilities_of(target.engine, target.version)
         if "atomic-slot-migration" in able:
-            await self._move_whole(gives, target, tuple(slots), end)
+            await self._move_whole(gives, target, slots, end)
             return
-        left: Ranges = tuple(slots)
+        left: Ranges = slots
         while left and self._world.now < end:
             batch = take(left, BATCH_SLOTS)
             left = without(left, batch)

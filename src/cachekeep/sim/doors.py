@@ -8,21 +8,41 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import HEARD_KEPT, ClusterLink, File, Key, ProcessSeen, ProcessSpec, Target
+from cachekeep.compute.contract import (
+    HEARD_KEPT,
+    ApplySettings,
+    CarriedBy,
+    File,
+    Key,
+    LinkEffect,
+    ProcessSeen,
+    ProcessSpec,
+    PublishDiscovery,
+    Target,
+    Targets,
+)
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
+    Admit,
+    Bind,
     Cache,
+    Detach,
     Excuse,
+    Follow,
     Front,
+    HandOver,
     Heard,
+    Interrupt,
     Limits,
     LimitsSeen,
     Moment,
     Node,
     NodeView,
+    Promote,
     ReplicaSeen,
     Silence,
     Stream,
+    Witness,
 )
 from cachekeep.model.limits import RESOURCES
 from cachekeep.sim.world import NOBODY, Engine, World
@@ -182,11 +202,21 @@ class SimLink:
         self._world, self._keeper = world, keeper
         self._memory = SimDriver(world)
         self._watched: dict[Key, asyncio.Task[None]] = {}
+        self.carried_by: CarriedBy = {
+            Promote: self.promote,
+            Follow: self.follow,
+            HandOver: self.hand_over,
+            Witness: self.witness,
+            Admit: self.admit,
+            Interrupt: self.interrupt,
+            Detach: self.detach,
+            Bind: self.bind,
+            ApplySettings: self.apply_settings,
+            PublishDiscovery: self.publish_discovery,
+        }
 
-    @property
-    def cluster(self) -> ClusterLink:
-        """Not yet: this world knows nothing of slots."""
-        raise NotImplementedError("the simulated world has no cluster mode")
+    async def carry(self, effect: LinkEffect, at: Targets) -> None:
+        await self.carried_by[type(effect)](effect, at)
 
     def _engine(self, target: Target) -> Engine | None:
         if target.key in self._world.cut or self._keeper in self._world.blind:
@@ -262,9 +292,9 @@ class SimLink:
             raise OrderFailed(f"{target.key[1]} answers with an error: it is {engine.trouble}")
         return engine
 
-    async def witness(self, target: Target) -> None:
+    async def witness(self, effect: Witness, at: Targets) -> None:
         await asyncio.sleep(0.001)
-        engine = self._reached(target)
+        engine = self._reached(at[effect.node])
         if engine.role == "replica":
             engine.linked = engine.online = False
         for _ in range(20):
@@ -272,7 +302,7 @@ class SimLink:
                 return
             await asyncio.sleep(0.01)
 
-    async def _order(self, target: Target, order: int, do: Callable[[Engine], None], *, leading: bool = False) -> None:
+    async def order(self, target: Target, order: int, do: Callable[[Engine], None], *, leading: bool = False) -> None:
         """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""
         world = self._world
 
@@ -299,40 +329,34 @@ class SimLink:
                 raise OrderFailed(f"{target.key[1]} did not confirm in time")
         deliver()
 
-    async def promote(self, target: Target, *, order: int, addresses: tuple[str, ...]) -> None:
+    async def promote(self, effect: Promote, at: Targets) -> None:
         asked_at = self._world.moment()
 
         def do(engine: Engine) -> None:
-            self._world.promoted(target.key)
+            self._world.promoted(at[effect.node].key)
             engine.lead(self._world.new_history())
             self._hear(engine, asked_at)
-            self._bind(engine, addresses)
+            self._bind(engine, effect.addresses)
 
-        await self._order(target, order, do, leading=True)
+        await self.order(at[effect.node], effect.order, do, leading=True)
 
-    async def follow(self, target: Target, *, primary: Target, order: int) -> None:
+    async def follow(self, effect: Follow | Admit, at: Targets) -> None:
+        primary = at[effect.primary]
+
         def do(engine: Engine) -> None:
             if engine.follows != primary.address:
                 self._world.follow(engine, primary.address)
 
-        await self._order(target, order, do)
+        await self.order(at[effect.node], effect.order, do)
 
-    async def hand_over(
-        self,
-        giver: Target,
-        taker: Target,
-        *,
-        order: int,
-        giver_addresses: tuple[str, ...],
-        taker_addresses: tuple[str, ...],
-        timeout_seconds: float,
-    ) -> None:
+    async def hand_over(self, effect: HandOver, at: Targets) -> None:
+        giver, taker, order = at[effect.giver], at[effect.taker], effect.order
         if not self._memory.admit(giver.key, order) or not self._memory.admit(taker.key, order):
             raise OrderFailed(f"{giver.key[1]} or {taker.key[1]} has seen a later order than {order}")
         give, take = self._reached(giver), self._reached(taker)
         if give.role == "replica" and take.role == "primary":  # only the rest is to be done
-            self._bind(give, giver_addresses)
-            self._bind(take, taker_addresses)
+            self._bind(give, effect.giver_addresses)
+            self._bind(take, effect.taker_addresses)
             if give.follows != taker.address:
                 self._world.follow(give, taker.address)
             return
@@ -342,14 +366,14 @@ class SimLink:
         if take.follows != give.spec.address or not take.linked:
             raise OrderFailed(f"{taker.key[1]} does not follow {giver.key[1]}, so it cannot take over")
         loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_seconds
-        give.paused_until = self._world.wall + timeout_seconds
+        until = loop.time() + effect.timeout_seconds
+        give.paused_until = self._world.wall + effect.timeout_seconds
         while len(take.writes) < len(give.writes):  # offsets: all that the engines can be asked for
             await asyncio.sleep(0.002)
             if loop.time() > until - 0.1 or not give.answers or not take.answers or take.follows != give.spec.address:
                 give.paused_until = 0.0
                 raise OrderFailed("the taker did not catch up in time")
-        self._bind(give, giver_addresses)
+        self._bind(give, effect.giver_addresses)
         self._world.follow(give, taker.address)
         asked_at = self._world.moment()
         if self._world.random.random() < self._world.flaky:
@@ -358,12 +382,7 @@ class SimLink:
         take.lead(self._world.new_history())
         self._hear(take, asked_at)
         give.paused_until = 0.0
-        self._bind(take, taker_addresses)
-
-    async def convert(
-        self, giver: Target, taker: Target, *, order: int, giver_addresses: tuple[str, ...], timeout_seconds: float
-    ) -> None:
-        raise NotImplementedError("the simulated world has no cluster mode")
+        self._bind(take, effect.taker_addresses)
 
     def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
         for address in addresses:
@@ -372,41 +391,41 @@ class SimLink:
                 raise OrderFailed(f"{engine.spec.key[1]}: {address} is in use by {holder.spec.key[1]}")
         engine.bound = set(addresses)
 
-    async def bind(self, target: Target, addresses: tuple[str, ...]) -> None:
-        await self._order(target, self._world.orders.get(target.key, 0), lambda e: self._bind(e, addresses))
+    async def bind(self, effect: Bind, at: Targets) -> None:
+        target = at[effect.node]
+        await self.order(target, self._world.orders.get(target.key, 0), lambda e: self._bind(e, effect.addresses))
+        if effect.drop_clients:
+            await asyncio.sleep(0.001)
 
-    async def drop_clients(self, target: Target) -> None:
+    async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
         await asyncio.sleep(0.001)
+        engine = self._reached(at[effect.node])
+        if unknown := [name for name in effect.settings if self._world.unknown(name)]:
+            raise OrderFailed(f"{effect.node}: Unknown option {unknown[0]}")
+        _heed(engine, effect.settings)
 
-    async def configure(self, target: Target, settings: Mapping[str, str]) -> None:
+    async def admit(self, effect: Admit, at: Targets) -> None:
+        await self.follow(effect, at)
+
+    async def interrupt(self, effect: Interrupt, at: Targets) -> None:
         await asyncio.sleep(0.001)
-        engine = self._reached(target)
-        if unknown := [name for name in settings if self._world.unknown(name)]:
-            raise OrderFailed(f"{target.key[1]}: Unknown option {unknown[0]}")
-        _heed(engine, settings)
-
-    async def admit(self, target: Target, *, primary: Target, order: int) -> None:
-        await self.follow(target, primary=primary, order=order)
-
-    async def interrupt(self, target: Target) -> None:
-        await asyncio.sleep(0.001)
-        engine = self._engine(target)
+        engine = self._engine(at[effect.node])
         if engine is None or engine.excuse != "busy":
-            raise OrderFailed(f"{target.key[1]} does not answer, or is not busy")
+            raise OrderFailed(f"{effect.node} does not answer, or is not busy")
         if engine.trouble == "busy":
             engine.trouble = None
         engine.interrupted = True
 
-    async def detach(self, target: Target, *, order: int) -> None:
+    async def detach(self, effect: Detach, at: Targets) -> None:
         def do(engine: Engine) -> None:
             engine.role, engine.follows, engine.linked, engine.online = "replica", NOBODY, False, False
             engine.link_epoch += 1
 
-        await self._order(target, order, do)
+        await self.order(at[effect.node], effect.order, do)
 
-    async def discover(self, target: Target, payload: str) -> None:
-        if engine := self._engine(target):
-            engine.discovery = int(payload.split("\n", 1)[0])
+    async def publish_discovery(self, effect: PublishDiscovery, at: Targets) -> None:
+        if engine := self._engine(at[effect.node]):
+            engine.discovery = int(effect.payload.split("\n", 1)[0])
 
     def watch(self, target: Target, *, interval_seconds: float, deadline_seconds: float, wake: Callable[[Key], None]) -> None:
         if target.key not in self._watched:
