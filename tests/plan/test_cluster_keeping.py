@@ -10,7 +10,7 @@ from tests.plan.builders import gone, later, silent, step
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
-from cachekeep.model import Act, Cache, Decide, Errand, MoveSlots, Own, Replicate, Step, Stop, View, Wait
+from cachekeep.model import Act, Cache, Decide, Errand, Flight, MoveSlots, Own, Replicate, Step, Stop, View, Wait
 
 
 def with_node(cache: Cache, name: str, **changes: Any) -> Cache:
@@ -143,6 +143,14 @@ def unowned(seconds_silent: float | None = None) -> tuple[Cache, View]:
     if seconds_silent is not None:
         view = seen(view, demo_0002_002=silent(cache, OTHERS_REPLICA, seconds_silent))
     return cache, view
+
+
+def test_slots_that_move_while_shards_are_looked_at_are_not_nobodys() -> None:
+    """One shard was looked at before they came, the other after they had gone."""
+    cache, view = unowned()
+    move = MoveSlots(OTHER, ONE, ((0, 99),), 1, 1, 0.5)
+    flight = Flight(effect=move, because="slots move", since_seconds=0.2, left_seconds=2.3)
+    assert "belong to nobody" not in step(cache, replace(view, flights=(flight,))).because
 
 
 def test_slots_of_nobody_are_given_by_an_order_of_their_own_and_everybody_is_asked_first() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,15 @@ SEEDS = int(os.environ.get("CACHEKEEP_CLUSTER_SEEDS", "24"))
 CHUNK = 12
 FOUND = (41, 49, 77, 113, 138, 173, 209, 221, 256, 283, 326, 342, 676, 695, 781, 917, 972, 995, 1119, 1166, 1257, 1309, 1427, 1663)
 """Seeds that broke a promise once, with the classic faults."""
+RESHARDED: dict[str, Any] = {
+    "faults": False,
+    "nodes": 3,
+    "shards": 2,
+    "flaky": 0.0,
+    "harm_seconds": 20.0,
+    "vocabulary": frozenset(),
+}
+"""Users alone, for long, in a group with replicas."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -32,6 +42,12 @@ def test_seeds(first: int) -> None:
 @pytest.mark.parametrize("seed", FOUND)
 def test_seeds_that_found_something(seed: int) -> None:
     simulate_cluster(replace(cluster_scenario(seed), vocabulary=CLASSIC))
+
+
+@pytest.mark.parametrize("seed", [37, 60])
+def test_shards_that_come_and_go_lose_nothing(seed: int) -> None:
+    """These lost what two moves in opposite directions had in their hands."""
+    simulate_cluster(replace(cluster_scenario(seed), **RESHARDED))
 
 
 def test_a_seed_is_a_seed() -> None:

@@ -266,9 +266,9 @@ def overtakes(effect: Effect, other: Effect) -> bool:
 
 def collides(effect: Effect, other: Effect) -> bool:
     """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. But for settings, which nobody
-    waits for; and of moves of slots each has a source to itself, and targets are shared."""
+    waits for; and of moves of slots each has a source to itself, which nobody gives to meanwhile, and targets are shared."""
     if isinstance(effect, MoveSlots) and isinstance(other, MoveSlots):
-        return effect.source == other.source
+        return effect.source in subjects(other) or effect.target == other.source
     if isinstance(effect, Configure) or isinstance(other, Configure):
         return effect == other
     return not set(subjects(effect)).isdisjoint(subjects(other)) and not overtakes(effect, other)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait
+from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait, collides
 from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names
@@ -126,7 +126,8 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     own them after all has been heard, and by an order of its own, as it makes a writer."""
     lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
     heirs = [(x, slots) for x in s.decided.shards if x.primary and (slots := common(lost, x.slots))]
-    if not heirs:
+    moving = any(isinstance(f.effect, MoveSlots) for f in s.view.flights)
+    if not heirs or moving:  # of slots that move while shards are looked at one after the other, none may seem to have some
         return None
     if flying := first(s, (under_way(s, Own, on=x.primary) for x, _ in heirs)):
         return flying
@@ -166,22 +167,20 @@ def _go(s: Situation, todo: list[Move], left: int) -> Step:
     """One move for each source at a time, to different targets as far as there are some."""
     shard = {x.id: x for x in s.decided.shards}
     sources: dict[str, list[Move]] = {}
-    for move in todo:
-        sources.setdefault(move.source, []).append(move)
+    for m in todo:
+        sources.setdefault(m.source, []).append(m)
     chosen = [found[i % len(found)] for i, found in enumerate(sources.values())]
-    effects = tuple(
-        MoveSlots(
-            shard[m.source].primary or "",
-            shard[m.target].primary or "",
-            m.slots,
-            shard[m.source].order,
-            shard[m.target].order,
-            SLICE_SECONDS,
-        )
-        for m in chosen
+    effects: list[Effect] = []
+    said: list[str] = []
+    for m in chosen:
+        source, target = shard[m.source], shard[m.target]
+        move = MoveSlots(source.primary or "", target.primary or "", m.slots, source.order, target.order, SLICE_SECONDS)
+        if not any(collides(move, e) for e in effects):
+            effects.append(move)
+            said.append(f"{m.source} to {m.target}")
+    return Act(
+        (tuple(effects),), f"slots move from {', '.join(said[:4])}: {percent(s.decided.resharding, left):.0f} % done, {left} left"
     )
-    said = ", ".join(f"{m.source} to {m.target}" for m in chosen[:4])
-    return Act((effects,), f"slots move from {said}: {percent(s.decided.resharding, left):.0f} % done, {left} left")
 
 
 def percent(total: int, left: int) -> float:
