@@ -62,7 +62,7 @@ class World:
         self._stores.insert(0, store)
         if self.kind == "journaled":
             disk = SimDisk(random.Random(len(self._stores)))
-            store = JournaledStore(store, Journal(disk), self.clock, alone=lambda: True)
+            store = JournaledStore(store, Journal(disk), self.clock, alone=lambda: True, patience_seconds=60.0)
             await store.open()
             self._stores.insert(0, store)
         return store

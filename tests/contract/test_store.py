@@ -116,7 +116,7 @@ async def test_a_cache_comes_back_as_it_was_written(world: World) -> None:
         one, version=1, decided=decided(("demo-001", "127.77.0.1"), configuration_address="127.77.0.9", available_at=BORN)
     )
     saved = await store.save_decided(full, lease, addresses=["127.77.0.1", "127.77.0.9"])
-    assert saved == replace(full, version=2)
+    assert saved == replace(full, decided=replace(full.decided, serial=1), version=2)
     again = await world.store()
     assert await again.load(one.uid) == saved
     async with again.reading() as t:
@@ -257,7 +257,7 @@ async def test_the_two_halves_do_not_overwrite_one_another(world: World) -> None
         await t.save_wanted(replace(latest, decided=Decided()))
     final = await store.load("uid-group-demo")
     assert final is not None
-    assert (final.wanted.port, final.decided, final.version) == (7000, decided(("demo-001", "a")), 4)
+    assert (final.wanted.port, final.decided, final.version) == (7000, replace(decided(("demo-001", "a")), serial=1), 4)
     async with store.reading() as t:
         assert await t.events(limit=10) == []
 
@@ -455,17 +455,31 @@ async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(wo
         asked = cast(Cache, await t.cache("demo", "group"))
         await t.save_wanted(replace(asked, wanted=replace(asked.wanted, version="9.0")))
     told = [event("first", BORN), event("second", BORN + dt.timedelta(seconds=1))]
+    later = replace(decided(("demo-002", "x")), serial=4)
     for _ in range(2):  # whoever is not sure that it was done does it again
-        merged = await store.merge_decided(before.uid, decided(("demo-002", "x")), lease, decisions=3, events=told, addresses=["x"])
+        merged = await store.merge_decided(before.uid, later, lease, events=told, addresses=["x"])
     assert merged.wanted.version == "9.0"
-    assert [n.name for n in merged.decided.nodes] == ["demo-002"]
-    assert merged.version == 3 + 2 * (3 + 1), "greater than whatever was counted up to meanwhile"
+    assert merged.decided == later
+    assert merged.version == 3 + (4 - 1) + 1, "greater than whatever was counted up to meanwhile, and once"
     assert await store.load(before.uid) == merged
     with pytest.raises(Conflict):
         await store.save_decided(before, lease, addresses=["x"])
     async with store.reading() as t:
         assert [(e.message, e.at) for _, e in await t.events(limit=9, start=BORN)] == [(e.message, e.at) for e in told]
         assert await t.cache_of("demo-002") == merged
+
+
+async def test_nothing_is_merged_over_what_is_later(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    seen = cast(Cache, await store.load("uid-group-demo"))
+    for _ in range(3):
+        seen = await store.save_decided(replace(seen, decided=replace(seen.decided, refusal="r")), lease, addresses=[])
+    assert seen.decided.serial == 3
+    with pytest.raises(Conflict):
+        await store.merge_decided(seen.uid, Decided(serial=2), lease, addresses=[])
+    assert await store.load(seen.uid) == seen
 
 
 async def test_nothing_is_merged_over_a_newer_epoch(world: World) -> None:
@@ -477,10 +491,10 @@ async def test_nothing_is_merged_over_a_newer_epoch(world: World) -> None:
     before = await store.load(old.uid)
     for lost in (old, replace(new, holder="h"), replace(new, uid="uid-group-other"), replace(new, epoch=3)):
         with pytest.raises(LeaseLost):
-            await store.merge_decided(old.uid, decided(("demo-001", "x")), lost, decisions=1, addresses=["x"])
+            await store.merge_decided(old.uid, replace(decided(("demo-001", "x")), serial=9), lost, addresses=["x"])
     assert await store.load(old.uid) == before
     with pytest.raises(LeaseLost):
-        await store.merge_decided("nobody", decided(), replace(new, uid="nobody"), decisions=1, addresses=[])
+        await store.merge_decided("nobody", Decided(serial=9), replace(new, uid="nobody"), addresses=[])
 
 
 async def test_forget_leaves_nothing(world: World) -> None:

@@ -31,8 +31,8 @@ def anyio_backend() -> str:
 
 
 def entry(uid: str = "u1", order: int = 1, *, epoch: int = 1, padding: str = "") -> Entry:
-    decided = Decided(shards=(Shard(id="0001", primary=f"n{order}", order=order),), refusal=padding or None)
-    return Entry(lease=Lease(uid, "holder", epoch), decided=decided, addresses=("127.0.0.2",), decisions=order)
+    decided = Decided(serial=order, shards=(Shard(id="0001", primary=f"n{order}", order=order),), refusal=padding or None)
+    return Entry(lease=Lease(uid, "holder", epoch), decided=decided, addresses=("127.0.0.2",))
 
 
 async def opened(path: Path, *, half_bytes: int = HALF) -> Journal:
@@ -61,15 +61,25 @@ async def test_what_was_kept_is_there_again_until_it_is_dropped(tmp_path: Path) 
     journal = await opened(path)
     assert dict(journal.entries) == {"u1": replace(entry("u1", 2), events=(event,)), "u2": entry("u2", 1)}
     assert (journal.damage, journal.empty) == ("", False)
-    await journal.drop("u1")
+    await journal.drop("u1", 2)
     await journal.aclose()
     journal = await opened(path)
     assert dict(journal.entries) == {"u2": entry("u2", 1)}
-    await journal.drop("u2")
+    await journal.drop("u2", 1)
     assert journal.empty
     await journal.aclose()
     assert (await opened(path)).empty
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_size) == (0o600, 2 * HALF)
+
+
+async def test_what_is_kept_while_the_one_before_is_dropped_stays(tmp_path: Path) -> None:
+    journal = await opened(tmp_path / "journal")
+    await journal.keep(entry("u1", 1))
+    await asyncio.gather(journal.keep(entry("u1", 2)), journal.drop("u1", 1))
+    assert dict(journal.entries) == {"u1": entry("u1", 2)}
+    await asyncio.gather(journal.drop("u1", 1), journal.drop("u1", 2), journal.drop("nobody", 9))
+    assert journal.empty
+    await journal.aclose()
 
 
 async def test_its_size_never_changes_and_what_is_kept_goes_from_one_half_to_the_other(tmp_path: Path) -> None:
@@ -271,7 +281,7 @@ from tests.store.test_journal import entry, opened
 
 async def main():
     journal = await opened(Path(sys.argv[1]))
-    order = max((e.decisions for e in journal.entries.values()), default=0)
+    order = max((e.decided.serial for e in journal.entries.values()), default=0)
     while True:
         order += 1
         await journal.keep(entry("u1", order, padding="x" * (order % 900)))
@@ -297,6 +307,6 @@ async def test_killed_at_any_moment_it_has_the_last_that_was_kept(tmp_path: Path
         child.stdout.close()
         said = max([said, *(int(line) for line in rest[:-1])])
         journal = await opened(path)
-        kept = journal.entries["u1"].decisions
+        kept = journal.entries["u1"].decided.serial
         await journal.aclose()
         assert kept in (said, said + 1), "the last one may have been on its way"

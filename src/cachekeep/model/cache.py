@@ -191,6 +191,8 @@ class Front(msgspec.Struct, frozen=True, kw_only=True):
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """What the keeper has decided. Only the keeper writes it; every effect follows from it."""
 
+    serial: int = 0
+    """Grows by one with every decision that is kept, wherever it is kept: of two, the later one is known."""
     nodes: tuple[Node, ...] = ()
     successors: tuple[Node, ...] = ()
     """Nodes in cluster mode that shall take the place of all ``nodes`` at once, which are without:

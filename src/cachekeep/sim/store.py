@@ -106,10 +106,10 @@ class AilingStore:
             return await self._store.save_decided(cache, lease, events=events, addresses=addresses)
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
         async with self._asked(writes=True):
-            return await self._store.merge_decided(uid, decided, lease, decisions=decisions, events=events, addresses=addresses)
+            return await self._store.merge_decided(uid, decided, lease, events=events, addresses=addresses)
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._asked(writes=True):

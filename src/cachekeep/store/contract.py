@@ -177,18 +177,20 @@ class Store(Protocol):
         """The cache as it is stored."""
 
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        """Write ``cache.decided`` over the same version, with ``events``; returns the cache with its new version.
+        """Write ``cache.decided`` over the same version, with ``events``; returns the cache with its new version and serial.
 
         ``addresses`` are all that the decided state uses; one address belongs to one cache. Raises ``LeaseLost``, ``Conflict``,
         ``AddressTaken``.
         """
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
-        """Write what a keeper has decided under a lease, ``decisions`` times since it last saved, over whatever has become of what
-        is wanted; the version grows by more than so many. Of ``events``, which say when they happened, those that are there already
-        are not told again: what was not confirmed is merged twice. Returns the cache. Raises ``LeaseLost``, ``AddressTaken``.
+        """Write what a keeper has decided elsewhere under a lease, over whatever has become of what is wanted.
+
+        The version grows by more than the serial. Where it is there already nothing is done, and none of ``events``, which say when
+        they happened, is told twice: whoever is not sure that it was done does it again. Returns the cache. Raises ``LeaseLost``,
+        ``AddressTaken``, or ``Conflict`` where something later is there.
         """
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:

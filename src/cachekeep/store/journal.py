@@ -43,8 +43,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     """All that ``decided`` uses."""
     events: tuple[Event, ...] = ()
-    decisions: int = 1
-    """How many this is the outcome of."""
 
 
 class _All(msgspec.Struct, frozen=True, tag="all"):
@@ -57,6 +55,7 @@ class _Kept(msgspec.Struct, frozen=True, tag="kept"):
 
 class _Over(msgspec.Struct, frozen=True, tag="over"):
     uid: str
+    serial: int
 
 
 _Change = _Kept | _Over
@@ -202,7 +201,7 @@ class Journal:
         self.damage = f"journal {self.shown} is damaged: {what}{f'; a copy of it is {copy}' if copy else ''}"
         self._end = self._half_bytes
         with contextlib.suppress(StoreFailed, OSError):
-            await self.drop("")  # begins a half that is whole, with what counts
+            await self.drop("", 0)  # begins a half that is whole, with what counts
             for number in unreadable:
                 if number != self._generation % 2:
                     await self._disk.write(number * self._half_bytes, _END)
@@ -230,9 +229,12 @@ class Journal:
         events = entry.events[-EVENTS_KEPT_MAX:]
         await self._change(_Kept(msgspec.structs.replace(entry, events=events)))
 
-    async def drop(self, uid: str) -> None:
-        """Forget a cache's entry: the store has it. Raises ``StoreFailed``."""
-        await self._change(_Over(uid))
+    async def drop(self, uid: str, serial: int) -> None:
+        """Forget a cache's entry up to this decision: the store has it. A later one, which may be on its way here just now, stays.
+
+        Raises ``StoreFailed``.
+        """
+        await self._change(_Over(uid, serial))
 
     async def _change(self, change: _Change) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -281,8 +283,8 @@ class Journal:
 def _apply(entries: dict[str, Entry], change: _Change) -> None:
     if isinstance(change, _Kept):
         entries[change.entry.lease.uid] = change.entry
-    else:
-        entries.pop(change.uid, None)
+    elif (entry := entries.get(change.uid)) is not None and entry.decided.serial <= change.serial:
+        del entries[change.uid]
 
 
 def _framed(generation: int, change: _All | _Change) -> bytes:

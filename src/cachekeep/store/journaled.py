@@ -23,6 +23,7 @@ from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
 from cachekeep.plan.members import addresses_used
 from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
 from cachekeep.store.journal import Entry, Journal
+from cachekeep.store.serial import following, overlaid
 from cachekeep.store.wakes import Wakes
 
 PATIENCE_SECONDS = 0.1
@@ -42,11 +43,22 @@ class JournaledStore:
     """``Store``. ``alone`` says whether nobody but this process can decide now: without that the journal is not used, for whoever
     decides next must be able to read it."""
 
-    def __init__(self, store: Store, journal: Journal, clock: Clock, *, alone: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        clock: Clock,
+        *,
+        alone: Callable[[], bool],
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._store, self._journal, self._clock, self._alone = store, journal, clock, alone
+        self._patience_seconds = patience_seconds
         self._wakes = Wakes()
         self._known: dict[str, Cache] = {}
         """Rows as the store beneath last showed them to keepers."""
+        self._doubtful: dict[str, int] = {}
+        """Serials of saves of which nobody knows whether they were done: no other decision may have one of these."""
         self._told: dict[str, Condition] = {}
         """What keepers have told and the store beneath does not know yet."""
         self._holder: tuple[str, float] | None = None
@@ -64,7 +76,7 @@ class JournaledStore:
         if self._journal.damage:
             log.error("%s", self._journal.damage)
         if entries := self._journal.entries.values():
-            self._lost(f"{_many(entries)} of an earlier control plane not merged yet")
+            self._lost(f"{_many(entries)} of an earlier control plane are not merged yet")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._back.wait(), TRY_SECONDS)
 
@@ -81,11 +93,11 @@ class JournaledStore:
         """What is wrong with the store beneath, for people; empty: nothing."""
         if not self._trouble:
             return ""
-        kept = _many(self._journal.entries.values())
+        away_seconds = self._clock.monotonic() - self._since
+        kept = _many(self._journal.entries.values()) or "no decisions"
         return (
-            f"the store has not taken a change for {self._clock.monotonic() - self._since:.1f} s: "
-            f"{self._trouble}. Failovers go on; "
-            f"{kept or 'nothing'} kept in {self._journal.shown} until it does. Changes that are asked for are refused meanwhile."
+            f"the store has not taken a change for {away_seconds:.1f} s: {self._trouble}. Failovers go on; {kept} are kept in "
+            f"{self._journal.shown} until it does. Changes that are asked for are refused meanwhile."
         )
 
     def remembered(self) -> builtins.list[tuple[Cache, Condition | None]]:
@@ -119,14 +131,14 @@ class JournaledStore:
         if it would have written something, it may have."""
         task = self._start(work)
         try:
-            await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+            await asyncio.wait({task}, timeout=self._patience_seconds)
         except asyncio.CancelledError:
             task.cancel()
             raise
         if not task.done():
             if not goes_on:
                 task.cancel()
-            self._lost(f"it has not answered within {PATIENCE_SECONDS:g} s")
+            self._lost(f"it has not answered within {self._patience_seconds:g} s")
             raise StoreFailed(self._trouble)
         try:
             return task.result()
@@ -171,27 +183,24 @@ class JournaledStore:
         uid = entry.lease.uid
         try:
             merged = await self._store.merge_decided(
-                uid, entry.decided, entry.lease, decisions=entry.decisions, events=entry.events, addresses=entry.addresses
+                uid, entry.decided, entry.lease, events=entry.events, addresses=entry.addresses
             )
         except (LeaseLost, Conflict) as error:
             self._known.pop(uid, None)
             orders = ", ".join(f"order {x.order} of shard {x.id} for {x.primary}" for x in entry.decided.shards)
-            log.error("%s in the journal is void: %s. The last were: %s", _many([entry]), error, orders or "none that could lead")
+            log.error("what the journal holds of cache %s is void: %s. The last were: %s", uid, error, orders or "no orders")
         else:
             self._known[uid] = merged
             if uid in self._journal.entries:
-                log.info("%s: %s merged", merged.name, _many([entry]))
-        if self._journal.entries.get(uid) is entry:  # nothing has been decided since
-            await self._journal.drop(uid)
+                log.info("%s: the store has decision %d", merged.name, entry.decided.serial)
+        await self._journal.drop(uid, entry.decided.serial)
 
     # -- what keepers see
 
     def _shown(self, row: Cache) -> Cache:
         """A row, with what has been decided since."""
         entry = self._journal.entries.get(row.uid)
-        if entry is None or entry.decided == row.decided:
-            return row
-        return msgspec.structs.replace(row, decided=entry.decided, version=row.version + entry.decisions)
+        return row if entry is None else overlaid(row, entry.decided)
 
     def _condition(self, shown: Cache) -> Condition | None:
         told = self._told.get(shown.uid)
@@ -219,14 +228,20 @@ class JournaledStore:
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
         now = self._clock.now()
         events = tuple(msgspec.structs.replace(e, at=e.at or now) for e in events)
+        decided = following(cache.decided)
         if not self._trouble:
             with contextlib.suppress(StoreFailed):
                 saved = await self._patiently(self._store.save_decided(cache, lease, events=events, addresses=addresses))
                 self._known[cache.uid] = saved
                 return saved
-        return await self._keep(cache, lease, events, addresses)
+            self._doubtful[cache.uid] = decided.serial
+        elif (doubtful := self._doubtful.get(cache.uid, 0)) >= decided.serial:
+            decided = msgspec.structs.replace(decided, serial=doubtful + 1)
+        return await self._keep(cache, decided, lease, events, addresses)
 
-    async def _keep(self, cache: Cache, lease: Lease, events: Sequence[Event], addresses: Collection[str]) -> Cache:
+    async def _keep(
+        self, cache: Cache, decided: Decided, lease: Lease, events: Sequence[Event], addresses: Collection[str]
+    ) -> Cache:
         if not self._alone():
             raise StoreFailed(f"{self._trouble}. Nothing was decided: another control plane may have to go on from here")
         row, former = self._known.get(cache.uid), self._journal.entries.get(cache.uid)
@@ -238,28 +253,22 @@ class JournaledStore:
             raise StoreFailed(
                 f"{self._trouble}. Nothing was decided: what was decided under epoch {former.lease.epoch} comes first"
             )
-        if former is None:
-            former = Entry(lease=lease, decided=before.decided, addresses=(), decisions=0)
-        entry = msgspec.structs.replace(
-            former,
-            decided=cache.decided,
-            addresses=tuple(sorted(addresses)),
-            events=(*former.events, *events),
-            decisions=former.decisions + 1,
-        )
+        told = former.events if former is not None else ()
+        entry = Entry(lease=lease, decided=decided, addresses=tuple(sorted(addresses)), events=(*told, *events))
         await self._journal.keep(entry)
         self._wakes(cache.uid)
-        return msgspec.structs.replace(cache, version=cache.version + 1)
+        return overlaid(row, decided)
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         self._refuse()
         await self._store.forget(cache, lease, events=events)
         self._known.pop(cache.uid, None)
+        self._doubtful.pop(cache.uid, None)
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
-        return await self._store.merge_decided(uid, decided, lease, decisions=decisions, events=events, addresses=addresses)
+        return await self._store.merge_decided(uid, decided, lease, events=events, addresses=addresses)
 
     async def addresses(self) -> set[str]:
         self._refuse()
@@ -361,8 +370,5 @@ class _Overlaid:
 
 
 def _many(entries: Collection[Entry]) -> str:
-    """``3 decisions about 2 caches``; empty for none."""
-    decisions, caches = sum(e.decisions for e in entries), len(entries)
-    if not decisions:
-        return ""
-    return f"{decisions} decision{'s' * (decisions > 1)} about {caches} cache{'s' * (caches > 1)}"
+    """``decisions about 2 caches``; empty for none."""
+    return f"decisions about {len(entries)} cache{'s' * (len(entries) > 1)}" if entries else ""

@@ -15,6 +15,7 @@ from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost
 from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
+from cachekeep.store.serial import following, merge
 from cachekeep.store.wakes import Wakes
 
 
@@ -108,7 +109,7 @@ class MemoryStore:
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
         async with self.transaction() as transaction:
             row = transaction.fenced(cache, lease)
-            saved = msgspec.structs.replace(row, decided=cache.decided, version=cache.version + 1)
+            saved = msgspec.structs.replace(row, decided=following(cache.decided), version=cache.version + 1)
             transaction.state.caches[cache.uid] = saved
             transaction.own_addresses(cache.uid, set(addresses))
             transaction.own_members(saved)
@@ -117,18 +118,17 @@ class MemoryStore:
             return saved
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
         async with self.transaction() as transaction:
-            row = transaction.held(uid, lease)
-            saved = msgspec.structs.replace(row, decided=decided, version=row.version + decisions + 1)
-            transaction.state.caches[uid] = saved
+            merged = merge(transaction.held(uid, lease), decided)
+            transaction.state.caches[uid] = merged
             transaction.own_addresses(uid, set(addresses))
-            transaction.own_members(saved)
+            transaction.own_members(merged)
             told = {event for *_, event in transaction.state.events}
             await transaction.tell(*(event for event in events if event not in told))
             transaction.wake(uid)
-            return saved
+            return merged
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self.transaction() as transaction:

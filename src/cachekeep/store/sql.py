@@ -21,6 +21,7 @@ from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
 from cachekeep.store.database import Database, Session, Touched
 from cachekeep.store.rows import ROW, cache_of, condition_of, stale, text_of
+from cachekeep.store.serial import following, merge
 from cachekeep.store.sql_transaction import SqlTransaction
 from cachekeep.store.sqlite import Sqlite
 from cachekeep.store.wakes import Wakes
@@ -166,37 +167,35 @@ class SqlStore:
         return cache_of(row) if row else None
 
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+        decided = following(cache.decided)
         async with self._writing() as transaction:
             await self._fence(transaction, cache.uid, lease)
-            saved = await transaction.execute(
-                _SAVE_DECIDED, {"of": cache.uid, "seen": cache.version, "decided": text_of(cache.decided)}
-            )
-            if saved.rowcount != 1:
+            done = await transaction.execute(_SAVE_DECIDED, {"of": cache.uid, "seen": cache.version, "decided": text_of(decided)})
+            if done.rowcount != 1:
                 raise stale(cache)
             await transaction.own_addresses(cache.uid, set(addresses))
             await transaction.own_members(cache)
             await transaction.tell(*events)
             transaction.wake(cache.uid)
-        return msgspec.structs.replace(cache, version=cache.version + 1)
+        return msgspec.structs.replace(cache, decided=decided, version=cache.version + 1)
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, decisions: int, events: Sequence[Event] = (), addresses: Collection[str]
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
         async with self._writing() as transaction:
             await self._fence(transaction, uid, lease)
             row = (await transaction.execute(_BY_UID.with_for_update(of=t.caches), {"uid": uid})).first()
             if row is None:
                 raise _lost(uid, lease)
-            old = cache_of(row)
-            saved = msgspec.structs.replace(old, decided=decided, version=old.version + decisions + 1)
+            merged = merge(cache_of(row), decided)
             await transaction.execute(
-                sa.update(t.caches).where(t.caches.c.uid == uid).values(decided=text_of(decided), version=saved.version)
+                sa.update(t.caches).where(t.caches.c.uid == uid).values(decided=text_of(merged.decided), version=merged.version)
             )
             await transaction.own_addresses(uid, set(addresses))
-            await transaction.own_members(saved)
+            await transaction.own_members(merged)
             await transaction.tell(*[event for event in events if not await transaction.told(event)])
             transaction.wake(uid)
-        return saved
+        return merged
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._writing() as transaction:
