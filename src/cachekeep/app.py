@@ -23,7 +23,7 @@ import uvicorn
 
 from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
-from cachekeep.compute.contract import ProcessSpec
+from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver
 from cachekeep.compute.spares import Spares
@@ -33,7 +33,7 @@ from cachekeep.control.workers import Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model import Cache, Installation, Node
-from cachekeep.network.addresses import free
+from cachekeep.network.addresses import Pool, free
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
@@ -64,7 +64,7 @@ class _Parts(NamedTuple):
     server: uvicorn.Server
     workers: tuple[Worker, ...]
     services: Services
-    driver: LocalDriver
+    driver: Driver
 
 
 class App:
@@ -143,7 +143,7 @@ class App:
             loss_budget_seconds=settings.loss_budget_seconds,
             loss_budget_bytes=settings.loss_budget_bytes,
         )
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, pool=settings.address_pool)
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool(settings.address_pool))
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,

@@ -81,6 +81,23 @@ async def test_stopped_means_gone(world: World, grace_seconds: float) -> None:
     assert not await world.accepts(spec)
 
 
+async def test_what_was_started_is_known_until_it_is_erased(world: World) -> None:
+    driver, one, two = await world.driver(), world.spec("a-001"), world.spec("a-002")
+    assert driver.known() == []
+    for spec in (one, two):
+        await driver.start(spec)
+    await driver.stop(one.key, grace_seconds=0)
+    driver = await world.driver()
+    assert sorted(driver.known()) == [one.key, two.key]
+    await driver.erase(one.key)
+    assert driver.known() == [two.key]
+
+
+async def test_there_is_room_for_processes(world: World) -> None:
+    there = (await world.driver()).capacity()
+    assert min(n for n in (there.memory_bytes, there.cpus, there.open_files) if n is not None) > 0
+
+
 async def test_stop_and_erase_are_for_everybody(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.stop(spec.key, grace_seconds=1)
@@ -97,7 +114,7 @@ async def test_stop_and_erase_are_for_everybody(world: World) -> None:
 async def test_erase_stops_first_and_forgets_all(world: World) -> None:
     driver, spec = await world.driver(), world.spec(incarnation=4)
     await driver.start(spec)
-    assert driver.admit(spec.key, 7)
+    assert await driver.admit(spec.key, 7)
     await driver.erase(spec.key)
     assert not await world.accepts(spec)
     await driver.start(world.spec(incarnation=1))
@@ -182,14 +199,14 @@ async def test_what_does_not_run_is_not_limited(world: World) -> None:
 async def test_orders_grow(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    assert [driver.admit(spec.key, order) for order in (3, 3, 2, 5, 4)] == [True, True, False, True, False]
+    assert [await driver.admit(spec.key, order) for order in (3, 3, 2, 5, 4)] == [True, True, False, True, False]
     assert (await seen(driver, spec.key)).last_order == 5
 
 
 async def test_nobody_unknown_takes_orders(world: World) -> None:
     driver = await world.driver()
     with pytest.raises(OrderFailed, match="never started"):
-        driver.admit(("uid-1", "nobody"), 1)
+        await driver.admit(("uid-1", "nobody"), 1)
     with pytest.raises(OrderFailed, match="never started"):
         await driver.rewrite(("uid-1", "nobody"), {"x": File("y")}, live_digest="d")
 
@@ -197,29 +214,29 @@ async def test_nobody_unknown_takes_orders(world: World) -> None:
 async def test_a_new_incarnation_keeps_the_last_order(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    assert driver.admit(spec.key, 9)
+    assert await driver.admit(spec.key, 9)
     await driver.stop(spec.key, grace_seconds=0)
     await driver.start(world.spec(incarnation=2))
-    assert not driver.admit(spec.key, 8)
+    assert not await driver.admit(spec.key, 8)
 
 
 async def test_a_process_is_born_deaf_to_older_orders(world: World) -> None:
     """A late duplicate of a promotion that was meant for the node's former process must not make the new, empty one lead."""
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    assert driver.admit(spec.key, 4)
+    assert await driver.admit(spec.key, 4)
     await driver.stop(spec.key, grace_seconds=0)
     await driver.start(replace(world.spec(incarnation=2), order=5))
-    assert [driver.admit(spec.key, order) for order in (4, 5)] == [False, True]
+    assert [await driver.admit(spec.key, order) for order in (4, 5)] == [False, True]
 
 
 async def test_who_was_let_lead_is_known_until_another_process_is_started(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    assert driver.admit(spec.key, 3)
+    assert await driver.admit(spec.key, 3)
     assert (await seen(driver, spec.key)).lead_order == 0
-    assert driver.admit(spec.key, 3, leading=True)
-    assert driver.admit(spec.key, 4)
+    assert await driver.admit(spec.key, 3, leading=True)
+    assert await driver.admit(spec.key, 4)
     driver = await world.driver()
     assert ((await seen(driver, spec.key)).last_order, (await seen(driver, spec.key)).lead_order) == (4, 3)
     await driver.stop(spec.key, grace_seconds=0)
@@ -285,12 +302,12 @@ async def test_the_digest_follows_a_rewrite(world: World) -> None:
 async def test_processes_outlive_the_driver_and_are_known_again(world: World) -> None:
     driver, spec = await world.driver(), world.spec(incarnation=2)
     await driver.start(spec)
-    assert driver.admit(spec.key, 6)
+    assert await driver.admit(spec.key, 6)
     await driver.rewrite(spec.key, spec.files, live_digest="d")
     before = await seen(driver, spec.key)
     driver = await world.driver()
     assert await seen(driver, spec.key) == before
-    assert not driver.admit(spec.key, 5)
+    assert not await driver.admit(spec.key, 5)
     await driver.start(spec)
     assert (await seen(driver, spec.key)).pid == before.pid
 

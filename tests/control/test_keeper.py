@@ -14,6 +14,7 @@ from cachekeep.control import keeper as keeping
 from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late
 from cachekeep.errors import LeaseLost
 from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step
+from cachekeep.network.addresses import Pool
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.run import UID, Run, Scenario
 from cachekeep.sim.timeless import run
@@ -233,7 +234,7 @@ def _hands(story: Story) -> Any:
 
     driver, link = story._doors("keeper0")
     fronts = SimFronts(story.world)
-    observer = Observer(store=story.store, driver=driver, link=link, fronts=fronts, clock=story.clock, pool="127.77.0.0/16")
+    observer = Observer(store=story.store, driver=driver, link=link, fronts=fronts, clock=story.clock, places=Pool("127.77.0.0/16"))
     return Hands(driver=driver, link=link, fronts=fronts, specs=story._spec, observer=observer)
 
 

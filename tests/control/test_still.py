@@ -11,6 +11,7 @@ from tests.plan.builders import group, later
 from cachekeep.compute.contract import Key, ProcessSeen, Target
 from cachekeep.control import Observer
 from cachekeep.model import Moment, NodeView, Silence
+from cachekeep.network.addresses import Pool
 from cachekeep.store.memory import MemoryStore
 
 CACHE = group(1)
@@ -74,7 +75,7 @@ WELL, BUSY, AWAY, BROKEN = (
 async def test_since_when_it_is_still(looks: list[tuple[float, ProcessSeen, NodeView]], since: float | None) -> None:
     world = World()
     clock: Any = world
-    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, pool="127.77.0.0/16")
+    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, places=Pool("127.77.0.0/16"))
     for world.at, world.process, world.node in looks:
         view = await observer.look(CACHE)
     assert view.node("demo-001").still_since == (None if since is None else later(since))

@@ -81,7 +81,7 @@ class Orders:
         self.lead: defaultdict[Key, int] = defaultdict(int)
         self.heard: defaultdict[Key, list[Heard]] = defaultdict(list)
 
-    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+    async def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         if order < self.last[key]:
             return False
         self.last[key] = order

@@ -36,6 +36,7 @@ from cachekeep.engines.catalogue import Build
 from cachekeep.engines.launch import ADMIN
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
+from cachekeep.network.addresses import Pool
 from cachekeep.network.fronts import LocalFronts
 from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
@@ -124,7 +125,7 @@ class LiveCache:
         self.link = EngineLink(self.driver, self.clock, Spares(self.place))
         fronts = LocalFronts(lambda key: self.driver.log_path(key).parent)
         self.observer = Observer(
-            store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, pool=self.pool
+            store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, places=Pool(self.pool)
         )
         self.hands = Hands(
             driver=self.driver,

@@ -368,7 +368,7 @@ async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:
     driver, spec = LocalDriver(small_disk, SystemClock()), redis_spec()
     await driver.open()
     await driver.start(spec)
-    assert driver.admit(spec.key, 1)
+    assert await driver.admit(spec.key, 1)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
         while file.write(b"x" * 4096):
@@ -376,7 +376,7 @@ async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:
     with pytest.raises(OrderFailed, match="No space left"):
         await driver.start(redis_spec("b-001"))
     with pytest.raises(OrderFailed, match="order 2 cannot be remembered: No space left"):
-        driver.admit(spec.key, 2)
+        await driver.admit(spec.key, 2)
     with pytest.raises(OrderFailed, match="No space left"):
         await driver.rewrite(spec.key, {"redis.conf": File("x" * 100_000)}, live_digest="d")
     found = await seen(driver, spec.key)
@@ -384,7 +384,7 @@ async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:
     await driver.stop(spec.key, grace_seconds=0)
     assert (await seen(driver, spec.key)).process == "exited"
     filler.unlink()
-    assert driver.admit(spec.key, 2)
+    assert await driver.admit(spec.key, 2)
     await driver.start(spec)
     assert ping(spec.address)
     await driver.erase(spec.key)

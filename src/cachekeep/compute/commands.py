@@ -42,12 +42,12 @@ class Commands:
                 await stack.enter_async_context(self._ordering[target.key])
             yield
 
-    def let_pass(self, order: int, *targets: Target, leading: bool = False) -> None:
+    async def let_pass(self, order: int, *targets: Target, leading: bool = False) -> None:
         """Raises OrderFailed for a node that has seen a later order. ``leading``: it is an order to lead."""
         for target in targets:
             if target.engine == "memcached":
                 raise OrderFailed(f"{target.name}: Memcached has no replication")
-            if not self._memory.admit(target.key, order, leading=leading):
+            if not await self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.name} has seen a later order than {order}")
 
     async def send(self, target: Target, *commands: Command) -> list[Reply]:

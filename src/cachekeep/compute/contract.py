@@ -5,7 +5,7 @@ Two of each exist, the real one and its simulated twin; ``tests/contract`` runs 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -98,7 +98,7 @@ HEARD_KEPT = 8
 class Memory(Protocol):
     """What has to be remembered of a process for as long as it is the node's last: longer than this control plane may live."""
 
-    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+    async def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         """Remember ``order`` if it is not older than the last one admitted for this process; False if it is. Survives restarts.
 
         ``leading``: it is an order to lead. A new process has not been let lead.
@@ -108,8 +108,25 @@ class Memory(Protocol):
         """Keep what a process has said that it holds. Survives its end, and is forgotten when another is started in its place."""
 
 
+class Places(Protocol):
+    """Where nodes and endpoints may be: addresses that somebody can be given."""
+
+    async def free(self, uid: str, count: int, *, taken: Collection[str]) -> tuple[str, ...]:
+        """Up to ``count`` addresses for a cache, none of which is ``taken``; fewer when there are no more. It gives none away: the
+        same may be offered again until a cache has been decided to have it."""
+
+
 class Driver(Memory, Protocol):
     """Starts, stops, looks after and erases processes. Every call is idempotent."""
+
+    async def open(self) -> None:
+        """Take up every process of before. Called once, before anything else. Raises ``Unusable``."""
+
+    def capacity(self) -> Limits:
+        """What there is for all processes together; open files: for each. None: as many as you like, or nobody knows."""
+
+    def known(self) -> list[Key]:
+        """Every process that was started and not erased, whether it runs or not."""
 
     async def start(self, spec: ProcessSpec) -> None:
         """Have the process of ``spec.incarnation`` running and accepting connections.

@@ -60,20 +60,20 @@ class Orders:
 
     async def lead(self, target: Target, addresses: tuple[str, ...], order: int) -> None:
         """Promote and bind in one round trip; then the engine must say that it leads, and with what it begins."""
-        self._commands.let_pass(order, target, leading=True)
+        await self._commands.let_pass(order, target, leading=True)
         if (await self._commands.replication(target, LEAD, set_bind(addresses)))["role"] != "master":
             raise OrderFailed(f"{target.name} was told to lead and does not")
 
     async def follow(self, effect: Follow, at: Targets) -> None:
         target, primary = at[effect.node], at[effect.primary]
         async with self._commands.one_at_a_time(target):
-            self._commands.let_pass(effect.order, target)
+            await self._commands.let_pass(effect.order, target)
             await self._commands.send(target, replicaof(primary.address, primary.port))
 
     async def detach(self, effect: Detach, at: Targets) -> None:
         target = at[effect.node]
         async with self._commands.one_at_a_time(target):
-            self._commands.let_pass(effect.order, target)
+            await self._commands.let_pass(effect.order, target)
             await self._commands.send(target, replicaof(target.address, NOBODY_PORT))
 
     async def witness(self, effect: Witness, at: Targets) -> None:
@@ -93,7 +93,7 @@ class Orders:
         it cannot be told, and tries within a second."""
         target, primary = at[effect.node], at[effect.primary]
         async with self._commands.one_at_a_time(target):
-            self._commands.let_pass(effect.order, target)
+            await self._commands.let_pass(effect.order, target)
             with failures(primary):
                 await self._lines.open(primary)
                 async with self._lines.room(primary):
@@ -168,7 +168,7 @@ class Orders:
         async with self._commands.one_at_a_time(target):
             if effect.seize:
                 await self._has_heard(target, [at[o] for o in effect.others])
-            self._commands.let_pass(effect.order, target, leading=True)
+            await self._commands.let_pass(effect.order, target, leading=True)
             await self._commands.send(target, ("CLUSTER", "FAILOVER", "TAKEOVER" if effect.seize else "FORCE"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ELECTION_SECONDS):
@@ -187,7 +187,7 @@ class Orders:
 
     async def replicate(self, effect: Replicate, at: Targets) -> None:
         async with self._commands.one_at_a_time(at[effect.node]):
-            self._commands.let_pass(effect.order, at[effect.node])
+            await self._commands.let_pass(effect.order, at[effect.node])
             await self.become_replica(at[effect.node], at[effect.primary])
 
     async def become_replica(self, target: Target, primary: Target) -> None:

@@ -37,7 +37,7 @@ class PausedMoves:
         """On failure the giver leads on and its clients are served again."""
         giver, taker, order = at[effect.giver], at[effect.taker], effect.order
         async with self._commands.one_at_a_time(giver, taker):
-            self._commands.let_pass(order, giver, taker)
+            await self._commands.let_pass(order, giver, taker)
             moved, held = await self._begin(giver, taker, effect)
             if moved:
                 await self._commands.send(giver, set_bind(effect.giver_addresses))
@@ -54,8 +54,8 @@ class PausedMoves:
         async with self._commands.one_at_a_time(giver, taker):
             moved, held = await self._begin(giver, taker, effect)
             # Only now: a taker that has seen this order and leads, leads because its giver has stepped down for it.
-            self._commands.let_pass(order, giver)
-            self._commands.let_pass(order, taker, leading=True)
+            await self._commands.let_pass(order, giver)
+            await self._commands.let_pass(order, taker, leading=True)
             if moved:
                 return
             lead, has_all = partial(self._take_all, taker), partial(self._has_refused_nothing, taker)
@@ -145,7 +145,7 @@ class PausedMoves:
         Here the giver is paused before and until it has seen that it no longer leads."""
         giver, taker, timeout_seconds = at[effect.giver], at[effect.taker], effect.timeout_seconds
         async with self._commands.one_at_a_time(giver, taker):
-            self._commands.let_pass(effect.order, giver, taker)
+            await self._commands.let_pass(effect.order, giver, taker)
             if await self._already_moved(giver, taker):
                 return
             try:
@@ -159,7 +159,7 @@ class PausedMoves:
                 await self._commands.send(giver, _UNPAUSE)
                 raise OrderFailed(f"{str(error) or 'it did not catch up in time'}; {giver.name} leads on") from error
             await self._commands.send(giver, _pause(timeout_seconds))  # the full time, from now
-            self._commands.let_pass(effect.order, taker, leading=True)
+            await self._commands.let_pass(effect.order, taker, leading=True)
             try:
                 async with asyncio.timeout(timeout_seconds * 0.4):  # then it is stopped for certain, while the giver is paused
                     await self._commands.send(taker, _TAKE_OVER)

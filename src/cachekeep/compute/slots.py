@@ -57,7 +57,7 @@ class Slots:
         async with self._commands.one_at_a_time(target):
             if owned := common(await self._beliefs.owned_by([at[o] for o in effect.others]), slots):
                 raise OrderFailed(f"{target.name} is not given {count(owned)} slots that somebody owns after all")
-            self._commands.let_pass(effect.order, target)
+            await self._commands.let_pass(effect.order, target)
             await self._commands.send(target, ("CLUSTER", "BUMPEPOCH"))
             try:
                 await self._commands.send(target, ("CLUSTER", "ADDSLOTS", *(str(s) for s in _each(slots))))
@@ -76,8 +76,8 @@ class Slots:
     async def move_slots(self, effect: MoveSlots, at: Targets) -> None:
         """Returns when all are moved or time is up. The engines themselves tell others who owns them now."""
         source, target, slots = at[effect.source], at[effect.target], effect.slots
-        self._commands.let_pass(effect.source_order, source)
-        self._commands.let_pass(effect.target_order, target)
+        await self._commands.let_pass(effect.source_order, source)
+        await self._commands.let_pass(effect.target_order, target)
         end = self._clock.monotonic() + effect.seconds
         async with self._private(source, 1) as (from_source,):
             if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from cachekeep.clock import Clock
-from cachekeep.compute.contract import Driver, Key, Link, ProcessSeen, Target
+from cachekeep.compute.contract import Driver, Key, Link, Places, ProcessSeen, Target
 from cachekeep.control.flights import Flights
 from cachekeep.control.fronts import Fronts
 from cachekeep.engines.launch import cluster_node_id
@@ -30,9 +30,8 @@ from cachekeep.model import (
     Witness,
     elapsed,
 )
-from cachekeep.network.addresses import free
 from cachekeep.plan.members import addresses_needed
-from cachekeep.store.contract import Store, StoreFailed
+from cachekeep.store.contract import Store
 
 LOOK_DEADLINE_SECONDS = 0.25
 LATE_SECONDS = 5.0
@@ -113,8 +112,8 @@ class Late:
 class Observer:
     """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, and what is in flight."""
 
-    def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, clock: Clock, pool: str) -> None:
-        self._store, self._driver, self._link, self._fronts, self._clock, self._pool = store, driver, link, fronts, clock, pool
+    def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, places: Places, clock: Clock) -> None:
+        self._store, self._driver, self._link, self._fronts, self._places, self._clock = store, driver, link, fronts, places, clock
         self._silent_since: dict[Key, float] = {}
         self._waiting_since: dict[Key, float] = {}
         self._heard_at: dict[Key, float] = {}
@@ -233,13 +232,16 @@ class Observer:
         )
 
     async def _free(self, cache: Cache) -> tuple[str, ...] | None:
-        """Enough addresses for whatever this cache may still have to place; none when everything has its own."""
+        """Enough addresses for whatever this cache may still have to place; none when everything has its own. None: who has which
+        is not known, or not in time."""
         needed = addresses_needed(cache)
         if not needed:
             return ()
         try:
-            return free(self._pool, await self._store.addresses(), needed, seed=cache.uid)
-        except StoreFailed:
+            taken = await self._store.addresses()
+            key = ("places", cache.uid)
+            return await self._late.within(LOOK_DEADLINE_SECONDS, key, lambda: self._places.free(cache.uid, needed, taken=taken))
+        except CachekeepError:
             return None
 
     def has_witnessed(self, key: Key, primary_address: str) -> None:

@@ -30,6 +30,16 @@ def free(pool: str, used: Collection[str], count: int, seed: str) -> tuple[str, 
     return tuple(address for _, address in zip(range(count), found, strict=False))
 
 
+class Pool:
+    """``compute.contract.Places`` where all addresses are known beforehand. ``pool`` is ``free``'s."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+
+    async def free(self, uid: str, count: int, *, taken: Collection[str]) -> tuple[str, ...]:
+        return free(self._pool, taken, count, seed=uid)
+
+
 def _pool(pool: str) -> tuple[int, Callable[[int], str | None]]:
     try:
         if "/" not in pool:

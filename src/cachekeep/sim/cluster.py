@@ -486,8 +486,8 @@ class SimClusteredLink(SimLink):
             give.role != "primary" or takes.leads or takes.engine.follows != giver.address or not takes.engine.linked
         ):
             raise OrderFailed(f"{giver.key[1]} does not lead, or {taker.key[1]} does not follow it")
-        self.let_pass(order, giver)
-        self.let_pass(order, taker, leading=True)
+        await self.let_pass(order, giver)
+        await self.let_pass(order, taker, leading=True)
         if moved:
             return
         until = world.now + effect.timeout_seconds
@@ -513,7 +513,7 @@ class SimClusteredLink(SimLink):
 
     async def _take_late(self, takes: Member, order: int) -> None:
         await asyncio.sleep(self._clustered.random.random() * 3)
-        if takes.engine.works and self._memory.admit(takes.engine.spec.key, order, leading=True):
+        if takes.engine.works and await self._memory.admit(takes.engine.spec.key, order, leading=True):
             self._take_all(takes)
 
     def _take_all(self, takes: Member) -> None:
@@ -528,9 +528,9 @@ class SimClusteredLink(SimLink):
             raise OrderFailed(f"{target.key[1]} does not answer")
         return member
 
-    def let_pass(self, order: int, target: Target, *, leading: bool = False) -> None:
+    async def let_pass(self, order: int, target: Target, *, leading: bool = False) -> None:
         """Raises OrderFailed where a later order was seen."""
-        if not self._memory.admit(target.key, order, leading=leading):
+        if not await self._memory.admit(target.key, order, leading=leading):
             raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
 
 
@@ -575,8 +575,8 @@ class SimClusterOrders:
         world, giver, taker = self._world, at[effect.giver], at[effect.taker]
         order, timeout_seconds = effect.order, effect.timeout_seconds
         gives, takes = self._link.reached(giver), self._link.reached(taker)
-        self._link.let_pass(order, giver)
-        self._link.let_pass(order, taker)
+        await self._link.let_pass(order, giver)
+        await self._link.let_pass(order, taker)
         if not gives.leads and takes.leads:
             return
         if not gives.leads or takes.follows != gives.id or not takes.engine.linked:
@@ -594,13 +594,13 @@ class SimClusterOrders:
         if world.random.random() < world.flaky:
             if world.random.random() < 0.5:
                 raise OrderFailed("the connection broke in the middle of a move")
-            self._link.let_pass(order, taker, leading=True)
+            await self._link.let_pass(order, taker, leading=True)
             world.freeze(taker.key)
             world.spawn(self._take_late(takes))
             await asyncio.sleep(0.4 * timeout_seconds)
             gives.engine.paused_until = world.wall + 2 * timeout_seconds
             raise OrderFailed(f"{taker.key[1]} did not answer")
-        self._link.let_pass(order, taker, leading=True)
+        await self._link.let_pass(order, taker, leading=True)
         world.seize(takes)
         while gives.leads and gives.slots:
             await asyncio.sleep(0.001)
@@ -714,8 +714,8 @@ class SimClusterOrders:
         source, target, slots = at[effect.source], at[effect.target], effect.slots
         gives = self._link.reached(source)
         self._link.reached(target)
-        self._link.let_pass(effect.source_order, source)
-        self._link.let_pass(effect.target_order, target)
+        await self._link.let_pass(effect.source_order, source)
+        await self._link.let_pass(effect.target_order, target)
         end = self._world.now + effect.seconds
         able = capabilities_of(source.engine, source.version) & capabilities_of(target.engine, target.version)
         if "atomic-slot-migration" in able:

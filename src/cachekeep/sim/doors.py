@@ -62,6 +62,12 @@ class SimDriver:
         """Be there, as a control plane that runs is."""
         self._world.witnesses.append(self._died)
 
+    def capacity(self) -> Limits:
+        return PLENTY
+
+    def known(self) -> list[Key]:
+        return list(self._world.processes)
+
     async def start(self, spec: ProcessSpec) -> None:
         world, name = self._world, spec.key[1]
         await asyncio.sleep(0.01 + 0.02 * world.random.random())
@@ -158,7 +164,7 @@ class SimDriver:
         if key in self._world.full:
             raise OrderFailed(f"{key[1]}: No space left on device")
 
-    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+    async def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         if key not in self._world.processes:
             raise OrderFailed(f"{key[1]}: was never started, so it takes no orders")
         if order < self._world.orders.get(key, 0):
@@ -306,9 +312,9 @@ class SimLink:
         """Deliver an order: now, or late, or twice; refused by a node that has seen a later one."""
         world = self._world
 
-        def deliver() -> None:
+        async def deliver() -> None:
             engine = self._reached(target, held_back=True)
-            if not self._memory.admit(target.key, order, leading=leading):
+            if not await self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.key[1]} has seen a later order than {order}")
             if engine.trouble == "paused":
                 engine.held_back.append((self._keeper, do))
@@ -318,7 +324,7 @@ class SimLink:
         async def late() -> None:
             await asyncio.sleep(world.random.random() * 3)
             try:
-                deliver()
+                await deliver()
             except OrderFailed:
                 return
 
@@ -327,7 +333,7 @@ class SimLink:
             world.spawn(late())
             if world.random.random() < 0.5:
                 raise OrderFailed(f"{target.key[1]} did not confirm in time")
-        deliver()
+        await deliver()
 
     async def promote(self, effect: Promote, at: Targets) -> None:
         asked_at = self._world.moment()
@@ -351,7 +357,7 @@ class SimLink:
 
     async def hand_over(self, effect: HandOver, at: Targets) -> None:
         giver, taker, order = at[effect.giver], at[effect.taker], effect.order
-        if not self._memory.admit(giver.key, order) or not self._memory.admit(taker.key, order):
+        if not await self._memory.admit(giver.key, order) or not await self._memory.admit(taker.key, order):
             raise OrderFailed(f"{giver.key[1]} or {taker.key[1]} has seen a later order than {order}")
         give, take = self._reached(giver), self._reached(taker)
         if give.role == "replica" and take.role == "primary":  # only the rest is to be done
@@ -378,7 +384,7 @@ class SimLink:
         asked_at = self._world.moment()
         if self._world.random.random() < self._world.flaky:
             raise OrderFailed("the connection broke in the middle of a hand-over")
-        self._memory.admit(taker.key, order, leading=True)
+        await self._memory.admit(taker.key, order, leading=True)
         take.lead(self._world.new_history())
         self._hear(take, asked_at)
         give.paused_until = 0.0

@@ -19,6 +19,7 @@ from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
 from cachekeep.model import Cache, Event, Member, Node, Secret, Wanted, WantedShard
+from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim import promises
@@ -201,7 +202,7 @@ class Run(Users):
         clock = self.hosts.clock(name)
         driver, link = self._doors(name)
         fronts = SimFronts(self.world)
-        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=clock, pool="127.77.0.0/16")
+        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool("127.77.0.0/16"))
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=self.store,

@@ -156,11 +156,11 @@ class LocalDriver:
         )
 
     def capacity(self) -> Limits:
-        """What this machine has to give to all processes together; open files: to each."""
+        """See ``Driver.capacity``: what this machine has."""
         return self._limiter.capacity()
 
     def known(self) -> list[Key]:
-        """Every process on record, whether it runs or not."""
+        """See ``Driver.known``: every process on record."""
         return self._ledger.known()
 
     def log_path(self, key: Key) -> Path:
@@ -209,7 +209,7 @@ class LocalDriver:
         """See ``Driver.limit``."""
         await self._carry(self._limit(key, limits))
 
-    def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
+    async def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         """See ``Memory.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
         return self._ledger.admit(key, order, leading=leading)
 
