@@ -14,7 +14,7 @@ from cachekeep.services.core.caches import save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, names, quotas, render, replicas, tags, zones
+from cachekeep.services.elasticache import find, in_force, names, quotas, render, replicas, tags, zones
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.groups import change_engine, change_node_type
 from cachekeep.store.contract import AlreadyThere, Transaction
@@ -185,7 +185,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         raise combination_error(
             "The engine of a stand-alone cluster cannot be changed; make it the primary of a replication group first."
         )
-    changes |= await change_engine(params, tx, context, before, immediately=immediately)
+    changes |= await change_engine(params, tx, context, cache, immediately=immediately)
     changes |= await _change_nodes(params, tx, context, cache)
     wanted = want.revise(cache, changes, immediately=immediately)
     await want.check_room(tx, context, wanted, cache)
@@ -205,7 +205,7 @@ async def _change_nodes(params: Params, tx: Transaction, context: Context, cache
         return {}
     before = cache.wanted
     waiting = "shards" in before.deferred
-    present = _present(cache) if waiting else before.shards[0].members
+    present = in_force.members(cache) if waiting else before.shards[0].members
     count = params.get("NumCacheNodes", len(present))
     check_node_count(before.engine, count, context)
     if before.engine != "memcached":
@@ -224,11 +224,6 @@ async def _change_nodes(params: Params, tx: Transaction, context: Context, cache
     new = await want.new_names(tx, f"{cache.name}.", 4, len(added), want.own_names(cache))
     members = (*kept, *(Member(name=name, zone=zone) for name, zone in zip(new, added, strict=True)))
     return {"shards": want.with_members(before, before.shards[0].id, members), "cross_zone": crossing}
-
-
-def _present(cache: Cache) -> tuple[Member, ...]:
-    """The nodes that are there, whatever is wanted."""
-    return tuple(Member(name=n.name, zone=n.zone) for n in cache.decided.nodes if not n.leaving)
 
 
 def _without(present: Sequence[Member], removed: Sequence[str], fewer: int) -> tuple[Member, ...]:
@@ -284,7 +279,8 @@ async def reboot(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Named nodes are stopped and started again, with the parameters that wait for it; their data is gone, as at AWS."""
     cluster_id = call.params["CacheClusterId"].lower()
     cache = await find.member_to_change(tx, cluster_id)
-    mine = {name.partition(".")[2] or "0001": name for name in cache.wanted_names() if name.partition(".")[0] == cluster_id}
+    there = [m.name for m in in_force.members(cache)]
+    mine = {name.partition(".")[2] or "0001": name for name in there if name.partition(".")[0] == cluster_id}
     asked = list(dict.fromkeys(call.params["CacheNodeIdsToReboot"]))
     if not asked:
         raise value_error("CacheNodeIdsToReboot must name at least one cache node.")

@@ -9,7 +9,7 @@ from cachekeep.engines.node_types import allowed_modifications
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, combination_error
 from cachekeep.services.core.operation import Operation, reads
-from cachekeep.services.elasticache import find
+from cachekeep.services.elasticache import find, in_force
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.gateway import Call
 
@@ -41,13 +41,18 @@ async def describe_versions(call: Call, tx: Transaction, context: Context) -> Ma
 
 
 async def list_node_types(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Larger and smaller node types to which a cluster or group may change."""
+    """Larger and smaller node types to which a cluster or group may change from the one in force; its data fit in them."""
     cluster_id, group_id = call.params.get("CacheClusterId"), call.params.get("ReplicationGroupId")
     if bool(cluster_id) == bool(group_id):
         raise combination_error("Give either CacheClusterId or ReplicationGroupId.")
     cache = await find.cluster(tx, cluster_id) if cluster_id else await find.group(tx, group_id or "")
-    up, down = allowed_modifications(cache.wanted.engine, cache.wanted.node_type)
-    return {"ScaleUpModifications": list(up), "ScaleDownModifications": list(down)}
+    up, down = allowed_modifications(in_force.engine(cache)[0], in_force.node_type(cache))
+    held = in_force.held_bytes(await tx.condition(cache.uid))
+    fitting = {name for name in (*up, *down) if in_force.fits(cache, name, held)}
+    return {
+        "ScaleUpModifications": [name for name in up if name in fitting],
+        "ScaleDownModifications": [name for name in down if name in fitting],
+    }
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

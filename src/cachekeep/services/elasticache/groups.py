@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import family_of, numbers
 from cachekeep.engines.limits import data_bytes
+from cachekeep.engines.parameters import default_groups
 from cachekeep.model import Cache, Member, Wanted
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, mode, names, quotas, render, shards, tags
+from cachekeep.services.elasticache import find, in_force, mode, names, quotas, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import AlreadyThere, Transaction
 from cachekeep.wire.faults import ApiError
@@ -172,7 +173,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     changes = want.plain(params) | want.windows(params, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
-    changes |= await change_engine(params, tx, context, before, immediately=immediately)
+    changes |= await change_engine(params, tx, context, cache, immediately=immediately)
     if "PrimaryClusterId" in params:
         changes |= _promote(cache, params["PrimaryClusterId"].lower())
     wanted = want.revise(cache, changes, immediately=immediately)
@@ -191,31 +192,32 @@ async def change_node_type(tx: Transaction, cache: Cache, name: str) -> str:
 
     Raises ApiError InvalidParameterValue or InvalidParameterCombination.
     """
-    wanted = replace(cache.wanted, node_type=want.check_node_type(cache.wanted.engine, name))
-    condition = await tx.condition(cache.uid)
-    held = max((n.holds_bytes or 0 for n in condition.nodes), default=0) if condition is not None else 0
-    if held > (room := data_bytes(wanted)) and wanted.engine != "memcached":
+    name = want.check_node_type(cache.wanted.engine, name)
+    held = in_force.held_bytes(await tx.condition(cache.uid))
+    if not in_force.fits(cache, name, held):
+        room = data_bytes(replace(cache.wanted, node_type=name))
         raise combination_error(
             f"{cache.name} holds more than {held >> 20} MiB, and {name} has room for {room >> 20} MiB of data beside what the "
             "parameter group reserves; nothing was changed. Choose a larger node type, or remove data first."
         )
-    return wanted.node_type
+    return name
 
 
-async def change_engine(params: Params, tx: Transaction, context: Context, before: Wanted, *, immediately: bool) -> dict[str, Any]:
+async def change_engine(params: Params, tx: Transaction, context: Context, cache: Cache, *, immediately: bool) -> dict[str, Any]:
     """Engine, version and parameter group after a request [fact sheet §7: upward only; Redis becomes Valkey, never back].
 
     Raises ApiError InvalidParameterValue, InvalidParameterCombination or CacheParameterGroupNotFound.
     """
+    before, (running, version) = cache.wanted, in_force.engine(cache)
     engine = params.get("Engine", before.engine).lower()
     old_family = family = family_of(before.engine, before.version)
     changes: dict[str, Any] = {}
-    if engine != before.engine and (before.engine, engine) != ("redis", "valkey"):
-        raise combination_error(f"The engine cannot be changed from {before.engine} to {engine}.")
+    if engine != running and (running, engine) != ("redis", "valkey"):
+        raise combination_error(f"The engine cannot be changed from {running} to {engine}.")
     if engine != before.engine or "EngineVersion" in params:
-        offer = want.choose_version(context, engine, params.get("EngineVersion"))
-        if engine == before.engine and numbers(offer.version) < numbers(before.version):
-            raise combination_error(f"The engine version cannot be changed from {before.version} down to {offer.version}.")
+        offer = want.choose_version(context, engine, params.get("EngineVersion", version if engine == running else None))
+        if engine == running and numbers(offer.version) < numbers(version):
+            raise combination_error(f"The engine version cannot be changed from {version} down to {offer.version}.")
         family, changes = offer.family, {"engine": engine, "version": offer.version}
     name = params.get("CacheParameterGroupName")
     if name is None and family == old_family:
@@ -229,7 +231,8 @@ async def change_engine(params: Params, tx: Transaction, context: Context, befor
     if name is None and clustered:
         name = f"default.{family}.cluster.on"
     group_name, values = await want.parameter_group(tx, name, family)
-    if values and family != old_family and not immediately:
+    defaults = {group_name, before.parameter_group} <= default_groups().keys()
+    if not defaults and family != family_of(running, version) and not immediately:
         raise unsupported("A custom parameter group of another family together with ApplyImmediately=false")
     if (values.get("cluster-enabled") == "yes") is not clustered:
         raise combination_error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
@@ -11,6 +11,8 @@ from cachekeep.plan.cluster_slots import percent
 from cachekeep.plan.slots import count, without
 from cachekeep.services.core import errands
 from cachekeep.services.core.context import Context, ServiceSettings
+from cachekeep.services.core.hold import current
+from cachekeep.services.elasticache import in_force
 from cachekeep.services.elasticache.names import arn
 from cachekeep.services.elasticache.status import cluster_status, group_status, node_status
 
@@ -34,13 +36,13 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "PendingModifiedValues": _pending_group(cache),
         "MemberClusters": list(cache.cluster_ids()),
         "NodeGroups": [_node_group(cache, shard, status, clustered) for shard in _shards(cache)],
-        "AutomaticFailover": "enabled" if wanted.automatic_failover else "disabled",
+        "AutomaticFailover": _automatic_failover(cache),
         "MultiAZ": "enabled" if wanted.multi_az else "disabled",
         "SnapshotRetentionLimit": wanted.snapshot_retention_days,
         "SnapshotWindow": wanted.snapshot_window,
         "ClusterEnabled": clustered,
         "ClusterMode": cache.cluster_mode,
-        "CacheNodeType": _node_type(cache, cache.decided.nodes),
+        "CacheNodeType": in_force.node_type(cache),
         "AuthTokenEnabled": False,
         "TransitEncryptionEnabled": False,
         "AtRestEncryptionEnabled": False,
@@ -53,11 +55,18 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
         "NetworkType": "ipv4",
         "IpDiscovery": "ipv4",
-        "Engine": _engine(cache, cache.decided.nodes)[0],
+        "Engine": in_force.engine(cache)[0],
     }
     if cache.cluster_mode != "disabled" and cache.decided.configuration_address:
         shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
     return shape
+
+
+def _automatic_failover(cache: Cache) -> str:
+    """Nothing can fail over before it has been available."""
+    if not cache.wanted.automatic_failover:
+        return "disabled"
+    return "enabled" if cache.decided.available_at else "enabling"
 
 
 def _pending_group(cache: Cache) -> Shape:
@@ -132,12 +141,12 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
     zones = {n.name: n.zone for n in here} or {
         m.name: m.zone for s in wanted.shards for m in s.members if m.name.partition(".")[0] == cluster_id
     }
-    engine, version = _engine(cache, here)
+    engine, version = in_force.engine(cache, here)
     memcached = engine == "memcached"
     reboot = _pending_reboot(condition, here)
     shape: Shape = {
         "CacheClusterId": cluster_id,
-        "CacheNodeType": _node_type(cache, here),
+        "CacheNodeType": in_force.node_type(cache, here),
         "Engine": engine,
         "EngineVersion": shown_version(context.catalogue, engine, version),
         "CacheClusterStatus": cluster_status(cache, condition, cluster_id),
@@ -148,8 +157,8 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         "PendingModifiedValues": _pending_cluster(cache, here, context.catalogue),
         "CacheSecurityGroups": [],
         "CacheParameterGroup": {
-            "CacheParameterGroupName": wanted.parameter_group,
-            "ParameterApplyStatus": "pending-reboot" if reboot else "in-sync",
+            "CacheParameterGroupName": in_force.parameter_group(cache, here),
+            "ParameterApplyStatus": _apply_status(cache, condition, bool(reboot)),
             "CacheNodeIdsToReboot": reboot,
         },
         "CacheSubnetGroupName": wanted.subnet_group or DEFAULT_SUBNET_GROUP,
@@ -199,9 +208,16 @@ def _cache_node(cache: Cache, condition: Condition | None, node: Node, reboot: b
         "CacheNodeStatus": node_status(cache, condition, node),
         "CacheNodeCreateTime": node.created_at or cache.created_at,
         "Endpoint": _endpoint(node.address, node.port),
-        "ParameterGroupStatus": "pending-reboot" if reboot else "in-sync",
+        "ParameterGroupStatus": _apply_status(cache, condition, reboot),
         "CustomerAvailabilityZone": node.zone,
     }
+
+
+def _apply_status(cache: Cache, condition: Condition | None, reboot: bool) -> str:
+    """``applying`` until a keeper has looked at the values that are wanted now."""
+    if reboot:
+        return "pending-reboot"
+    return "in-sync" if current(cache, condition) else "applying"
 
 
 def _pending_reboot(condition: Condition | None, here: list[Node]) -> list[str]:
@@ -212,17 +228,6 @@ def _pending_reboot(condition: Condition | None, here: list[Node]) -> list[str]:
 def _created_at(cache: Cache, here: list[Node]) -> Any:
     """A member that joined later is younger than its group."""
     return min((n.created_at for n in here if n.created_at), default=cache.created_at)
-
-
-def _node_type(cache: Cache, nodes: Iterable[Node]) -> str:
-    """What runs; while a change is under way the old type, as long as any node has it."""
-    return next((n.node_type for n in nodes if n.node_type != cache.wanted.node_type), cache.wanted.node_type)
-
-
-def _engine(cache: Cache, nodes: Iterable[Node]) -> tuple[str, str]:
-    """Engine and version that run; while a change is under way the old ones, as long as any node has them."""
-    asked = (cache.wanted.engine, cache.wanted.version)
-    return next((have for n in nodes if (have := (n.engine, n.version)) != asked), asked)
 
 
 def shown_version(catalogue: Catalogue, engine: str, version: str) -> str:
