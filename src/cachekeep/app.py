@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import importlib.metadata
+import ipaddress
 import logging
 import os
 import pwd
@@ -109,10 +110,10 @@ class App:
         settings, clock, undo = self.settings, self.clock, self._undo
         loop = asyncio.get_running_loop()
         _check_pool(settings.address_pool)
+        key = keys.load_or_make(settings.data_dir)  # first of all: it refuses a directory in which others may write
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
-        key = keys.load_or_make(settings.data_dir)
-        listener = undo.enter_context(_listen(settings.host, settings.port))
+        listener = undo.enter_context(_listen(settings.host, settings.port, here_only=settings.auth == "open"))
         database = SqlStore(settings.database_url, clock)
         undo.push_async_callback(database.aclose)
         await database.open()
@@ -285,10 +286,15 @@ def _check_pool(pool: str) -> None:
             ) from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet. Raises ``Unusable``."""
+def _listen(host: str, port: int, *, here_only: bool) -> socket.socket:
+    """A bound socket. ``here_only``: no other machine may reach it. Raises ``Unusable``."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if here_only and not ipaddress.ip_address(where[0]).is_loopback:
+            raise Unusable(
+                f"{host} can be reached from other machines, and with --auth open everybody who reaches it is root. "
+                "Leave --host at 127.0.0.1, or have signatures checked (--auth enforce)."
+            )
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise Unusable(f"{host} is not an address to serve on: {error.strerror or error}. Choose another with --host.") from error

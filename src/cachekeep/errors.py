@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with nothing in it that a terminal obeys: an engine's words and a log's may be a client's.
+
+    Control characters, and those that turn the direction of writing, become what Python writes for them (``\\x1b``).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class CachekeepError(Exception):
     """Base of every error that Cachekeep raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidValue(CachekeepError):

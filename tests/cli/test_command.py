@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import http.server
 import json
+import logging
 import os
 import signal
 import socket
@@ -11,11 +13,20 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import msgspec
 import pytest
 from tests.acceptance.installation import COMMAND, Installation, created, deleted, eventually
+
+from cachekeep.cli import logs
+from cachekeep.cli.client import call
+from cachekeep.errors import OrderFailed
+from cachekeep.security import keys
+from cachekeep.settings import ENDPOINT_FILE, Endpoint, Settings
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +274,78 @@ def test_a_data_directory_that_cannot_be_written(another: Callable[..., Installa
     one.data_dir.write_text("a file")
     assert "data directory" in refused(one)
     one.data_dir.unlink()
+
+
+def test_a_data_directory_that_others_may_write_is_refused(another: Callable[..., Installation]) -> None:
+    one = another()
+    one.data_dir.mkdir(parents=True)
+    one.data_dir.chmod(0o777)
+    assert "everybody may write in it" in refused(one)
+    assert "everybody may write in it" in one.run("env", check=False).stderr
+    assert not list(one.data_dir.iterdir())
+    one.data_dir.chmod(0o700)
+    above = one.data_dir.parent
+    mode = above.stat().st_mode
+    above.chmod(0o777)
+    try:
+        assert f"of {above}, everybody may write in it" in refused(one)
+        above.chmod(0o1777)  # as /tmp is
+        one.up()
+    finally:
+        above.chmod(mode)
+
+
+HOSTILE = "it said \x1b]0;owned\x07\x1b[2J\r\n12:00:00 all is well \u202e\x9b1A"
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_log_line_is_one_line_that_no_terminal_obeys(form: Literal["plain", "json"], capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.set_up("info", form)
+        try:
+            raise RuntimeError(HOSTILE)
+        except RuntimeError as error:
+            logging.getLogger("cachekeep").exception("failed: %s, %s", OrderFailed(HOSTILE), error)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    said = capsys.readouterr().err
+    if form == "json":
+        shown = json.loads(said)
+        assert shown["message"].isprintable()
+        said = shown["trace"]
+    assert len(said.split("\n")) > 3
+    assert all(line.isprintable() for line in said.split("\n"))
+
+
+def test_what_a_control_plane_answers_is_shown_without_commands_to_the_terminal(tmp_path: Path) -> None:
+    class Answering(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps({"caches": [{"because": HOSTILE}], HOSTILE: 1}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    keys.load_or_make(tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), Answering) as server:
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "us-east-1")
+        (tmp_path / ENDPOINT_FILE).write_bytes(msgspec.json.encode(endpoint))
+        threading.Thread(target=server.handle_request).start()
+        found = call(Settings(data_dir=tmp_path), "status")
+    assert found["caches"][0]["because"].isprintable()
+    assert r"\x1b]0;owned" in found["caches"][0]["because"]
+    assert all(name.isprintable() for name in found)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_open_is_for_this_machine_alone(another: Callable[..., Installation], host: str) -> None:
+    assert "with --auth open everybody who reaches it is root" in refused(another(), "--auth", "open", "--host", host)
 
 
 # -- down

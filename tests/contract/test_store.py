@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import sqlite3
+import traceback
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -758,6 +761,28 @@ async def test_a_broken_connection_is_said_and_mended(world: World) -> None:
         except StoreFailed:
             continue
     assert await names() == ["demo"]
+
+
+@pytest.mark.parametrize("world", ["sqlite", "postgres"], indirect=True)
+async def test_an_error_of_the_database_quotes_no_value(world: World) -> None:
+    """SQLAlchemy quotes parameters, and PostgreSQL the whole row; both would show a cache's password."""
+    store = await world.store()
+    if world.kind == "sqlite":
+        with contextlib.closing(sqlite3.connect(world.url.removeprefix("sqlite:///"))) as other:
+            other.execute("create trigger broken before insert on caches begin select raise(abort, 'broken'); end")
+    else:
+        other = await asyncpg.connect(world.url)
+        await other.execute("alter table caches add constraint broken check (name <> 'demo')")
+    try:
+        with pytest.raises(StoreFailed) as failed:
+            await insert(store, cache("demo"))
+    finally:
+        if world.kind == "postgres":
+            await other.execute("alter table caches drop constraint broken")
+            await other.close()
+    said = "".join(traceback.format_exception(failed.value))
+    assert "broken" in said
+    assert "hush" not in said
 
 
 @only_postgres

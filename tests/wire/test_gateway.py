@@ -227,6 +227,43 @@ def test_a_get_is_as_good_as_a_post(endpoint: Endpoint) -> None:
     assert endpoint.calls[0].params == {"CacheClusterId": "a+b c"}
 
 
+FOREIGN = (
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://127.0.0.1:3000"},  # a page of another server of this machine
+    {"origin": "http://127.0.0.1:8379.evil.example"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"host": "rebound.example:8379"},
+    {"host": "localhost.evil.example"},
+    {"host": "0.0.0.0:8379"},
+)
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=lambda headers: " ".join(headers.values()))
+def test_open_is_not_open_to_web_pages(headers: dict[str, str]) -> None:
+    endpoint = Endpoint(auth="open")
+    request = unsigned(form("elasticache", "DescribeEvents"), headers=headers)
+    assert not endpoint.gateway.expects(request)
+    status, code, message = refusal(endpoint.send(request))
+    assert (status, code) == (403, "AccessDenied")
+    assert "--auth open" in message
+    assert not endpoint.calls
+    assert Endpoint().send(signed(form("elasticache", "DescribeEvents"))).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "localhost:8379", "origin": "http://localhost:8379", "sec-fetch-site": "same-origin"}, {"host": "[::1]:8379"}],
+    ids=str,
+)
+def test_open_is_open_to_this_machine(headers: dict[str, str]) -> None:
+    request = unsigned(form("elasticache", "DescribeEvents"), headers=headers)
+    endpoint = Endpoint(auth="open")
+    assert endpoint.gateway.expects(request)
+    assert endpoint.send(request).status == 200
+
+
 def test_open_takes_anyone() -> None:
     endpoint = Endpoint(auth="open")
     body = form("elasticache", "DescribeEvents")

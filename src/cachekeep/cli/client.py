@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cachekeep.clock import SystemClock
-from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.errors import CachekeepError, Unusable, printable
 from cachekeep.security.keys import FILE, load_or_make
 from cachekeep.security.sigv4 import sign
 from cachekeep.settings import ENDPOINT_FILE, PREFIX, Endpoint, Settings
@@ -70,7 +70,7 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
     try:
         connection.request("POST", path, text, headers)
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        answer = _printable(json.loads(response.read()))
     except OSError as error:
         raise Unusable(f"the control plane at {endpoint.url} does not answer: {error}. Start it with `cachekeep up`.") from error
     except ValueError as error:
@@ -79,4 +79,16 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
         connection.close()
     if response.status != 200:
         raise Refused(f"{answer.get('message', answer)}")
+    return answer
+
+
+def _printable(answer: Any) -> Any:
+    """What is in an answer, as a terminal may show it."""
+    match answer:
+        case str():
+            return printable(answer)
+        case list():
+            return [_printable(each) for each in answer]
+        case dict():
+            return {printable(name): _printable(each) for name, each in answer.items()}
     return answer

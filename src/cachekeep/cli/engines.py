@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cachekeep.cli import options, settings_of
-from cachekeep.errors import CachekeepError
+from cachekeep.errors import CachekeepError, printable
 from cachekeep.settings import ENGINES_DIR
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
     for engine in missing(found):
         console.print(f"missing: {engine} – {how_to_get(engine)}", markup=False)
     for path, why in found.broken.items():
-        console.print(f"broken: {path}: {why}", markup=False)
+        console.print(f"broken: {path}: {printable(why)}", markup=False)
 
 
 @engines.command(short_help="Build an engine with TLS from the distribution's source package.")
@@ -96,10 +96,11 @@ def install(settings: Any, /, spec: str, **flags: Any) -> None:
 
         def tell(step: build.Progress) -> None:
             nonlocal said
-            bar.update(task, completed=step.percent, stage=step.stage, line=step.line[:60])
+            line = printable(step.line)
+            bar.update(task, completed=step.percent, stage=step.stage, line=line[:60])
             if not console.is_terminal and step.stage != said:
                 said = step.stage
-                click.echo(f"{step.stage}: {step.line}", err=True)
+                click.echo(f"{step.stage}: {line}", err=True)
 
         built = build.install(spec, settings.data_dir / ENGINES_DIR, tell)
     click.echo(f"{built.engine} {built.version}{' with TLS' if built.tls else ''} is installed: {built.server}")

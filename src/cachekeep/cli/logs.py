@@ -8,14 +8,16 @@ import logging
 import sys
 from typing import Literal
 
+from cachekeep.errors import printable
+
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = dt.datetime.fromtimestamp(record.created, dt.UTC)
         line = {"at": at.isoformat(timespec="milliseconds"), "level": record.levelname.lower(), "logger": record.name}
-        line["message"] = record.getMessage()
+        line["message"] = printable(record.getMessage())
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -23,8 +25,9 @@ class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = dt.datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         mark = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        trace = "\n" + self.formatException(record.exc_info) if record.exc_info else ""
-        return f"{at} {mark}{record.getMessage()}{trace}"
+        # Set in, so that no text of an error passes for a line of its own.
+        trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n    ".join((f"{at} {mark}{printable(record.getMessage())}", *map(printable, trace)))
 
 
 def set_up(level: str, form: Literal["plain", "json"]) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from cachekeep.errors import Unusable
+from cachekeep.security.private import refuse_shared
 
 FILE: Final = "credentials.json"
 _ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -34,18 +35,19 @@ class RootKey(msgspec.Struct, frozen=True, kw_only=True):
 def load_or_make(data_dir: Path) -> RootKey:
     """The root key of a data directory, mode 0600, made when there is none; two that make it at once get the same one.
 
-    Raises ``Unusable`` when it cannot be read or written.
+    Raises ``Unusable`` when it cannot be read or written, or where others may write in the directory.
     """
     path = data_dir / FILE
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_shared(data_dir)
         if not path.exists():
             _make(path)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         return msgspec.json.decode(path.read_bytes(), type=RootKey)
     except OSError as error:
-        raise Unusable(f"{path} cannot be used: {error.strerror}. Choose another data directory with --data-dir.") from error
+        raise Unusable(f"{path} of the data directory cannot be used: {error.strerror}. Choose another with --data-dir.") from error
     except msgspec.MsgspecError as error:
         raise Unusable(
             f"{path} is damaged: {error}. It was left as it is; move it away, and the next start makes a new key."

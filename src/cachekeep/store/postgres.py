@@ -106,6 +106,7 @@ class Postgres:
                 pool_size=5,
                 max_overflow=15,
                 pool_timeout=ANSWER_SECONDS,
+                hide_parameters=True,
                 connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
             )
         except ImportError as error:
@@ -215,10 +216,12 @@ def _plain_errors(shown: str, *, committing: bool = False) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
+        # No detail and no chain: PostgreSQL's "DETAIL: Failing row contains (…)" quotes passwords that the row holds.
+        reason = str(error.orig).partition("\n")[0]
         if getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
-            raise Conflict(f"database {shown}: {error.orig}") from error
+            raise Conflict(f"database {shown}: {reason}") from None
         unsure = committing and error.connection_invalidated
-        raise StoreFailed(f"database {shown}: {error.orig}. {_kept(unsure)}", unsure=unsure) from error
+        raise StoreFailed(f"database {shown}: {reason}. {_kept(unsure)}", unsure=unsure) from None
     except (OSError, TimeoutError) as error:
         raise StoreFailed(
             f"database {shown} does not answer: {str(error) or 'nothing in time'}. {_kept(committing)} Start the database, or name "

@@ -55,7 +55,9 @@ class Sqlite:
         self.shown = str(path)
         self._clock = clock
         # SQLAlchemy compiles and converts; when a transaction begins and ends is said here, in plain SQL.
-        self._engine = sa.create_engine("sqlite://", creator=self._raw, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._engine = sa.create_engine(
+            "sqlite://", creator=self._raw, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
+        )
         self._gate = asyncio.Lock()
         self._writer: _Connection | None = None
         self._readers: list[_Connection] = []

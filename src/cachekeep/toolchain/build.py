@@ -314,5 +314,5 @@ def _run(command: Sequence[str], directory: Path, stage: str, progress: Tell, *,
         process.wait()
         raise
     if code != 0 and not may_fail:
-        raise EngineMissing(f"{stage} failed: {' '.join(command[:3])} ended with {code}:\n" + "\n".join(last))
+        raise EngineMissing(f"{stage} failed: {' '.join(command[:3])} ended with {code}: " + " | ".join(last))
     return code == 0

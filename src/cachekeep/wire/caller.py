@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from cachekeep.security import sigv4
 from cachekeep.security.sigv4 import AccessKey, Claim, Reason, SignatureRefused
@@ -46,6 +48,35 @@ def plausible(head: HttpRequest, secret_of: Callable[[str], AccessKey | None], n
     except SignatureRefused:
         return False
     return True
+
+
+def foreign(head: HttpRequest) -> ApiError | None:
+    """The refusal of a request that a web page elsewhere sends by a browser of this machine: where no signature is asked
+    for, it is the stranger to fear. None: it is no such request.
+
+    It names itself (``Origin`` [RFC 6454], ``Sec-Fetch-Site`` [W3C Fetch Metadata]), or came by a name of its own that was
+    made to lead here (``Host``).
+    """
+    host = head.headers.get("host", "")
+    if host and not _leads_here(f"//{host}"):
+        what = "a Host that is not this machine's own"
+    elif (origin := head.headers.get("origin")) is not None and (not _leads_here(origin) or urlsplit(origin).netloc != host):
+        what = "the Origin of another site"
+    elif head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        what = "a browser's word that another site sends it (Sec-Fetch-Site)"
+    else:
+        return None
+    text = f"The request has {what}, and this endpoint takes unsigned requests (--auth open) from programs of this machine only."
+    return ApiError("AccessDenied", text, status=403)
+
+
+def _leads_here(url: str) -> bool:
+    """Whether the host of a URL is a loopback address or ``localhost``, which no DNS answer turns into another [RFC 6761]."""
+    try:
+        name = (urlsplit(url).hostname or "").removesuffix(".")
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def signer(request: HttpRequest, claim: Claim | None, secret_of: Callable[[str], AccessKey | None], now: dt.datetime) -> Principal:

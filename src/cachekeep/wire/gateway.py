@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from cachekeep.clock import Clock
 from cachekeep.security import sigv4
 from cachekeep.wire import faults, query
-from cachekeep.wire.caller import Principal, plausible, read_claim, signer
+from cachekeep.wire.caller import Principal, foreign, plausible, read_claim, signer
 from cachekeep.wire.codec import Codec, codec
 from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.http import HttpRequest, HttpResponse
@@ -61,8 +61,8 @@ class Gateway:
     """Speaks AWS on one side and ``dispatch`` on the other.
 
     ``served`` says which operations exist: a mapping of service to operation names, or a predicate. ``credentials`` finds an access
-    key's secret. ``auth="open"`` takes every request as the account's root, signed or not. Any region may stand in a signature's
-    scope; ``region`` is the one that this endpoint is.
+    key's secret. ``auth="open"`` takes every request that no foreign page sends as the account's root, signed or not. Any region
+    may stand in a signature's scope; ``region`` is the one that this endpoint is.
     """
 
     def __init__(
@@ -86,7 +86,9 @@ class Gateway:
 
     def expects(self, head: HttpRequest) -> bool:
         """Whether the body of a request matters: its sender may be believed as soon as it is there. ``head`` has no body."""
-        return self._auth == "open" or plausible(head, self._credentials, self._clock.now())
+        if self._auth == "open":
+            return foreign(head) is None
+        return plausible(head, self._credentials, self._clock.now())
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Never raises (but for cancellation); what goes wrong becomes a fault of the request's protocol."""
@@ -148,6 +150,8 @@ class Gateway:
         self, request: HttpRequest, claim: sigv4.Claim | None, claim_error: ApiError | None, now: dt.datetime
     ) -> Principal:
         if self._auth == "open":
+            if (refusal := foreign(request)) is not None:
+                raise refusal
             known = self._credentials(claim.access_key) if claim else None
             arn = known.arn if known else f"arn:aws:iam::{self._account}:root"
             return Principal(claim.access_key if claim else "", arn, known.account if known else self._account)

@@ -23,7 +23,7 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import File, Key
 from cachekeep.compute.local import proc
-from cachekeep.errors import OrderFailed, Unusable
+from cachekeep.errors import OrderFailed, Unusable, printable
 from cachekeep.model import Moment
 
 _RECORD = "process.json"
@@ -223,7 +223,7 @@ class Ledger:
             for secret in (text.strip() for text in secrets):
                 if len(secret) >= 8:
                     said = [line.replace(secret, f"{secret.split()[0][:16]} …") for line in said]
-        return " | ".join(said)
+        return printable(" | ".join(said))
 
     def forget(self, key: Key) -> None:
         """Remove the directory of a process and its record. Raises ``OSError``."""
