@@ -43,9 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fence: Literal["confirm", "starve"] = "confirm"
     """What comes before a successor: a primary confirmed stopped; or, where that cannot be had, one that must refuse writes."""
     loss_budget_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """How long ago a replica outside the in-sync set may have lost its primary and still be promoted by itself; 0: not at all."""
+    """Of so many seconds acknowledged writes may be lost by a promotion that nobody asked for; 0: only what is on its way."""
     loss_budget_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+    """How far behind what was last heard of its primary a replica may be and still be promoted by itself; 0: never unasked."""
 
     test_failovers_per_day_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """How many node groups TestFailover takes in 24 hours: 15 at AWS; None: as many as are asked for."""

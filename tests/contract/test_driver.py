@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
 from tests.engines.servers import until
 
-from cachekeep.compute.contract import HEARD_KEPT, Driver, File, Key, ProcessSeen
+from cachekeep.compute.contract import Driver, File, Key, ProcessSeen
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Heard, Limits, Moment, Stream
+from cachekeep.model import Heard, Limits, Moment, Stream, recalled
 
 
 async def seen(driver: Driver, key: Key) -> ProcessSeen:
@@ -248,10 +248,11 @@ async def test_who_was_let_lead_is_known_until_another_process_is_started(world:
 async def test_what_a_process_said_outlives_it_and_the_driver_and_ends_with_its_successor(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    words = [Heard(Moment("boot", float(n)), Stream("history", n, "before", 3)) for n in range(HEARD_KEPT + 2)]
+    words = [Heard(Moment("boot", float(n)), Stream("history", n, "before", 3)) for n in range(40)]
+    kept: tuple[Heard, ...] = ()
     for word in words:
         driver.remember(spec.key, word)
-    kept = tuple(reversed(words[-HEARD_KEPT:]))
+        kept = recalled(word, kept)
     assert (await seen(driver, spec.key)).heard == kept
 
     async def written() -> bool:

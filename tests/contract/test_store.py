@@ -24,6 +24,7 @@ from cachekeep.model import (
     Cache,
     CacheKind,
     Condition,
+    Confirmed,
     Decided,
     Errand,
     Event,
@@ -82,7 +83,9 @@ def decided(*nodes: tuple[str, str], **changes: object) -> Decided:
         )
         for name, address in nodes
     )
-    return replace(Decided(nodes=made, shards=(Shard(id="0001", in_sync=frozenset({"x", "y"})),)), **changes)
+    return replace(
+        Decided(nodes=made, shards=(Shard(id="0001", confirmed=Confirmed(primary="z", nodes=frozenset({"x", "y"}))),)), **changes
+    )
 
 
 async def insert(store: Store, *caches: Cache) -> None:

@@ -22,7 +22,7 @@ class World:
     """Clock, driver and link: at a moment, one process in one state."""
 
     def __init__(self) -> None:
-        self.at = 0.0
+        self.at, self.takes_seconds = 0.0, 0.0
         self.process = ProcessSeen(process="running", incarnation=1)
         self.node = NodeView(answer="complete")
 
@@ -34,6 +34,7 @@ class World:
 
     async def look(self, what: Any, **_: Any) -> Any:
         if isinstance(what, Target):
+            self.at += self.takes_seconds
             return self.node
         keys: Iterable[Key] = what
         return dict.fromkeys(keys, self.process)
@@ -66,6 +67,8 @@ WELL, BUSY, AWAY, BROKEN = (
         ([(0.0, FROZEN, WELL), (1.0, RUNS, WELL), (2.0, FROZEN, WELL)], 2.0),
         ([(0.0, FROZEN, WELL), (9.0, FROZEN, WELL)], 9.0),  # nobody looked meanwhile: it may have been thawed
         ([(0.0, dead(), WELL), (9.0, dead(), WELL)], 0.0),  # but nobody rises from the dead
+        ([(0.0, FROZEN, WELL), (9.0, dead(), WELL)], 9.0),  # it may have been thawed before it died
+        ([(0.0, FROZEN, WELL), (1.0, dead(), WELL), (9.0, dead(), WELL)], 0.0),
         ([(0.0, dead(), WELL), (9.0, dead(2), WELL)], 9.0),  # another process is another process
         ([(5.0, dead(1, later(3.0)), WELL)], 3.0),  # the driver saw it
         ([(5.0, ProcessSeen(process="stuck", incarnation=1), WELL)], 5.0),
@@ -79,3 +82,13 @@ async def test_since_when_it_is_still(looks: list[tuple[float, ProcessSeen, Node
     for world.at, world.process, world.node in looks:
         view = await observer.look(CACHE)
     assert view.node("demo-001").still_since == (None if since is None else later(since))
+
+
+async def test_whoever_was_halted_in_the_middle_of_a_look_does_not_know_what_it_missed() -> None:
+    """The answer had come, perhaps, and was never read: the node may have gone on since it was asked."""
+    world = World()
+    clock: Any = world
+    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, pool="127.77.0.0/16")
+    world.process, world.node, world.takes_seconds = RUNS, BUSY, 5.0
+    view = await observer.look(CACHE)
+    assert view.node("demo-001").still_since == later(5.0)

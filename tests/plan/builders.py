@@ -10,9 +10,11 @@ from msgspec.structs import replace
 from cachekeep.engines.config import boot_digest, live_digest
 from cachekeep.model import (
     Cache,
+    Confirmed,
     Decide,
     Decided,
     FrontView,
+    Heard,
     Member,
     Moment,
     Node,
@@ -22,6 +24,7 @@ from cachekeep.model import (
     Shard,
     Silence,
     Step,
+    Stream,
     View,
     Wanted,
     WantedShard,
@@ -61,8 +64,19 @@ def group(count: int = 3, *, settled: bool = True, shards: dict[str, Any] | None
     cache = decided(cache, View(free_addresses=ADDRESSES))
     nodes = tuple(replace(n, announced=True) for n in cache.decided.nodes)
     names = frozenset(n.name for n in nodes)
-    shard = replace(cache.decided.shards[0], **({"in_sync": names - {"demo-001"}} | (shards or {})))
+    shard = shard_with(cache.decided.shards[0], **({"in_sync": names - {"demo-001"}} | (shards or {})))
     return replace(cache, decided=replace(cache.decided, nodes=nodes, shards=(shard,), available_at=NOW))
+
+
+def shard_with(shard: Shard, *, in_sync: frozenset[str] | None = None, **changes: Any) -> Shard:
+    """With changes; its primary leads by its last order, or, in the middle of a move, by the one before; ``in_sync`` are in sync
+    with it."""
+    shard = replace(shard, **changes)
+    if "lead_order" not in changes:
+        shard = replace(shard, lead_order=shard.order - bool(shard.moving_to))
+    if in_sync is None:
+        in_sync = shard.confirmed.nodes
+    return replace(shard, confirmed=Confirmed(primary=shard.primary, order=shard.lead_order, nodes=in_sync, at=NOW))
 
 
 def memcached(count: int = 3) -> Cache:
@@ -111,17 +125,38 @@ def running(cache: Cache, name: str, **changes: Any) -> NodeView:
     """The healthy view of one node, with changes."""
     node = cache.node(name)
     assert node is not None
-    return replace(_node(cache, cache.decided.shards[0], node), **changes)
+    view = replace(_node(cache, cache.decided.shards[0], node), **changes)
+    if "stream" in changes:
+        return view
+    return replace(view, stream=Stream("a", view.offset or 0) if view.has_history else None)
 
 
-def gone(incarnation: int = 1) -> NodeView:
-    """A process that has ended."""
-    return NodeView(process="exited", incarnation=incarnation)
+HEARD = ((0.2, 1000), (0.6, 990), (1.0, 980), (10.0, 500))
+"""(seconds ago, offset): what a primary has said before."""
+
+
+def heard(*words: tuple[float, int | Stream]) -> tuple[Heard, ...]:
+    """What was said (seconds ago, offset or more), newest first."""
+    return tuple(Heard(later(-ago), Stream("a", at) if isinstance(at, int) else at) for ago, at in words)
+
+
+def gone(
+    incarnation: int = 1, *, at: float = 0.0, said: tuple[Heard, ...] | None = None, lead_order: int | None = None
+) -> NodeView:
+    """A process that ended at that time; a primary that was heard until then."""
+    said = heard(*HEARD) if said is None else said
+    return NodeView(process="exited", incarnation=incarnation, heard=said, still_since=later(at), lead_order=lead_order)
 
 
 def silent(cache: Cache, name: str, seconds: float, *, reachable: bool = True, process: Any = "running") -> NodeView:
-    """A process that is there and does not answer."""
-    return NodeView(process=process, incarnation=1, answer=Silence(seconds, reachable))
+    """A process that is there and does not answer, heard until then."""
+    return NodeView(
+        process=process,
+        incarnation=1,
+        answer=Silence(seconds, reachable),
+        heard=heard(*((seconds + ago, at) for ago, at in HEARD)),
+        still_since=later(-seconds) if reachable or process == "frozen" else None,
+    )
 
 
 def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
@@ -140,7 +175,10 @@ def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
         follows=None if leads or primary is None else primary.address,
         link_up=None if leads else True,
         offset=1000,
+        stream=Stream("a", 1000),
         has_history=True,
+        heard=heard(*HEARD),
+        lead_order=shard.lead_order if leads else 0,
         replicas=tuple(ReplicaSeen(n.address, n.port, True, 1000, 0) for n in others if n.name in shard.in_sync) if leads else (),
         bound=frozenset(bound),
         live_digest=live_digest(cache, node),
@@ -156,6 +194,16 @@ def later(seconds: float) -> Moment:
 def step(cache: Cache, view: View, policy: Policy | None = None, moment: Moment = MOMENT, *, now: dt.datetime = NOW) -> Step:
     """The planner's answer."""
     return plan(cache, view, now, moment, policy)
+
+
+def settled(cache: Cache, view: View, policy: Policy | None = None, moment: Moment = MOMENT) -> tuple[Cache, Step]:
+    """The cache after all that can be decided without another look, and the step that comes then."""
+    for _ in range(20):
+        answer = step(cache, view, policy, moment)
+        if not isinstance(answer, Decide):
+            return cache, answer
+        cache = replace(cache, decided=answer.decided)
+    raise AssertionError(f"decisions led nowhere: {answer.because}")
 
 
 def shard(decided: Decided) -> Shard:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.plan.builders import MOMENT, NOW, group
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Act, Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, Step, View, Wait, WantedShard
+from cachekeep.model import Act, Cache, ClusterSeen, Decide, Member, NodeView, ReplicaSeen, Step, Stream, View, Wait, WantedShard
 from cachekeep.plan import Policy, plan
 
 
@@ -47,6 +47,9 @@ def settled(shards: int) -> tuple[Cache, View]:
                 follows=None if leads else one.address,
                 link_up=None if leads else True,
                 has_history=True,
+                offset=1000,
+                stream=Stream("a", 1000),
+                lead_order=0,
                 replicas=(ReplicaSeen(two.address, two.port, True, 1, 0),) if leads else (),
                 bound=frozenset(
                     {node.address, decided.configuration_address or ""} if node is decided.nodes[0] else {node.address}

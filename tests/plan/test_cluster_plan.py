@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import MOMENT, gone, later, silent, step
+from tests.plan.builders import MOMENT, gone, later, shard_with, silent, step
 from tests.plan.test_cluster_growth import settled as grown
 
 from cachekeep.engines.launch import cluster_node_id
@@ -43,7 +43,7 @@ def cluster(view: View, name: str, **changes: Any) -> dict[str, Any]:
 def shard(cache: Cache, **changes: Any) -> Cache:
     """``cache`` with changes to its first shard."""
     first, *rest = cache.decided.shards
-    return replace(cache, decided=replace(cache.decided, shards=(replace(first, **changes), *rest)))
+    return replace(cache, decided=replace(cache.decided, shards=(shard_with(first, **changes), *rest)))
 
 
 def electing(cache: Cache, seconds: float, **changes: Any) -> Cache:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import MOMENT, NOW, decided, gone, group, healthy, memcached, running, shard, silent, step
+from tests.plan.builders import MOMENT, NOW, decided, gone, group, healthy, memcached, running, shard, shard_with, silent, step
 
 from cachekeep.model import (
     Act,
@@ -199,7 +199,7 @@ def test_one_that_cannot_be_erased_keeps_nobody_else_from_leaving() -> None:
     members = cache.wanted.shards[0].members[:2]
     fewer = replace(cache, wanted=replace(cache.wanted, shards=(replace(cache.wanted.shards[0], members=members),)))
     nodes = tuple(replace(n, leaving=n.name in ("demo-003", "demo-004")) for n in cache.decided.nodes)
-    lead = replace(shard(cache.decided), in_sync=frozenset({"demo-002"}))
+    lead = shard_with(shard(cache.decided), in_sync=frozenset({"demo-002"}))
     fewer = replace(fewer, decided=replace(cache.decided, nodes=nodes, shards=(lead,), fronts=()))
     lonely = {"demo_001": running(fewer, "demo-001", replicas=running(cache, "demo-001").replicas[:1])}
     view = healthy(fewer, demo_003=running(fewer, "demo-003"), **lonely, **absent("demo-004"))

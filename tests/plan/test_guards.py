@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec.structs import replace
-from tests.plan.builders import gone, group, healthy, running, shard, silent, step
+from tests.plan.builders import gone, group, healthy, running, settled, shard, shard_with, silent, step
 
 from cachekeep.model import (
     Act,
@@ -40,12 +40,14 @@ def changed(cache: Cache, name: str, **changes: Any) -> Cache:
 
 def in_sync(cache: Cache, *names: str) -> Cache:
     """These replicas are in sync, and no others."""
-    return replace(cache, decided=with_shard(cache.decided, replace(shard(cache.decided), in_sync=frozenset(names))))
+    return replace(cache, decided=with_shard(cache.decided, shard_with(shard(cache.decided), in_sync=frozenset(names))))
 
 
 def fresh(cache: Cache, name: str) -> NodeView:
     """A process that has just started: a replica of nobody, empty."""
-    return running(cache, name, role="replica", follows=None, link_up=None, has_history=False, offset=0, replicas=())
+    return running(
+        cache, name, role="replica", follows=None, link_up=None, has_history=False, offset=0, replicas=(), heard=(), lead_order=0
+    )
 
 
 def fed(cache: Cache, *names: str, online: bool = True) -> tuple[ReplicaSeen, ...]:
@@ -176,11 +178,10 @@ def test_a_user_s_word_does_not_make_a_primary_lost_that_one_in_sync_replica_rea
     cache = group(errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
     away = silent(cache, "demo-001", 60.0, reachable=False)
     reached = running(cache, "demo-002", reaches=True, witnessed_seconds=0.2)
-    lost = running(cache, "demo-003", reaches=False, witnessed_seconds=0.2, link_up=False)
-    answer = step(cache, healthy(cache, demo_001=away, demo_002=reached, demo_003=lost))
+    two, three = (running(cache, name, reaches=False, witnessed_seconds=0.2, link_up=False) for name in ("demo-002", "demo-003"))
+    answer = step(cache, healthy(cache, demo_001=away, demo_002=reached, demo_003=three))
     assert not any(n.due or n.condemned for n in (answer.decided if isinstance(answer, Decide) else cache.decided).nodes)
-    given_up = step(cache, healthy(cache, demo_001=away, demo_002=lost, demo_003=lost))
-    assert isinstance(given_up, Decide)
+    given_up, _ = settled(cache, healthy(cache, demo_001=away, demo_002=two, demo_003=three))
     assert given_up.decided.nodes[0].condemned
 
 
@@ -277,10 +278,7 @@ def test_the_next_node_restarts_when_the_last_is_back() -> None:
     coming = running(cache, "demo-002", link_up=False)
     answer = step(cache, healthy(cache, demo_002=coming))
     assert not any(n.condemned for n in (answer.decided if isinstance(answer, Decide) else cache.decided).nodes)
-    back = changed(cache, "demo-002", announced=True)
-    back = replace(
-        back, decided=with_shard(back.decided, replace(shard(back.decided), in_sync=frozenset({"demo-002", "demo-003"})))
-    )
+    back = in_sync(changed(cache, "demo-002", announced=True), "demo-002", "demo-003")
     answer = step(back, healthy(back))
     assert isinstance(answer, Decide)
     assert [n.name for n in answer.decided.nodes if n.condemned] == ["demo-003"]

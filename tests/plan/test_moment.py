@@ -68,7 +68,8 @@ def resting(begun: Moment) -> tuple[Cache, View, Policy]:
     cache = switching.fed()
     one, two, three = cache.decided.successors
     spoilt = (one, replace(two, condemned_at=begun), three)
-    cache = replace(cache, decided=replace(cache.decided, successors=spoilt, fed=frozenset({one.name, three.name})))
+    known = replace(cache.decided.confirmed, nodes=frozenset({one.name, three.name}))
+    cache = replace(cache, decided=replace(cache.decided, successors=spoilt, confirmed=known))
     return cache, switching.seen(cache, t2=switching.successor(cache, switching.T2, refused=1)), Policy()
 
 

@@ -27,7 +27,7 @@ def lost(count: int = 3, **shards: Any) -> Cache:
 
 def view(cache: Cache, *, follow: bool = True, **others: Any) -> View:
     """It takes nothing from here; the others answer, and follow it or nobody."""
-    away = replace(silent(cache, "demo-001", 3.0, reachable=False), live_digest=live_digest(cache, cache.node("demo-001")))  # type: ignore[arg-type]
+    away = replace(silent(cache, "demo-001", 1.0, reachable=False), live_digest=live_digest(cache, cache.node("demo-001")))  # type: ignore[arg-type]
     alone = {} if follow else {"follows": None, "link_up": None}
     names = [n.name for n in cache.decided.nodes if n.name != "demo-001"]
     seen = {n.replace("-", "_"): running(cache, n, **alone) for n in names}
@@ -68,7 +68,7 @@ def test_the_drivers_word_is_asked_for_first(policy: Policy) -> None:
 
 def test_without_the_operators_word_nobody_is_starved() -> None:
     cache = lost()
-    assert isinstance(step(cache, view(cache), Policy(), LATER), Act)
+    assert isinstance(step(cache, view(cache), Policy(), later(1.5)), Act)
 
 
 def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() -> None:

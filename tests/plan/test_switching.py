@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, later, running, silent, step
+from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, later, running, shard_with, silent, step
 
 from cachekeep.engines.config import live_digest, settings
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
@@ -15,6 +15,7 @@ from cachekeep.model import (
     Bind,
     Cache,
     ClusterSeen,
+    Confirmed,
     Convert,
     Decide,
     Elect,
@@ -25,6 +26,7 @@ from cachekeep.model import (
     Replicate,
     Start,
     Stop,
+    Stream,
     View,
     Wait,
 )
@@ -51,15 +53,15 @@ def appointed(count: int = 3, **changes: Any) -> Cache:
 
 
 def fed(count: int = 3) -> Cache:
-    return appointed(count, fed=frozenset((T1, T2, T3)[:count]))
+    return appointed(count, confirmed=Confirmed(primary="demo-001", order=1, nodes=frozenset((T1, T2, T3)[:count])))
 
 
 def turning(**shard: Any) -> Cache:
     """The lead is about to go to the first successor, by order 2."""
     cache = fed()
     (only,) = cache.decided.shards
-    given = {"moving_to": T1, "order": 2, "ordered_at": MOMENT} | shard
-    return replace(cache, decided=replace(cache.decided, shards=(replace(only, **given),)))
+    given = {"moving_to": T1, "order": 2, "lead_order": 1, "ordered_at": MOMENT} | shard
+    return replace(cache, decided=replace(cache.decided, shards=(shard_with(only, **given),)))
 
 
 def seen(cache: Cache, successors: NodeView | None = None, **changes: NodeView) -> View:
@@ -88,6 +90,7 @@ def successor(cache: Cache, name: str, *, refused: int = 0, **changes: Any) -> N
         follows=primary.address if primary else None,
         link_up=True,
         offset=1000,
+        stream=Stream("a", 1000),
         has_history=True,
         bound=frozenset({node.address}),
         live_digest=live_digest(cache, node),
@@ -302,7 +305,8 @@ def test_a_taker_that_was_told_starts_anew_when_it_is_called_off_and_nobody_lead
 
 def test_who_is_not_fed_when_the_place_is_taken_starts_anew_in_it() -> None:
     cache = turning()
-    cache = replace(cache, decided=replace(cache.decided, fed=frozenset({T1, T2})))
+    known = replace(cache.decided.confirmed, nodes=frozenset({T1, T2}))
+    cache = replace(cache, decided=replace(cache.decided, confirmed=known))
     view = seen(cache, demo_001=stepped_down(cache), t1=leading(cache), t3=successor(cache, T3, refused=1))
     answer = step(cache, view)
     assert isinstance(answer, Decide)
@@ -371,7 +375,10 @@ def test_a_crash_meanwhile_is_for_the_replicas_and_successors_are_fed_by_the_new
     assert shard.primary == "demo-002"
     cache = replace(
         cache,
-        decided=replace(cache.decided, shards=(replace(shard, in_sync=frozenset({"demo-001", "demo-003"}), recovering_from=None),)),
+        decided=replace(
+            cache.decided,
+            shards=(shard_with(shard, in_sync=frozenset({"demo-001", "demo-003"}), recovering_from=None, ended=()),),
+        ),
     )
     old = {f"t{i}": successor(fed(), name, link_up=False) for i, name in enumerate((T1, T2, T3), 1)}
     answer = step(cache, seen(cache, **old))
@@ -411,7 +418,7 @@ def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
 def test_as_long_as_an_heir_may_answer_the_primary_does_not_come_back_empty(primary: Any) -> None:
     cache = fed(2)
     (shard,) = cache.decided.shards
-    cache = replace(cache, decided=replace(cache.decided, shards=(replace(shard, in_sync=frozenset()),)))
+    cache = replace(cache, decided=replace(cache.decided, shards=(shard_with(shard, in_sync=frozenset()),)))
     empty = running(cache, "demo-001", role="replica", has_history=False, offset=0, replicas=())
     blank = running(cache, "demo-002", has_history=False, follows=None, link_up=None)
     quiet = {"t1": silent(cache, T1, 2.0), "t2": silent(cache, T2, 2.0)}

@@ -103,6 +103,9 @@ class Told(Run):
             case ["deaf", name]:  # the stream to this replica stops before the primary has its first ACK
                 engine = self.world.processes[UID, name]
                 engine.online, engine.link_epoch = False, engine.link_epoch + 1
+            case ["write", count]:
+                for n in range(int(count)):
+                    assert self.world.write(self.cache.decided.shards[0].primary_address or "", n)  # type: ignore[union-attr]
             case ["restart", "keeper"]:
                 await self._restart_keeper(0)
             case ["errand", kind, *rest]:

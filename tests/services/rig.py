@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.model import Cache, Condition, Decided, Event, Front, Moment, Node, NodeCondition, ParameterGroup, Shard
+from cachekeep.model import Cache, Condition, Confirmed, Decided, Event, Front, Moment, Node, NodeCondition, ParameterGroup, Shard
 from cachekeep.plan.slots import Ranges, even, rebalance
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
@@ -317,7 +317,8 @@ class Keeper:
             has = dealt.get(s.id, ())
             leads = primary if wanted.engine != "memcached" else None
             in_sync = frozenset(names) - {leads} if leads else frozenset[str]()
-            shards.append(replace(shard, primary=leads, in_sync=in_sync, slots=has, owned=has))
+            confirmed = Confirmed(primary=leads, order=shard.lead_order, nodes=in_sync)
+            shards.append(replace(shard, primary=leads, confirmed=confirmed, slots=has, owned=has))
         configuration = before.configuration_address
         if wanted.engine == "memcached" and configuration is None:
             configuration = self._address()

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import Rig, refused
 
-from cachekeep.model import Condition, NodeCondition
+from cachekeep.model import Condition, Confirmed, NodeCondition
 
 Ask = Callable[[Any], Any]
 
@@ -115,7 +115,7 @@ def test_a_group_that_cannot_be_deleted_is_not_changed_either(stuck: Rig) -> Non
 
 def test_no_failover_is_tested_when_nobody_could_take_over(sick: Rig) -> None:
     group = sick.stored("demo")
-    lead = replace(group.decided.shards[0], in_sync=frozenset())
+    lead = replace(group.decided.shards[0], confirmed=Confirmed())
     sick.run(sick.keeper.save(replace(group, decided=replace(group.decided, shards=(lead,)))))
     condition = Condition(status="available", because="all is well", settled=True, version=sick.stored("demo").version)
     sick.run(sick.store.publish(group.uid, condition, sick.keeper._leases[group.uid]))

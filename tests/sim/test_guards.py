@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from cachekeep.compute.contract import ApplySettings, ProcessSpec, Targets
-from cachekeep.model import Act, Decide, Moment, Node, Promote, Shard, Step
-from cachekeep.plan import followers, judge, leaders, limits, members, planner, starving
+from cachekeep.model import Act, Decide, Ended, Moment, Node, Promote, Shard, Step
+from cachekeep.plan import evidence, judge, leaders, limits, members, planner, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
@@ -28,15 +28,31 @@ TRIED = 150
 
 def _any_successor(patch: pytest.MonkeyPatch) -> None:
     """The best in-sync replica is whichever comes first, not the one that has most; nor is that found out before it leads."""
-    patch.setattr(leaders, "_ahead", lambda s, shard, than: [])
+    patch.setattr(evidence, "ahead", lambda s, nodes, than: [])
     patch.setattr(
         leaders, "foremost", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None)
     )
 
 
-def _the_replicas_own_word(patch: pytest.MonkeyPatch) -> None:
-    """In sync is who says so itself."""
-    patch.setattr(followers, "in_sync", lambda s, shard, primary, n: s.alive(n) and s.seen(n).link_up is True)
+def _in_sync_has_no_age(patch: pytest.MonkeyPatch) -> None:
+    """Who was in sync when somebody last looked may be promoted, whenever that was, and whoever has led since."""
+
+    def proven(s: Situation, ends: tuple[Ended, ...], node: Node) -> bool:
+        shard = s.cache.shard(node.shard)
+        return shard is not None and node.name in shard.confirmed.nodes | {shard.primary}
+
+    patch.setattr(evidence, "proven", proven)
+
+
+def _decided_on_is_as_good_as_led(patch: pytest.MonkeyPatch) -> None:
+    """Who was promoted and died unseen counts as one that has never led: what its predecessor left is all that there is."""
+    patch.setattr(evidence, "_past", lambda s, shard, lost: iter([] if shard.ended or lost is None else [(lost, shard.lead_order)]))
+
+
+def _heard_when_it_was_read(patch: pytest.MonkeyPatch) -> None:
+    """An answer that a control plane finds in its socket, when it goes on after a halt, is news."""
+    real = SimLink._hear
+    patch.setattr(SimLink, "_hear", lambda self, engine, held, asked_at: real(self, engine, held, self._world.moment()))
 
 
 def _no_fence(patch: pytest.MonkeyPatch) -> None:
@@ -91,7 +107,7 @@ def _move_without_catching_up(patch: pytest.MonkeyPatch) -> None:
     """A planned move is a promotion: nobody waits until the taker has everything."""
 
     def move(s: Situation, shard: Shard, to: Node, because: str) -> Decide:
-        led = replace(shard, primary=to.name, order=shard.order + 1, in_sync=shard.in_sync - {to.name})
+        led = replace(shard, primary=to.name, order=shard.order + 1, lead_order=shard.order + 1)
         return Decide(with_shard(s.decided, led), because)
 
     for place in (leaders, simulation.Keeper.__module__ and __import__("cachekeep.plan.rollout", fromlist=["move"])):
@@ -103,19 +119,10 @@ def _restart_beside(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not members.stop))
 
 
-def _forget_the_lost(patch: pytest.MonkeyPatch) -> None:
-    """A node whose process ended stays in the in-sync set."""
-    real = members._again
-
-    def again(s: Situation, ended: list[Node]) -> Step:
-        step = real(s, ended)
-        assert isinstance(step, Decide)
-        kept = tuple(replace(x, in_sync=s.decided.shards[i].in_sync) for i, x in enumerate(step.decided.shards))
-        return Decide(replace(step.decided, shards=kept), step.because, step.events)
-
-    patch.setattr(members, "_again", again)
-    patch.setattr(followers, "track", lambda s: None)
-    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.__name__ != "track"))
+def _ends_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What is known of a lead that is over is not kept when its node is started again."""
+    real = evidence.over
+    patch.setattr(evidence, "over", lambda s, shard, lost: real(s, replace(shard, ended=()), lost))
 
 
 def _starved_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -179,7 +186,9 @@ def _by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
 CLOCKS = frozenset({"cut-primary", "set-clock"})
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
-    (_the_replicas_own_word, {}, 0),
+    (_in_sync_has_no_age, {"vocabulary": CLASSIC | {"stalls-unseen"}}, 0),
+    (_decided_on_is_as_good_as_led, {"vocabulary": CLASSIC | {"fatal-promotions"}}, 0),
+    (_heard_when_it_was_read, {"vocabulary": CLASSIC | {"stalls-while-halted"}}, 0),
     (_no_fence, {}, 0),
     (_silence_is_death, {}, 0),
     (_empty_leads, {}, 0),
@@ -187,7 +196,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_orders_reach_the_next_process, {"flaky": 0.6, "harm_seconds": 30.0}, 3040),
     (_move_without_catching_up, {"faults": False}, 0),
     (_restart_beside, {}, 0),
-    (_forget_the_lost, {}, 0),
+    (_ends_are_forgotten, {"vocabulary": CLASSIC | {"fatal-promotions", "keepers-away"}}, 17),
     (_starved_at_once, {"fence": "starve"}, 0),
     (_fed_by_others, {"fence": "starve"}, 0),
     (_starved_unarmed, {"fence": "starve"}, 0),

@@ -22,7 +22,7 @@ from cachekeep.sim.store import SimDisk
 from cachekeep.store.contract import Lease, StoreFailed
 from cachekeep.store.journal import EVENTS_KEPT_MAX, Entry, FileDisk, Journal
 
-HALF = 4096
+HALF = 8192
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def test_what_does_not_fit_is_refused_and_the_rest_stays(tmp_path: Path) -
     path = tmp_path / "journal"
     journal = await opened(path)
     await journal.keep(entry("u1", 1))
-    with pytest.raises(StoreFailed, match=r"more than its 4096 bytes.*Nothing of this decision was kept"):
+    with pytest.raises(StoreFailed, match=rf"more than its {HALF} bytes.*Nothing of this decision was kept"):
         await journal.keep(entry("u2", 1, padding="x" * HALF))
     await journal.keep(entry("u3", 1))
     await journal.aclose()

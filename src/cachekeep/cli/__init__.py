@@ -129,8 +129,7 @@ _HELP: Final = {
     "script_seconds": "How long a node may be busy with a client's script before that is ended, unless it has written. [15]",
     "fence": "Succeed a hung primary once it is confirmed stopped; or, where that cannot be had, once it must refuse writes. "
     "[confirm]",
-    "loss_budget_seconds": "How long ago a replica that is not in sync may have lost its primary and still be promoted by itself. "
-    "[0]",
+    "loss_budget_seconds": "Of how many seconds acknowledged writes may be lost by a promotion that nobody asked for. [0]",
     "test_failovers_per_day_max": "How many node groups TestFailover takes in 24 hours; AWS takes 15. [no limit]",
-    "loss_budget_bytes": "How far behind a replica that is not in sync may be and still be promoted by itself. [0]",
+    "loss_budget_bytes": "How far behind what was last heard of its primary a replica may be and still be promoted by itself. [0]",
 }

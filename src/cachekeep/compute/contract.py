@@ -91,10 +91,6 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last start failed or the process ended, with the last line of its log."""
 
 
-HEARD_KEPT = 8
-"""So many of a process's own words are kept, the newest: some seconds of them."""
-
-
 class Memory(Protocol):
     """What has to be remembered of a process for as long as it is the node's last: longer than this control plane may live."""
 

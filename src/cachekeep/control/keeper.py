@@ -20,7 +20,7 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Step, View, Wait
+from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, elapsed
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
@@ -35,6 +35,8 @@ SPARE_SECONDS = 1.0
 SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
 MOST_DECISIONS = 50
+VIEW_SECONDS = 2.0
+"""What was seen longer ago is no ground to decide or act on."""
 PATIENCE_SECONDS = 0.1
 """So long a pass waits for what it has begun, or until somebody fails: most effects have ended by then."""
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
@@ -280,10 +282,13 @@ class Keeper:
             cache = await self._load(kept)
             if cache is None:
                 return
+            looked_at = self._clock.moment()
             view = await self._observer.look(cache)
             self._watch(cache, view)
             before = cache.version
-            cache, step = await self._think(cache, view, kept)
+            cache, step = await self._think(cache, view, looked_at, kept)
+            if step is None:
+                continue  # what was seen is old by now
             if isinstance(step, Wait) and cache.version != before:
                 continue  # what was just decided has not been looked at yet
             if isinstance(step, Forget):
@@ -308,9 +313,12 @@ class Keeper:
         kept.decided = cache.decided if cache is not None else None
         return cache
 
-    async def _think(self, cache: Cache, view: View, kept: _Kept) -> tuple[Cache, Step]:
-        """Save decisions until there is something to do or to wait for: thinking again needs no new look."""
+    async def _think(self, cache: Cache, view: View, looked_at: Moment, kept: _Kept) -> tuple[Cache, Step | None]:
+        """Save decisions until there is something to do or to wait for: thinking again needs no new look, unless the last one was
+        long ago (None): we may have been halted since, or have waited for the store, and whoever hung may have gone on."""
         for _ in range(MOST_DECISIONS):
+            if (elapsed(looked_at, self._clock.moment()) or 0.0) > VIEW_SECONDS:
+                return cache, None
             step = plan(cache, view, self._clock.now(), self._clock.moment(), self._policy)
             if not isinstance(step, Decide):
                 return cache, step

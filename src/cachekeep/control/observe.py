@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from cachekeep.model import (
     Moment,
     Node,
     NodeView,
+    Plight,
     Silence,
     Start,
     View,
@@ -36,6 +37,8 @@ from cachekeep.store.contract import Store
 LOOK_DEADLINE_SECONDS = 0.25
 LATE_SECONDS = 5.0
 """A look that has outlasted its deadline is given up after this long, and begun anew."""
+STILL: frozenset[Plight] = frozenset({"loading", "busy", "unkillable", "paused"})
+"""Plights in which an engine acknowledges nothing to anybody."""
 STILL_SECONDS = 2.0
 """Who was still at two looks that are farther apart than this may have gone on in between."""
 
@@ -109,6 +112,15 @@ class Late:
             task.exception()  # seen: nobody waits for it any more
 
 
+class _Still(NamedTuple):
+    """A process that acknowledges nothing: since when, and when that was last seen."""
+
+    incarnation: int
+    since: Moment
+    looked_at: Moment
+    ended: bool
+
+
 class Observer:
     """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, and what is in flight."""
 
@@ -119,8 +131,7 @@ class Observer:
         self._heard_at: dict[Key, float] = {}
         self._looked_at: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
-        self._still: dict[Key, tuple[int, Moment, Moment]] = {}
-        """Incarnation, since when, and when it was last looked at."""
+        self._still: dict[Key, _Still] = {}
         self._late = Late()
         self.flights = Flights(clock)
 
@@ -170,18 +181,23 @@ class Observer:
         )
 
     def _still_since(self, key: Key, process: ProcessSeen, seen: NodeView, moment: Moment) -> Moment | None:
-        """The end of a process is final. One that is stopped, or does not take up what has reached it,
+        """The end of a process is final. One that is stopped, busy, or does not take up what has reached it,
         may have gone on since the last look unless that was just now."""
         ended = process.process in ("absent", "exited", "stuck")
-        busy = process.process == "running" and isinstance(seen.answer, Silence) and seen.answer.reachable is True
+        mute = isinstance(seen.answer, Silence) and seen.answer.reachable is True
+        busy = process.process == "running" and (mute or (seen.excuse is not None and seen.excuse.plight in STILL))
         if not (ended or busy or process.process == "frozen"):
             self._still.pop(key, None)
             return None
-        incarnation, since, looked_at = self._still.get(key, (process.incarnation, moment, moment))
-        unseen = elapsed(looked_at, moment)
-        if incarnation != process.incarnation or not (ended or (unseen is not None and unseen <= STILL_SECONDS)):
-            since = moment
-        self._still[key] = (process.incarnation, since, moment)
+        now = self._clock.moment()
+        if (elapsed(moment, now) or 0.0) > STILL_SECONDS / 2:
+            moment = now  # we have been halted since we asked, and may not have read an answer that had come
+        still = self._still.get(key) or _Still(process.incarnation, moment, moment, ended)
+        went_on = bool(process.heard) and (elapsed(still.since, process.heard[0].asked_at) or 0.0) > 0
+        just_now = (elapsed(still.looked_at, moment) or 0.0) <= STILL_SECONDS and not went_on
+        same = still.incarnation == process.incarnation and (still.ended or just_now)
+        since = still.since if same else moment
+        self._still[key] = _Still(process.incarnation, since, moment, ended)
         return process.ended_at if ended and process.ended_at is not None else since
 
     def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float) -> Answer | None:

@@ -26,7 +26,6 @@ def node_view(fields: Mapping[str, str], bound: str | None, settings: Mapping[st
     history = _has_history(fields)
     held = _stream(fields) if history else None
     link_up = fields.get("master_link_status") == "up" if following else None
-    down = _number(fields, "master_link_down_since_seconds")
     loading = fields.get("loading") == "1" or fields.get("async_loading") == "1"
     used = _number(fields, "used_memory")
     return NodeView(
@@ -34,7 +33,6 @@ def node_view(fields: Mapping[str, str], bound: str | None, settings: Mapping[st
         role="replica" if replica else "primary",
         follows=fields.get("master_host") if following else None,
         link_up=link_up,
-        link_down_seconds=down if link_up is False and down is not None and down >= 0 else None,
         offset=held.offset if held else 0,  # whatever one that holds nothing says: 1 or -1
         stream=held,
         has_history=history,

@@ -4,7 +4,9 @@ from cachekeep.model.cache import (
     Cache,
     CacheKind,
     ClusterMode,
+    Confirmed,
     Decided,
+    Ended,
     Errand,
     Front,
     Member,
@@ -54,7 +56,7 @@ from cachekeep.model.step import (
     overtakes,
     subjects,
 )
-from cachekeep.model.stream import Heard, Stream
+from cachekeep.model.stream import Heard, Stream, recalled
 from cachekeep.model.view import (
     Answer,
     ClusterSeen,
@@ -82,6 +84,7 @@ __all__ = [
     "ClusterSeen",
     "Condition",
     "Configure",
+    "Confirmed",
     "Convert",
     "Decide",
     "Decided",
@@ -90,6 +93,7 @@ __all__ = [
     "Disown",
     "Effect",
     "Elect",
+    "Ended",
     "Erase",
     "Errand",
     "Event",
@@ -143,5 +147,6 @@ __all__ = [
     "collides",
     "elapsed",
     "overtakes",
+    "recalled",
     "subjects",
 ]

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.moment import Moment
+from cachekeep.model.stream import Heard
 
 CacheKind = Literal["group", "cluster"]
 ClusterMode = Literal["disabled", "compatible", "enabled"]
@@ -49,7 +50,7 @@ class WantedShard(msgspec.Struct, frozen=True, kw_only=True):
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """Something to be done once, in order of ``serial``: it is done when ``Decided.errands_done`` has reached the serial.
 
-    ``reboot`` names nodes; ``promote`` names the one node that shall become primary; ``test-failover`` names a shard;
+    ``reboot`` names nodes; ``promote`` names the one node that is to lead; ``test-failover`` names a shard;
     ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received; ``rebalance``
     spreads slots evenly.
     """
@@ -137,8 +138,37 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return self.member.partition(".")[2] or "0001"
 
 
+class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """Who had all that a primary had acknowledged, but for what was on its way, as that primary itself last said.
+
+    It is true of one lead, and says nothing of another: of the same node after a restart as little as of its successor.
+    """
+
+    primary: str | None = None
+    order: int = 0
+    """By which it led: ``Shard.lead_order``."""
+    nodes: frozenset[str] = frozenset()
+    at: dt.datetime | None = None
+    """Since when these and no others, by the wall clock of the keeper that heard it: for people, never to measure by."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """A lead that is over, and what is known of what it acknowledged."""
+
+    primary: str
+    order: int
+    at: Moment
+    """From then on it acknowledged nothing any more."""
+    heard: tuple[Heard, ...] = ()
+    """What it said that it held, newest first."""
+    heard_at: dt.datetime | None = None
+    """When it said the newest, by the wall clock: for people."""
+    in_sync: frozenset[str] | None = None
+    """Who was in sync with it, by its own word; None: it has not said anything of that yet."""
+
+
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """Who leads a shard. ``in_sync`` holds the replicas that may be promoted without losing more than what was on the wire.
+    """Who leads a shard.
 
     ``order`` is the number of the last order that could make a writer in this shard; it grows with each such order.
     """
@@ -146,7 +176,13 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     primary: str | None = None
     order: int = 0
-    in_sync: frozenset[str] = frozenset()
+    lead_order: int = 0
+    """The order by which ``primary`` leads, or is to lead."""
+    confirmed: Confirmed = Confirmed()
+    """Replicas in sync with the primary that last led."""
+    ended: tuple[Ended, ...] = ()
+    """Leads that are over and have no successor yet that is seen to lead: whoever succeeds them has to have what they
+    acknowledged."""
     slots: tuple[SlotRange, ...] = ()
     """Cluster mode: what it shall own. What it owns is seen."""
     owned: tuple[SlotRange, ...] = ()
@@ -173,7 +209,17 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     preferred: str | None = None
     """Lead goes back to this node when it is in sync (a crash without automatic failover)."""
     accept_stale: bool = False
-    """The user allows, once, to promote a node from outside the in-sync set."""
+    """The user allows, once, to promote a node that cannot be shown to have what the leads before it acknowledged."""
+
+    @property
+    def in_sync(self) -> frozenset[str]:
+        """Replicas in sync with this very lead of this very primary."""
+        return self.confirmed_by(self.confirmed)
+
+    def confirmed_by(self, confirmed: Confirmed) -> frozenset[str]:
+        """Those that are in sync with this very lead of this very primary."""
+        same = (confirmed.primary, confirmed.order) == (self.primary, self.lead_order)
+        return confirmed.nodes if same else frozenset()
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,10 +241,10 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """Grows by one with every decision that is kept, wherever it is kept: of two, the later one is known."""
     nodes: tuple[Node, ...] = ()
     successors: tuple[Node, ...] = ()
-    """Nodes in cluster mode that shall take the place of all ``nodes`` at once, which are without:
-    fed by their primary, and of no other use until then."""
-    fed: frozenset[str] = frozenset()
-    """Those of the successors that have all that the primary has acknowledged, but for what is on the wire."""
+    """Nodes in cluster mode that are to take the place of all ``nodes`` at once, which are without: fed by their primary, and of no
+    other use until then."""
+    confirmed: Confirmed = Confirmed()
+    """Those of the successors that are in sync with the primary that feeds them."""
     retired: tuple[Node, ...] = ()
     """Those whose place was taken: to be erased."""
     other_databases: tuple[int, ...] = ()
@@ -221,6 +267,11 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """The refusals that were told as events, one a line, so that each is told once."""
     troubled: frozenset[str] = frozenset()
     """Names of the nodes and fronts of which an event has told that something cannot be done on them, and that are not well yet."""
+
+    @property
+    def fed(self) -> frozenset[str]:
+        """Those of the successors that have all that the present primary has acknowledged, but for what is on the wire."""
+        return self.shards[0].confirmed_by(self.confirmed) if self.shards else frozenset()
 
     @property
     def everyone(self) -> tuple[Node, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cachekeep.model.moment import Moment
+from cachekeep.model.moment import Moment, elapsed
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -38,3 +38,16 @@ class Heard(msgspec.Struct, frozen=True):
 
     asked_at: Moment
     stream: Stream
+
+
+HEARD_KEPT, HEARD_APART_SECONDS = 16, 0.25
+"""So many words of a node are kept, all but the newest so far apart: whoever is some seconds behind is found in them."""
+
+
+def recalled(heard: Heard, before: tuple[Heard, ...]) -> tuple[Heard, ...]:
+    """What is kept of a node's words, newest first, when it has said something more."""
+    if len(before) > 1 and (elapsed(before[1].asked_at, before[0].asked_at) or 0.0) < HEARD_APART_SECONDS:
+        before = before[1:]
+    if before and before[0].stream == heard.stream:
+        before = before[1:]
+    return (heard, *before)[:HEARD_KEPT]

@@ -95,7 +95,6 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     follows: str | None = None
     """Address of the primary that a replica has been told to follow."""
     link_up: bool | None = None
-    link_down_seconds: int | None = None
     reaches: bool | None = None
     """Of a replica: whether its primary's host takes its connection. True by its own word only, while the link is up: a silent cut
     shows when it connects anew. False: it tries to, in vain."""

@@ -1,10 +1,11 @@
 """Cluster mode: who leads a shard. The engine elects; we begin the election at once when a primary is confirmed gone, and go by
 what came of it.
 
-The invariant: a replica is made to stand only when it is in sync and its primary is confirmed gone (or the user accepts the
-loss); it takes over without a vote only when no vote can be had and everybody who could object is confirmed gone, or when a vote
-has failed; and never before every other replica of its shard is gone or has confirmed that it lets no engine elect it. One
-election at a time in the whole cluster, each with an order number of its own, saved before the engine hears of it.
+The invariant: a replica is made to stand only when its primary is confirmed gone and it can be shown to have what that one and
+whoever may have led since acknowledged (or the user accepts the loss); it takes over without a vote only when no vote can be had
+and everybody who could object is confirmed gone, or when a vote has failed; and never before every other replica of its shard is
+gone or has confirmed that it lets no engine elect it. One election at a time in the whole cluster, each with an order number of its
+own, saved before the engine hears of it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Configure, Decide, Effect, Elect, Node, Replicate, Shard, Step, Swap, Wait
-from cachekeep.plan import judge, leaders
+from cachekeep.model import Act, Configure, Decide, Effect, Elect, Node, Replicate, Shard, Step, Stream, Swap, Wait
+from cachekeep.plan import evidence, judge, leaders
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, verb, with_shard
 
@@ -65,14 +66,9 @@ def _emptied(s: Situation, shard: Shard, primary: Node) -> Step | None:
     Whoever followed that one has them."""
     if s.decided.resharding or not _gave(s, shard, primary):
         return None
-    holders = [n for n in s.able(shard) if s.seen(n).has_history and s.seen(n).follows != primary.address]
-    if not holders:
-        return None
-    because = (
-        f"{primary.name} has lost its slots, and dropped its keys with them: it is stopped, "
-        f"and {names(holders[:1])} or another leads"
-    )
-    return judge.condemn(s, primary, because)
+    followed = {v.follows for n in s.replicas(shard) if s.alive(n) and (v := s.seen(n)).has_history}
+    taker = next((n for n in s.replicas(shard) if n.address in followed and s.gone(n)), None)
+    return _led(s, shard, primary, taker) if taker is not None else None
 
 
 def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
@@ -83,7 +79,8 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
         shard,
         primary=new.name,
         order=shard.order + 1,
-        in_sync=shard.in_sync - {new.name, old.name},
+        lead_order=shard.order + 1,
+        ended=(),
         owned=seen.slots,
         epoch=max(seen.epoch, shard.epoch),
         ordered_at=None,
@@ -95,7 +92,22 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
     )
     because = f"{new.name} leads shard {shard.id} in place of {old.name}, at epoch {seen.epoch}"
     told = leaders.failover_told(s, old, new) if planned else ()
+    if shard.moving_to != new.name and (doubt := _unasked(s, shard, old, new)):
+        because += doubt
+        told = (*told, s.tell(because, group=True))
     return Decide(replace(with_shard(s.decided, led), refusal=None), because, told)
+
+
+def _unasked(s: Situation, shard: Shard, old: Node, new: Node) -> str:
+    """The engines have elected it by themselves, with what it had, while nobody was there to ask. What may be lost by that is
+    said."""
+    stream = s.seen(new).stream
+    began = Stream(stream.before, stream.shared) if stream is not None and stream.before else stream
+    ends = evidence.over(s, shard, old)
+    seconds = evidence.lack(s, ends, began).seconds
+    if seconds is not None and seconds <= s.policy.in_flight_seconds:
+        return ""
+    return f". The engines elected it, and it cannot be shown to have had {evidence.doubt(s, shard, ends, new, began)}"
 
 
 # -- a primary is gone
@@ -149,6 +161,8 @@ def _age(s: Situation, shard: Shard) -> float:
 def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
     """An election that has been decided: begun once, waited for, begun otherwise, or called off."""
     taker = s.cache.node(shard.moving_to or "")
+    if taker is not None and s.gone(taker) and s.gone(lost) and evidence.usurps(s, shard, taker):
+        return _led(s, shard, lost, taker)
     if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving:
         return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
     if not s.alive(taker):
@@ -202,7 +216,7 @@ def _rivals(s: Situation, shard: Shard, taker: Node) -> Step | None:
 def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
     """Who may have been told to take over without a vote, and does not answer, may do so late, when another leads already, and
     nobody's vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
-    others = [n for n in s.able(shard) if n is not taker]
+    others = [n for n in evidence.sure(s, shard, evidence.over(s, shard, s.primary(shard))) if n is not taker]
     if taker.condemned:
         return Wait(s.policy.poll_seconds, f"{taker.name} is being stopped")
     if not others:
@@ -214,7 +228,9 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
-    calm = replace(shard, moving_to=None, ordered_at=None, seize=False, recovering_from=None)
+    primary = s.primary(shard)
+    led = leaders.led_on(shard) if primary is not None and s.leads(primary) and not _gave(s, shard, primary) else shard
+    calm = replace(led, moving_to=None, ordered_at=None, seize=False, recovering_from=None)
     return Decide(with_shard(s.decided, calm), f"the lead of shard {shard.id} does not go to {shard.moving_to}: {why}")
 
 
@@ -225,7 +241,7 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
     """A planned move that has been decided: carried out or called off. When it is done the taker is adopted."""
     taker = s.cache.node(shard.moving_to or "")
     if taker is not None and s.gone(taker):
-        if _gave(s, shard, giver):
+        if _gave(s, shard, giver) or (s.gone(giver) and evidence.usurps(s, shard, taker)):
             return _led(s, shard, giver, taker)
         if s.told(taker, shard) and not s.alive(giver) and not s.gone(giver):
             return Wait(s.policy.poll_seconds, f"{taker.name} is gone and may have led: {giver.name} does not answer yet")
@@ -260,18 +276,21 @@ def _gave(s: Situation, shard: Shard, giver: Node) -> bool:
 
 
 def _led(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
-    """The taker has led, and died before anybody saw it: its replicas have what the giver has not,
-    so one of them is its successor."""
+    """The taker has led, or may have, and died before anybody saw it: whoever has what it had, which the giver has not, is its
+    successor."""
     led = replace(
         shard,
         primary=taker.name,
         moving_to=None,
         order=shard.order + 1,
-        in_sync=shard.in_sync - {taker.name, giver.name},
+        lead_order=shard.order,
+        ended=evidence.over(s, shard, giver) if s.gone(giver) else shard.ended,
         ordered_at=None,
+        seize=False,
+        recovering_from=None,
         preferred=None,
     )
-    return Decide(with_shard(s.decided, led), f"{taker.name} has taken shard {shard.id} over from {giver.name}, and is gone")
+    return Decide(with_shard(s.decided, led), f"{taker.name} may have taken shard {shard.id} over from {giver.name}, and is gone")
 
 
 def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
@@ -308,7 +327,7 @@ def follow(s: Situation) -> Step | None:
                 continue
             if s.cluster_ids[primary.name] not in seen.cluster.knows or seen.cluster.slots:
                 continue  # it has not met the primary yet, or has not heard yet that it was replaced
-            if seen.has_history and node.name in shard.in_sync and s.seen(primary).has_history is False:
+            if seen.has_history and node.name in shard.confirmed.nodes and s.seen(primary).has_history is False:
                 because = (
                     f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, "
                     "or it would be emptied"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Decide, Disown, Effect, Meet, Node, Shard, Step, Wait
+from cachekeep.plan import evidence
 from cachekeep.plan.situation import Situation, names
 from cachekeep.plan.slots import even
 
@@ -27,6 +28,7 @@ def new_shards(s: Situation) -> dict[str, Shard]:
             id=w.id,
             primary=w.members[0].name,
             order=1,
+            lead_order=1,
             slots=given[w.id],
             owned=given[w.id],
             epoch=index if given[w.id] else 0,
@@ -174,4 +176,4 @@ def drop_shards(s: Situation, nodes: tuple[Node, ...]) -> tuple[Shard, ...]:
     """The shards that are left when these are all nodes; what has led or followed and is no more is not mentioned again."""
     there = {n.shard for n in nodes} | s.wanted_shards
     left = {n.name for n in nodes}
-    return tuple(replace(x, in_sync=x.in_sync & left) for x in s.decided.shards if x.id in there or not s.clustered)
+    return tuple(evidence.without(x, x.confirmed.nodes - left) for x in s.decided.shards if x.id in there or not s.clustered)

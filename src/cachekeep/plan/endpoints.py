@@ -34,7 +34,7 @@ def _reader(s: Situation, shard: Shard) -> str | None:
 
 
 def publish(s: Situation) -> Step | None:
-    """Give addresses to who shall have them; take them from others first."""
+    """Give addresses to whoever is to have them; take them from others first."""
     if not s.replicated or s.clustered:
         return None
     lose: list[Effect] = []

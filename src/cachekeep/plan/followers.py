@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Admit, Decide, Effect, Follow, Node, Step, Wait
+from cachekeep.model import Act, Admit, Confirmed, Decide, Effect, Follow, Node, Step, Wait
 from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes, with_shard
 
 
@@ -18,7 +18,9 @@ def follow(s: Situation) -> Step | None:
         if primary is None or not s.leads(primary) or shard.moving_to:
             continue
         astray = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).follows != primary.address]
-        guarded = [n for n in astray if n.name in shard.in_sync and s.seen(n).has_history and s.seen(primary).has_history is False]
+        guarded = [
+            n for n in astray if n.name in shard.confirmed.nodes and s.seen(n).has_history and s.seen(primary).has_history is False
+        ]
         if guarded:
             because = (
                 f"{primary.name} leads but is empty, while {names(guarded)} holds data: "
@@ -55,7 +57,7 @@ def _shut_out(s: Situation, primary: Node, node: Node) -> bool:
 
 
 def track(s: Situation) -> Step | None:
-    """The in-sync set: replicas that the *primary* reports online and that say themselves that the link is up.
+    """Who is in sync: replicas that the *primary* reports online and that say themselves that the link is up.
 
     The replica's own word is not enough: before its first ACK reached the primary it receives nothing of what is written.
     """
@@ -70,7 +72,8 @@ def track(s: Situation) -> Step | None:
         if now != shard.in_sync:
             joined += sorted(now - shard.in_sync)
             left += sorted(shard.in_sync - now)
-            decided = with_shard(decided, replace(shard, in_sync=now))
+            confirmed = Confirmed(primary=primary.name, order=shard.lead_order, nodes=now, at=s.now)
+            decided = with_shard(decided, replace(shard, confirmed=confirmed))
     if not joined and not left:
         return None
     said = [f"{listed(joined)} {verb(joined)} in sync"] if joined else []

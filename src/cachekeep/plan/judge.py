@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Excuse, Interrupt, Node, Plight, Shard, Step, Wait, Witness
+from cachekeep.plan import evidence
 from cachekeep.plan.situation import Situation, names, verb, with_nodes
 
 _SAID: dict[Plight, tuple[str, str]] = {
@@ -53,7 +54,8 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     doubt = _ask_witnesses(s, shard, primary)
     if doubt is not None:
         return doubt
-    if primary.due and (reason := ailing(s, shard, primary)):
+    able = evidence.sure(s, shard, evidence.over(s, shard, primary))
+    if primary.due and (able or shard.accept_stale) and (reason := ailing(s, shard, primary)):
         decided = with_nodes(s.decided, [replace(primary, condemned=True)])
         return Decide(decided, f"{primary.name} {reason}, and its restart was asked for: it is stopped for certain")
     reason = why_hung(s, shard, primary)
@@ -63,9 +65,10 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     hangs = "is frozen" if v.process == "frozen" else "does not answer"
     if not s.cache.wanted.automatic_failover:
         return Wait(1.0, f"{primary.name} {hangs}; automatic failover is off, so it is left alone. {go_on}", True)
-    able = s.able(shard)
     if not able:
-        because = f"{primary.name} {hangs}, and no in-sync replica could take over: killing it would lose its data. {go_on}"
+        because = (
+            f"{primary.name} {hangs}, and no replica can be shown to have what it has: killing it would lose its data. {go_on}"
+        )
         return Wait(1.0, because, True)
     return condemn(s, primary, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
 
@@ -78,6 +81,24 @@ def _wait_for(s: Situation, primary: Node) -> Wait | None:
         return Wait(left, f"{primary.name} takes nothing from here; its replicas are asked when that lasts")
     if v.answering is not True:
         return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
+    return None
+
+
+def spare(s: Situation) -> Step | None:
+    """A primary that hung is stopped because others have what it has. Where that is not known any more (its keeper was away), or
+    where it answers again, it is not: that would lose what it holds."""
+    for shard in s.decided.shards:
+        primary = s.primary(shard)
+        if primary is None or not primary.condemned or primary.due or shard.moving_to or s.gone(primary):
+            continue
+        if s.policy.fence == "starve" and not s.clustered:
+            continue  # it is stopped by other means, which take their time
+        v = s.seen(primary)
+        well = v.answering is True and v.role == "primary" and (v.cluster is None or bool(v.cluster.slots))
+        if well or not (shard.accept_stale or evidence.sure(s, shard, evidence.over(s, shard, primary))):
+            decided = with_nodes(s.decided, [replace(primary, condemned=False, condemned_at=None)])
+            why = "answers again" if well else "may hold what nobody can be shown to have"
+            return Decide(decided, f"{primary.name} {why}: it is not stopped")
     return None
 
 

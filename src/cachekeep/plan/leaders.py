@@ -1,8 +1,8 @@
 """Who leads a shard: the first promotion, failover, planned moves.
 
-The invariant: a node is promoted only (a) when nobody in the shard holds any history, (b) out of the in-sync set when the primary
-is confirmed gone, (c) by a hand-over from a primary that is seen to lead, or (d) because the user accepted the loss. Each promotion
-has an order number of its own, saved before the engine hears of it.
+The invariant: a node is promoted only (a) when nobody in the shard holds any history, (b) when the primary is confirmed gone and
+the node can be shown to have what it and whoever may have led since acknowledged, (c) by a hand-over from a primary that is seen to
+lead, or (d) because the user accepted the loss. Each promotion has an order number of its own, saved before the engine hears of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait
-from cachekeep.plan import judge
+from cachekeep.plan import evidence, judge
 from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, verb, with_shard
@@ -72,8 +72,8 @@ def abdicated(s: Situation, shard: Shard) -> Step | None:
     members = s.members(shard.id, leaving=False)
     if not members:
         return None
-    best = foremost(s, [n for n in members if n.name in shard.in_sync and s.alive(n)], None) or members[0]
-    led = replace(shard, primary=best.name, order=shard.order + 1, in_sync=shard.in_sync - {best.name}, min_replicas=0)
+    best = foremost(s, [n for n in members if s.alive(n) and s.seen(n).has_history], None) or members[0]
+    led = replace(shard, primary=best.name, order=shard.order + 1, lead_order=shard.order + 1, min_replicas=0)
     decided = with_shard(s.decided, led)
     return Decide(decided, f"shard {shard.id} has no primary: {best.name} shall lead")
 
@@ -96,26 +96,46 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         if unknown and s.decided.available_at is not None:  # before that nobody has written anything
             because = f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet"
             return Wait(s.policy.poll_seconds, because, refused=True)
-    elif ahead := _ahead(s, shard, primary):
-        best = foremost(s, ahead, primary) or ahead[0]
-        return take_over(s, shard, primary, best, f"{best.name} has what {primary.name} lacks, and shall lead")
-    elif any(s.leads(n) for n in others):
-        rival = next(n for n in others if s.leads(n))
-        effects = (Follow(rival.name, primary.name, shard.order),)
-        return Act(
-            (effects, (Promote(primary.name, shard.order, addresses(s, shard, primary)),)), f"{rival.name} leads but shall not"
-        )
+        if shard.ended and others:
+            anew = with_shard(s.decided, replace(shard, ended=()))
+            return Decide(anew, f"nobody holds anything of what {shard.ended[0].primary} wrote: {primary.name} begins anew")
+    elif (rival := next((n for n in others if s.leads(n) and evidence.usurps(s, shard, n)), None)) is not None:
+        return _handed_over(s, shard, primary, rival, f"{rival.name} leads by a later order than {primary.name}")
+    else:
+        ends = evidence.over(s, shard, None)
+        if doubtful := evidence.doubtful(s, shard):
+            return _make_sure(s, replace(shard, ended=ends), doubtful[0], [primary])
+        # Somebody whom nobody has seen led meanwhile, or the primary is not where all they have comes from.
+        if ahead := evidence.ahead(s, s.replicas(shard, leaving=False), primary):
+            best = foremost(s, ahead, primary) or ahead[0]
+            told = f"{best.name} has what {primary.name} lacks, and shall lead"
+            ends = evidence.vouched(ends, best) if evidence.proven(s, ends, primary) else ends
+            return take_over(s, replace(shard, ended=ends), primary, best, told)
+        if not evidence.proven(s, ends, primary):
+            return _unproven(s, replace(shard, ended=ends), primary)
+        if (rival := next((n for n in others if s.leads(n)), None)) is not None:
+            stages = ((Follow(rival.name, primary.name, shard.order),), (_promote(s, shard, primary),))
+            return Act(stages, f"{rival.name} leads but shall not")
     return Act(
-        ((Promote(primary.name, shard.order, addresses(s, shard, primary)),), _follow(s, shard, primary)),
+        ((_promote(s, shard, primary),), _follow(s, shard, primary)),
         f"{primary.name} shall lead shard {shard.id} (order {shard.order})",
     )
 
 
-def _ahead(s: Situation, shard: Shard, than: Node) -> list[Node]:
-    """In-sync replicas that have more than this node, though nobody leads:
-    somebody whom nobody has seen led meanwhile, or the node is not where all it has comes from."""
-    has = s.seen(than).offset or 0
-    return [n for n in s.able(shard) if n is not than and (s.seen(n).offset or 0) > has]
+def _promote(s: Situation, shard: Shard, primary: Node) -> Promote:
+    return Promote(primary.name, shard.order, addresses(s, shard, primary))
+
+
+def _unproven(s: Situation, shard: Shard, primary: Node) -> Step:
+    """It is to lead, but somebody may have led since that was decided, and is gone."""
+    lost = s.cache.node(shard.ended[-1].primary) or primary
+    decided = with_shard(s.decided, replace(shard, ended=(), accept_stale=False))
+    if shard.accept_stale:
+        return Decide(decided, f"{primary.name} shall lead although it may lack something: the user accepted the loss")
+    if allowed := evidence.within_budget(s, shard.ended, primary):
+        because = f"{primary.name} shall lead: {allowed}"
+        return Decide(decided, because, (s.tell(because, group=True),))
+    return refuse(s, shard, lost, primary)
 
 
 def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
@@ -127,24 +147,39 @@ def _follow(s: Situation, shard: Shard, primary: Node) -> tuple[Effect, ...]:
 
 
 def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
-    """The primary and what it held are gone: the in-sync replica that has the most takes over; else whoever may."""
-    in_sync = [n for n in s.replicas(shard, leaving=False) if n.name in shard.in_sync]
-    best = foremost(s, [n for n in in_sync if s.alive(n)], lost)
+    """The primary and what it held are gone: of those who can be shown to have it, the one that has the most takes over; else
+    whoever may."""
+    shard, before = replace(shard, ended=evidence.over(s, shard, lost)), shard
+    others = s.replicas(shard)
+    if doubtful := evidence.doubtful(s, shard):
+        return _make_sure(s, shard, doubtful[0], s.replicas(shard, leaving=False))
+    best = foremost(s, evidence.sure(s, shard, shard.ended), lost)
     if best is not None:
-        return appoint(s, shard, lost, best, f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead")
-    waiting = [n for n in in_sync if s.runs(n)]
-    if waiting:
-        return Wait(
-            s.policy.poll_seconds,
-            f"{lost.name} is gone; {names(waiting)} {verb(waiting)} in sync but {verb(waiting, 'does', 'do')} not answer yet",
-            refused=True,
-        )
-    holders = [n for n in s.replicas(shard) if s.alive(n) and s.seen(n).has_history]
+        told = f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead"
+        return appoint(s, replace(shard, ended=evidence.vouched(shard.ended, best)), lost, best, told)
+    known = with_shard(s.decided, shard)
+    told = f"{lost.name} is gone, and nobody who answers can be shown to have what it wrote"
+    holders = [n for n in others if s.alive(n) and s.seen(n).has_history]
+    waiting = [n for n in others if not n.leaving and n.name in shard.confirmed.nodes and s.runs(n) and not s.alive(n)]
+    if waiting and not (holders and all(s.hangs(n) for n in waiting)):
+        because = f"{lost.name} is gone; {names(waiting)} may have what it wrote but {verb(waiting, 'does', 'do')} not answer yet"
+        return Wait(s.policy.poll_seconds, because, refused=True) if shard == before else Decide(known, told)
     if holders:
-        return _without_in_sync(s, shard, lost, holders, appoint)
+        return _without_proof(s, shard, lost, holders, appoint)
+    if shard != before and any(s.runs(n) and s.seen(n).has_history is not False for n in others):
+        return Decide(known, told)
     if lost.leaving:
         return _without_anything(s, shard, lost, appoint)
     return None  # nobody holds anything: members.start brings the primary back, empty
+
+
+def _make_sure(s: Situation, shard: Shard, node: Node, others: list[Node]) -> Step:
+    """It is stopped for certain, if another has what it had."""
+    ends = (*shard.ended, evidence.end(s, node, s.seen(node).lead_order or 0))
+    silent = s.seen(node).process == "frozen" or (s.seen(node).silent_seconds or 0.0) >= s.policy.silence_seconds
+    if silent and not node.condemned and any(n != node and s.alive(n) and evidence.proven(s, ends, n) for n in others):
+        return judge.condemn(s, node, f"{node.name} was to lead and does not answer: it is stopped for certain before another does")
+    return Wait(s.policy.poll_seconds, f"{node.name} was to lead and does not answer yet", refused=True)
 
 
 def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
@@ -160,34 +195,35 @@ def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) 
     return appoint(s, shard, lost, best, f"{lost.name} is gone and leaves, and nobody holds any data: {best.name} shall lead")
 
 
-def _without_in_sync(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
-    """Only nodes outside the in-sync set hold data: promoting one loses what it never received. The user decides, or the budget."""
+def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
+    """Nobody who holds data can be shown to have what was acknowledged. The user decides, or the budget."""
     best = foremost(s, holders, lost) or holders[0]
-    behind = _behind(s, lost, best)
+    given_up = replace(shard, ended=())
     if s.clustered and not shard.owned and not s.decided.resharding:
-        return appoint(s, shard, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
+        return appoint(s, given_up, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
     if shard.accept_stale:
-        return appoint(s, shard, lost, best, f"{best.name} shall lead although it is out of sync: the user accepted the loss")
-    late = s.seen(best).link_down_seconds
-    if late is not None and s.policy.loss_budget_seconds and late <= s.policy.loss_budget_seconds:
-        return appoint(s, shard, lost, best, f"{best.name} shall lead: it was fed until {late} s ago, within the loss budget")
-    if behind is not None and s.policy.loss_budget_bytes and behind <= s.policy.loss_budget_bytes:
-        return appoint(s, shard, lost, best, f"{best.name} shall lead: it is {behind} bytes behind, within the loss budget")
+        return appoint(
+            s, given_up, lost, best, f"{best.name} shall lead although it may lack something: the user accepted the loss"
+        )
+    if allowed := evidence.within_budget(s, shard.ended, best):
+        step = appoint(s, given_up, lost, best, f"{lost.name} is gone: {best.name} shall lead; {allowed}")
+        return replace(step, events=(*step.events, s.tell(step.because, group=True))) if isinstance(step, Decide) else step
+    return refuse(s, shard, lost, best)
+
+
+def refuse(s: Situation, shard: Shard, lost: Node, best: Node) -> Step:
+    """Nobody is promoted without being asked; why, is told once."""
+    lacks = evidence.doubt(s, shard, shard.ended, best, s.seen(best).stream)
     because = (
-        f"{lost.name} is gone and no in-sync replica is left; {best.name} holds older data. It is not promoted by itself: "
-        f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts what it never received"
+        f"{lost.name} is gone, and {best.name} cannot be shown to have {lacks}. It is not promoted by itself: "
+        f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts the loss"
     )
     refused = (s.decided.refusal or "").splitlines()
+    known = with_shard(s.decided, shard)
     if because not in refused:  # two shards may each have one: neither takes the other's place
-        return Decide(replace(s.decided, refusal="\n".join((*refused, because))), because, (s.tell(because, group=True),))
-    return Wait(1.0, because, refused=True)
-
-
-def _behind(s: Situation, lost: Node, candidate: Node) -> int | None:
-    """How many bytes of the lost primary's stream the candidate lacked when the primary was last seen: never the whole truth, so
-    even 0 is within a budget only where the user set one."""
-    had, has = s.seen(lost).offset, s.seen(candidate).offset
-    return max(0, had - has) if had is not None and has is not None else None
+        decided = replace(known, refusal="\n".join((*refused, because)))
+        return Decide(decided, because, (s.tell(because, group=True),))
+    return Decide(known, because) if known != s.decided else Wait(1.0, because, refused=True)
 
 
 def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Decide:
@@ -198,8 +234,7 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         shard,
         primary=best.name,
         order=shard.order + 1,
-        # Who cannot be told whom to follow now will lack what is written from now on.
-        in_sync=frozenset(n.name for n in s.replicas(shard) if n.name in shard.in_sync - {best.name} and s.alive(n)),
+        lead_order=shard.order + 1,
         recovering_from=lost.name,
         accept_stale=False,
         min_replicas=0,
@@ -207,7 +242,7 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         starved_since=None,
         preferred=None if back == best.name else back,
     )
-    return Decide(replace(with_shard(s.decided, led), refusal=None, fed=frozenset()), because)
+    return Decide(replace(with_shard(s.decided, led), refusal=None), because)
 
 
 def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
@@ -224,8 +259,10 @@ def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | 
 def _move(s: Situation, shard: Shard, giver: Node) -> Step:
     """A hand-over that has been decided: carried out, finished, or called off."""
     taker = s.cache.node(shard.moving_to or "")
+    if taker is not None and s.leads(taker) and evidence.usurps(s, shard, taker):  # its giver has stepped down for it
+        return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
     if taker is None or s.gone(taker) or taker.leaving:
-        return _call_off(s, shard, f"{shard.moving_to} is gone")
+        return _call_off(s, shard, giver, f"{shard.moving_to} is gone")
     if s.gone(giver):
         return _orphaned(s, shard, giver, taker)
     if not s.alive(giver) or not s.alive(taker):
@@ -235,14 +272,14 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
                 return _handed_over(
                     s, shard, giver, taker, f"{giver.name} has stepped down for {taker.name}, which does not answer"
                 )
-            return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
+            return _call_off(s, shard, giver, f"{giver.name} or {taker.name} does not answer")
         return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
     if s.leads(taker) or (s.seen(giver).role == "replica" and s.seen(giver).follows == taker.address):
         return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
     if not s.leads(giver):
-        return _call_off(s, shard, f"{giver.name} does not lead")
+        return _call_off(s, shard, giver, f"{giver.name} does not lead")
     if taker.name not in shard.in_sync:
-        return _call_off(s, shard, f"{taker.name} is not in sync")
+        return _call_off(s, shard, giver, f"{taker.name} is not in sync")
     give = HandOver(
         giver=giver.name,
         taker=taker.name,
@@ -261,28 +298,39 @@ def _orphaned(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
     """The giver died in the middle: the taker leads if it does already, or if nobody has more. It may not have caught up yet."""
     if s.leads(taker):
         return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
-    if taker.name not in shard.in_sync or not s.alive(taker):
-        return _call_off(s, shard, f"{giver.name} is gone")
-    best = foremost(s, _ahead(s, shard, taker), giver) or taker
-    return take_over(s, replace(shard, moving_to=None), giver, best, f"{giver.name} is gone: {best.name} shall lead")
+    ends = evidence.over(s, shard, giver)
+    if taker not in evidence.sure(s, shard, ends):
+        return _call_off(s, shard, giver, f"{giver.name} is gone")
+    best = foremost(s, evidence.ahead(s, s.replicas(shard, leaving=False), taker), giver) or taker
+    orphan = replace(shard, moving_to=None, ended=evidence.vouched(ends, best))
+    return take_over(s, orphan, giver, best, f"{giver.name} is gone: {best.name} shall lead")
 
 
 def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: str) -> Step:
     led = replace(
         shard,
         primary=taker.name,
+        lead_order=shard.order,
         moving_to=None,
-        in_sync=shard.in_sync - {taker.name},
+        ended=() if s.leads(taker) else shard.ended,
         min_replicas=0,
         preferred=None if shard.preferred == taker.name else shard.preferred,
     )
-    return Decide(replace(with_shard(s.decided, led), fed=frozenset()), because, failover_told(s, giver, taker))
+    return Decide(with_shard(s.decided, led), because, failover_told(s, giver, taker))
 
 
-def _call_off(s: Situation, shard: Shard, why: str) -> Step:
-    return Decide(
-        with_shard(s.decided, replace(shard, moving_to=None)),
-        f"the move to {shard.moving_to} is called off: {why}; nothing was lost",
+def _call_off(s: Situation, shard: Shard, giver: Node, why: str) -> Step:
+    """A giver that leads has not given: who was to take over has not led."""
+    led = s.leads(giver)
+    calm = replace(led_on(shard) if led else shard, moving_to=None)
+    because = f"the move to {shard.moving_to} is called off: {why}{'; nothing was lost' if led else ''}"
+    return Decide(with_shard(s.decided, calm), because)
+
+
+def led_on(shard: Shard) -> Shard:
+    """The primary leads, whoever was told to lead in its place: from now on that was no later order than its own."""
+    return replace(
+        shard, lead_order=shard.order, confirmed=replace(shard.confirmed, order=shard.order) if shard.in_sync else shard.confirmed
     )
 
 
@@ -323,7 +371,7 @@ def _transfer(s: Situation, shard: Shard, primary: Node) -> Step | None:
         staying = s.replicas(shard, leaving=False)
         if staying:
             return Wait(0.2, f"{primary.name} leaves when {names(staying)} is in sync")
-        decided = with_shard(s.decided, replace(shard, primary=None, in_sync=frozenset()))
+        decided = with_shard(s.decided, replace(shard, primary=None))
         return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
     back = s.cache.node(shard.preferred) if shard.preferred else None
     if shard.preferred and (back is None or back.leaving):
@@ -340,8 +388,9 @@ def conclude(s: Situation) -> Step | None:
         return Decide(replace(s.decided, refusal=None), "every shard has a leader again")
     for shard in s.decided.shards:
         lost, primary = s.cache.node(shard.recovering_from or ""), s.primary(shard)
-        if shard.recovering_from and primary is not None and s.leads(primary):
+        if (shard.recovering_from or shard.ended) and primary is not None and s.leads(primary):
             told = failover_told(s, lost, primary) if lost else ()
-            decided = with_shard(s.decided, replace(shard, recovering_from=None))
-            return Decide(decided, f"{primary.name} leads in place of {shard.recovering_from}", told)
+            calm = replace(shard, recovering_from=None, ended=(), accept_stale=False)
+            because = f" in place of {shard.recovering_from}" if shard.recovering_from else f" shard {shard.id} again"
+            return Decide(with_shard(s.decided, calm), f"{primary.name} leads{because}", told)
     return None

@@ -28,7 +28,7 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
-from cachekeep.plan import cluster_members
+from cachekeep.plan import cluster_members, evidence
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names, pairs, verb, with_nodes
 
@@ -153,7 +153,8 @@ def _shards(s: Situation, needs: Needs) -> tuple[Shard, ...]:
     for wanted in s.cache.wanted.shards:
         if wanted.id not in found:
             first = wanted.members[0].name if s.replicated else None
-            found[wanted.id] = Shard(id=wanted.id, primary=first, order=1 if first else 0, slots=wanted.slots)
+            order = 1 if first else 0
+            found[wanted.id] = Shard(id=wanted.id, primary=first, order=order, lead_order=order, slots=wanted.slots)
         shard = found[wanted.id]
         if s.cache.kind == "group" and shard.primary_address is None:
             found[wanted.id] = replace(shard, primary_address=needs.take(), reader_address=needs.take())
@@ -226,7 +227,10 @@ def _effect_names(effects: list[Effect]) -> str:
 def start(s: Situation) -> Step | None:
     """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
     dealt with by the leaders' rules before this one is asked."""
-    held = cluster_members.held_back(s) | {x.primary for x in s.decided.shards if s.left_to_successors(x)}
+    # Whoever may lead unseen is not to be outrun by the order that a restart takes.
+    held = {x.primary for x in s.decided.shards if s.left_to_successors(x) or evidence.doubtful(s, x)} | cluster_members.held_back(
+        s
+    )
     held |= {n for x in s.decided.shards if under_way(s, HandOver, Swap, Convert, on=x.primary) for n in (x.primary, x.moving_to)}
     ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
@@ -266,13 +270,28 @@ def _again(s: Situation, ended: list[Node]) -> Step:
             told.append(s.tell(f"Recovering cache nodes {n.node_id}", node=n))
         fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, condemned_at=None, starved=False, announced=False))
     lost = {n.name for n in ended}
-    # A primary that starts anew gets a new order: a promotion of its former process, arriving late, must not make it lead.
-    shards = tuple(replace(x, in_sync=x.in_sync - lost, order=x.order + (x.primary in lost)) for x in s.decided.shards)
+    shards = tuple(_without(s, x, lost) for x in s.decided.shards)
     empty = [x.primary for x in shards if x.primary in lost]
     because = f"{names(ended)} ended and {verb(ended)} started again"
     if empty and s.replicated:
         because += f"; what only {listed(filter(None, empty))} held is lost"
     return Decide(with_nodes(replace(s.decided, shards=shards), fresh), because, tuple(told))
+
+
+def _without(s: Situation, shard: Shard, lost: set[str]) -> Shard:
+    """What their processes held is lost, and what is known of those who led has to be kept before others take their names. A
+    primary that starts anew gets a new order: a promotion of its former process, arriving late, must not make it lead."""
+    shard = evidence.without(shard, lost)
+    if not s.replicated:
+        return shard
+    if shard.primary not in lost:
+        return (
+            replace(shard, ended=evidence.over(s, shard, None))
+            if any(n.name in lost and evidence.usurps(s, shard, n) for n in s.members(shard.id))
+            else shard
+        )
+    order = shard.order + 1
+    return replace(shard, ended=evidence.over(s, shard, s.primary(shard)), order=order, lead_order=order)
 
 
 def part(s: Situation) -> Step | None:
@@ -298,8 +317,8 @@ def part(s: Situation) -> Step | None:
 
 def _leave(s: Situation, off: list[Node]) -> Step | None:
     lost = {n.name for n in off}
-    if any(x.in_sync & lost for x in s.decided.shards):
-        shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+    if any(x.confirmed.nodes & lost for x in s.decided.shards):
+        shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
         return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted")
     there = [n for n in off if s.seen(n).process != "absent"]
     because = f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go"

@@ -30,6 +30,7 @@ Rule = Callable[[Situation], Step | None]
 RULES: tuple[Rule, ...] = (
     members.delete,
     moments.recount,
+    judge.spare,
     members.stop,
     switching.give_way,
     starving.starve,

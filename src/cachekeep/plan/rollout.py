@@ -6,7 +6,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Decided, Errand, Node, Shard, Step, Wait
-from cachekeep.plan import cluster_slots
+from cachekeep.plan import cluster_slots, evidence
 from cachekeep.plan.judge import ailing
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.limits import too_small
@@ -92,7 +92,7 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
     if not nodes:
         return None
     lost = {n.name for n in nodes}
-    shards = tuple(replace(x, in_sync=x.in_sync - lost) for x in s.decided.shards)
+    shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
     decided = with_nodes(replace(s.decided, shards=shards), [replace(n, condemned=True) for n in nodes])
     return Decide(decided, f"{names(nodes)} {verb(nodes, 'restarts', 'restart')} by plan ({nodes[0].due})")
 
@@ -123,6 +123,7 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
     match errand.kind:
         case "reboot":
             nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
+            decided = _hung_ones_given_up(s, decided, nodes)
             return Decide(with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes]), f"{names(nodes)} shall reboot")
         case "promote":
             return _promote(s, errand)
@@ -134,7 +135,7 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
             shard = s.cache.shard(errand.shard or s.decided.shards[0].id)
             primary = s.primary(shard) if shard is not None else None
             if shard is not None and primary is not None and (reason := ailing(s, shard, primary)):
-                word = _given_up(s, decided, replace(shard, accept_stale=True), primary)
+                word = _given_up(s, decided, shard, primary)
                 return Decide(word, f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds")
             if shard is None or s.decided.refusal is None or (primary is not None and s.leads(primary)):
                 return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
@@ -180,7 +181,15 @@ def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
 
 def _given_up(s: Situation, decided: Decided, shard: Shard, primary: Node) -> Decided:
     """The user's word about a primary that hangs: it may be stopped, whatever only it holds."""
-    return with_nodes(with_shard(decided, shard), [replace(primary, due="reboot")])
+    return with_nodes(with_shard(decided, replace(shard, accept_stale=True)), [replace(primary, due="reboot")])
+
+
+def _hung_ones_given_up(s: Situation, decided: Decided, nodes: list[Node]) -> Decided:
+    for node in nodes:
+        shard = s.cache.shard(node.shard)
+        if shard is not None and shard.primary == node.name and ailing(s, shard, node):
+            decided = _given_up(s, decided, shard, node)
+    return decided
 
 
 def _with_errand(step: Decide, errand: Errand) -> Decide:

@@ -30,11 +30,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     then its replicas are asked whether they reach it."""
     witness_seconds: float = 5.0
     """A replica that reached such a primary is not asked again for this long: each time it connects anew."""
+    in_flight_seconds: float = 3.0
+    """What a lost primary acknowledged in its last so many seconds counts as on its way: lost without being asked. A primary that
+    is cut off from all is heard every 0.4 s, and stopped within 0.9 s of that; the rest is for machines that are busy."""
     loss_budget_seconds: float = 0.0
-    """For how long a replica outside the in-sync set may have been without its primary
-    and still be promoted by itself; 0: never."""
+    """Of so many seconds acknowledged writes may be lost by a promotion that nobody asked for; 0: of no more than are in flight."""
     loss_budget_bytes: int = 0
-    """How far behind a replica outside the in-sync set may be and still be promoted by itself; 0: never without being asked."""
+    """How far behind what was last heard of the primary a replica may be and still be promoted by itself; 0: never without being
+    asked."""
     fence: Literal["confirm", "starve"] = "confirm"
     """What comes before a successor: a primary that is confirmed stopped, or, where that cannot be had,
     one that must refuse writes."""
@@ -108,7 +111,7 @@ class Situation:
 
     @cached_property
     def _there(self) -> frozenset[str]:
-        """Ids of all nodes that everybody shall know: those that answer. To meet one that does not is to try again and again."""
+        """Ids of all nodes that everybody is to know: those that answer. To meet one that does not is to try again and again."""
         return frozenset(self.cluster_ids[n.name] for n in self.decided.nodes if self.alive(n))
 
     @cached_property
@@ -217,8 +220,12 @@ class Situation:
         return self.runs(node) and v.process == "running" and v.answering is True and not node.condemned
 
     def serving(self, shard: Shard, node: Node) -> bool:
-        """A replica that may be read from: in sync, its process there and not frozen. One slow answer does not end that."""
-        return node.name in shard.in_sync and self.runs(node) and self.seen(node).process == "running"
+        """A replica that may be read from: in sync, with the last primary while nobody leads, its process there and not frozen. One
+        slow answer does not end that."""
+        primary = self.primary(shard)
+        led = primary is not None and self.leads(primary)
+        names = shard.in_sync if led else shard.confirmed.nodes
+        return node.name in names and self.runs(node) and self.seen(node).process == "running"
 
     def full(self, node: Node) -> bool:
         """It has as many connections as it may, by its own word."""
@@ -237,6 +244,11 @@ class Situation:
         """All of a shard's nodes but its primary."""
         return [n for n in self.members(shard.id, leaving=leaving) if n.name != shard.primary]
 
+    def hangs(self, node: Node) -> bool:
+        """There, but confirmed stopped, or busy for so long that it counts as hung. Who cannot be reached does not hang."""
+        v = self.seen(node)
+        return v.process == "frozen" or ((v.silent_seconds or 0.0) >= self.policy.silence_seconds and v.reachable is not False)
+
     def needed(self, node: Node) -> bool:
         """A replica of a shard that nobody leads may hold what nobody else does:
         it is neither restarted nor sent away, unless it hangs."""
@@ -246,11 +258,10 @@ class Situation:
         primary = self.primary(shard)
         if primary is None or primary.name == node.name or self.leads(primary) or not self.runs(node) or node.condemned:
             return False
-        hangs = v.process == "frozen" or (v.silent_seconds >= self.policy.silence_seconds and v.reachable is not False)
-        return not hangs and v.has_history is not False
+        return not self.hangs(node) and v.has_history is not False
 
     def able(self, shard: Shard) -> list[Node]:
-        """Replicas that could lead now: in sync, answering, and here to stay."""
+        """Replicas that could take over from a primary that leads: in sync with it, answering, and here to stay."""
         return [n for n in self.replicas(shard, leaving=False) if n.name in shard.in_sync and self.alive(n)]
 
     def may_apply(self, field: str) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import MAX_LAG_SECONDS, live_digest
+from cachekeep.engines.config import MAX_LAG_SECONDS
 from cachekeep.model import Act, Decide, Detach, Node, Shard, Step, Stop, Wait
-from cachekeep.plan import leaders
+from cachekeep.plan import evidence, leaders
 from cachekeep.plan.flights import first
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
@@ -50,7 +50,8 @@ def starve(s: Situation) -> Step | None:
 def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
     if s.gone(lost):
         return None
-    able = s.able(shard)
+    ends = evidence.over(s, shard, lost)
+    able = [n for n in s.able(shard) if evidence.proven(s, ends, n)]
     why_not = _why_not(s, shard, lost) if not shard.starving else None
     if why_not is None and not able:
         why_not = "no in-sync replica could take over"
@@ -71,7 +72,7 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
 
 
 def _why_not(s: Situation, shard: Shard, lost: Node) -> str | None:
-    if not shard.min_replicas or s.seen(lost).live_digest != live_digest(s.cache, lost):
+    if not evidence.armed(s, lost):
         return "it does not depend on its replicas"
     if len(feeding := _feeding(s, shard)) >= shard.min_replicas:
         return f"{names(feeding)} may go on acknowledging what it writes"

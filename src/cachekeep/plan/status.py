@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from cachekeep.engines.config import pending_reboot
-from cachekeep.model import Cache, Condition, Node, NodeCondition, Step, Wait
+from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
 from cachekeep.model.condition import CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
 from cachekeep.plan.flights import lasting, said
@@ -93,7 +93,7 @@ def _served(s: Situation, primary: str | None) -> bool:
     if node is None:
         return False
     excuse = s.seen(node).excuse  # one with too many clients serves those it has
-    return s.alive(node) or (excuse is not None and excuse.plight == "crowded" and s.runs(node) and not node.condemned)
+    return s.leads(node) or (excuse is not None and excuse.plight == "crowded" and s.runs(node) and not node.condemned)
 
 
 def _node(s: Situation, node: Node) -> NodeCondition:
@@ -109,13 +109,19 @@ def _node(s: Situation, node: Node) -> NodeCondition:
         name=node.name,
         status=_node_status(s, node),
         role=role,
-        in_sync=shard is not None and node.name in shard.in_sync,
+        in_sync=shard is not None and node.name in shard.in_sync and _led(s, shard),
         lag_bytes=lag,
         pending_reboot=v.boot_digest is not None and pending_reboot(s.cache, node, v.boot_digest),
         holds_bytes=holds(s, node),
         fewer_clients=fewer_clients(s, node),
         problem=v.problem,
     )
+
+
+def _led(s: Situation, shard: Shard) -> bool:
+    """Somebody has just said who is in sync; what was said before nobody can vouch for."""
+    primary = s.primary(shard)
+    return primary is not None and s.leads(primary)
 
 
 def _node_status(s: Situation, node: Node) -> NodeStatus:

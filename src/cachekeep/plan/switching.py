@@ -4,19 +4,36 @@ Beside each node a successor starts in cluster mode, fed by the group's primary 
 the lead moves to one of them, and by one decision the successors become the nodes of the group. So a group is without cluster mode
 or in it, never both: until then its own replicas take over where they must, afterwards the successors do.
 
-The invariant: a successor leads only (a) by a ``Convert`` from a primary that has stepped down for it, or (b) when it was fed, and
-the primary and all in-sync replicas are lost; and only if it has refused nothing of what it was fed. It becomes a node only when
-the old primary is seen to lead no more; until then no endpoint leads to it, so to lead in vain harms nobody.
+The invariant: a successor leads only (a) by a ``Convert`` from a primary that has stepped down for it, or (b) when it was fed and
+can be shown to have what the primary acknowledged, and that one and all in-sync replicas are lost; and only if it has refused
+nothing of what it was fed. It becomes a node only when the old primary is seen to lead no more; until then no endpoint leads to it,
+so to lead in vain harms nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Bind, Convert, Decide, Decided, Effect, Elect, Erase, Node, Shard, Start, Step, Stop, Wait
-from cachekeep.plan import announce, cluster_members, followers, judge, leaders
+from cachekeep.model import (
+    Act,
+    Bind,
+    Confirmed,
+    Convert,
+    Decide,
+    Decided,
+    Effect,
+    Elect,
+    Erase,
+    Node,
+    Shard,
+    Start,
+    Step,
+    Stop,
+    Wait,
+)
+from cachekeep.plan import announce, cluster_members, evidence, followers, judge, leaders
 from cachekeep.plan.flights import under_way
 from cachekeep.plan.members import Needs, stop_stale
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
@@ -34,7 +51,7 @@ RETRY_SECONDS = 5.0
 
 
 def give_way(s: Situation) -> Step | None:
-    """Successors acknowledge what they are fed, and a primary that shall starve would not."""
+    """Successors acknowledge what they are fed, and a primary that is to starve would not."""
     there = [n for n in s.decided.successors if not s.gone(n) and (s.alive(n) or s.seen(n).reachable is not False)]
     if not there or not any(x.starving for x in s.decided.shards):
         return None
@@ -70,10 +87,20 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
             f"but {verb(heirs, 'does', 'do')} not answer yet"
         )
         return Wait(s.policy.poll_seconds, because, refused=True)
+    lost = s.primary(shard)
+    assert lost is not None
+    ends = evidence.over(s, shard, lost)
+    sure = [n for n in heirs if s.alive(n) and evidence.shown(s, ends, n)]
+    best = leaders.foremost(s, sure, lost) or best
+    known = replace(shard, ended=ends)
+    if not sure and not shard.accept_stale:
+        return leaders.refuse(s, known, lost, best)
     because = (
         f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
+        if sure
+        else f"{best.name} shall lead, in cluster mode, although it may lack something: the user accepted the loss"
     )
-    turned = replace(shard, moving_to=best.name, order=shard.order + 1, ordered_at=s.moment, recovering_from=shard.primary)
+    turned = replace(known, moving_to=best.name, order=shard.order + 1, ordered_at=s.moment, recovering_from=shard.primary)
     return Decide(with_shard(s.decided, turned), because)
 
 
@@ -145,7 +172,13 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         id=shard.id,
         primary=taker.name,
         order=shard.order,
-        in_sync=frozenset(n.name for n in s.decided.successors if n != taker and _follows_on(s, taker, n)),
+        lead_order=shard.order,
+        confirmed=Confirmed(
+            primary=taker.name,
+            order=shard.order,
+            nodes=frozenset(n.name for n in s.decided.successors if n != taker and _follows_on(s, taker, n)),
+            at=s.now,
+        ),
         slots=everything,
         owned=everything,
         epoch=seen.epoch if seen else shard.epoch,
@@ -155,7 +188,7 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         s.decided,
         nodes=tuple(replace(n if _follows_on(s, taker, n) else _anew(n), announced=True) for n in s.decided.successors),
         successors=(),
-        fed=frozenset(),
+        confirmed=Confirmed(),
         retired=s.decided.nodes,
         other_databases=(),
         shards=(led,),
@@ -206,8 +239,10 @@ def _dismiss(s: Situation, nodes: Sequence[Node]) -> Step | None:
     if there:
         return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} {verb(there)} not needed any more")
     left = tuple(n for n in s.decided.successors if n not in nodes)
-    fed = s.decided.fed & {n.name for n in left}
-    return Decide(replace(s.decided, successors=left, fed=fed), f"{names(nodes)} {verb(nodes, 'has', 'have')} left")
+    return Decide(
+        replace(s.decided, successors=left, confirmed=_confirmed(s, {n.name for n in nodes})),
+        f"{names(nodes)} {verb(nodes, 'has', 'have')} left",
+    )
 
 
 def _forget(s: Situation) -> Step | None:
@@ -299,7 +334,8 @@ def _track(s: Situation, primary: Node) -> Step | None:
     if fed == s.decided.fed:
         return None
     because = f"{listed(sorted(fed))} {verb(fed, 'has', 'have')} what {primary.name} has"
-    return Decide(replace(s.decided, fed=fed), because)
+    confirmed = Confirmed(primary=primary.name, order=s.decided.shards[0].lead_order, nodes=fed, at=s.now)
+    return Decide(replace(s.decided, confirmed=confirmed), because)
 
 
 def _in_step(s: Situation, primary: Node, node: Node) -> bool:
@@ -333,7 +369,13 @@ def _with(s: Situation, changed: list[Node]) -> Decided:
     """These successors in place of their namesakes: they have to be fed again."""
     by_name = {n.name: n for n in changed}
     successors = tuple(by_name.get(n.name, n) for n in s.decided.successors)
-    return replace(s.decided, successors=successors, fed=s.decided.fed - by_name.keys())
+    return replace(s.decided, successors=successors, confirmed=_confirmed(s, by_name.keys()))
+
+
+def _confirmed(s: Situation, lost: Collection[str]) -> Confirmed:
+    """Without these."""
+    known = s.decided.confirmed
+    return replace(known, nodes=known.nodes - set(lost))
 
 
 # -- those whose place was taken
@@ -351,7 +393,7 @@ def hand_on(s: Situation) -> Step | None:
         if unsure and _seconds_since(s, shard) < RETRY_SECONDS:
             return None
         if unsure:
-            left = replace(shard, in_sync=shard.in_sync - {n.name for n in unsure})
+            left = evidence.without(shard, {n.name for n in unsure})
             return Decide(with_shard(s.decided, left), f"{names(unsure)} {verb(unsure)} out of sync and may not be promoted")
     fronts = [f for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
     if not fronts:

@@ -101,16 +101,17 @@ class ClusterWorld(World):
         kin = [m for k, m in self.members.items() if k != key and _group(m) == _group(member) and m.engine.works]
         if not member.leads and (key in self.by_order or any(m.leads for m in kin)):
             return
-        in_sync = self.in_sync()
         # Whose slots it has taken loses its keys too, as soon as it hears of that.
         kin = [m for m in kin if not (m.leads and member.leads and m.epoch < member.epoch and common(m.slots, member.slots))]
-        kept = {v for m in kin if m.engine.spec.key in in_sync for v in self.data(m).values()}
+        decided = self.decided()
+        kept = {v for m in kin if m.engine.spec.key in decided for v in self.data(m).values()}
         mine = {
             v
             for slot, v in self.data(member).items()
             if not member.leads or slot in member.importing or common(((slot, slot),), member.slots)
         }
-        self.lossable |= mine - kept
+        others = [m for k, m in self.members.items() if k != key and _group(m) == _group(member) and m.engine.holds]
+        self.lossable |= {v for v in mine - kept if not others or self.fresh(v)}
 
     async def _live(self, member: Member) -> None:
         while member.engine.alive:

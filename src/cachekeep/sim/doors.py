@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from cachekeep.compute.contract import (
-    HEARD_KEPT,
     ApplySettings,
     CarriedBy,
     File,
@@ -43,6 +42,7 @@ from cachekeep.model import (
     Silence,
     Stream,
     Witness,
+    recalled,
 )
 from cachekeep.model.limits import RESOURCES
 from cachekeep.sim.world import NOBODY, Engine, World
@@ -96,7 +96,7 @@ class SimDriver:
             live_digest=spec.live_digest,
             lineage=Stream(world.new_history(), 0),
         )
-        _heed(engine, spec.settings)
+        engine.heed(spec.settings)
         engine.limits = spec.limits
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
@@ -178,9 +178,8 @@ class SimDriver:
         return True
 
     def remember(self, key: Key, heard: Heard) -> None:
-        if key not in self._world.processes:
-            return
-        self._world.heard[key] = (heard, *self._world.heard.get(key, ()))[:HEARD_KEPT]
+        if key in self._world.processes:
+            self._world.heard[key] = recalled(heard, self._world.heard.get(key, ()))
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
         self._callbacks.append(callback)
@@ -193,12 +192,6 @@ class SimDriver:
     async def aclose(self) -> None:
         if self._died in self._world.witnesses:
             self._world.witnesses.remove(self._died)
-
-
-def _heed(engine: Engine, settings: Mapping[str, str]) -> None:
-    """The settings that the simulated engines know."""
-    engine.min_replicas = int(settings.get("min-replicas-to-write", engine.min_replicas))
-    engine.maxmemory = int(settings.get("maxmemory", engine.maxmemory))
 
 
 class SimLink:
@@ -237,7 +230,20 @@ class SimLink:
         if engine is None or (not engine.works and engine.excuse is None):
             await asyncio.sleep(deadline_seconds)
             return NodeView(answer=Silence(reachable=engine is not None))
+        seen, held = await self._world.elsewhere(self._answered(engine))
+        if seen.answering:
+            self._hear(engine, held, asked_at)
+        return seen
+
+    async def _answered(self, engine: Engine) -> tuple[NodeView, Stream | None]:
+        """What is in our socket a moment later, whenever we read it."""
         await asyncio.sleep(0.001)
+        if self._world.on_answer is not None:
+            self._world.on_answer()
+        return self._seen(engine), engine.stream
+
+    def _seen(self, engine: Engine) -> NodeView:
+        """What it answers now."""
         if engine.excuse is not None:
             return NodeView(answer=Excuse(engine.excuse))
         if not engine.works:
@@ -247,7 +253,6 @@ class SimLink:
             for e in self._world.processes.values()
             if e.alive and e.follows == engine.spec.address and e.role == "replica" and (e.linked or e.online)
         )
-        self._hear(engine, asked_at)
         primary = engine.role == "primary"
         following = not primary and engine.follows != NOBODY
         return NodeView(
@@ -255,7 +260,6 @@ class SimLink:
             role="primary" if primary else "replica",
             follows=engine.follows if following else None,
             link_up=engine.linked if following else None,
-            link_down_seconds=self._link_down_seconds(engine) if following else None,
             reaches=self._reaches(engine) if following else None,
             offset=len(engine.writes),
             stream=engine.stream,
@@ -271,15 +275,10 @@ class SimLink:
     def _lag_seconds(self, primary: Engine, replica: Engine) -> int:
         return int(self._world.now - primary.acknowledged_at.get(replica.spec.key, self._world.now))
 
-    def _hear(self, engine: Engine, asked_at: Moment) -> None:
-        if engine.stream is not None:
-            self._memory.remember(engine.spec.key, Heard(asked_at, engine.stream))
-
-    def _link_down_seconds(self, replica: Engine) -> int | None:
-        """In whole seconds, and unknown to one that has never been linked to whom it follows now, as with the engines."""
-        if replica.linked or replica.linked_at is None:
-            return None
-        return int(asyncio.get_running_loop().time() - replica.linked_at)
+    def _hear(self, engine: Engine, held: Stream | None, asked_at: Moment) -> None:
+        """What it said that it held, unless another process has taken its place since."""
+        if held is not None and self._world.processes.get(engine.spec.key) is engine:
+            self._memory.remember(engine.spec.key, Heard(asked_at, held))
 
     def _reaches(self, replica: Engine) -> bool | None:
         """By its own word while it is linked; else whether the primary's host takes its connection,
@@ -341,10 +340,13 @@ class SimLink:
         def do(engine: Engine) -> None:
             self._world.promoted(at[effect.node].key)
             engine.lead(self._world.new_history())
-            self._hear(engine, asked_at)
+            self._hear(engine, engine.stream, asked_at)
             self._bind(engine, effect.addresses)
 
         await self.order(at[effect.node], effect.order, do, leading=True)
+        if self._world.fatal_promotions:
+            self._world.die_of_promotion()
+            await asyncio.sleep(0.001)
 
     async def follow(self, effect: Follow | Admit, at: Targets) -> None:
         primary = at[effect.primary]
@@ -386,7 +388,7 @@ class SimLink:
             raise OrderFailed("the connection broke in the middle of a hand-over")
         await self._memory.admit(taker.key, order, leading=True)
         take.lead(self._world.new_history())
-        self._hear(take, asked_at)
+        self._hear(take, take.stream, asked_at)
         give.paused_until = 0.0
         self._bind(take, effect.taker_addresses)
 
@@ -408,7 +410,7 @@ class SimLink:
         engine = self._reached(at[effect.node])
         if unknown := [name for name in effect.settings if self._world.unknown(name)]:
             raise OrderFailed(f"{effect.node}: Unknown option {unknown[0]}")
-        _heed(engine, effect.settings)
+        engine.heed(effect.settings)
 
     async def admit(self, effect: Admit, at: Targets) -> None:
         await self.follow(effect, at)
@@ -441,9 +443,12 @@ class SimLink:
         last: object = None
         while True:
             await asyncio.sleep(interval_seconds)
+            engine, asked_at = self._engine(target), self._world.moment()
+            if engine:
+                seen, held = await self._world.elsewhere(self._answered(engine))
+                if seen.answering:
+                    self._hear(engine, held, asked_at)
             engine = self._engine(target)
-            if engine and engine.answers:
-                self._hear(engine, self._world.moment())
             state = engine and engine.answers and (engine.role, engine.linked, self._fed_by(engine))
             if not state or state != last:
                 wake(target.key)

@@ -57,6 +57,14 @@ class Run(Protocol):
         """Who is decided to lead, or the first node."""
         ...
 
+    def dismiss(self) -> None:
+        """kill -9 of all control planes, and none comes up."""
+        ...
+
+    def recall(self) -> None:
+        """They come up again."""
+        ...
+
     def restart_a_keeper(self) -> None:
         """kill -9 of a control plane."""
         ...
@@ -148,6 +156,46 @@ def _relieve(run: Run, key: Key) -> None:
     run.world.relieve(key)
 
 
+def _doom(run: Run, by: int) -> None:
+    """Whoever promotes a node dies of it, before it can tell anybody else."""
+    run.world.fatal_promotions += by
+
+
+def _stall(run: Run, key: Key) -> None:
+    """A replica stalls, while its primary takes writes."""
+    if key != run.primary():
+        run.world.freeze(key)
+
+
+def _go_on_without_primary(run: Run, key: Key) -> None:
+    """The primary dies, and the replica goes on."""
+    run.world.kill(run.primary())
+    run.world.thaw(key)
+
+
+def _stall_unseen(run: Run, key: Key) -> None:
+    """Nobody looks."""
+    run.dismiss()
+    _stall(run, key)
+
+
+def _see_again(run: Run, key: Key) -> None:
+    _go_on_without_primary(run, key)
+    run.recall()
+
+
+def _stall_halted(run: Run, key: Key) -> None:
+    """Whoever has just asked is halted before it hears the answer."""
+    run.world.on_answer = run.hosts.halt_all
+    _stall(run, key)
+
+
+def _hear_again(run: Run, key: Key) -> None:
+    run.world.on_answer = None
+    _go_on_without_primary(run, key)
+    run.hosts.go_on_all()
+
+
 @dataclass(frozen=True)
 class Fault:
     """``begin`` strikes each of ``struck``; with ``end`` it is over after at most ``seconds``, and when faults stop."""
@@ -232,6 +280,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("reboot-all", lambda r, k: r.reboot_all(), when=_moves, gentle=True),
     Fault("upgrade", lambda r, k: r.upgrade(), when=_moves, gentle=True),
     Fault("accept-loss", lambda r, k: r.accept_loss(), when=_moves, weight=2),
+    Fault("keepers-away", lambda r, k: r.dismiss(), lambda r, k: r.recall(), seconds=8.0),
+    Fault("keepers-halted", lambda r, k: r.hosts.halt_all(), lambda r, k: r.hosts.go_on_all(), seconds=HALT_SECONDS),
+    Fault("stalls-unseen", _stall_unseen, _see_again, struck=several, weight=2, seconds=8.0),
+    Fault("stalls-while-halted", _stall_halted, _hear_again, struck=several, weight=2, seconds=8.0),
+    Fault("fatal-promotions", lambda r, k: _doom(r, 1), lambda r, k: _doom(r, -1), seconds=8.0),
 )
 
 CLASSIC = frozenset(f.name for f in FAULTS if f.classic)

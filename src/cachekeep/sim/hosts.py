@@ -37,6 +37,20 @@ class Hosts:
         """SIGCONT."""
         self._processes[name].go_on()
 
+    def halt_all(self) -> None:
+        """SIGSTOP of all."""
+        for process in self._processes.values():
+            process.halt()
+
+    def go_on_all(self) -> None:
+        """SIGCONT of all."""
+        for process in self._processes.values():
+            process.go_on()
+
+    def awake(self) -> bool:
+        """Whether some process is there to see what happens."""
+        return any(not p.halted for p in self._processes.values())
+
     async def kill(self, *names: str) -> None:
         """SIGKILL of these, or of all: no release, no goodbye."""
         for name in names or tuple(self._processes):

@@ -18,7 +18,7 @@ from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
-from cachekeep.model import Cache, Event, Member, Node, Secret, Wanted, WantedShard
+from cachekeep.model import Cache, Event, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
@@ -28,7 +28,7 @@ from cachekeep.sim.faults import Fault, Strike, known
 from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.timeless import SimClock, run
-from cachekeep.sim.users import NAME, UID, Users
+from cachekeep.sim.users import UID, Users, group
 from cachekeep.sim.world import World
 from cachekeep.store.contract import Lease
 from cachekeep.store.memory import MemoryStore
@@ -67,7 +67,11 @@ class Run(Users):
         self.cache: Cache | None = None
         self.acknowledged: list[int] = []
         self.keepers: list[asyncio.Task[None]] = []
-        self.world.in_sync = self._in_sync
+        self.world.decided = self._decided
+        self.world.seen = self.hosts.awake
+        self.world.die_of_promotion = lambda: self.world.spawn(self._die_of_promotion())
+        self.away = 0
+        """So many things keep all keepers away."""
         self.broken: Violation | None = None
         self.created = False
         """It has been as it should be."""
@@ -86,7 +90,8 @@ class Run(Users):
     # -- safety
 
     def _check(self, before: Cache, after: Cache) -> None:
-        """A primary is replaced only by an in-sync node, a node that a hand-over caught up, or with the user's consent."""
+        """A primary is replaced only by one that has all that was acknowledged but for what was on its way, by one that a hand-over
+        caught up, or with the user's consent."""
         self.cache = after
         self._spared(before, after)
         self._note_consent(before, after)
@@ -97,36 +102,37 @@ class Run(Users):
             if old is None or old.primary in (None, shard.primary) or shard.primary is None:
                 continue
             self.report.failovers += 1
-            consented = shard.id in self.consents
-            self.consents.discard(shard.id)
             if shard.order < old.order:
                 self._broken(f"order went back from {old.order} to {shard.order}")
             if not any(e.alive and e.history for e in self.world.processes.values()):
                 continue  # there is nothing to lose
-            if shard.primary not in old.in_sync and shard.primary != old.moving_to and not consented:
-                self._broken(f"{shard.primary} was promoted out of sync; in sync were {sorted(old.in_sync)}")
+            if shard.primary == old.moving_to:
+                continue
+            if self.world.remote:
+                self.world.note_losses((UID, old.primary or ""))
+            self.world.note_out_of_reach()
             engine = self.world.processes.get((UID, shard.primary))
-            if shard.primary != old.moving_to:
-                if self.world.remote:
-                    self.world.note_losses((UID, old.primary or ""))
-                self.world.note_out_of_reach({(UID, n) for n in old.in_sync})
-            if shard.primary != old.moving_to and not consented and engine is not None and not engine.fed:
-                self._broken(f"{shard.primary} was promoted although {old.primary} never streamed to it")
+            if engine is not None and (lost := set(self.acknowledged) - set(engine.writes) - self.world.lossable):
+                self._broken(f"{shard.primary} was promoted without {len(lost)} acknowledged writes: {sorted(lost)[:5]}")
 
     def _kept(self, what: str | None) -> None:
         if what is not None:
             self._broken(what)
 
     def _note_consent(self, before: Cache, after: Cache) -> None:
-        """The user's word is good for one promotion, and nobody's else is."""
+        """The user's word is good for one promotion, and nobody's else is. To restart or to succeed a primary that hangs is such a
+        word, too."""
         begun = range(before.decided.errands_done + 1, after.decided.errands_done + 1)
-        heard = any(e.serial in begun and e.kind == "promote-stale" for e in before.wanted.errands)
+        heard = any(e.serial in begun and e.kind != "rebalance" for e in before.wanted.errands)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if shard.accept_stale and (old is None or not old.accept_stale):
                 if not heard:
                     self._broken(f"a loss in shard {shard.id} counts as accepted, and nobody has accepted it")
                 self.consents.add(shard.id)
+            if shard.id in self.consents and (not shard.accept_stale or (old and old.primary != shard.primary)):
+                self.consents.discard(shard.id)
+                self.world.lossable |= set(self.acknowledged)
 
     def _spared(self, before: Cache, after: Cache) -> None:
         """Whoever says why he does not work is alive: nobody stops such a primary unless the user asked for that."""
@@ -147,11 +153,9 @@ class Run(Users):
                     self.excused_since.setdefault(key, self.clock.monotonic())
             await asyncio.sleep(WRITE_SECONDS)
 
-    def _in_sync(self) -> set[Key]:
-        if self.cache is None:
-            return set()
-        names = {n for x in self.cache.decided.shards for n in (*x.in_sync, x.primary) if n}
-        return {(UID, n) for n in names}
+    def _decided(self) -> set[Key]:
+        """Whoever is being stopped is as good as gone: what only it holds is lost with the others, and so it is said."""
+        return {(UID, n.name) for n in self.cache.decided.nodes if not n.condemned} if self.cache else set()
 
     def _broken(self, what: str, kind: type[Violation] = SafetyViolation) -> NoReturn:
         """Remembered as well as raised: whoever hears it first may be a keeper, which survives anything."""
@@ -252,14 +256,20 @@ class Run(Users):
         """kill -9: no release, no goodbye. A new one comes up a moment later."""
         await self.hosts.kill(f"keeper{which}")
         await asyncio.sleep(self.random.random())
-        self.keepers[which] = self._keeper(f"keeper{which}")
+        self._begin(which)
+
+    def _begin(self, which: int) -> None:
+        """Unless it is there, or something keeps it away."""
+        if self.keepers[which].done() and not self.away:
+            self.keepers[which] = self._keeper(f"keeper{which}")
 
     async def boot(self) -> None:
         """The control planes' host goes down and comes up."""
         await self.hosts.kill()
         self.world.boot()
         await asyncio.sleep(self.random.random())
-        self.keepers = [self._keeper(f"keeper{which}") for which in range(len(self.keepers))]
+        for which in range(len(self.keepers)):
+            self._begin(which)
 
     # -- the run
 
@@ -285,25 +295,8 @@ class Run(Users):
         return self._judge()
 
     async def _create(self) -> None:
-        zones = "abc"
-        members = tuple(Member(name=f"{NAME}-{i + 1:03}", zone=zones[i % 3]) for i in range(self.scenario.nodes))
-        cache = Cache(
-            uid=UID,
-            name=NAME,
-            kind="group",
-            region="us-east-1",
-            created_at=self.clock.now(),
-            admin_password=Secret("x"),
-            wanted=Wanted(
-                engine=self.scenario.engine,
-                version="8.0.1",
-                node_type="cache.t3.micro",
-                port=6379,
-                shards=(WantedShard(id="0001", members=members),),
-                automatic_failover=self.scenario.automatic_failover,
-                parameter_group="default.valkey8",
-            ),
-        )
+        cache = group(self.scenario.nodes, self.scenario.engine, created_at=self.clock.now())
+        cache = replace(cache, wanted=replace(cache.wanted, automatic_failover=self.scenario.automatic_failover))
         async with self.store.transaction() as tx:
             await tx.insert(cache)
             tx.wake(UID)
@@ -363,6 +356,30 @@ class Run(Users):
     def primary(self) -> Key:
         """Who is decided to lead, or the first node."""
         return UID, self._primary() or self.nodes()[0][1]
+
+    def dismiss(self) -> None:
+        """kill -9 of all control planes, and none comes up."""
+        self.away += 1
+        self.world.spawn(self.hosts.kill())
+
+    def recall(self) -> None:
+        """They come up again, when everything is over that keeps them away."""
+        self.away -= 1
+        if not self.away:
+            self.world.spawn(self._come_up())
+
+    async def _come_up(self) -> None:
+        await self.hosts.kill()
+        for which in range(len(self.keepers)):
+            self._begin(which)
+
+    async def _die_of_promotion(self) -> None:
+        """Its promotion has killed the keeper. The promoted one leads for a while, and may die of it, too."""
+        self.dismiss()
+        await asyncio.sleep(self.random.random() * 6)
+        if self.random.random() < 0.5:
+            self.world.kill(self.primary())
+        self.recall()
 
     def restart_a_keeper(self) -> None:
         """kill -9 of a control plane."""

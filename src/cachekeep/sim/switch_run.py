@@ -29,7 +29,7 @@ HARM_BEFORE_SECONDS = 6.0
 
 @dataclass
 class SwitchScenario(Scenario):
-    """A group that is compatible from the first moment of harm on, and shall be enabled soon after."""
+    """A group that is compatible from the first moment of harm on, and is to be enabled soon after."""
 
     compatible: bool = True
     databases: bool = False
@@ -105,7 +105,7 @@ class SwitchRun(Run):
             if after.clustered:
                 continue
             engine = self.world.processes.get((UID, shard.moving_to or ""))
-            if shard.moving_to not in before.decided.fed or engine is None or not engine.fed:
+            if shard.moving_to not in before.decided.fed or engine is None:
                 self._broken(f"{shard.moving_to} shall inherit and was never fed")
         if after.clustered and not before.clustered:
             self._enabled(before, after)
@@ -120,9 +120,9 @@ class SwitchRun(Run):
         if leader is not None and leader.refused:
             self._broken(f"{leader.engine.spec.key[1]} leads, and has refused {leader.refused} commands")
 
-    def _in_sync(self) -> set[Key]:
+    def _decided(self) -> set[Key]:
         """Successors keep what nobody else does."""
-        found = super()._in_sync()
+        found = super()._decided()
         if self.cache is None or any(k in found and (e.alive and e.role == "replica") for k, e in self.world.processes.items()):
             return found
         return found | {(UID, name) for name in self.cache.decided.fed}

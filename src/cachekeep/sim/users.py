@@ -1,21 +1,43 @@
-"""What users of the simulated world do: they change what they want, send errands, read refusals."""
+"""What users of the simulated world do: they ask for a group, change what they want, send errands, read refusals."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import random
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Errand, Member, Wanted
+from cachekeep.model import Cache, Errand, Member, Secret, Wanted, WantedShard
 from cachekeep.sim.world import World
 from cachekeep.store.memory import MemoryStore
 
 UID, NAME = "u1", "demo"
 NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
+
+
+def group(nodes: int, engine: str, *, created_at: dt.datetime) -> Cache:
+    """One shard of so many nodes, spread over three zones."""
+    members = tuple(Member(name=f"{NAME}-{i + 1:03}", zone="abc"[i % 3]) for i in range(nodes))
+    return Cache(
+        uid=UID,
+        name=NAME,
+        kind="group",
+        region="us-east-1",
+        created_at=created_at,
+        admin_password=Secret("x"),
+        wanted=Wanted(
+            engine=engine,
+            version="8.0.1",
+            node_type="cache.t3.micro",
+            port=6379,
+            shards=(WantedShard(id="0001", members=members),),
+            parameter_group="default.valkey8",
+        ),
+    )
 
 
 class Users:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Heard, Limits, Moment, Plight, Stream
+from cachekeep.plan import Policy
 from cachekeep.sim.halts import outside
 from cachekeep.sim.timeless import SimHost
 
+T = TypeVar("T")
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
@@ -50,8 +52,6 @@ class Engine:
     """When it was last linked to whom it follows now, by its own word."""
     online: bool = False
     """What its primary knows: the first ACK has arrived, so the stream flows."""
-    fed: bool = False
-    """Its present primary has streamed to it at least once."""
     loading: bool = False
     """It reads in what a full synchronisation has brought: it holds nothing yet, and says so to everybody."""
     haste: float = 1.0
@@ -73,6 +73,8 @@ class Engine:
     limits: Limits = field(default_factory=Limits)
     """What its process is held to."""
     maxmemory: int = 0
+    still_at: float = 0.0
+    """Since when it acknowledges nothing, if it does not."""
     acknowledged_at: dict[Key, float] = field(default_factory=dict)
     """Of a primary: when each replica last acknowledged what it sent."""
     feeds: dict[Key, tuple[float, float]] = field(default_factory=dict)
@@ -109,6 +111,21 @@ class Engine:
         """What it says that it holds."""
         at = self.lineage
         return Stream(at.history, len(self.writes), at.before, at.shared) if self.history or self.writes else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is anything in it to be lost."""
+        return self.alive and bool(self.writes)
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether clients that are with it are served, if it leads."""
+        return self.works and self.trouble != "paused"
+
+    def heed(self, settings: Mapping[str, str]) -> None:
+        """Those that simulated engines know."""
+        self.min_replicas = int(settings.get("min-replicas-to-write", self.min_replicas))
+        self.maxmemory = int(settings.get("maxmemory", self.maxmemory))
 
     def lead(self, history: str) -> None:
         """It follows nobody, and what it writes from now on is a history of its own."""
@@ -153,17 +170,30 @@ class World:
         """What the driver is told to do with these processes, and what fronts among them are told or asked, does not end."""
         self.blind: set[str] = set()
         """Keepers that reach no host at all."""
+        self.seen: Callable[[], bool] = lambda: True
+        """Whether a control plane is there that is not halted."""
+        self.on_answer: Callable[[], None] | None = None
+        """What happens when an engine has answered, and before that is read."""
+        self.fatal_promotions = 0
+        """So many things have a keeper die of the promotion that it orders."""
+        self.die_of_promotion: Callable[[], None] = lambda: None
+        """What a fatal promotion does."""
         self.restarts = 0
         """Of keepers."""
         self.witnesses: list[Callable[[Key], None]] = []
         """Drivers that are there to see a process end."""
+        self.acknowledged: dict[int, tuple[float, Engine]] = {}
+        """When each write was acknowledged, and by whom."""
+        self.in_flight_seconds = Policy().in_flight_seconds
         self.lossable: set[int] = set()
-        """Acknowledged writes that no in-sync process held when their only holder died: nobody could have kept them."""
+        """Acknowledged writes that nobody could have kept: none that worked held them when their only holder died, a moment after
+        it had acknowledged them; or everybody was lost; or the user accepted the loss."""
         self.unfit: Callable[[ProcessSpec], bool] = lambda spec: False
         """Whether a process ends as soon as it is started, for what stands in its files."""
         self.unknown: Callable[[str], bool] = lambda setting: False
         """Whether the engines do not know a setting."""
-        self.in_sync: Callable[[], set[Key]] = set
+        self.decided: Callable[[], set[Key]] = set
+        """The nodes that are decided, but for those that are being stopped."""
         self.tasks: set[asyncio.Task[None]] = set()
         self.flaky = 0.0
         """Chance that an order is late or doubled."""
@@ -199,10 +229,13 @@ class World:
         if engine is None or not engine.alive:
             return
         self.note_losses(key)
+        self._still(engine)
         engine.alive, engine.frozen = False, False
         engine.bound = set()
+        if not any((e := self.processes.get(k)) is not None and e.holds for k in self.decided()):
+            self.lossable |= set(self.acknowledged)  # and so it is said: what it held is lost
         engine.problem = None if by_order else "was killed by SIGKILL"
-        if self.witnesses:
+        if self.witnesses and self.seen():
             self.ended[key] = self.moment()
         for other in self.processes.values():
             if other.follows == engine.spec.address:
@@ -215,34 +248,46 @@ class World:
         self.unstartable.add(key)
         self.kill(key)
 
+    def fresh(self, id: int) -> bool:
+        """Whether a write was on its way at the end of its lead: acknowledged no longer ago than what may be lost unasked. Hosts
+        that are lost may go on acknowledging for as long as it takes to starve them."""
+        at, by = self.acknowledged.get(id, (0.0, None))
+        if by is None or self.remote:
+            return True
+        return (asyncio.get_running_loop().time() if by.acknowledges else by.still_at) - at <= self.in_flight_seconds
+
     def note_losses(self, key: Key) -> None:
-        """What this process has taken and no in-sync process holds is lost with it."""
+        """What only this process holds, of what has been acknowledged just now, is lost with it."""
         dying = self.processes.get(key)
         if dying is None:
             return
         kept: set[int] = set()
-        for other in self.in_sync() - {key}:
+        for other in self.decided() - {key}:
             engine = self.processes.get(other)
-            if (
-                engine is not None and engine.works and other not in self.cut
-            ):  # what only a frozen or lost one holds cannot be waited for
-                kept |= set(engine.writes)
-        self.lossable |= set(dying.writes) - kept
+            if engine is not None and engine.answers and other not in self.cut:
+                kept |= set(engine.writes)  # what only one holds that is frozen, busy or lost cannot be waited for
+        self.lossable |= {w for w in set(dying.writes) - kept if self.fresh(w)}
 
-    def note_out_of_reach(self, in_sync: set[Key]) -> None:
+    def note_out_of_reach(self) -> None:
         """Somebody is to lead now, and the keepers may have been away since the last one was lost: what only nodes hold that were
         cut off or frozen meanwhile cannot be waited for."""
-        living = {key: e for key in in_sync if (e := self.processes.get(key)) is not None and e.alive}
-        there = {key for key, e in living.items() if e.works and key not in self.cut}
-        self.lossable |= {w for key in living.keys() - there for w in living[key].writes} - {
-            w for k in there for w in living[k].writes
-        }
+        living = {key: e for key in self.decided() if (e := self.processes.get(key)) is not None and e.alive}
+        there = {key for key, e in living.items() if e.answers and key not in self.cut}
+        kept = {w for key in there for w in living[key].writes}
+        away = {w for key in living.keys() - there for w in living[key].writes}
+        self.lossable |= {w for w in away - kept if self.fresh(w)}
 
     def freeze(self, key: Key) -> None:
         """SIGSTOP."""
         if (engine := self.processes.get(key)) and engine.alive:
             self.note_losses(key)
+            self._still(engine)
             engine.frozen = True
+
+    def _still(self, engine: Engine) -> None:
+        """From now on it acknowledges nothing, unless it has not for longer."""
+        if engine.acknowledges:
+            engine.still_at = asyncio.get_running_loop().time()
 
     def thaw(self, key: Key) -> None:
         """SIGCONT."""
@@ -280,6 +325,8 @@ class World:
     def disturb(self, key: Key, trouble: Trouble) -> None:
         """Clients do this to it, if they do nothing else already."""
         if (engine := self.processes.get(key)) and engine.alive and engine.trouble is None:
+            if trouble != "crowded":
+                self._still(engine)
             engine.trouble, engine.interrupted = trouble, False
 
     def relieve(self, key: Key) -> None:
@@ -310,7 +357,6 @@ class World:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
         engine.role, engine.follows = "replica", address
         engine.linked, engine.linked_at, engine.online = False, None, False
-        engine.fed = engine.fed and engine.history  # it holds what it was fed, until a full resynchronisation empties it
         engine.link_epoch += 1
         self.spawn(self._replicate(engine, engine.link_epoch))
 
@@ -335,7 +381,6 @@ class World:
                         await self._load(engine, primary, epoch)
                         continue
                     engine.writes = []  # a full resynchronisation empties the replica first
-                    engine.fed = False
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
                     self._go_on_with(primary, engine)
@@ -345,7 +390,7 @@ class World:
                 continue
             if not engine.online:  # linked by its own word; the primary streams only after the first ACK
                 if self.random.random() < engine.haste:
-                    engine.online = engine.fed = True
+                    engine.online = True
                     self._stream(primary, engine)
                 continue
             self._stream(primary, engine)
@@ -359,7 +404,7 @@ class World:
             there = primary.works and engine.works and self.peers(engine, primary)
             if not there or engine.link_epoch != epoch or primary.role != "primary":
                 return
-        engine.writes, engine.fed, engine.loading = [], False, True
+        engine.writes, engine.loading = [], True
         end = self.now + self.sync_seconds * (0.2 + 0.3 * self.random.random())
         while engine.alive and (self.now < end or engine.frozen):
             await asyncio.sleep(0.05)
@@ -423,6 +468,10 @@ class World:
             if engine.works and engine.role == "primary":
                 self.led_at[key] = self.now
 
+    async def elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What comes of something that goes on whether or not whoever waits for it is halted."""
+        return await asyncio.get_running_loop().create_task(coroutine, context=outside())
+
     # -- clients
 
     def write(self, endpoint: str, id: int) -> bool:
@@ -439,4 +488,5 @@ class World:
         self.may_hold(engine, engine.maxmemory)
         if engine.works:
             engine.writes.append(id)
+            self.acknowledged[id] = asyncio.get_running_loop().time(), engine
         return engine.works

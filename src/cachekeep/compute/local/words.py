@@ -13,9 +13,9 @@ import threading
 
 import msgspec
 
-from cachekeep.compute.contract import HEARD_KEPT, Key
+from cachekeep.compute.contract import Key
 from cachekeep.compute.local.ledger import HEARD, Ledger
-from cachekeep.model import Heard
+from cachekeep.model import Heard, recalled
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class Words:
         record = self._ledger.get(key)
         if record is None:
             return
-        self._kept[key] = self._unwritten[key] = _Kept(record.started_ticks, (heard, *self.of(key))[:HEARD_KEPT])
+        self._kept[key] = self._unwritten[key] = _Kept(record.started_ticks, recalled(heard, self.of(key)))
         self._news.set()
 
     def of(self, key: Key) -> tuple[Heard, ...]:
