@@ -39,6 +39,7 @@ from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.launch import ADMIN
 from cachekeep.model import Cache, Decided, Follow, Node, Promote, Secret, Shard, Wanted
+from cachekeep.network.fronts import programs
 from cachekeep.toolchain.installed import discover
 
 MIB = 1 << 20
@@ -100,7 +101,7 @@ class Node3:
 
     def __init__(self, place: Path, build: Build, case: Case) -> None:
         self.clock = SystemClock()
-        self.driver = LocalDriver(place, self.clock)
+        self.driver = LocalDriver(place, self.clock, programs=programs(discover))
         self.link = EngineLink(self.driver, self.clock)
         version = ".".join(build.version.split(".")[:2])
         own = f"127.102.{os.getpid() % 250}"

@@ -35,7 +35,7 @@ from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model import Cache, Installation, Node
 from cachekeep.network.addresses import Pool, free
-from cachekeep.network.fronts import LocalFronts
+from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
 from cachekeep.services import SERVICES, Services, ServiceSettings
@@ -124,7 +124,7 @@ class App:
         undo.push_async_callback(store.aclose)
         await store.open()
         await self.reload()
-        driver = LocalDriver(settings.data_dir, clock)
+        driver = LocalDriver(settings.data_dir, clock, programs=programs(lambda: self.catalogue))
         undo.push_async_callback(driver.aclose)
         await driver.open()
         self._open_files = driver.capacity().open_files

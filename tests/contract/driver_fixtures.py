@@ -77,6 +77,12 @@ class World(Protocol):
     def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
         """A process that works, or one that ends at once."""
 
+    async def keep(self, name: str) -> None:
+        """Have the driver's side keep a file by this name that holds one key."""
+
+    async def keys(self, spec: ProcessSpec) -> int:
+        """How many keys the process holds."""
+
     async def kill(self, key: Key) -> None:
         """SIGKILL from outside; dead on return."""
 
@@ -112,6 +118,18 @@ class LocalWorld:
 
     def record(self, key: Key) -> Record:
         return read_record(self.directory, key)
+
+    async def keep(self, name: str) -> None:
+        first, driver = redis_spec("first"), self._driver or await self.driver()
+        await driver.start(first)
+        for command in (("SET", "k", "v"), ("SAVE",)):
+            await asyncio.to_thread(ask, first.address, *command)
+        (self.directory / "kept").mkdir(exist_ok=True)
+        shutil.copyfile(self.directory / "nodes" / first.key[0] / "first" / "dump.rdb", self.directory / "kept" / name)
+        await driver.erase(first.key)
+
+    async def keys(self, spec: ProcessSpec) -> int:
+        return int((await asyncio.to_thread(ask, spec.address, "DBSIZE")).removeprefix(b":"))
 
     async def kill(self, key: Key) -> None:
         pid = self.record(key).pid
@@ -156,6 +174,12 @@ class SimWorld:
         address = address or new_address()
         return ProcessSpec(key=("uid-1", name), incarnation=incarnation, argv=(), files=files, address=address, port=PORT)
 
+    async def keep(self, name: str) -> None:
+        self._world.kept[name] = [1]
+
+    async def keys(self, spec: ProcessSpec) -> int:
+        return len(self._world.processes[spec.key].writes)
+
     async def kill(self, key: Key) -> None:
         self._world.kill(key)
 
@@ -176,12 +200,17 @@ def read_record(directory: Path, key: Key) -> Record:
     return msgspec.json.decode((directory / "nodes" / key[0] / key[1] / "process.json").read_bytes(), type=Record)
 
 
-def ping(address: str, port: int = PORT) -> bool:
+def ask(address: str, *words: str, port: int = PORT) -> bytes:
+    """What a RESP server says to a command, if it is one line."""
+    with socket.create_connection((address, port), timeout=2) as connection:
+        connection.sendall(f"{' '.join(words)}\r\n".encode())
+        return connection.recv(64).strip()
+
+
+def ping(address: str) -> bool:
     """Whether a RESP server answers there."""
     try:
-        with socket.create_connection((address, port), timeout=2) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16) == b"+PONG\r\n"
+        return ask(address, "PING") == b"+PONG"
     except OSError:
         return False
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.contract.driver_fixtures import World, anyio_backend, eventually, world_fixture  # noqa: F401  (fixtures)
 from tests.engines.servers import until
 
-from cachekeep.compute.contract import Driver, File, Key, ProcessSeen
+from cachekeep.compute.contract import Driver, File, Kept, Key, ProcessSeen
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Heard, Limits, Moment, Stream, recalled
 
@@ -96,6 +96,18 @@ async def test_what_was_started_is_known_until_it_is_erased(world: World) -> Non
 async def test_there_is_room_for_processes(world: World) -> None:
     there = (await world.driver()).capacity()
     assert min(n for n in (there.memory_bytes, there.cpus, there.open_files) if n is not None) > 0
+
+
+async def test_a_process_may_start_from_what_is_kept(world: World) -> None:
+    await world.keep("snapshot-1.rdb")
+    driver, spec = await world.driver(), world.spec()
+    spec = replace(spec, files={**spec.files, "dump.rdb": File(Kept("snapshot-1.rdb"))})
+    await driver.start(spec)
+    assert await world.keys(spec) == 1
+    other = world.spec("a-002")
+    with pytest.raises(OrderFailed, match=r"a-002.*No such file"):
+        await driver.start(replace(other, files={**other.files, "dump.rdb": File(Kept("snapshot-2.rdb"))}))
+    assert not await world.accepts(other)
 
 
 async def test_stop_and_erase_are_for_everybody(world: World) -> None:

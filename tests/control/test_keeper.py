@@ -230,7 +230,7 @@ async def _created(story: Story) -> Cache:
 
 def _hands(story: Story) -> Any:
     from cachekeep.control import Hands, Observer
-    from cachekeep.sim.doors import SimFronts
+    from cachekeep.sim.fronts import SimFronts
 
     driver, link = story._doors("keeper0")
     fronts = SimFronts(story.world)

@@ -88,7 +88,7 @@ async def test_whoever_was_halted_in_the_middle_of_a_look_does_not_know_what_it_
     """The answer had come, perhaps, and was never read: the node may have gone on since it was asked."""
     world = World()
     clock: Any = world
-    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, pool="127.77.0.0/16")
+    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, places=Pool("127.77.0.0/16"))
     world.process, world.node, world.takes_seconds = RUNS, BUSY, 5.0
     view = await observer.look(CACHE)
     assert view.node("demo-001").still_since == later(5.0)

@@ -117,7 +117,7 @@ class Server:
                 path.touch(mode=0o600)
                 path.write_text(text.replace("{dir}", place))
         with (self.directory / "log").open("ab") as log:
-            argv = [a.replace("{dir}", place) for a in spec.argv]
+            argv = [self.build.server, *(a.replace("{dir}", place) for a in spec.argv[1:])]
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=place)
         deadline = time.monotonic() + 20
         while not listens(self.node.address, self.node.port):

@@ -37,7 +37,7 @@ from cachekeep.engines.launch import ADMIN
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
 from cachekeep.network.addresses import Pool
-from cachekeep.network.fronts import LocalFronts
+from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
 from cachekeep.toolchain.installed import discover
@@ -120,7 +120,7 @@ class LiveCache:
 
     async def start_control_plane(self) -> None:
         """A keeper that finds what is there and goes on."""
-        self.driver = LocalDriver(self.place, self.clock)
+        self.driver = LocalDriver(self.place, self.clock, programs=programs(lambda: self.catalogue))
         await self.driver.open()
         self.link = EngineLink(self.driver, self.clock, Spares(self.place))
         fronts = LocalFronts(lambda key: self.driver.log_path(key).parent)

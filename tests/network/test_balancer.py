@@ -20,6 +20,7 @@ from tests.addresses import free_port, new_address
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, Secret, Wanted
 from cachekeep.network import balancer
+from cachekeep.network.fronts import find_haproxy
 
 ADDRESS = new_address()
 NODES = {f"r-00{i}": new_address() for i in (1, 2, 3)}
@@ -63,9 +64,7 @@ class Balancer:
         self.directory = directory
         self.port = port
         self.socket = directory / balancer.SOCKET
-        program = (
-            shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin") or pytest.skip("needs haproxy")
-        )
+        self.program = find_haproxy() or pytest.skip("needs haproxy")
         wanted = Wanted(engine="redis", version="7.0", node_type="cache.t3.micro", port=port, shards=())
         cache = Cache(
             uid="u",
@@ -83,13 +82,13 @@ class Balancer:
             )
             for n in names
         ]
-        self.spec = balancer.spec(cache, front, nodes, haproxy=program)
+        self.spec = balancer.spec(cache, front, nodes)
         for name, file in self.spec.files.items():
-            (directory / name).write_text(file.text.replace("{dir}", str(directory)))
+            (directory / name).write_text(str(file.content).replace("{dir}", str(directory)))
         self.start()
 
     def start(self) -> None:
-        argv = [a.replace("{dir}", str(self.directory)) for a in self.spec.argv]
+        argv = [self.program, *(a.replace("{dir}", str(self.directory)) for a in self.spec.argv[1:])]
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, cwd=self.directory)
         eventually(lambda: accepts(ADDRESS, self.port))
 

@@ -11,7 +11,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,10 +26,12 @@ from pymemcache.client.base import Client
 from pymemcache.client.hash import HashClient
 from tests.addresses import free_port, new_address
 
+from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, Secret, Wanted
 from cachekeep.network import discovery
 from cachekeep.network import relay as relay_program
+from cachekeep.network.fronts import programs
 
 ADDRESS = new_address()
 NODES = {number: new_address() for number in range(4)}
@@ -99,13 +100,16 @@ class Relay:
             admin_password=Secret("x"),
             wanted=wanted,
         )
-        self.spec = discovery.spec(cache, self.front, nodes, version, python=sys.executable, told_version=VERSION)
+        self.spec = discovery.spec(cache, self.front, nodes, version, told_version=VERSION)
         for name, file in self.spec.files.items():
-            (directory / name).write_text(file.text)
+            (directory / name).write_text(str(file.content))
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([a.replace("{dir}", str(self.directory)) for a in self.spec.argv], env=self.spec.env)
+        self.process = subprocess.Popen(
+            [*programs(Catalogue)(self.spec.argv[0]), *(a.replace("{dir}", str(self.directory)) for a in self.spec.argv[1:])],
+            env=self.spec.env,
+        )
         eventually(lambda: accepts(*self.where))
 
     def stop(self) -> None:

@@ -41,19 +41,28 @@ Key = tuple[str, str]
 """A process: (``Cache.uid``, node or front name)."""
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A file that the driver's side keeps by this name, such as an RDB to start from: not carried through the door."""
+
+    name: str
+
+
 class File(msgspec.Struct, frozen=True):
     """A file in the process's own directory. Secret ones have mode 0600, and so does everything else unless it must not."""
 
-    text: str
+    content: str | bytes | Kept
+    """Text, in which ``{dir}`` stands for that directory; bytes as they are; or a copy of what is kept."""
     secret: bool = True
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is needed to start a process. ``{dir}`` in ``argv`` and in files stands for its own directory."""
+    """Everything that is needed to start a process, and nothing of the machine on which it will be. ``{dir}`` in ``argv`` and in
+    the text of files stands for its own directory."""
 
     key: Key
     incarnation: int
     argv: tuple[str, ...]
+    """The first word names a program; what is run for it there is the driver's to know."""
     files: dict[str, File] = {}
     env: dict[str, str] = {}
     address: str

@@ -12,7 +12,7 @@ class Fronts(Protocol):
     """What control needs of ``network``: how a front is started, and what it passes on to."""
 
     def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
-        """How to start the front, already pointed at ``nodes``. Raises ``EngineMissing`` when its program is not installed."""
+        """How to start the front, already pointed at ``nodes``."""
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
         """Pass on to these nodes from now on. Raises ``OrderFailed`` when that is not confirmed."""

@@ -74,6 +74,11 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         return numbers(self.version)
 
     @property
+    def program(self) -> str:
+        """By which whoever starts it knows it, on whatever machine."""
+        return f"{self.engine}-{self.version}{'+tls' if self.tls else ''}"
+
+    @property
     def family(self) -> str:
         return family_of(self.engine, self.version)
 
@@ -204,6 +209,10 @@ class Catalogue(msgspec.Struct, frozen=True):
         if offer is None or build is None:
             raise EngineMissing(self._how_to_get(engine, offer, needs))
         return offer, build
+
+    def server(self, program: str) -> str | None:
+        """The path of a build's server by ``Build.program``; None: it is none of these."""
+        return next((build.server for build in self.builds if build.program == program), None)
 
     def resolve(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> Build:
         """The build of ``choose``."""

@@ -60,7 +60,7 @@ def launch(
     if node.engine == "memcached":
         argv, files = _memcached_argv(build, node, wanted, run_as, open_files), {}
     else:
-        argv = (build.server, "{dir}/server.conf")
+        argv = (build.program, "{dir}/server.conf")
         files = {"server.conf": (server_conf(build, cache, node, wanted, users), True)}
         if cache.in_cluster_mode(node):
             files["nodes.conf"] = (nodes_conf(cache, node), False)
@@ -274,7 +274,7 @@ def _memcached_argv(
     connections = int(v["max_simultaneous_connections"])
     if open_files is not None:
         connections = min(connections, max(open_files - MEMCACHED_OWN_FILES, 16))
-    argv = [build.server, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb(v)), "-c", str(connections)]
+    argv = [build.program, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb(v)), "-c", str(connections)]
     argv += ["-t", v["num_threads"], "-b", v["backlog_queue_limit"], "-R", v["requests_per_event"], "-B", v["binding_protocol"]]
     argv += ["-n", v["chunk_size"], "-f", v["chunk_size_growth_factor"], "-I", str(item_bytes)]
     switches = {

@@ -18,6 +18,7 @@ from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
 
+PROGRAM = "haproxy"
 SOCKET = "admin.sock"
 CONFIG = "haproxy.cfg"
 DEADLINE_SECONDS = 3.0
@@ -30,11 +31,11 @@ Endpoint = tuple[str, str, int]
 """Node name, address, port."""
 
 
-def spec(cache: Cache, front: Front, nodes: Sequence[Node], *, haproxy: str) -> ProcessSpec:
+def spec(cache: Cache, front: Front, nodes: Sequence[Node]) -> ProcessSpec:
     """The process of a balancer that begins with ``nodes`` as its targets. Its working directory is its own: the socket is
     relative.
 
-    ``haproxy`` is the program's path. Each client costs two descriptors; where fewer may be opened, HAProxy takes fewer
+    Each client costs two descriptors; where fewer may be opened, HAProxy takes fewer
     connections. Idle sessions are left alone (24 days is the longest that HAProxy counts): ElastiCache's ``timeout`` is
     the engine's matter.
     """
@@ -65,7 +66,7 @@ backend {_BACKEND}
     return ProcessSpec(
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
-        argv=(haproxy, "-db", "-f", f"{{dir}}/{CONFIG}"),
+        argv=(PROGRAM, "-db", "-f", f"{{dir}}/{CONFIG}"),
         files={CONFIG: File(config)},
         address=front.address,
         port=front.port,

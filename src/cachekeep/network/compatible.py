@@ -10,12 +10,12 @@ from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front
-from cachekeep.network import compatible_relay
 
+PROGRAM = "cachekeep-compatible-relay"
 DEADLINE_SECONDS = 0.25
 
 
-def spec(cache: Cache, front: Front, *, python: str) -> ProcessSpec:
+def spec(cache: Cache, front: Front) -> ProcessSpec:
     """The process that presents the primary as a cluster of one.
     It reaches it at the primary endpoint, which moves with the lead."""
     primary = cache.decided.shards[0].primary_address
@@ -23,7 +23,7 @@ def spec(cache: Cache, front: Front, *, python: str) -> ProcessSpec:
     return ProcessSpec(
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
-        argv=(python, "-I", "-S", compatible_relay.__file__, "{dir}"),
+        argv=(PROGRAM, "{dir}"),
         files={"listen": File(f"{front.address} {front.port} {primary} {node_id}\n")},
         env={"MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         address=front.address,

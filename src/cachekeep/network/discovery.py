@@ -11,8 +11,8 @@ from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
-from cachekeep.network import relay
 
+PROGRAM = "cachekeep-discovery-relay"
 LIST = "cluster"
 DEADLINE_SECONDS = 3.0
 
@@ -25,12 +25,12 @@ def payload(version: int, nodes: Sequence[Node]) -> str:
     return f"{version}\n" + " ".join(f"{n.address}|{n.address}|{n.port}" for n in sorted(nodes, key=lambda n: n.name)) + "\n"
 
 
-def spec(cache: Cache, front: Front, nodes: Sequence[Node], version: int, *, python: str, told_version: str) -> ProcessSpec:
+def spec(cache: Cache, front: Front, nodes: Sequence[Node], version: int, *, told_version: str) -> ProcessSpec:
     """The process that answers at the configuration endpoint. ``told_version`` is the engine's, for ``version`` and ``stats``."""
     return ProcessSpec(
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
-        argv=(python, "-I", "-S", relay.__file__, "{dir}"),
+        argv=(PROGRAM, "{dir}"),
         files={"listen": File(f"{front.address} {front.port} {told_version}\n"), LIST: File(_list(version, nodes))},
         env={"MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         address=front.address,

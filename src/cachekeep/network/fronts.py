@@ -8,16 +8,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cachekeep.compute.contract import Key, ProcessSpec
+from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, Front, Node
-from cachekeep.network import balancer, compatible, discovery
+from cachekeep.network import balancer, compatible, compatible_relay, discovery, relay
 
+_RELAYS = {discovery.PROGRAM: relay, compatible.PROGRAM: compatible_relay}
 _BINARY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin"
 
 
 def find_haproxy() -> str | None:
     """HAProxy's path; Debian keeps it off the PATH of ordinary users."""
     return shutil.which("haproxy") or shutil.which("haproxy", path=_BINARY_PLACES)
+
+
+def programs(catalogue: Callable[[], Catalogue]) -> Callable[[str], tuple[str, ...]]:
+    """How this machine runs the programs that specs of nodes and fronts name. Raises ``EngineMissing``."""
+
+    def words(name: str) -> tuple[str, ...]:
+        if name in _RELAYS:
+            return (sys.executable, "-I", "-S", str(_RELAYS[name].__file__))
+        if name != balancer.PROGRAM:
+            return (catalogue().server(name) or name,)
+        if (haproxy := find_haproxy()) is None:
+            raise EngineMissing("haproxy is not installed; a reader endpoint over several replicas needs it: apt install haproxy")
+        return (haproxy,)
+
+    return words
 
 
 class LocalFronts:
@@ -27,17 +44,13 @@ class LocalFronts:
         self._directory_of = directory_of
 
     def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
-        """How to start the front, already pointed at ``nodes``. Raises ``EngineMissing``."""
+        """How to start the front, already pointed at ``nodes``."""
         if front.kind == "discovery":
             version = nodes[0].version if nodes else cache.wanted.version
-            listed = cache.decided.discovery_version
-            return discovery.spec(cache, front, nodes, listed, python=sys.executable, told_version=version)
+            return discovery.spec(cache, front, nodes, cache.decided.discovery_version, told_version=version)
         if front.kind == "compatible":
-            return compatible.spec(cache, front, python=sys.executable)
-        haproxy = find_haproxy()
-        if haproxy is None:
-            raise EngineMissing("haproxy is not installed; a reader endpoint over several replicas needs it: apt install haproxy")
-        return balancer.spec(cache, front, nodes, haproxy=haproxy)
+            return compatible.spec(cache, front)
+        return balancer.spec(cache, front, nodes)
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
         """Pass on to these nodes from now on; one of kind ``compatible`` follows the primary endpoint by

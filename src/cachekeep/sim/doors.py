@@ -1,4 +1,4 @@
-"""The doors through which keepers see and touch the simulated world: Driver, Link, fronts."""
+"""The doors through which keepers see and touch the simulated world: Driver and Link."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cachekeep.compute.contract import (
     ApplySettings,
     CarriedBy,
     File,
+    Kept,
     Key,
     LinkEffect,
     ProcessSeen,
@@ -24,18 +25,15 @@ from cachekeep.errors import OrderFailed
 from cachekeep.model import (
     Admit,
     Bind,
-    Cache,
     Detach,
     Excuse,
     Follow,
-    Front,
     HandOver,
     Heard,
     Interrupt,
     Limits,
     LimitsSeen,
     Moment,
-    Node,
     NodeView,
     Promote,
     ReplicaSeen,
@@ -87,6 +85,7 @@ class SimDriver:
             raise OrderFailed(f"{name}: incarnation {spec.incarnation} is older than the last, {there.spec.incarnation}")
         if world.at(spec.address) is not None:
             raise OrderFailed(f"{name}: not started: Address already in use ({spec.address})")
+        holds = self._kept(spec)
         self._needs_disk(spec.key)
         world.born += 1
         engine = Engine(
@@ -97,6 +96,7 @@ class SimDriver:
             lineage=Stream(world.new_history(), 0),
         )
         engine.heed(spec.settings)
+        engine.writes = holds
         engine.limits = spec.limits
         engine.bound = {spec.address}
         world.processes[spec.key] = engine
@@ -159,6 +159,16 @@ class SimDriver:
             raise OrderFailed(f"{key[1]}: more than that is in use")
         held = {name: value for name in RESOURCES if (value := getattr(limits, name)) is not None}
         engine.limits = replace(engine.limits, **held)
+
+    def _kept(self, spec: ProcessSpec) -> list[int]:
+        """What it is to start from."""
+        held: list[int] = []
+        for file in spec.files.values():
+            if isinstance(file.content, Kept):
+                if (found := self._world.kept.get(file.content.name)) is None:
+                    raise OrderFailed(f"{spec.key[1]}: not started: No such file or directory ({file.content.name})")
+                held += found
+        return held
 
     def _needs_disk(self, key: Key) -> None:
         if key in self._world.full:
@@ -468,32 +478,3 @@ class SimLink:
             self.unwatch(key)
         for engine in self._world.processes.values():
             engine.held_back = [(keeper, do) for keeper, do in engine.held_back if keeper != self._keeper]
-
-
-class SimFronts:
-    """Balancers and discovery relays of the world."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
-        return ProcessSpec(
-            key=(cache.uid, front.name), incarnation=front.incarnation, argv=("front",), address=front.address, port=front.port
-        )
-
-    async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
-        await self._world.progress((cache.uid, front.name))
-        engine = self._world.processes.get((cache.uid, front.name))
-        if engine is None or not engine.works:
-            raise OrderFailed(f"{front.name} does not answer")
-        engine.targets, engine.version = tuple(n.name for n in nodes), version
-
-    async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
-        await self._world.progress((cache.uid, front.name))
-        engine = self._world.processes.get((cache.uid, front.name))
-        if engine is None or not engine.works:
-            raise OrderFailed(f"{front.name} does not answer")
-        return engine.targets, engine.version
-
-    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
-        return f"{version}\n{' '.join(f'{n.address}|{n.address}|{n.port}' for n in nodes)}\n"

@@ -83,7 +83,7 @@ def member_of(engine: Engine, now: float) -> Member:
     member = Member(engine, "", now)
     member.timeout_seconds = float(engine.spec.settings.get("cluster-node-timeout", NODE_TIMEOUT_SECONDS * 1000)) / 1000
     member.abstains = engine.spec.settings.get("cluster-replica-no-failover") == "yes"
-    for line in engine.spec.files["nodes.conf"].text.splitlines():
+    for line in str(engine.spec.files["nodes.conf"].content).splitlines():
         words = line.split()
         if words[0] == "vars":
             member.current_epoch, member.last_vote_epoch = int(words[2]), int(words[4])

@@ -23,8 +23,9 @@ from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim import promises
-from cachekeep.sim.doors import SimDriver, SimFronts, SimLink
+from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.faults import Fault, Strike, known
+from cachekeep.sim.fronts import SimFronts
 from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.timeless import SimClock, run

@@ -14,12 +14,13 @@ import os
 import shutil
 import signal
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
+from cachekeep.compute.local.alive import Alive
 from cachekeep.compute.local.ledger import Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.probe import accepts, why_not_free
@@ -28,6 +29,8 @@ from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
 from cachekeep.model import Heard, Limits, Process
 
+Programs = Callable[[str], Sequence[str]]
+"""The words that a program is run by on this machine. Raises ``EngineMissing``."""
 _log = logging.getLogger(__name__)
 _KILL_SECONDS = 10.0
 """How long a killed process may take to vanish: one that frees much memory takes a while, one stuck in the kernel never does."""
@@ -35,47 +38,22 @@ _STUCK_SECONDS = 0.3
 """A killed process that is still there after so long is looked at more closely."""
 
 
-class _Held:
-    """A living process that we hold by its pidfd."""
-
-    def __init__(self, key: Key, pid: int, started_ticks: int, pidfd: int, *, log_offset: int, adopted: bool) -> None:
-        self.key = key
-        self.pid = pid
-        self.started_ticks = started_ticks
-        self.pidfd = pidfd
-        self.log_offset = log_offset
-        self.adopted = adopted
-        self.accepting = False
-        self.ended = False
-        """It is dead and its pidfd closed; what it forked may still be on its way out."""
-        self.unwanted = False
-        """Its end has been ordered: no failure, whatever its exit code says."""
-        self.stuck: str | None = None
-        """It was killed and hangs in the kernel, without sockets: it does nothing any more,
-        but its directory and number are taken."""
-        self.hurried = asyncio.Event()
-        """Set when it gets no (more) grace, or needs none: it is gone."""
-        self.gone = asyncio.Event()
-        """Set when it and what it forked are gone, and reaped where they were ours to reap."""
-
-    def is_in(self, seen: proc.Stat | None) -> bool:
-        """Whether what /proc shows under its number is this process, alive."""
-        return seen is not None and seen.started_ticks == self.started_ticks and proc.process_of(seen.state) != "exited"
-
-
 class LocalDriver:
     """``compute.contract.Driver`` on this machine. Call ``open`` before anything else.
 
-    ``data_dir`` gets a directory ``nodes``. One driver at a time uses it; it is locked while open.
+    ``data_dir`` gets a directory ``nodes``. One driver at a time uses it; it is locked while open. What processes may start from is
+    kept in ``kept`` beside it. ``programs`` says how a program that is named in a spec is run here.
     """
 
-    def __init__(self, data_dir: Path, clock: Clock, *, start_deadline_seconds: float = 10.0) -> None:
-        self._clock = clock
-        self._ledger = Ledger(data_dir.absolute() / "nodes")
+    def __init__(
+        self, data_dir: Path, clock: Clock, *, programs: Programs = lambda name: (name,), start_deadline_seconds: float = 10.0
+    ) -> None:
+        self._clock, self._programs = clock, programs
+        self._ledger = Ledger(data_dir.absolute() / "nodes", data_dir.absolute() / "kept")
         self._words = Words(self._ledger)
         self._limiter = Limiter()
         self._start_deadline_seconds = start_deadline_seconds
-        self._held: dict[Key, _Held] = {}
+        self._held: dict[Key, Alive] = {}
         self._callbacks: list[Callable[[Key], None]] = []
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
         self._stops_wanted: dict[Key, int] = {}
@@ -108,7 +86,7 @@ class LocalDriver:
             return
         pidfd = proc.open_pidfd(record.pid, record.started_ticks)
         if pidfd is not None:
-            self._hold(_Held(key, record.pid, record.started_ticks, pidfd, log_offset=0, adopted=True))
+            self._hold(Alive(key, record.pid, record.started_ticks, pidfd, log_offset=0, adopted=True))
 
     async def aclose(self) -> None:
         """Let go of everything; processes go on."""
@@ -280,7 +258,7 @@ class LocalDriver:
         assert record is not None
         pidfd = proc.open_pidfd(record.pid, record.started_ticks)
         assert pidfd is not None, "a child of ours is not reaped by anybody else"
-        held = _Held(key, record.pid, record.started_ticks, pidfd, log_offset=log_offset, adopted=False)
+        held = Alive(key, record.pid, record.started_ticks, pidfd, log_offset=log_offset, adopted=False)
         self._hold(held)
         gated.release()
         await self._await_accepting(spec, held)
@@ -300,15 +278,17 @@ class LocalDriver:
         raise OrderFailed(f"{name}: {why}")
 
     def _spawn(self, spec: ProcessSpec) -> tuple[Gated, int]:
-        """Files, limits, child, record: in this order, in a thread. Raises ``OSError``, and then there is no child."""
+        """Files, limits, child, record: in this order, in a thread. Raises ``OSError`` or ``EngineMissing``, and then there is no
+        child."""
         key = spec.key
-        if shutil.which(spec.argv[0]) is None:
-            raise FileNotFoundError(2, "no such program", spec.argv[0])
+        program = self._programs(spec.argv[0])
+        if shutil.which(program[0]) is None:
+            raise FileNotFoundError(2, "no such program", program[0])
         if (taken := why_not_free(spec.address, spec.port)) is not None:
             raise OSError(0, taken)
         directory = self._ledger.make_directory(key)
         files = self._ledger.write_files(key, spec.files)
-        argv = tuple(place(word, directory) for word in spec.argv)
+        argv = tuple(place(word, directory) for word in (*program, *spec.argv[1:]))
         confinement = self._limiter.prepare(key, spec.limits)
         gated: Gated | None = None
         try:
@@ -348,7 +328,7 @@ class LocalDriver:
             raise
         return gated, log_offset
 
-    async def _await_accepting(self, spec: ProcessSpec, held: _Held) -> None:
+    async def _await_accepting(self, spec: ProcessSpec, held: Alive) -> None:
         """Wait until it accepts connections, ends, is to be stopped, or the deadline passes; ``held`` tells which."""
         deadline = self._clock.monotonic() + self._start_deadline_seconds
         pause_seconds = 0.001
@@ -368,11 +348,11 @@ class LocalDriver:
 
     # Holding and ending
 
-    def _hold(self, held: _Held) -> None:
+    def _hold(self, held: Alive) -> None:
         self._held[held.key] = held
         asyncio.get_running_loop().add_reader(held.pidfd, self._ended, held)
 
-    def _ended(self, held: _Held) -> None:
+    def _ended(self, held: Alive) -> None:
         """It has ended: learn how, kill what it left behind, reap, remember, tell."""
         asyncio.get_running_loop().remove_reader(held.pidfd)
         how = proc.ending(held.pidfd)
@@ -387,7 +367,7 @@ class LocalDriver:
             reaping = asyncio.get_running_loop().run_in_executor(None, functools.partial(proc.reap_group, held.pid, block=True))
             reaping.add_done_callback(lambda _: self._told(held))
 
-    def _told(self, held: _Held) -> None:
+    def _told(self, held: Alive) -> None:
         if self._held.get(held.key) is held:
             del self._held[held.key]
         held.gone.set()
@@ -400,7 +380,7 @@ class LocalDriver:
             except Exception:
                 _log.exception("A listener for the end of %s failed.", held.key[1])
 
-    def _post_mortem(self, held: _Held, how: proc.Ending) -> str:
+    def _post_mortem(self, held: Alive, how: proc.Ending) -> str:
         record = self._ledger.get(held.key) or Record()
         killed = how.status in (None, -signal.SIGKILL)  # one of its children may have been killed before, and not it
         starved = killed and self._limiter.memory_kills(record.cgroups) > record.memory_kills
@@ -425,7 +405,7 @@ class LocalDriver:
             if held is not None:
                 await self._end(held, grace_seconds=grace_seconds)
 
-    async def _end(self, held: _Held, *, grace_seconds: float) -> None:
+    async def _end(self, held: Alive, *, grace_seconds: float) -> None:
         """Have it do nothing any more: gone, or, where the kernel does not let go of it, killed and without sockets."""
         held.unwanted = True
         if held.stuck is not None:
@@ -443,12 +423,12 @@ class LocalDriver:
             if held.stuck is None and not await self._vanished(held, _KILL_SECONDS):
                 raise OrderFailed(f"{held.key[1]}: pid {held.pid} is still there {_KILL_SECONDS:g} s after SIGKILL: {why_not}.")
 
-    async def _vanished(self, held: _Held, seconds: float) -> bool:
+    async def _vanished(self, held: Alive, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(held.gone.wait(), seconds)
         return held.gone.is_set()
 
-    async def _seal(self, held: _Held) -> str | None:
+    async def _seal(self, held: Alive) -> str | None:
         """Take a killed process that hangs in the kernel for stopped, once its sockets are closed. Why not, if it cannot be."""
         if held.ended:
             return "what it forked is on its way out"

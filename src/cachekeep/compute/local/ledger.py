@@ -14,14 +14,14 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cachekeep.clock import Clock
-from cachekeep.compute.contract import File, Key
+from cachekeep.compute.contract import File, Kept, Key
 from cachekeep.compute.local import proc
 from cachekeep.errors import OrderFailed, Unusable, printable
 from cachekeep.model import Moment
@@ -32,6 +32,7 @@ HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _GONE = ".gone-"
 _LOG_KEPT_BYTES = 4 << 20
+_COPIED_AT_ONCE_BYTES = 1 << 20
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     port: int = 0
     files: tuple[str, ...] = ()
+    """Those of text: what stands in them is not told with the last words of its log."""
     live_digest: str | None = None
     boot_digest: str | None = None
     last_order: int = 0
@@ -61,15 +63,16 @@ def place(text: str, directory: Path) -> str:
     return text.replace("{dir}", str(directory))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Have ``path`` hold ``content`` in full, mode 0600, or as it was. Raises ``OSError``."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
+            for part in (content,) if isinstance(content, bytes) else content:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
         os.replace(draft, path)
@@ -101,8 +104,8 @@ async def lock_directory(directory: Path, clock: Clock) -> int:
 class Ledger:
     """The records of all processes, in memory and on disk; safe to use from several threads."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, kept: Path) -> None:
+        self.root, self._kept = root, kept
         self._records: dict[Key, Record] = {}
         self._unreadable: dict[Key, Path] = {}
         self._lock = threading.Lock()
@@ -182,14 +185,28 @@ class Ledger:
         return directory
 
     def write_files(self, key: Key, files: Mapping[str, File]) -> tuple[str, ...]:
-        """Write files into the directory of a process, each atomically. Returns the names of all its files. Raises ``OSError``."""
+        """Write files into the directory of a process, each atomically. Returns the names of all its files of text.
+        Raises ``OSError``."""
         directory = self.directory(key)
         for name, file in files.items():
             if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _LOG, HEARD):
                 raise OrderFailed(f"{name}: not a name that a process's own file can have.")
-            write_atomically(directory / name, place(file.text, directory).encode())
-        record = self.get(key) or Record()
-        return tuple(dict.fromkeys([*record.files, *files]))
+            match file.content:
+                case str(text):
+                    write_atomically(directory / name, place(text, directory).encode())
+                case bytes(content):
+                    write_atomically(directory / name, content)
+                case Kept(kept):
+                    self._copy_kept(kept, directory / name)
+        texts = [name for name, file in files.items() if isinstance(file.content, str)]
+        return tuple(dict.fromkeys([*(self.get(key) or Record()).files, *texts]))
+
+    def _copy_kept(self, name: str, path: Path) -> None:
+        """A copy, not a link: the process may write into it."""
+        if not _SAFE_NAME.fullmatch(name):
+            raise OrderFailed(f"{name}: not a name that a kept file can have.")
+        with open(self._kept / name, "rb") as kept:
+            write_atomically(path, iter(lambda: kept.read(_COPIED_AT_ONCE_BYTES), b""))
 
     def open_log(self, key: Key) -> int:
         """A descriptor to append to the log. A log that has grown long is put aside first, and the one before it goes."""
