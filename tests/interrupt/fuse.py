@@ -8,7 +8,8 @@ from typing import Any
 
 from cachekeep.control import Hands
 from cachekeep.model import Cache, Decided, Effect, Event
-from cachekeep.sim.run import Run, _Witness
+from cachekeep.sim.run import Run
+from cachekeep.sim.store import WitnessedStore
 from cachekeep.store.contract import Lease
 
 
@@ -65,7 +66,7 @@ class Interrupted(Run):
 
         async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
             number = await fuse.before()
-            saved = await _Witness.save_decided(store, cache, lease, events=events, addresses=addresses)
+            saved = await WitnessedStore.save_decided(store, cache, lease, events=events, addresses=addresses)
             await fuse.after(number)
             return saved
 

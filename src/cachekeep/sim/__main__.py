@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
-from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.switch_run import simulate_switch, switch_scenario
@@ -29,6 +29,7 @@ def scenario(seed: int) -> Scenario:
         automatic_failover=seed % 7 != 0,
         fence="starve" if seed % 13 == 3 else "confirm",
         vocabulary=vocabulary(seed),
+        two_keepers=beside(seed),
     )
 
 

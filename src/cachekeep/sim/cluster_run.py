@@ -19,7 +19,7 @@ from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedS
 from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim import promises
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
-from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.run import WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.timeless import run
@@ -296,6 +296,7 @@ def cluster_scenario(seed: int) -> ClusterScenario:
         shards=1 + seed // 3 % 3,
         version=version,
         vocabulary=vocabulary(seed),
+        two_keepers=beside(seed),
     )
 
 

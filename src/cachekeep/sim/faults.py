@@ -13,6 +13,7 @@ from typing import Protocol
 
 from cachekeep.compute.contract import Key
 from cachekeep.sim.hosts import Hosts
+from cachekeep.sim.store import Stores
 from cachekeep.sim.world import World
 
 FAULT_SECONDS = 5.0
@@ -23,6 +24,7 @@ LONG_SECONDS = 20.0
 SYNC_SECONDS = 8.0
 """Long beside all deadlines, as minutes are beside those of real caches."""
 KEEPER = "keeper0"
+AILS = "store-ails"
 CHANCE = 0.25
 """Of a word that is not classic to be in a seed's vocabulary."""
 
@@ -45,6 +47,7 @@ class Run(Protocol):
 
     world: World
     hosts: Hosts
+    stores: Stores
     random: random.Random
 
     @property
@@ -259,6 +262,21 @@ FAULTS: tuple[Fault, ...] = (
     Fault("pause", lambda r, k: r.world.disturb(k, "paused"), _relieve, struck=primary),
     Fault("pauses", lambda r, k: r.world.disturb(k, "paused"), _relieve, struck=several),
     Fault("crowd", lambda r, k: r.world.disturb(k, "crowded"), _relieve, struck=several),
+    Fault(
+        AILS,
+        lambda r, k: r.stores.ail(),
+        lambda r, k: r.stores.heal(),
+        struck=process("store"),
+        weight=6,
+        seconds=25.0,
+        gentle=True,
+    ),
+    Fault(
+        "old-journal",
+        lambda r, k: r.stores.bring_back_the_journal(),
+        struck=process("store"),
+        when=lambda r: AILS in r.scenario.vocabulary,
+    ),
     Fault("stalls", lambda r, k: r.world.freeze(k), lambda r, k: r.world.thaw(k), struck=several),
     Fault("set-clock", lambda r, k: r.hosts.set_a_clock(r.random), weight=3, gentle=True),
     Fault(
@@ -294,6 +312,11 @@ EVERY = frozenset(f.name for f in FAULTS)
 def vocabulary(seed: int) -> frozenset[str]:
     """The classic words, and some others. Each is decided for itself, so that a new row changes only the seeds that get it."""
     return CLASSIC | {f.name for f in FAULTS if not f.classic and random.Random(f"{seed} {f.name}").random() < CHANCE}
+
+
+def beside(seed: int) -> bool:
+    """Whether there are two control planes. Where the store ails there is mostly one, which has a journal of its decisions."""
+    return AILS not in vocabulary(seed) or seed % 4 == 0
 
 
 def known(run: Run) -> list[Fault]:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from msgspec.structs import replace
@@ -18,40 +18,24 @@ from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
-from cachekeep.model import Cache, Event, Node
+from cachekeep.model import Cache, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.sim import promises
 from cachekeep.sim.doors import SimDriver, SimLink
-from cachekeep.sim.faults import Fault, Strike, known
+from cachekeep.sim.faults import AILS, Fault, Strike, known
 from cachekeep.sim.fronts import SimFronts
 from cachekeep.sim.hosts import Hosts
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
-from cachekeep.sim.timeless import SimClock, run
+from cachekeep.sim.store import Stores, WatchedStore, WitnessedStore
+from cachekeep.sim.timeless import run
 from cachekeep.sim.users import UID, Users, group
 from cachekeep.sim.world import World
-from cachekeep.store.contract import Lease
-from cachekeep.store.memory import MemoryStore
 
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
 SPARED_SECONDS = 1.0
 """Who has said for so long that he is alive has been heard by everybody who may decide about him."""
-
-
-class _Witness(MemoryStore):
-    """The store, with an eye on each decision."""
-
-    def __init__(self, clock: SimClock, check: Callable[[Cache, Cache], None]) -> None:
-        super().__init__(clock)
-        self._check = check
-
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        before = await self.load(cache.uid)
-        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
-        if before is not None:
-            self._check(before, saved)
-        return saved
 
 
 class Run(Users):
@@ -64,7 +48,8 @@ class Run(Users):
         self.hosts = Hosts(self.world, random.Random(scenario.seed + 1))
         self.clock = self.hosts.clock("store")
         self.report = Report(scenario.seed)
-        self.store = _Witness(self.clock, self._check)
+        self.store = WitnessedStore(self.clock, self._saved)
+        self.stores = Stores(self.store, self.hosts, alone=not scenario.two_keepers, chance=self.random, seed=scenario.seed)
         self.cache: Cache | None = None
         self.acknowledged: list[int] = []
         self.keepers: list[asyncio.Task[None]] = []
@@ -89,6 +74,15 @@ class Run(Users):
         return World(seed)
 
     # -- safety
+
+    async def _saved(self, saved: Cache) -> None:
+        """Decisions have one order, wherever each is kept; each is looked at once."""
+        row, before = await self.store.load(saved.uid), self.cache
+        after = replace(saved, wanted=row.wanted) if row is not None else saved
+        if before is None or before.decided.serial < after.decided.serial:
+            self._check(before or after, after)
+        elif before.decided.serial == after.decided.serial and before.decided != after.decided:
+            self._broken(f"decision {after.decided.serial} was made twice: {before.decided} and {after.decided}")
 
     def _check(self, before: Cache, after: Cache) -> None:
         """A primary is replaced only by one that has all that was acknowledged but for what was on its way, by one that a hand-over
@@ -207,10 +201,11 @@ class Run(Users):
         clock = self.hosts.clock(name)
         driver, link = self._doors(name)
         fronts = SimFronts(self.world)
-        observer = Observer(store=self.store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool("127.77.0.0/16"))
+        store = self.stores.of(name) if AILS in self.scenario.vocabulary else self.store
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool("127.77.0.0/16"))
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
-            store=self.store,
+            store=store,
             driver=driver,
             link=link,
             observer=observer,
@@ -224,9 +219,13 @@ class Run(Users):
         async def live() -> None:
             await driver.open()
             try:
+                if isinstance(store, WatchedStore):
+                    await self.stores.open(name)
                 await keeper.run()
             finally:
                 await driver.aclose()
+                if isinstance(store, WatchedStore):
+                    store.kill()
                 await link.aclose()
 
         return self.hosts.run(name, live())

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import errno
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from cachekeep.clock import Clock
 from cachekeep.model import Cache, Condition, Decided, Event
+from cachekeep.sim.hosts import Hosts
+from cachekeep.store import Journal, JournaledStore
 from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
+from cachekeep.store.memory import MemoryStore
 
+HALF_BYTES = 1 << 15
+"""Of a simulated journal: small, so that it goes from one half to the other."""
 BUSY_SECONDS = 10.0
 """How long a store lets others wait before it says that it cannot be had."""
 
@@ -33,6 +40,18 @@ class Ailment:
     """It refuses connections."""
     unsure: float = 0.0
     """Chance that it does what it is asked for and the answer is lost."""
+
+
+AILMENTS: tuple[Ailment, ...] = (
+    Ailment(slow_seconds=0.3),
+    Ailment(slow_seconds=4.0),
+    Ailment(locked=True),
+    Ailment(full=True),
+    Ailment(hung=True),
+    Ailment(gone=True),
+    Ailment(unsure=0.5),
+    Ailment(slow_seconds=0.3, unsure=0.5),
+)
 
 
 class AilingStore:
@@ -138,6 +157,9 @@ class SimDisk:
         self.full = False
         self.writes = 0
 
+    def kill(self) -> None:
+        """Of whoever writes: what has not been synced is lost."""
+
     def open(self, size_bytes: int) -> bytes:
         self.content.extend(bytes(size_bytes - len(self.content)))
         return bytes(self.content)
@@ -156,3 +178,103 @@ class SimDisk:
         return ""
 
     def close(self) -> None: ...
+
+
+class WatchedStore(JournaledStore):
+    """A control plane's own store, with an eye on each decision, wherever it is kept."""
+
+    def __init__(
+        self,
+        store: Store,
+        disk: SimDisk,
+        clock: Clock,
+        *,
+        alone: bool,
+        saved: Callable[[Cache], Awaitable[None]],
+    ) -> None:
+        super().__init__(store, Journal(disk, half_bytes=HALF_BYTES), clock, alone=lambda: alone)
+        self._disk, self._saved, self._opened = disk, saved, False
+
+    async def open(self) -> None:
+        await super().open()
+        self._opened = True
+
+    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
+        await self._saved(saved)
+        return saved
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is in the journal that the store has not."""
+        return self._opened and self._journal.empty
+
+    def kill(self) -> None:
+        """What the control plane had begun ends, wherever it is."""
+        for task in (*self._tasks, *([self._journal._writing] if self._journal._writing else [])):
+            task.cancel()
+        self._disk.kill()
+
+
+class WitnessedStore(MemoryStore):
+    """The store, with an eye on each decision: what a keeper has saved, and what the next one finds in its journal."""
+
+    def __init__(self, clock: Clock, saved: Callable[[Cache], Awaitable[None]]) -> None:
+        super().__init__(clock)
+        self.saved = saved
+
+    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
+        await self.saved(saved)
+        return saved
+
+    async def merge_decided(
+        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+    ) -> Cache:
+        merged = await super().merge_decided(uid, decided, lease, events=events, addresses=addresses)
+        await self.saved(merged)
+        return merged
+
+
+class Stores:
+    """The control planes' own stores: their views of the one store there is, each behind what ails it, each with a journal."""
+
+    def __init__(self, store: WitnessedStore, hosts: Hosts, *, alone: bool, chance: random.Random, seed: int) -> None:
+        self._store, self._hosts, self._alone, self._chance = store, hosts, alone, chance
+        self._ailment, self._disk = Ailment(), SimDisk(random.Random(seed + 2))
+        self._of: dict[str, WatchedStore] = {}
+        self._old_journal = b""
+
+    def of(self, name: str) -> WatchedStore:
+        """Of a control plane that begins. Where nobody else decides, its journal is what the next one finds."""
+        former = self._of.get(name)
+        if self._old_journal and self._alone and former is not None and former.settled:
+            self._disk.content[:], self._old_journal = self._old_journal, b""
+        beneath = AilingStore(self._store, self._ailment, self._chance)
+        disk = self._disk if self._alone else SimDisk(self._chance)
+        self._of[name] = WatchedStore(beneath, disk, self._hosts.clock(name), alone=self._alone, saved=self._store.saved)
+        return self._of[name]
+
+    async def open(self, name: str) -> None:
+        """Whoever has the data directory knows that the former control plane is dead. It starts when the store is there."""
+        store = self._of[name]
+        while self._alone:
+            with contextlib.suppress(StoreFailed):
+                await store.bury(f"{name}-")
+                break
+            await asyncio.sleep(0.5)
+        await store.open()
+
+    def ail(self) -> None:
+        """Something becomes wrong with the store, and with the journal's disk now and then."""
+        vars(self._ailment).update(vars(self._chance.choice(AILMENTS)))
+        self._disk.full = self._chance.random() < 0.1
+
+    def heal(self) -> None:
+        """Nothing is any more."""
+        vars(self._ailment).update(vars(Ailment()))
+        self._disk.full = False
+
+    def bring_back_the_journal(self) -> None:
+        """The next control plane finds the journal as it is now, if there is nothing in it by then: somebody has restored it."""
+        self._old_journal = bytes(self._disk.content)

@@ -15,7 +15,7 @@ from cachekeep.compute.contract import File, Key, ProcessSpec, Target
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Node, NodeView, Wanted
 from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
-from cachekeep.sim.faults import vocabulary
+from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.member import Member
 from cachekeep.sim.run import WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario
@@ -237,6 +237,7 @@ def switch_scenario(seed: int) -> SwitchScenario:
         databases=seed % 3 == 1,
         undecided=seed % 4 == 2,
         vocabulary=vocabulary(seed),
+        two_keepers=beside(seed),
     )
 
 

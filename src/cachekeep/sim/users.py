@@ -47,7 +47,7 @@ class Users:
     world: World
     random: random.Random
     cache: Cache | None
-    """As it was last saved."""
+    """As it was last saved, what is decided wherever it is kept."""
     acknowledged: list[int]
 
     async def _change(self, change: Callable[[Wanted], Wanted]) -> None:
@@ -56,7 +56,8 @@ class Users:
                 async with self.store.transaction() as tx:
                     cache = await tx.cache(NAME, "group")
                     if cache is not None:
-                        self.cache = await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
+                        saved = await tx.save_wanted(replace(cache, wanted=change(cache.wanted)))
+                        self.cache = replace(self.cache or saved, wanted=saved.wanted)
                         tx.wake(UID)
                 return
 
