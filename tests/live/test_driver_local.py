@@ -34,6 +34,7 @@ from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import LocalDriver, sockets
 from cachekeep.compute.local import driver as driver_module
 from cachekeep.compute.local.ledger import write_atomically
+from cachekeep.compute.local.output import LOG_KEPT_BYTES
 from cachekeep.compute.local.probe import why_not_free
 from cachekeep.compute.local.proc import is_doomed, parse_stat, process_of, sessions_in, stat
 from cachekeep.errors import OrderFailed, Unusable
@@ -114,7 +115,8 @@ async def test_the_directory_is_put_where_it_stands(local: LocalWorld) -> None:
     assert local.record(spec.key).argv == ("redis-server", f"{directory}/redis.conf")
     assert f"dir {directory}\n" in (directory / "redis.conf").read_text()
     assert os.readlink(f"/proc/{local.record(spec.key).pid}/cwd") == str(directory)
-    assert "Ready to accept connections" in (directory / "log").read_text()
+    log = driver.log_path(spec.key)
+    await eventually(lambda: log.exists() and "Ready to accept connections" in log.read_text())
 
 
 @pytest.mark.parametrize("key", [("..", "a"), ("uid-1", "../a"), ("uid-1", ".gone-a"), ("", "a"), ("uid-1", "a/b")])
@@ -140,7 +142,7 @@ async def test_a_rewrite_is_all_new_or_all_old(local: LocalWorld) -> None:
     directory = local.directory / "nodes" / "uid-1" / "a-001"
     assert (directory / "users.acl").read_text() == f"in {directory}"
     assert modes.S_IMODE((directory / "users.acl").stat().st_mode) == 0o600
-    assert sorted(path.name for path in directory.iterdir()) == ["log", "process.json", "redis.conf", "users.acl"]
+    assert {path.name for path in directory.iterdir()} - {"log"} == {"process.json", "redis.conf", "users.acl"}
 
 
 async def test_killed_ones_leave_no_zombie(local: LocalWorld) -> None:
@@ -163,27 +165,83 @@ async def test_what_a_process_forked_goes_with_it(local: LocalWorld) -> None:
     )
     driver, spec = await local.driver(), python_spec(code)
     await driver.start(spec)
-    child = int(driver.log_path(spec.key).read_text())
+    log = driver.log_path(spec.key)
+    await eventually(lambda: log.exists() and log.read_text().count("\n") == 1)
+    child = int(log.read_text())
     assert alive(child)
     await driver.stop(spec.key, grace_seconds=0)
     assert stat(child) is None, "killed and reaped: orphans of ours come to us"
     await driver.start(spec)
-    child = int(driver.log_path(spec.key).read_text().split()[-1])
+    await eventually(lambda: log.read_text().count("\n") == 2)
+    child = int(log.read_text().split()[-1])
     os.kill(local.record(spec.key).pid, signal.SIGKILL)
     await eventually(lambda: stat(child) is None)
+
+
+FLOOD = """
+import os, socket, sys, threading
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+def flood(connection):
+    sent = 0
+    while sent < 100_000_000:
+        try:
+            os.write(1, b"\\x1b[2J" + b"x" * 60_000 + b"\\n")
+        except BlockingIOError:
+            pass
+        sent += 60_000
+    connection.sendall(b"done")
+while True:
+    connection, _ = listener.accept()
+    threading.Thread(target=flood, args=(connection,), daemon=True).start() if connection.recv(4) == b"more" else connection.close()
+"""
+
+
+def flooded(spec: ProcessSpec) -> None:
+    """Has it print 100 MB; it says when it has."""
+    with socket.create_connection((spec.address, spec.port), timeout=30) as asked:
+        asked.sendall(b"more")
+        assert asked.recv(4) == b"done"
+
+
+def logged(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("log*"))
+
+
+async def test_a_log_is_bounded_whoever_reads_it(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), python_spec(FLOOD)
+    await driver.start(spec)
+    directory = driver.log_path(spec.key).parent
+    await asyncio.to_thread(flooded, spec)
+    await eventually(lambda: logged(directory) > 0)
+    assert b"\x1b" not in (directory / "log").read_bytes()
+    pid = local.record(spec.key).pid
+    await driver.aclose()
+    before = logged(directory)
+    await asyncio.to_thread(flooded, spec)  # nobody reads: it is not stalled, and nothing grows
+    assert logged(directory) == before
+    driver = await local.driver()
+    assert (await seen(driver, spec.key)).pid == pid
+    await eventually(lambda: logged(directory) > before)  # what has waited in the pipe
+    for _ in range(3):
+        await asyncio.to_thread(flooded, spec)
+    assert logged(directory) <= 2 * LOG_KEPT_BYTES
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: stat(pid) is None)
+    assert "xxx" in str((await seen(driver, spec.key)).problem), "the last words of one that was adopted"
 
 
 async def test_sigterm_is_given_its_time(local: LocalWorld) -> None:
     code = (
         "import signal, socket, sys, time\n"
-        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(0)))\n"
+        "listener = socket.create_server((sys.argv[1], int(sys.argv[2])))\n"
         "while True: listener.accept()\n"
     )
     driver, spec = await local.driver(), python_spec(code)
     await driver.start(spec)
     await driver.stop(spec.key, grace_seconds=30)
-    assert driver.log_path(spec.key).read_text() == "bye\n"
+    log = driver.log_path(spec.key)
+    await eventually(lambda: log.exists() and log.read_text() == "bye\n")
 
 
 @pytest.mark.parametrize("hurt", [signal.SIGSTOP, None])

@@ -11,12 +11,11 @@ from cachekeep.compute.local import proc
 class Alive:
     """A living process, held by its pidfd."""
 
-    def __init__(self, key: Key, pid: int, started_ticks: int, pidfd: int, *, log_offset: int, adopted: bool) -> None:
+    def __init__(self, key: Key, pid: int, started_ticks: int, pidfd: int, *, adopted: bool) -> None:
         self.key = key
         self.pid = pid
         self.started_ticks = started_ticks
         self.pidfd = pidfd
-        self.log_offset = log_offset
         self.adopted = adopted
         self.accepting = False
         self.ended = False

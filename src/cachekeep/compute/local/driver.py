@@ -23,6 +23,7 @@ from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.alive import Alive
 from cachekeep.compute.local.ledger import Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
+from cachekeep.compute.local.output import Outputs
 from cachekeep.compute.local.probe import accepts, why_not_free
 from cachekeep.compute.local.spawn import Gated, spawn
 from cachekeep.compute.local.words import Words
@@ -51,6 +52,7 @@ class LocalDriver:
         self._clock, self._programs = clock, programs
         self._ledger = Ledger(data_dir.absolute() / "nodes", data_dir.absolute() / "kept")
         self._words = Words(self._ledger)
+        self._outputs = Outputs(self._ledger)
         self._limiter = Limiter()
         self._start_deadline_seconds = start_deadline_seconds
         self._held: dict[Key, Alive] = {}
@@ -86,7 +88,8 @@ class LocalDriver:
             return
         pidfd = proc.open_pidfd(record.pid, record.started_ticks)
         if pidfd is not None:
-            self._hold(Alive(key, record.pid, record.started_ticks, pidfd, log_offset=0, adopted=True))
+            self._outputs.adopt(key, record.pid)
+            self._hold(Alive(key, record.pid, record.started_ticks, pidfd, adopted=True))
 
     async def aclose(self) -> None:
         """Let go of everything; processes go on."""
@@ -99,6 +102,7 @@ class LocalDriver:
                 os.close(held.pidfd)
         self._held.clear()
         self._words.close()
+        await asyncio.to_thread(self._outputs.close)
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -250,7 +254,7 @@ class LocalDriver:
     async def _start_anew(self, spec: ProcessSpec) -> None:
         key, name = spec.key, spec.key[1]
         try:
-            gated, log_offset = await asyncio.to_thread(self._spawn, spec)
+            gated = await asyncio.to_thread(self._spawn, spec)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             raise OrderFailed(f"{name}: not started: {error.strerror or error}{where}.") from error
@@ -258,7 +262,7 @@ class LocalDriver:
         assert record is not None
         pidfd = proc.open_pidfd(record.pid, record.started_ticks)
         assert pidfd is not None, "a child of ours is not reaped by anybody else"
-        held = Alive(key, record.pid, record.started_ticks, pidfd, log_offset=log_offset, adopted=False)
+        held = Alive(key, record.pid, record.started_ticks, pidfd, adopted=False)
         self._hold(held)
         gated.release()
         await self._await_accepting(spec, held)
@@ -272,12 +276,12 @@ class LocalDriver:
         elif key in self._stops_wanted:
             why = "stopped while it was starting"
         else:
-            said = await asyncio.to_thread(self._ledger.last_words, key, since=log_offset)
+            said = await asyncio.to_thread(self._ledger.last_words, key, self._outputs.said(key))
             why = f"accepted no connections at {_endpoint(spec)} within {self._start_deadline_seconds:g} s: {said or 'no output'}"
             self._remember(key, problem=why)
         raise OrderFailed(f"{name}: {why}")
 
-    def _spawn(self, spec: ProcessSpec) -> tuple[Gated, int]:
+    def _spawn(self, spec: ProcessSpec) -> Gated:
         """Files, limits, child, record: in this order, in a thread. Raises ``OSError`` or ``EngineMissing``, and then there is no
         child."""
         key = spec.key
@@ -292,12 +296,11 @@ class LocalDriver:
         confinement = self._limiter.prepare(key, spec.limits)
         gated: Gated | None = None
         try:
-            log_fd = self._ledger.open_log(key)
+            output_fd = self._outputs.begin(key)
             try:
-                log_offset = os.fstat(log_fd).st_size
-                gated = spawn(argv, directory=directory, env=spec.env, log_fd=log_fd, enter=confinement.doors)
+                gated = spawn(argv, directory=directory, env=spec.env, output_fd=output_fd, enter=confinement.doors)
             finally:
-                os.close(log_fd)
+                os.close(output_fd)
             seen = proc.stat(gated.pid)
             assert seen is not None
             self._limiter.confine(key, gated.pid, spec.limits)
@@ -326,7 +329,7 @@ class LocalDriver:
                 gated.abandon()
             self._limiter.release(key, confinement.groups)
             raise
-        return gated, log_offset
+        return gated
 
     async def _await_accepting(self, spec: ProcessSpec, held: Alive) -> None:
         """Wait until it accepts connections, ends, is to be stopped, or the deadline passes; ``held`` tells which."""
@@ -385,7 +388,7 @@ class LocalDriver:
         killed = how.status in (None, -signal.SIGKILL)  # one of its children may have been killed before, and not it
         starved = killed and self._limiter.memory_kills(record.cgroups) > record.memory_kills
         cause = "was killed for want of memory" if starved else str(how)
-        said = self._ledger.last_words(held.key, since=held.log_offset, lines=1 if held.accepting or held.adopted else 3)
+        said = self._ledger.last_words(held.key, self._outputs.said(held.key), lines=1 if held.accepting or held.adopted else 3)
         return f"{cause}: {said}" if said else cause
 
     def _remember(self, key: Key, **changes: object) -> None:
@@ -447,6 +450,7 @@ class LocalDriver:
                 raise OrderFailed(f"{key[1]}: {held.stuck or 'was started again while it was being erased'}.")
             record = self._ledger.get(key) or Record()
             try:
+                self._outputs.forget(key)
                 await asyncio.to_thread(self._limiter.release, key, record.cgroups)
                 await asyncio.to_thread(self._ledger.forget, key)
                 self._words.forget(key)

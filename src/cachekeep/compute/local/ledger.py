@@ -27,11 +27,10 @@ from cachekeep.errors import OrderFailed, Unusable, printable
 from cachekeep.model import Moment
 
 _RECORD = "process.json"
-_LOG = "log"
+LOG = "log"
 HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _GONE = ".gone-"
-_LOG_KEPT_BYTES = 4 << 20
 _COPIED_AT_ONCE_BYTES = 1 << 20
 
 
@@ -189,7 +188,7 @@ class Ledger:
         Raises ``OSError``."""
         directory = self.directory(key)
         for name, file in files.items():
-            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _LOG, HEARD):
+            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, LOG, f"{LOG}.1", HEARD):
                 raise OrderFailed(f"{name}: not a name that a process's own file can have.")
             match file.content:
                 case str(text):
@@ -208,30 +207,13 @@ class Ledger:
         with open(self._kept / name, "rb") as kept:
             write_atomically(path, iter(lambda: kept.read(_COPIED_AT_ONCE_BYTES), b""))
 
-    def open_log(self, key: Key) -> int:
-        """A descriptor to append to the log. A log that has grown long is put aside first, and the one before it goes."""
-        path = self.directory(key) / _LOG
-        try:
-            if path.stat().st_size > _LOG_KEPT_BYTES:
-                os.replace(path, path.with_name("log.1"))
-        except FileNotFoundError:
-            pass
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-    def last_words(self, key: Key, *, since: int = 0, lines: int = 3) -> str:
-        """The last lines of the log after byte ``since``, on one line, without what stands in the process's secret files.
+    def last_words(self, key: Key, output: str, *, lines: int = 3) -> str:
+        """The last lines of a process's output, on one line, without what stands in its secret files.
 
         Servers quote the line of their configuration that they refuse, and that line may hold a password.
         """
         directory = self.directory(key)
-        try:
-            with open(directory / _LOG, "rb") as log:
-                end = log.seek(0, os.SEEK_END)
-                log.seek(max(since, end - 8192))
-                said = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-        except FileNotFoundError:
-            return ""
-        said = [line for line in said if line][-lines:]
+        said = [line for line in map(str.strip, output.split("\n")) if line][-lines:]
         for name in (self.get(key) or Record()).files:
             try:
                 secrets = (directory / name).read_text(errors="replace").splitlines()

@@ -44,8 +44,8 @@ class Gated:
         os.waitpid(self.pid, 0)
 
 
-def spawn(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_fd: int, enter: Sequence[Path] = ()) -> Gated:
-    """Fork a gated child in a session of its own, with ``directory`` as its working directory and output to ``log_fd``.
+def spawn(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], output_fd: int, enter: Sequence[Path] = ()) -> Gated:
+    """Fork a gated child in a session of its own, with ``directory`` as its working directory and its output to ``output_fd``.
 
     It enters the control groups whose task files are given before it becomes the program. The environment is ``env`` and a PATH:
     that of the control plane may hold credentials. Raises ``OSError``.
@@ -58,8 +58,8 @@ def spawn(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], log_f
             {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **env},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log_fd, 1),
-                (os.POSIX_SPAWN_DUP2, log_fd, 2),
+                (os.POSIX_SPAWN_DUP2, output_fd, 1),
+                (os.POSIX_SPAWN_DUP2, output_fd, 2),
                 (os.POSIX_SPAWN_DUP2, read_fd, _GATE_FD),
             ],
             setsid=True,
