@@ -168,6 +168,7 @@ class App:
                 address_pool=settings.address_pool,
                 capacity_memory_bytes=driver.capacity().memory_bytes or 0,
                 overcommit=settings.overcommit,
+                any_subnet=settings.any_subnet,
                 hold_seconds=settings.hold_seconds,
                 quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
                 root_created_at=key.created_at,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
 from cachekeep.services import SERVICES, Services, elasticache
@@ -80,7 +81,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.services = Services(SERVICES, self.store, CATALOGUE, SETTINGS, self.clock)
+        self.services = Services(SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock)
 
     def copy(self) -> World:
         """The same world once more: filling one takes longer than what is tried in it."""

@@ -59,11 +59,28 @@ def test_nodes_go_where_the_group_has_subnets(rig: Rig) -> None:
     assert error.code == "InvalidParameterValue"
 
 
-def test_foreign_subnets_always_stand_for_the_same_zone(rig: Rig) -> None:
-    ids = ("subnet-8d4bacf5", "subnet-0123456789abcdef0")
+UNKNOWN = ("subnet-8d4bacf5", "subnet-0123456789abcdef0")
+
+
+def test_a_subnet_that_is_none_here_is_refused_as_at_aws(rig: Rig) -> None:
+    error = refused(make, rig=rig, ids=(own("a"), *UNKNOWN))
+    assert error.code == "InvalidParameterValue"
+    assert error.message.startswith(f"Some input subnets in :[{own('a')}, {UNKNOWN[0]}, {UNKNOWN[1]}] are invalid.")
+    assert "`cachekeep up --any-subnet`" in error.message
+    made = make(rig)
+    assert refused(rig.cache.modify_cache_subnet_group, CacheSubnetGroupName="sub", SubnetIds=[UNKNOWN[0]]).message
+    assert rig.cache.describe_cache_subnet_groups(CacheSubnetGroupName="sub")["CacheSubnetGroups"] == [made]
+
+
+def test_subnets_of_another_account_may_stand_for_zones_always_the_same() -> None:
+    rig = Rig(replace(SETTINGS, any_subnet=True))
+    ids = UNKNOWN
     first = make(rig, "x", ids)["Subnets"]
     assert make(rig, "y", ids)["Subnets"] == first
     assert all(s["SubnetAvailabilityZone"]["Name"] in SETTINGS.zones for s in first)
+    error = refused(make, rig=rig, name="z", ids=("10.0.10.0/24",))
+    assert (error.code, error.message) == ("InvalidParameterValue", "Some input subnets in :[10.0.10.0/24] are invalid.")
+    rig.close()
 
 
 def test_what_is_in_use_stays(rig: Rig) -> None:
@@ -79,7 +96,7 @@ def test_what_is_in_use_stays(rig: Rig) -> None:
     [
         ({"name": "sub"}, "CacheSubnetGroupAlreadyExists"),
         ({"name": "1sub"}, "InvalidParameterValue"),
-        ({"name": "x", "ids": ("nonsense",)}, "InvalidSubnet"),
+        ({"name": "x", "ids": ("nonsense",)}, "InvalidParameterValue"),
         ({"name": "x", "ids": ()}, "InvalidParameterValue"),
         ({"name": "x", "ids": tuple(f"subnet-{n:08x}" for n in range(21))}, "CacheSubnetQuotaExceededFault"),
     ],

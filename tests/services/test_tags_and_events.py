@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from tests.services.rig import Rig, refused
+from tests.services.rig import SETTINGS, Rig, refused
 
 from cachekeep.model import Tags
 from cachekeep.services.elasticache.events import span
@@ -44,7 +44,7 @@ def test_tags_of_the_smaller_resources(rig: Rig) -> None:
         CacheParameterGroupName="p", CacheParameterGroupFamily="valkey8", Description="d", Tags=tags(a="1")
     )
     rig.cache.create_cache_subnet_group(
-        CacheSubnetGroupName="s", CacheSubnetGroupDescription="d", SubnetIds=["subnet-12345678"], Tags=tags(a="2")
+        CacheSubnetGroupName="s", CacheSubnetGroupDescription="d", SubnetIds=[SETTINGS.subnet_id("us-east-1a")], Tags=tags(a="2")
     )
     rig.memcached(Tags=tags(a="3"))
     assert [listed(rig, *each)["a"] for each in (("parametergroup", "p"), ("subnetgroup", "s"), ("cluster", "mc"))] == [

@@ -91,7 +91,7 @@ def settings_of(flags: dict[str, Any]) -> Settings:
         raise Unusable(str(error)) from None
 
 
-_SWITCHES: Final = frozenset({"overcommit"})
+_SWITCHES: Final = frozenset({"any_subnet", "overcommit"})
 _METAVARS: Final = {
     "data_dir": "DIR",
     "host": "ADDRESS",
@@ -120,6 +120,7 @@ _HELP: Final = {
     "region": "The region that this installation is. [us-east-1]",
     "account": "The account that this installation is. [000000000000]",
     "zone_count": "How many availability zones there are. [3]",
+    "any_subnet": "Take subnet ids that are none of this installation's for zones of it, always the same. [off]",
     "overcommit": "Take on more node memory than the machine has. [on]",
     "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",
     "log_level": "debug, info, warning or error. [info]",

@@ -24,6 +24,7 @@ from cachekeep.cli.engines import how_to_get, missing
     "account",
     "zone_count",
     "overcommit",
+    "any_subnet",
     "hold_seconds",
     "silence_seconds",
     "script_seconds",

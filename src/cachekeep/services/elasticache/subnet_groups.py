@@ -1,7 +1,8 @@
 """Subnet groups: they say in which zones a cache's nodes may be placed.
 
-The endpoint's own subnets (ec2:DescribeSubnets) are one for each zone. Any other id of the right form stands for a zone too, always
-the same one, so that configurations written for another account keep their meaning: so many subnets, so many zones.
+The endpoint's own subnets (ec2:DescribeSubnets) are one for each zone. Any other id is refused, unless the setting ``any_subnet``
+lets it stand for a zone, always the same one: configurations written for another account then keep their meaning, so many subnets,
+so many zones.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 
-def subnet(settings: ServiceSettings, subnet_id: str) -> Subnet:
-    """The subnet of that id. Raises ApiError InvalidSubnet."""
-    if not names.is_subnet_id(subnet_id):
-        raise ApiError("InvalidSubnet", f"{subnet_id} is not a valid subnet id: it begins with subnet-.")
+def _zone(settings: ServiceSettings, subnet_id: str) -> str | None:
+    """The zone that a subnet is in, None for one that does not exist."""
     own = {settings.subnet_id(zone): zone for zone in settings.zones}
-    return Subnet(id=subnet_id, zone=own.get(subnet_id) or settings.zones[crc32(subnet_id.encode()) % len(settings.zones)])
+    if settings.any_subnet and names.is_subnet_id(subnet_id):
+        return own.get(subnet_id) or settings.zones[crc32(subnet_id.encode()) % len(settings.zones)]
+    return own.get(subnet_id)
 
 
 def default_group(settings: ServiceSettings) -> SubnetGroup:
@@ -42,11 +43,18 @@ def default_group(settings: ServiceSettings) -> SubnetGroup:
 
 
 def _subnets(settings: ServiceSettings, ids: Sequence[str]) -> tuple[Subnet, ...]:
-    """Raises ApiError InvalidSubnet, CacheSubnetQuotaExceededFault or InvalidParameterValue."""
+    """Raises ApiError CacheSubnetQuotaExceededFault or InvalidParameterValue."""
     if not ids:
         raise value_error("SubnetIds must name at least one subnet.")
     quotas.SUBNETS_PER_GROUP.check(len(set(ids)), settings.quotas)
-    return tuple(subnet(settings, each) for each in dict.fromkeys(ids))
+    zones = {each: _zone(settings, each) for each in ids}
+    if None in zones.values():
+        invalid = f"Some input subnets in :[{', '.join(ids)}] are invalid."  # AWS's own words and code
+        advice = (
+            " ec2:DescribeSubnets lists those that there are; `cachekeep up --any-subnet` takes any other id for one of them, too."
+        )
+        raise value_error(invalid if settings.any_subnet else invalid + advice)
+    return tuple(Subnet(id=each, zone=zone) for each, zone in zones.items() if zone)
 
 
 async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
