@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 from tests.addresses import new_address
+from tests.contract.elsewhere import ElsewhereDriver, Platform, new_name
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Driver, File, Key, ProcessSpec
@@ -162,9 +163,12 @@ class SimWorld:
     async def driver(self, *, start_deadline_seconds: float = 10.0) -> SimDriver:
         if self._driver is not None:
             await self._driver.aclose()
-        self._driver = SimDriver(self._world, start_deadline_seconds=start_deadline_seconds)
+        self._driver = self._made(start_deadline_seconds)
         await self._driver.open()
         return self._driver
+
+    def _made(self, start_deadline_seconds: float) -> SimDriver:
+        return SimDriver(self._world, start_deadline_seconds=start_deadline_seconds)
 
     def moment(self) -> Moment:
         return self._world.moment()
@@ -172,7 +176,7 @@ class SimWorld:
     def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
         files = {"broken": File("")} if broken else {}
         address = address or new_address()
-        return ProcessSpec(key=("uid-1", name), incarnation=incarnation, argv=(), files=files, address=address, port=PORT)
+        return ProcessSpec(key=("uid-1", name), incarnation=incarnation, argv=("valkey",), files=files, address=address, port=PORT)
 
     async def keep(self, name: str) -> None:
         self._world.kept[name] = [1]
@@ -221,7 +225,22 @@ def alive(pid: int) -> bool:
     return seen is not None and process_of(seen.state) != "exited"
 
 
-WORLDS = [pytest.param(LocalWorld, id="local"), pytest.param(SimWorld, id="sim")]
+class ElsewhereWorld(SimWorld):
+    """The second driver, over simulated processes."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._world = self._platform = Platform(seed=0)
+        self._world.unfit = lambda spec: "broken" in spec.files
+
+    def _made(self, start_deadline_seconds: float) -> SimDriver:
+        return ElsewhereDriver(self._platform, start_deadline_seconds=start_deadline_seconds)
+
+    def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
+        return super().spec(name, incarnation=incarnation, address=address or new_name(), broken=broken)
+
+
+WORLDS = [pytest.param(LocalWorld, id="local"), pytest.param(SimWorld, id="sim"), pytest.param(ElsewhereWorld, id="elsewhere")]
 
 
 @pytest.fixture

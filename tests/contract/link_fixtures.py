@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 import valkey.asyncio
 from tests.addresses import new_address
+from tests.contract.elsewhere import ElsewhereDriver, ElsewhereLink, Platform, new_name
 from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, node_of
 
 from cachekeep.clock import SystemClock
@@ -207,18 +208,22 @@ class SimWorld:
     """Simulated processes, in real time. A client's key and value are one number there."""
 
     def __init__(self, place: Path) -> None:
-        self._world = simulation.World(seed=0)
+        self._world = self._made()
         self._world.unknown = lambda setting: setting == "no-such-setting"
-        self._driver = SimDriver(self._world)
         self._specs: dict[Key, ProcessSpec] = {}
         self._values: list[tuple[str, str]] = []
         self.memory = SimMemory(self._world)
-        self.link: Link = SimLink(self._world)
         self.targets: list[Target] = []
+
+    def _made(self) -> simulation.World:
+        made = simulation.World(seed=0)
+        self._driver = SimDriver(made)
+        self.link: Link = SimLink(made)
+        return made
 
     async def start(self, count: int) -> list[Target]:
         for number in range(1, count + 1):
-            key, address = ("uid-1", f"demo-{number:03}"), new_address()
+            key, address = ("uid-1", f"demo-{number:03}"), self.new_address()
             self._specs[key] = ProcessSpec(key=key, incarnation=1, argv=("valkey", "8.0"), address=address, port=6379)
             await self._driver.start(self._specs[key])
             self.targets.append(
@@ -265,19 +270,32 @@ class SimWorld:
             task.cancel()
 
 
+class ElsewhereWorld(SimWorld):
+    """The second driver's link, over simulated processes."""
+
+    def _made(self) -> simulation.World:
+        made = Platform(seed=0)
+        self._driver, self.link = ElsewhereDriver(made), ElsewhereLink(made)
+        return made
+
+    def new_address(self) -> str:
+        return new_name()
+
+
 WORLDS: dict[str, Callable[[Path], RealWorld]] = {
     f"{engine}{major}": lambda place, engine=engine, major=major: RealWorld(engine, major, place)  # type: ignore[misc]
     for engine, major in REDIS_LIKE
 }
 
 
+SIMULATED: dict[str, Callable[[Path], SimWorld]] = {"sim": SimWorld, "elsewhere": ElsewhereWorld}
 real_engines = pytest.mark.parametrize("world", list(WORLDS), indirect=True)
 """For what the simulated engines have no notion of."""
 
 
-@pytest.fixture(params=[*WORLDS, "sim"])
+@pytest.fixture(params=[*WORLDS, "sim", "elsewhere"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RealWorld | SimWorld]:
-    there = SimWorld(tmp_path) if request.param == "sim" else WORLDS[request.param](tmp_path)
+    there = (SIMULATED | WORLDS)[request.param](tmp_path)
     try:
         yield there
     finally:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import Key, ProcessSpec
+from cachekeep.compute.contract import Key, Places, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
@@ -47,6 +47,7 @@ class Run(Users):
         self.world = self._world(scenario.seed)
         self.hosts = Hosts(self.world, random.Random(scenario.seed + 1))
         self.clock = self.hosts.clock("store")
+        self.places: Places = Pool("127.77.0.0/16")
         self.report = Report(scenario.seed)
         self.store = WitnessedStore(self.clock, self._saved)
         self.stores = Stores(self.store, self.hosts, alone=not scenario.two_keepers, chance=self.random, seed=scenario.seed)
@@ -202,7 +203,7 @@ class Run(Users):
         driver, link = self._doors(name)
         fronts = SimFronts(self.world)
         store = self.stores.of(name) if AILS in self.scenario.vocabulary else self.store
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool("127.77.0.0/16"))
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=self.places)
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,

@@ -146,9 +146,9 @@ class World:
         self.lead_orders: dict[Key, int] = {}
         self.heard: dict[Key, tuple[Heard, ...]] = {}
         self.ended: dict[Key, Moment] = {}
+        """When a process was seen to end."""
         self.kept: dict[str, list[int]] = {}
         """Files that a process may be told to start from, by name: the writes that each holds."""
-        """When a process was seen to end."""
         self.born = 0
         """Processes that there have been."""
         self.histories = 0
