@@ -13,11 +13,11 @@ import valkey.asyncio
 from msgspec.structs import replace
 from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, wanted_group, wanted_shard
-from tests.live.test_cluster import agreed, healthy, slots_at
+from tests.live.test_cluster import agreed, astray, healthy, slots_at
 from tests.live.writer import Writer
 
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Wanted
+from cachekeep.model import Cache, Convert, Wanted
 
 pytestmark = pytest.mark.anyio
 ENGINES = pytest.mark.parametrize(("engine", "major"), [pair for pair in REDIS_LIKE if pair != ("redis", 6)], ids=str)
@@ -158,6 +158,7 @@ async def test_cluster_mode_is_enabled_without_losing_a_write_and_shards_are_add
             assert (decided.configuration_address, decided.shards[0].primary_address) == (configuration, None)
             assert [n.member for n in decided.nodes] == [n.name for n in old.nodes]
             assert cache.member(decided.nodes[0].member) is decided.nodes[0]
+            assert await astray(cache) == []
             assert await agreed(live, cache)
             settings = [await live.ask(n.name, "CONFIG", "GET", "cluster-node-timeout") for n in decided.nodes]
             assert settings == [["cluster-node-timeout", "15000"]] * 3
@@ -199,13 +200,13 @@ async def test_keys_in_another_database_keep_a_group_compatible_until_they_are_g
             await live.until(lambda _: live.said_any("databases other than 0 hold keys (3)"), "it is refused")
             assert (await live.cache()).decided.successors == ()
             assert [e.message for e in await live.events() if "hold keys" in e.message]
-            real, live.link.convert = live.link.convert, never  # type: ignore[method-assign]
+            real, live.link.carried_by[Convert] = live.link.carried_by[Convert], never
             await third.flushdb()
             await live.until(lambda c: len(c.decided.fed) == 2, "the successors are fed")
             # There is nothing in it a moment later, but no successor can have followed what came and went.
             await third.set("a", "third")
             await third.delete("a")
-            live.link.convert = real  # type: ignore[method-assign]
+            live.link.carried_by[Convert] = real
             # It refuses, or ends (Redis 7.0): of no use in either case.
             await live.until(lambda _: live.said_any("start anew") or live.said_any("starts anew"), "it starts anew")
             assert not (await live.cache()).clustered
@@ -266,13 +267,12 @@ async def test_without_any_of_its_nodes_a_group_goes_on_in_cluster_mode(tmp_path
         cache = await switched(live, "compatible")
         configuration = cache.decided.configuration_address or ""
         async with writing(live, configuration, "through") as writer:
-            real = live.link.convert
-            live.link.convert = never  # type: ignore[method-assign]
+            real, live.link.carried_by[Convert] = live.link.carried_by[Convert], never
             await live.change(mode("enabled"))  # type: ignore[arg-type]
             await live.until(lambda c: len(c.decided.fed) == 2 and c.decided.shards[0].moving_to, "all is fed")
             for name in ("demo-001", "demo-002"):
                 await live.signal(name, signal.SIGKILL)
-            live.link.convert = real  # type: ignore[method-assign]
+            live.link.carried_by[Convert] = real
             await live.until(lambda c: c.clustered, "enabled")
             await goes_on(live, writer)
             await whole(live)

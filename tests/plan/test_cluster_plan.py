@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import MOMENT, gone, later, shard_with, silent, step
+from tests.plan.builders import MOMENT, NOW, gone, later, shard_with, silent, step
 from tests.plan.test_cluster_growth import settled as grown
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Act, Cache, Decide, Disown, Elect, Errand, Meet, MoveSlots, NodeView, Step, Swap, View, Wait
+from cachekeep.model import Act, Cache, Decide, Disown, Elect, Errand, Introduce, Meet, MoveSlots, NodeView, Step, Swap, View, Wait
+from cachekeep.plan import Policy
+from cachekeep.plan.announce import announce
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.status import condition
 
 ONE, TWO = "demo-0001-001", "demo-0001-002"
 OTHER, OTHERS_REPLICA = "demo-0002-001", "demo-0002-002"
@@ -208,6 +212,58 @@ def test_whom_nobody_knows_is_met_and_strangers_are_forgotten() -> None:
     answer = step(cache, crowded)
     assert answer.because == f"{ONE} forgets 1"
     assert first(answer) == Disown(ONE, ("f" * 40,))
+
+
+def test_nodes_that_do_not_tell_clients_of_a_replica_hear_of_it() -> None:
+    cache, view = settled(2)
+    ids = {n.name: cluster_node_id(cache, n) for n in cache.decided.nodes}
+    unheard = frozenset({ids[TWO]})
+    mute = seen(
+        view,
+        demo_0001_001=cluster(view, ONE, untold=unheard),
+        demo_0002_002=cluster(view, OTHERS_REPLICA, untold=unheard),
+    )
+    answer = step(cache, mute)
+    assert answer.because == f"clients are told of {TWO}"
+    assert first(answer) == Introduce(TWO, ONE, (ONE, OTHERS_REPLICA))
+    assert condition(Situation(cache, mute, NOW, MOMENT, Policy()), answer).status == "modifying", (
+        "a client that connects now does not see it"
+    )
+    assert condition(Situation(cache, view, NOW, MOMENT, Policy()), step(cache, view)).status == "available"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("out of sync", {}),
+        ("the replica is gone", {"demo_0001_002": gone()}),
+        ("its primary is silent", {"demo_0001_001": "silent"}),
+        ("a shard without slots", {"demo_0001_001": "no slots"}),
+        ("who is silent tells nobody", {"demo_0002_002": "silent"}),
+    ],
+)
+def test_nobody_is_introduced_who_is_not_there_for_clients(name: str, change: dict[str, Any]) -> None:
+    cache, view = settled(2)
+    unheard = frozenset({cluster_node_id(cache, next(n for n in cache.decided.nodes if n.name == TWO))})
+    view = seen(view, demo_0002_002=cluster(view, OTHERS_REPLICA, untold=unheard))
+    if name == "out of sync":
+        cache = shard(cache, in_sync=frozenset())
+    if change.get("demo_0001_001") == "no slots":
+        change = {"demo_0001_001": cluster(view, ONE, slots=())}
+    change = {k: silent(cache, k.replace("_", "-"), 0.1) if v == "silent" else v for k, v in change.items()}
+    answer = step(cache, seen(view, **change))
+    assert not (isinstance(answer, Act) and isinstance(first(answer), Introduce)), name
+
+
+def test_a_new_cluster_is_available_when_clients_are_told_of_everybody() -> None:
+    cache, view = settled(2)
+    cache = replace(cache, decided=replace(cache.decided, available_at=None))
+    cache = shard(cache, ordered_at=later(-5))
+    unheard = frozenset({cluster_node_id(cache, next(n for n in cache.decided.nodes if n.name == TWO))})
+    mute = seen(view, demo_0001_001=cluster(view, ONE, untold=unheard))
+    assert first(step(cache, mute)) == Introduce(TWO, ONE, (ONE,))
+    assert announce(Situation(cache, mute, NOW, MOMENT, Policy())) is None
+    assert announce(Situation(cache, view, NOW, MOMENT, Policy())) is not None
 
 
 def test_the_configuration_endpoint_moves_when_its_node_is_gone_and_not_before() -> None:

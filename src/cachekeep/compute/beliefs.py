@@ -11,12 +11,14 @@ from cachekeep.clock import Clock
 from cachekeep.compute.commands import Commands
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, ReplyError, resp
-from cachekeep.engines.replies import cluster_seen, refused
+from cachekeep.engines.replies import cluster_seen, refused, told_in
 from cachekeep.model import ClusterSeen
 from cachekeep.plan.slots import Ranges, union
 
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""
+_UNTOLD_SECONDS = 0.25
+"""After this where clients are not told of a replica."""
 
 
 class Beliefs:
@@ -41,12 +43,14 @@ class Beliefs:
         hint = b"\n".join(row for row in short.splitlines() if not row.startswith((b"cluster_stats", b"total_cluster")))
         kept = self._kept.get(target.key)
         now = self._clock.monotonic()
-        if kept and kept[0] == hint and not target.moving and now - kept[1] < _BELIEF_SECONDS:
-            return kept[2]
-        (long,) = await line.ask(resp(("CLUSTER", "NODES")), 1)
+        if kept and kept[0] == hint and not target.moving:
+            lasts = _UNTOLD_SECONDS if kept[2].untold else _BELIEF_SECONDS
+            if now - kept[1] < lasts:
+                return kept[2]
+        long, slots = await line.ask(resp(("CLUSTER", "NODES"), ("CLUSTER", "SLOTS")), 2)
         if not isinstance(long, bytes):
             raise long if isinstance(long, ReplyError) else ReplyError(f"CLUSTER NODES: {long!r}")
-        seen = cluster_seen(short, long)
+        seen = cluster_seen(short, long, slots)
         if b"handshake" in long:
             self._kept.pop(target.key, None)
         else:
@@ -63,6 +67,11 @@ class Beliefs:
         assert isinstance(short, bytes)
         assert isinstance(long, bytes)
         return cluster_seen(short, long)
+
+    async def told_by(self, target: Target) -> frozenset[str]:
+        """Ids of those that the node tells clients of now. Raises OrderFailed."""
+        (slots,) = await self._commands.send(target, ("CLUSTER", "SLOTS"))
+        return told_in(slots)
 
     async def owned_by(self, targets: Sequence[Target]) -> Ranges:
         """The slots that these nodes own, by their own word. Raises OrderFailed: all have to answer."""

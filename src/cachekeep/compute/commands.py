@@ -96,12 +96,12 @@ class Commands:
 
     async def caught_up(self, giver: Target, taker: Target) -> None:
         """Wait until the taker has received all that the giver has written by now. Raises OrderFailed if it follows another."""
-        goal = _offset(await self.replication(giver))
+        goal = offset(await self.replication(giver))
         while True:
             seen = await self.replication(taker)
             if seen["role"] != "slave" or seen.get("master_host") != giver.address:
                 raise OrderFailed(f"{taker.name} no longer follows {giver.name}")
-            if _offset(seen) >= goal:
+            if offset(seen) >= goal:
                 return
             await self._clock.sleep(_POLL_SECONDS)
 
@@ -116,7 +116,7 @@ def replicaof(address: str, port: int) -> Command:
     return ("REPLICAOF", address, str(port))
 
 
-def _offset(fields: Mapping[str, str]) -> int:
+def offset(fields: Mapping[str, str]) -> int:
     """A replica's own count of what it has; for a primary, and for one that has just stepped down, of what it wrote.
 
     Both are the same number in the same history, and each role reports it by another name.

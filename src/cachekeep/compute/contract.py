@@ -21,6 +21,7 @@ from cachekeep.model import (
     HandOver,
     Heard,
     Interrupt,
+    Introduce,
     Limits,
     LimitsSeen,
     Meet,
@@ -223,6 +224,7 @@ LinkEffect = (
     | Swap
     | Replicate
     | Meet
+    | Introduce
     | Disown
     | Own
     | Settle
@@ -240,6 +242,8 @@ def named_by(effect: LinkEffect) -> tuple[str, ...]:
             return effect.source, effect.target
         case Follow() | Replicate() | Admit():
             return effect.node, effect.primary
+        case Introduce():
+            return effect.node, effect.primary, *effect.others
         case Elect() | Meet() | Own():
             return effect.node, *effect.others
         case _:

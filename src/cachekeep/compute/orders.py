@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cachekeep.clock import Clock
 from cachekeep.compute.beliefs import Beliefs
-from cachekeep.compute.commands import ORDER_SECONDS, Command, Commands, but_for, failures, replicaof, set_bind
+from cachekeep.compute.commands import ORDER_SECONDS, Command, Commands, but_for, failures, offset, replicaof, set_bind
 from cachekeep.compute.contract import ApplySettings, PublishDiscovery, Target, Targets
 from cachekeep.compute.line import resp, text
 from cachekeep.compute.lines import Lines
@@ -24,6 +24,7 @@ from cachekeep.model import (
     Elect,
     Follow,
     Interrupt,
+    Introduce,
     Meet,
     Promote,
     Replicate,
@@ -38,6 +39,9 @@ _NEXT_TRY_SECONDS = 1.2
 _ELECTION_SECONDS = 0.5
 """An election that was started is watched for so long; what comes of it later is seen by looking."""
 _MEETING_SECONDS = 0.2
+_INTRODUCING_SECONDS = 1.0
+_NOBODY_HAS_SO_MANY = "1000"
+"""Replicas. ``WAIT`` asks for acknowledgements only while too few have come."""
 """A handshake takes one or two turns of an engine's clock, which comes ten times a second."""
 _GOSSIP_SECONDS = 2.0
 """The engines tell each other what they own at least this often."""
@@ -213,6 +217,23 @@ class Orders:
                     while ids - (await self._beliefs.of(target)).knows:
                         await self._clock.sleep(_POLL_SECONDS)
         self._beliefs.forget(target.key)
+
+    async def introduce(self, effect: Introduce, at: Targets) -> None:
+        """Engines leave out of ``CLUSTER SLOTS`` a replica of which they know no offset but 0, and hear of it by chance, in up to
+        10 s. ``WAIT`` moves the offset of a stream in which nothing was written yet: it asks for an acknowledgement there. Then the
+        replica says hello once more (``CLUSTER MEET``), and its offset with it."""
+        target, primary, others = at[effect.node], at[effect.primary], [at[o] for o in effect.others]
+        async with self._commands.one_at_a_time(target):
+            if offset(await self._commands.replication(target)) <= 1:
+                await self._commands.send(primary, ("WAIT", _NOBODY_HAS_SO_MANY, "1"))
+            await self._commands.send(target, *(("CLUSTER", "MEET", o.address, str(o.port)) for o in others))
+            with contextlib.suppress(TimeoutError):  # what comes of it later is seen by looking
+                async with asyncio.timeout(_INTRODUCING_SECONDS):
+                    for other in others:
+                        while target.cluster_id not in await self._beliefs.told_by(other):
+                            await self._clock.sleep(_POLL_SECONDS)
+        for node in (target, *others):
+            self._beliefs.forget(node.key)
 
     async def disown(self, effect: Disown, at: Targets) -> None:
         target = at[effect.node]

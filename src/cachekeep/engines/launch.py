@@ -16,7 +16,7 @@ import msgspec
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import EngineSettings, boot_digest, item_mb, live_digest, settings, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
-from cachekeep.model import Cache, Limits, Node
+from cachekeep.model import Cache, Limits, Node, Shard
 
 ADMIN = "cachekeep-admin"
 NOBODY_PORT = 1
@@ -237,6 +237,8 @@ def nodes_conf(cache: Cache, node: Node) -> str:
         owned = shard.owned if leads and (first or n.name == node.name) else ()
         slots = [str(a) if a == b else f"{a}-{b}" for a, b in owned]
         where = f"{n.address}:{n.port}@{n.port + 10000}"
+        if n.shard == node.shard and shard.primary in (None, node.name) and node.engine == "valkey":
+            where += f",,shard-id={_shard_id(cache, shard)}"
         lines.append(
             " ".join(
                 [cluster_node_id(cache, n), where, flags, follows, "0", "0", str(shard.epoch if leads else 0), "connected", *slots]
@@ -244,6 +246,13 @@ def nodes_conf(cache: Cache, node: Node) -> str:
         )
     epoch = max((shard.epoch for shard in shards.values()), default=0)
     return "\n".join([*lines, f"vars currentEpoch {epoch} lastVoteEpoch {epoch}", ""])
+
+
+def _shard_id(cache: Cache, shard: Shard) -> str:
+    """By which a primary of Valkey counts itself to its own shard: without one in its file, it leaves itself and its slots out of
+    ``CLUSTER SHARDS`` until it has been a replica once. Its replicas stand in its file with the same one (8.0.1 refuses it
+    otherwise); everybody else, they too, learns it from its messages."""
+    return hashlib.sha1(f"{cache.uid}/shard/{shard.id}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _outside_conf(cache: Cache, node: Node) -> str:
@@ -256,6 +265,8 @@ def _outside_conf(cache: Cache, node: Node) -> str:
         flags = ("myself," if n.name == node.name else "") + ("master" if n is primary else "slave")
         follows = "-" if n is primary else cluster_node_id(cache, primary)
         where = f"{n.address}:{n.port}@{n.port + 10000}"
+        if node.engine == "valkey":
+            where += f",,shard-id={_shard_id(cache, shard)}"
         tail = ["0", "0", "1", "connected", "0-16383"] if n is primary else ["0", "0", "0", "connected"]
         lines.append(" ".join([cluster_node_id(cache, n), where, flags, follows, *tail]))
     return "\n".join([*lines, "vars currentEpoch 1 lastVoteEpoch 1", ""])

@@ -82,25 +82,36 @@ def _begins(words: str, begin: str) -> bool:
     return words.startswith(begin) and not words[len(begin) : len(begin) + 1].isalpha()
 
 
-def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
-    """What ``CLUSTER INFO`` and ``CLUSTER NODES`` say about the node that was asked. Raises ValueError where it does not name
-    itself.
+def told_in(cluster_slots: object) -> frozenset[str]:
+    """Ids of all nodes that ``CLUSTER SLOTS`` tells of [https://valkey.io/commands/cluster-slots/]: first slot, last slot, then
+    primary and replicas, each as address, port, id and more."""
+    ranges = cluster_slots if isinstance(cluster_slots, list) else []
+    return frozenset(node[2].decode() for found in ranges for node in found[2:])
+
+
+def cluster_seen(cluster_info: bytes, cluster_nodes: bytes, cluster_slots: object = None) -> ClusterSeen:
+    """What ``CLUSTER INFO``, ``CLUSTER NODES`` and ``CLUSTER SLOTS`` say about the node that was asked. Raises ValueError where it
+    does not name itself.
 
     [https://valkey.io/commands/cluster-nodes/]: id, address, flags, primary, ping, pong, epoch, link, slots; of itself alone, slots
     that are half open are told: ``[slot->-id]`` and ``[slot-<-id]``.
     """
     knows: list[str] = []
+    replicas: set[str] = set()
     mine: list[str] = []
     lines = {line.partition(" ")[0]: line for line in cluster_nodes.decode().splitlines()}
     for line in lines.values():
         id, _, flags, rest = line.split(" ", 3)
         if "handshake" not in flags:
             knows.append(id)
+        if "slave" in flags and "fail" not in flags and "handshake" not in flags:
+            replicas.add(id)
         if "myself" in flags:
             mine = [id, *rest.split(" ")]
     if not mine:
         raise ValueError("CLUSTER NODES does not name the node that was asked")
     id, primary, _, _, epoch, _, *owned = mine
+    told = told_in(cluster_slots)
     migrating: dict[int, str] = {}
     importing: dict[int, str] = {}
     for word in owned:
@@ -116,6 +127,7 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes) -> ClusterSeen:
         migrating=migrating,
         importing=importing,
         knows=frozenset(knows),
+        untold=frozenset(replicas - told),
     )
 
 

@@ -176,6 +176,15 @@ class Meet(msgspec.Struct, frozen=True):
     others: tuple[str, ...]
 
 
+class Introduce(msgspec.Struct, frozen=True):
+    """Cluster mode: have ``others``, who know the node, hear from itself that ``primary`` feeds it: only then they tell clients of
+    it."""
+
+    node: str
+    primary: str
+    others: tuple[str, ...]
+
+
 class Disown(msgspec.Struct, frozen=True):
     """Cluster mode: have the node forget others, by their ids on the cluster bus."""
 
@@ -233,6 +242,7 @@ Effect = (
     | Swap
     | Replicate
     | Meet
+    | Introduce
     | Disown
     | Own
     | Settle

@@ -73,7 +73,7 @@ def _back(s: Situation, node: Node) -> list[Event]:
 
 def _first_time(s: Situation) -> Step | None:
     nodes = s.decided.nodes
-    if not nodes or not all(ready(s, n) for n in nodes) or not _endpoints(s):
+    if not nodes or not all(ready(s, n) for n in nodes) or not _endpoints(s) or not cluster_members.told_of_all(s):
         return None
     told = [
         Event(source_type="cache-cluster", source=c, message="Cache cluster created")

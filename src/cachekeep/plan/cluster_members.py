@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Bind, Decide, Disown, Effect, Meet, Node, Shard, Step, Wait
+from cachekeep.model import Act, Bind, Decide, Disown, Effect, Introduce, Meet, Node, Shard, Step, Wait
 from cachekeep.plan import evidence
-from cachekeep.plan.situation import Situation, names
+from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import even
 
 WRITABLE_SECONDS = 2.0
@@ -111,6 +111,36 @@ def acquaint(s: Situation) -> Step | None:
         return None
     more = f" and {len(said) - 3} others do alike" if len(said) > 3 else ""
     return Act((tuple(effects),), ", ".join(said[:3]) + more)
+
+
+def introduce(s: Situation) -> Step | None:
+    """Every node tells its clients of every replica that is in sync."""
+    effects: list[Effect] = []
+    said: list[str] = []
+    for node, primary in _untold(s):
+        others = tuple(n.name for n in s.untold[s.cluster_ids[node.name]])
+        effects.append(Introduce(node.name, primary.name, others))
+        said.append(node.name)
+    return Act((tuple(effects),), f"clients are told of {listed(said)}") if effects else None
+
+
+def told_of_all(s: Situation) -> bool:
+    """Whichever node a client asks, it hears of every replica that is in sync."""
+    return not _untold(s)
+
+
+def _untold(s: Situation) -> list[tuple[Node, Node]]:
+    """Replicas in sync that some node does not tell clients of, each with its primary, where both answer."""
+    if not s.clustered or not s.untold:
+        return []
+    found = []
+    for node in s.decided.nodes:
+        shard = s.cache.shard(node.shard)
+        if s.cluster_ids[node.name] in s.untold and shard is not None and node.name in shard.in_sync and s.alive(node):
+            primary = s.primary(shard)
+            if primary is not None and s.alive(primary) and (c := s.seen(primary).cluster) is not None and c.slots:
+                found.append((node, primary))
+    return found
 
 
 def _strays(s: Situation, node: Node) -> bool:

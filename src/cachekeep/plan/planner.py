@@ -58,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     endpoints.publish,
     endpoints.balance,
     endpoints.discovery,
+    cluster_members.introduce,
     announce.announce,
     switching.retire,
     leaders.transfer,

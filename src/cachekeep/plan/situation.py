@@ -138,6 +138,16 @@ class Situation:
         """Everybody who answers knows everybody who is there."""
         return not any(self.acquaintance(n)[0] for n in self.decided.nodes if not n.leaving)
 
+    @cached_property
+    def untold(self) -> dict[str, list[Node]]:
+        """Id of a node → the nodes that know it and do not tell clients of it."""
+        found: dict[str, list[Node]] = {}
+        for node in self.decided.nodes:
+            if (seen := self.seen(node).cluster) is not None and seen.untold and self.alive(node) and not node.leaving:
+                for id in seen.untold:
+                    found.setdefault(id, []).append(node)
+        return found
+
     def seen(self, node: Node) -> NodeView:
         """The view of a node."""
         return self.view.node(node.name)

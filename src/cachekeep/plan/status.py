@@ -10,6 +10,7 @@ from cachekeep.engines.config import pending_reboot
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
 from cachekeep.model.condition import CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
+from cachekeep.plan.cluster_members import told_of_all
 from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.limits import fewer_clients, holds
 from cachekeep.plan.members import COMPATIBLE
@@ -76,6 +77,8 @@ def _changing(s: Situation) -> bool:
         return True
     seen = s.view.fronts.get(COMPATIBLE)
     if wanted.cluster_mode == "compatible" and (seen is None or seen.process != "running" or seen.targets is None):
+        return True
+    if not told_of_all(s):
         return True
     if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.member for n in nodes}:
         return True

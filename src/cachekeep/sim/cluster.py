@@ -21,6 +21,7 @@ from cachekeep.model import (
     Convert,
     Disown,
     Elect,
+    Introduce,
     Meet,
     MoveSlots,
     NodeView,
@@ -153,6 +154,7 @@ class ClusterWorld(World):
         if not sender.leads and not peer.follows:
             self._demoted(to, sender, epoch)
         peer.follows = "" if sender.leads else sender.follows
+        peer.told = peer.told or sender.engine.linked
         to.current_epoch = max(to.current_epoch, sender.current_epoch)
         if sender.leads:
             if to.leads and sender.epoch == to.epoch and to.id > sender.id:  # two of one epoch: one of them moves on
@@ -443,6 +445,7 @@ class SimClusteredLink(SimLink):
             Swap: orders.swap,
             Replicate: orders.replicate,
             Meet: orders.meet,
+            Introduce: orders.introduce,
             Disown: orders.disown,
             Own: orders.own,
             Settle: orders.settle,
@@ -466,6 +469,9 @@ class SimClusteredLink(SimLink):
                 migrating=dict(member.migrating),
                 importing=dict(member.importing),
                 knows=frozenset(member.peers) | {member.id},
+                untold=frozenset(
+                    id for id, p in member.peers.items() if p.follows and not (p.told and member.owner.get(p.follows))
+                ),
                 refused=member.refused,
             ),
         )
@@ -663,6 +669,21 @@ class SimClusterOrders:
         def do(engine: Engine) -> None:
             for other in effect.others:
                 world.spawn(shake(at[other]))
+
+        await self._link.order(target, self._last(target), do)
+
+    async def introduce(self, effect: Introduce, at: Targets) -> None:
+        world, target = self._world, at[effect.node]
+
+        async def greet(other: Target) -> None:
+            await asyncio.sleep(0.002 + 0.02 * world.random.random())
+            one, two = world.members.get(target.key), world.members.get(other.key)
+            if one is not None and two is not None:
+                world._send(one, two)
+
+        def do(engine: Engine) -> None:
+            for other in effect.others:
+                world.spawn(greet(at[other]))
 
         await self._link.order(target, self._last(target), do)
 

@@ -22,6 +22,8 @@ class Peer:
     """Id of its primary; empty: it is a primary itself."""
     epoch: int = 0
     heard: float = 0.0
+    told: bool = False
+    """It has said that it is fed, so clients hear of it."""
 
 
 class Op(NamedTuple):
