@@ -45,6 +45,7 @@ def test_a_spec_has_no_path_of_this_machine(kind: str) -> None:
     said = " ".join([*spec.argv, *spec.env.values(), *(str(file.content) for file in spec.files.values())])
     assert PATH.findall(said) == []
     assert sys.executable not in said
+    assert "{listen}" in said, "where it listens is the driver's to know"
     assert os.getcwd() not in said
     try:
         program = programs(lambda: here)(spec.argv[0])[0]

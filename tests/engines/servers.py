@@ -111,13 +111,17 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         spec = launch(self.build, self.cache, self.node, run_as="nobody" if os.geteuid() == 0 else None)
         place = str(self.directory)
+
+        def placed(text: str) -> str:
+            return text.replace("{dir}", place).replace("{listen}", self.node.address)
+
         for name, (text, _secret) in spec.files.items():
             path = self.directory / name
             if name != "nodes.conf" or not path.exists():
                 path.touch(mode=0o600)
-                path.write_text(text.replace("{dir}", place))
+                path.write_text(placed(text))
         with (self.directory / "log").open("ab") as log:
-            argv = [self.build.server, *(a.replace("{dir}", place) for a in spec.argv[1:])]
+            argv = [self.build.server, *map(placed, spec.argv[1:])]
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=place)
         deadline = time.monotonic() + 20
         while not listens(self.node.address, self.node.port):

@@ -138,9 +138,9 @@ async def test_files_keep_to_their_directory(local: LocalWorld, name: str) -> No
 async def test_a_rewrite_is_all_new_or_all_old(local: LocalWorld) -> None:
     driver, spec = await local.driver(), redis_spec()
     await driver.start(spec)
-    await driver.rewrite(spec.key, {"users.acl": File("in {dir}")}, live_digest="d2")
+    await driver.rewrite(spec.key, {"users.acl": File("in {dir} at {listen}")}, live_digest="d2")
     directory = local.directory / "nodes" / "uid-1" / "a-001"
-    assert (directory / "users.acl").read_text() == f"in {directory}"
+    assert (directory / "users.acl").read_text() == f"in {directory} at {spec.address}"
     assert modes.S_IMODE((directory / "users.acl").stat().st_mode) == 0o600
     assert {path.name for path in directory.iterdir()} - {"log"} == {"process.json", "redis.conf", "users.acl"}
 

@@ -84,7 +84,7 @@ class Balancer:
         ]
         self.spec = balancer.spec(cache, front, nodes)
         for name, file in self.spec.files.items():
-            (directory / name).write_text(str(file.content).replace("{dir}", str(directory)))
+            (directory / name).write_text(str(file.content).replace("{listen}", ADDRESS))
         self.start()
 
     def start(self) -> None:

@@ -102,7 +102,7 @@ class Relay:
         )
         self.spec = discovery.spec(cache, self.front, nodes, version, told_version=VERSION)
         for name, file in self.spec.files.items():
-            (directory / name).write_text(str(file.content))
+            (directory / name).write_text(str(file.content).replace("{listen}", self.front.address))
         self.start()
 
     def start(self) -> None:

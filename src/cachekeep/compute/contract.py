@@ -52,13 +52,17 @@ class File(msgspec.Struct, frozen=True):
     """A file in the process's own directory. Secret ones have mode 0600, and so does everything else unless it must not."""
 
     content: str | bytes | Kept
-    """Text, in which ``{dir}`` stands for that directory; bytes as they are; or a copy of what is kept."""
+    """Text, in which ``{dir}`` and ``{listen}`` stand for what they do in ``ProcessSpec``; bytes as they are; or a copy of what is
+    kept."""
     secret: bool = True
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is needed to start a process, and nothing of the machine on which it will be. ``{dir}`` in ``argv`` and in
-    the text of files stands for its own directory."""
+    """Everything that is needed to start a process, and nothing of the machine on which it will be.
+
+    In ``argv`` and in the text of files ``{dir}`` stands for its own directory, and ``{listen}`` for the address that it binds.
+    ``address`` is where others reach it; whether that is the same is the driver's matter.
+    """
 
     key: Key
     incarnation: int

@@ -2,7 +2,7 @@
 
 A Valkey or Redis server starts as a replica of nobody: of a port at its own address where nothing listens. So a fresh or restarted
 process takes no writes and feeds no replica until it has been ordered to lead (pitfall: the old primary comes back and overwrites
-the new one). ``{dir}`` stands for the process's own directory.
+the new one). ``{dir}`` stands for the process's own directory, ``{listen}`` for the address that it binds.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, 
     password = cache.admin_password.value
     clustered = cache.in_cluster_mode(node)
     lines: list[tuple[str, ...]] = [
-        ("bind", node.address),
-        ("bind-source-addr", node.address),
+        ("bind", "{listen}"),
+        ("bind-source-addr", "{listen}"),
         ("port", str(node.port)),
         ("protected-mode", "no"),  # never on other addresses than those given, and ACLs decide
         ("dir", "{dir}"),
@@ -285,7 +285,7 @@ def _memcached_argv(
     connections = int(v["max_simultaneous_connections"])
     if open_files is not None:
         connections = min(connections, max(open_files - MEMCACHED_OWN_FILES, 16))
-    argv = [build.program, "-l", node.address, "-p", str(node.port), "-U", "0", "-m", str(item_mb(v)), "-c", str(connections)]
+    argv = [build.program, "-l", "{listen}", "-p", str(node.port), "-U", "0", "-m", str(item_mb(v)), "-c", str(connections)]
     argv += ["-t", v["num_threads"], "-b", v["backlog_queue_limit"], "-R", v["requests_per_event"], "-B", v["binding_protocol"]]
     argv += ["-n", v["chunk_size"], "-f", v["chunk_size_growth_factor"], "-I", str(item_bytes)]
     switches = {

@@ -57,7 +57,7 @@ defaults
     option redispatch 1
     retries 3
 frontend reader
-    bind {_joined(front.address, front.port)}
+    bind {{listen}}:{front.port}
     default_backend {_BACKEND}
 backend {_BACKEND}
     balance leastconn

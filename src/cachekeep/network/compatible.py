@@ -24,7 +24,7 @@ def spec(cache: Cache, front: Front) -> ProcessSpec:
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
         argv=(PROGRAM, "{dir}"),
-        files={"listen": File(f"{front.address} {front.port} {primary} {node_id}\n")},
+        files={"listen": File(f"{{listen}} {front.port} {primary} {node_id}\n")},
         env={"MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         address=front.address,
         port=front.port,

@@ -31,7 +31,7 @@ def spec(cache: Cache, front: Front, nodes: Sequence[Node], version: int, *, tol
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
         argv=(PROGRAM, "{dir}"),
-        files={"listen": File(f"{front.address} {front.port} {told_version}\n"), LIST: File(_list(version, nodes))},
+        files={"listen": File(f"{{listen}} {front.port} {told_version}\n"), LIST: File(_list(version, nodes))},
         env={"MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         address=front.address,
         port=front.port,

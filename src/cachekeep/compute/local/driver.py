@@ -291,8 +291,8 @@ class LocalDriver:
         if (taken := why_not_free(spec.address, spec.port)) is not None:
             raise OSError(0, taken)
         directory = self._ledger.make_directory(key)
-        files = self._ledger.write_files(key, spec.files)
-        argv = tuple(place(word, directory) for word in (*program, *spec.argv[1:]))
+        files = self._ledger.write_files(key, spec.files, spec.address)
+        argv = tuple(place(word, directory, spec.address) for word in (*program, *spec.argv[1:]))
         confinement = self._limiter.prepare(key, spec.limits)
         gated: Gated | None = None
         try:
@@ -459,10 +459,10 @@ class LocalDriver:
 
     async def _rewrite(self, key: Key, files: Mapping[str, File], live_digest: str | None) -> None:
         async with self._lock(key):
-            if self._ledger.get(key) is None:
+            if (record := self._ledger.get(key)) is None:
                 raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite.")
             try:
-                names = await asyncio.to_thread(self._ledger.write_files, key, files)
+                names = await asyncio.to_thread(self._ledger.write_files, key, files, record.address)
                 self._ledger.change(key, files=names, live_digest=live_digest)
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: its files were not rewritten: {error.strerror} ({error.filename}).") from error

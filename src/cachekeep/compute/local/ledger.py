@@ -57,9 +57,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-def place(text: str, directory: Path) -> str:
-    """Put the process's own directory where ``{dir}`` stands."""
-    return text.replace("{dir}", str(directory))
+def place(text: str, directory: Path, address: str) -> str:
+    """Put the process's own directory where ``{dir}`` stands, and its address where ``{listen}`` does."""
+    return text.replace("{dir}", str(directory)).replace("{listen}", address)
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
@@ -183,7 +183,7 @@ class Ledger:
                     raise
         return directory
 
-    def write_files(self, key: Key, files: Mapping[str, File]) -> tuple[str, ...]:
+    def write_files(self, key: Key, files: Mapping[str, File], address: str) -> tuple[str, ...]:
         """Write files into the directory of a process, each atomically. Returns the names of all its files of text.
         Raises ``OSError``."""
         directory = self.directory(key)
@@ -192,7 +192,7 @@ class Ledger:
                 raise OrderFailed(f"{name}: not a name that a process's own file can have.")
             match file.content:
                 case str(text):
-                    write_atomically(directory / name, place(text, directory).encode())
+                    write_atomically(directory / name, place(text, directory, address).encode())
                 case bytes(content):
                     write_atomically(directory / name, content)
                 case Kept(kept):
