@@ -85,3 +85,19 @@ def test_where_there_is_no_other_shard_there_is_nobody_who_could_elect_it() -> N
     cache, view = rival()
     shards = (cache.decided.shards[0], *(replace(x, owned=()) for x in cache.decided.shards[1:]))
     assert isinstance(first(step(replace(cache, decided=replace(cache.decided, shards=shards)), view)), Elect)
+
+
+def test_a_giver_that_has_not_heard_that_it_was_replaced_is_stopped_for_certain() -> None:
+    """Its pause ends soon, and then it would take writes beside the taker."""
+    cache, view = settled(3)
+    mine = cache.decided.shards[0].owned
+    cache = shard(cache, moving_to=TWO, order=2)
+    taken = {"role": "primary", "follows": None, "last_order": 2, **cluster(view, TWO, slots=mine, epoch=9)}
+    answer = step(cache, seen(view, demo_0001_002=taken))
+    assert isinstance(answer, Decide)
+    assert (answer.decided.shards[0].primary, answer.decided.nodes[0].condemned) == (TWO, True)
+    assert f"{ONE} has not heard of it" in answer.because
+    heard = {"role": "replica", **cluster(view, ONE, slots=())}
+    answer = step(cache, seen(view, demo_0001_001=heard, demo_0001_002=taken))
+    assert isinstance(answer, Decide)
+    assert (answer.decided.shards[0].primary, answer.decided.nodes[0].condemned) == (TWO, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from cachekeep.plan.slots import Move
 from cachekeep.sim.cluster import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
-from cachekeep.sim.scenario import Violation
+from cachekeep.sim.scenario import HARM_SECONDS, SafetyViolation
 
 SEEDS = int(os.environ.get("CACHEKEEP_CLUSTER_SEEDS", "24"))
 CHUNK = 12
@@ -85,20 +85,28 @@ def _let_the_only_holder_go(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Situation, "needed", lambda self, node: False)
 
 
-UNNOTICED = pytest.mark.xfail(strict=True, reason="of the seeds that were tried none notices it any more")
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        _close_what_is_half_open,
-        _nominate_anybody,
-        pytest.param(_hand_over_what_the_taker_believes, marks=UNNOTICED),
-        pytest.param(_let_the_only_holder_go, marks=UNNOTICED),
-    ],
+DEAF = RESHARDED | {"harm_seconds": HARM_SECONDS, "vocabulary": frozenset({"deaf"})}
+CUT: dict[str, Any] = {
+    "faults": True,
+    "nodes": 2,
+    "shards": 2,
+    "flaky": 0.0,
+    "vocabulary": frozenset({"kill", "kill-primary", "pause", "slow-command", "sever-primary"}),
+}
+BREAKS: tuple[tuple[Callable[[pytest.MonkeyPatch], None], dict[str, Any], Sequence[int]], ...] = (
+    (_close_what_is_half_open, {}, (*FOUND, *range(60))),
+    (_nominate_anybody, {}, (*FOUND, *range(60))),
+    (_hand_over_what_the_taker_believes, DEAF, range(37, 97)),
+    (_let_the_only_holder_go, CUT, range(35, 95)),
 )
-def test_without_a_guard_some_seed_notices(harm: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+"""Where a guard is missed, and the seeds to try, from the first that is worth it."""
+
+
+@pytest.mark.parametrize(("harm", "scenario", "seeds"), BREAKS, ids=[b.__name__.strip("_") for b, *_ in BREAKS])
+def test_without_a_guard_some_seed_notices(
+    harm: Callable[[pytest.MonkeyPatch], None], scenario: dict[str, Any], seeds: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     harm(monkeypatch)
-    with pytest.raises(Violation):
-        for seed in (*FOUND, *range(1, 60)):
-            simulate_cluster(cluster_scenario(seed))
+    with pytest.raises(SafetyViolation):
+        for seed in seeds:
+            simulate_cluster(replace(cluster_scenario(seed), **scenario))

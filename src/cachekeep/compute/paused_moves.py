@@ -171,6 +171,7 @@ class PausedMoves:
                     while (await self._commands.replication(giver))["role"] == "master" and (await self._beliefs.of(giver)).slots:
                         await self._clock.sleep(_POLL_SECONDS / 4)
             except TimeoutError:
+                await self._commands.send(giver, _pause(2 * timeout_seconds))  # until it is stopped for certain
                 raise OrderFailed(f"{taker.name} has taken over, but {giver.name} has not heard of it") from None
             await self._commands.send(giver, _UNPAUSE)
             await self._orders.become_replica(giver, taker)

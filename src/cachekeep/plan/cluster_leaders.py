@@ -16,7 +16,8 @@ from cachekeep.engines.config import live_digest
 from cachekeep.model import Act, Configure, Decide, Effect, Elect, Node, Replicate, Shard, Step, Stream, Swap, Wait
 from cachekeep.plan import evidence, judge, leaders
 from cachekeep.plan.flights import first, under_way
-from cachekeep.plan.situation import Situation, names, verb, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
+from cachekeep.plan.slots import common
 
 ELECTION_SECONDS = 1.5
 """An election that began lasts a tenth of this. One that has not ended by then was refused by those who
@@ -95,7 +96,11 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
     if shard.moving_to != new.name and (doubt := _unasked(s, shard, old, new)):
         because += doubt
         told = (*told, s.tell(because, group=True))
-    return Decide(replace(with_shard(s.decided, led), refusal=None), because, told)
+    decided = replace(with_shard(s.decided, led), refusal=None)
+    if planned and s.leads(old) and (believes := s.seen(old).cluster) and common(believes.slots, seen.slots):
+        decided = with_nodes(decided, [replace(old, condemned=True, condemned_at=s.moment)])
+        because += f"; {old.name} has not heard of it, and is stopped for certain before it takes writes beside it"
+    return Decide(decided, because, told)
 
 
 def _unasked(s: Situation, shard: Shard, old: Node, new: Node) -> str:

@@ -46,6 +46,7 @@ class ClusterWorld(World):
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
+        self.has_bus = True
         self.members: dict[Key, Member] = {}
         self.ops: list[Op] = []
         self.shard_ids_apart = seed % 2 == 0
@@ -145,6 +146,8 @@ class ClusterWorld(World):
         """One packet: who I am, what I own, what others I know. Whoever does not know the sender does not listen."""
         if not (sender.engine.works and to.engine.works and self.peers(sender.engine, to.engine)) or sender is to:
             return
+        if to.engine.spec.key in self.deaf:
+            return
         peer = to.peers.get(sender.id)
         if peer is None:
             return
@@ -161,7 +164,8 @@ class ClusterWorld(World):
                 to.current_epoch += 1
                 to.epoch = to.current_epoch
             self._claim(to, sender.id, sender.epoch, sender.slots)
-        for id, ranges in list(to.owner.items()):  # UPDATE: somebody else has had these since
+        for id, ranges in [] if sender.engine.spec.key in self.deaf else list(to.owner.items()):
+            # UPDATE: somebody else has had these since
             sure = common(without(ranges, to.unclaimed), slots)
             if id != sender.id and sure and self._epoch(to, id) > epoch and id in sender.peers:
                 self._hear_of(sender, id, self._epoch(to, id), ranges)
@@ -613,6 +617,7 @@ class SimClusterOrders:
             await asyncio.sleep(0.001)
             self._link.reached(giver)
             if world.now > until - 0.1 * timeout_seconds:
+                gives.engine.paused_until = world.wall + 2 * timeout_seconds
                 raise OrderFailed(f"{taker.key[1]} has taken over, but {giver.key[1]} has not heard of it")
         gives.engine.paused_until = 0.0
         self._become_replica(gives, taker)

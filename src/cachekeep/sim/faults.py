@@ -118,6 +118,11 @@ def several(run: Run, key: Key) -> tuple[Key, ...]:
     return tuple(k for k in run.nodes() if k == key or run.random.random() < 0.6)
 
 
+def replicas(run: Run, key: Key) -> tuple[Key, ...]:
+    """Those that are not primaries, each with a chance of its own."""
+    return tuple(k for k in several(run, key) if (e := run.world.processes.get(k)) is not None and e.role == "replica")
+
+
 def process(name: str) -> Struck:
     """A process that is no node."""
     return lambda run, key: ((key[0], name),)
@@ -297,6 +302,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("disk-full", lambda r, k: r.world.full.add(k), lambda r, k: r.world.full.discard(k), struck=several),
     Fault("reboot-all", lambda r, k: r.reboot_all(), when=_moves, gentle=True),
     Fault("upgrade", lambda r, k: r.upgrade(), when=_moves, gentle=True),
+    Fault(
+        "deaf",
+        lambda r, k: r.world.deaf.add(k),
+        lambda r, k: r.world.deaf.discard(k),
+        struck=replicas,
+        seconds=1.0,
+        when=lambda r: r.world.has_bus,
+        weight=6,
+        gentle=True,
+    ),
     Fault("accept-loss", lambda r, k: r.accept_loss(), when=_moves, weight=2),
     Fault("keepers-away", lambda r, k: r.dismiss(), lambda r, k: r.recall(), seconds=8.0),
     Fault("keepers-halted", lambda r, k: r.hosts.halt_all(), lambda r, k: r.hosts.go_on_all(), seconds=HALT_SECONDS),

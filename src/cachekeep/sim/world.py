@@ -162,6 +162,10 @@ class World:
         """Processes whose host nobody reaches, neither keepers nor peers nor clients."""
         self.severed: set[frozenset[Key | str]] = set()
         """Pairs that do not reach each other, while others reach both: two processes, or a keeper and a process."""
+        self.has_bus = False
+        """Processes talk to each other beside their streams."""
+        self.deaf: set[Key] = set()
+        """Processes that hear nothing on the bus, while they are heard, and streams go on."""
         self.full: set[Key] = set()
         """Processes whose disk takes nothing any more."""
         self.sync_seconds = 0.0
