@@ -80,24 +80,11 @@ def _hand_over_what_the_taker_believes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimClusterOrders, "_agreed", lambda self, gives, takes: True)
 
 
-def _let_the_only_holder_go(patch: pytest.MonkeyPatch) -> None:
-    """What a user wants of a node is done whatever it holds."""
-    patch.setattr(Situation, "needed", lambda self, node: False)
-
-
 DEAF = RESHARDED | {"harm_seconds": HARM_SECONDS, "vocabulary": frozenset({"deaf"})}
-CUT: dict[str, Any] = {
-    "faults": True,
-    "nodes": 2,
-    "shards": 2,
-    "flaky": 0.0,
-    "vocabulary": frozenset({"kill", "kill-primary", "pause", "slow-command", "sever-primary"}),
-}
 BREAKS: tuple[tuple[Callable[[pytest.MonkeyPatch], None], dict[str, Any], Sequence[int]], ...] = (
     (_close_what_is_half_open, {}, (*FOUND, *range(60))),
     (_nominate_anybody, {}, (*FOUND, *range(60))),
     (_hand_over_what_the_taker_believes, DEAF, range(37, 97)),
-    (_let_the_only_holder_go, CUT, range(35, 95)),
 )
 """Where a guard is missed, and the seeds to try, from the first that is worth it."""
 

@@ -19,6 +19,13 @@ from cachekeep.sim.run import simulate
 from cachekeep.sim.scenario import Scenario, Violation
 from cachekeep.sim.timeless import START, SimClock
 
+LONELY: dict[str, Any] = {
+    "nodes": 2,
+    "flaky": 0.0,
+    "harm_seconds": 20.0,
+    "vocabulary": frozenset({"tear", "kill-primary", "reboot-all"}),
+}
+"""A replica that loses its link, then the primary; and users who have nodes restarted."""
 RESIZED: dict[str, Any] = {"vocabulary": frozenset({"other-node-type"})}
 """Planned moves, changes of the node type among them, and orders that fail."""
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -184,6 +191,13 @@ def _by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 CLOCKS = frozenset({"cut-primary", "set-clock"})
+
+
+def _let_the_only_holder_go(patch: pytest.MonkeyPatch) -> None:
+    """What a user wants of a node is done whatever it holds."""
+    patch.setattr(Situation, "needed", lambda self, node: False)
+
+
 BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_any_successor, {}, 0),
     (_in_sync_has_no_age, {"vocabulary": CLASSIC | {"stalls-unseen"}}, 0),
@@ -205,6 +219,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_fill_what_a_replica_has_no_room_for, RESIZED, 0),
     (_lower_at_once, RESIZED, 0),
     (_an_excuse_is_silence, {"vocabulary": CLASSIC | {"pause", "script-that-writes", "crowd"}}, 0),
+    (_let_the_only_holder_go, LONELY, 15),
     (_scripts_go_on, {"vocabulary": CLASSIC | {"endless-script"}}, 0),
 )
 

@@ -22,6 +22,7 @@ def broken(world: World, before: Cache, after: Cache) -> Iterator[str]:
     yield from _in_sync_without_a_node(after)
     yield from _stopped_though_it_leads(world, before, after)
     yield from _stopped_though_nobody_leads(world, before, after)
+    yield from _sent_away_though_nobody_leads(world, before, after)
     yield from _two_restarts_at_once(world, before, after)
     yield from _moves_out_of_sync(before, after)
     yield from _asked_in_vain(world, before, after)
@@ -59,7 +60,7 @@ def _stopped_though_it_leads(world: World, before: Cache, after: Cache) -> Itera
         if old is None or new is None or old.condemned or not new.condemned or shard.moving_to:
             continue
         engine = world.processes.get((before.uid, new.name))
-        if engine is not None and engine.answers and (fed := _feeds(world, before, shard, engine)):
+        if engine is not None and _answers(world, engine) and (fed := _feeds(world, before, shard, engine)):
             yield f"{new.name} is to be stopped, though it leads and {fed} has been fed by it all the while"
 
 
@@ -81,6 +82,24 @@ def _stopped_though_nobody_leads(world: World, before: Cache, after: Cache) -> I
         led_at = world.led_at.get((before.uid, shard.primary or ""), 0.0)
         if node.name != shard.primary and not shard.moving_to and world.now - led_at > LOOK_SECONDS:
             yield f"{node.name} is to be stopped while nobody leads: it may hold what nobody else does"
+
+
+def _sent_away_though_nobody_leads(world: World, before: Cache, after: Cache) -> Iterator[str]:
+    """Nor is one that works restarted or sent away meanwhile because a user wants that."""
+    for node in after.decided.nodes:
+        old, shard = before.node(node.name), before.shard(node.shard)
+        if old is None or shard is None or shard.moving_to or node.name == shard.primary or (after.clustered and not shard.owned):
+            continue
+        goes = (node.condemned and node.due and not old.condemned) or (node.leaving and not old.leaving)
+        engine = world.processes.get((before.uid, node.name))
+        holds = engine is not None and engine.writes and _answers(world, engine) and world.within_reach(engine.spec.key)
+        if goes and holds and world.now - world.led_at.get((before.uid, shard.primary or ""), 0.0) > LOOK_SECONDS:
+            yield f"{node.name} is sent away while nobody leads: it may hold what nobody else does"
+
+
+def _answers(world: World, engine: Engine) -> bool:
+    """For so long that everybody knows."""
+    return engine.answers and world.now - world.answering_since.get(engine.spec.key, world.now) > LOOK_SECONDS
 
 
 def _two_restarts_at_once(world: World, before: Cache, after: Cache) -> Iterator[str]:

@@ -152,8 +152,8 @@ class World:
         self.born = 0
         """Processes that there have been."""
         self.histories = 0
-        self.led_at: dict[Key, float] = {}
-        """When each process was last a primary that works."""
+        self.led_at, self.answering_since = dict[Key, float](), dict[Key, float]()
+        """When each process was last a primary that works, and since when it tells what it is asked."""
         self.promoted: Callable[[Key], None] = lambda key: None
         """Told of each process that is let lead."""
         self.handed: Callable[[Key], None] = lambda key: None
@@ -208,7 +208,6 @@ class World:
         self.remote = False
         """Processes run on hosts of their own: no order to stop one reaches a host that is cut,
         and its address can be had elsewhere."""
-
         self.host = SimHost()
         self.set_by_seconds = 0.0
 
@@ -469,8 +468,11 @@ class World:
         task.add_done_callback(self.tasks.discard)
 
     def note_leaders(self) -> None:
-        """Who is a primary now."""
+        """Who is a primary now, and who tells what it is asked."""
         for key, engine in self.processes.items():
+            since = self.answering_since.pop(key, self.now)
+            if engine.answers:
+                self.answering_since[key] = since
             if engine.works and engine.role == "primary":
                 self.led_at[key] = self.now
 
