@@ -134,6 +134,27 @@ async def test_erase_stops_first_and_forgets_all(world: World) -> None:
     assert (found.incarnation, found.last_order) == (1, 0)
 
 
+async def test_an_end_that_was_decided_before_the_start_is_not_meant_for_it(world: World) -> None:
+    """A process may have the name of one that is no more, and its incarnation: decisions have an order across both."""
+    driver = await world.driver()
+    spec = replace(world.spec(), decision=7)
+    await driver.start(spec)
+    with pytest.raises(OrderFailed, match="was started by decision 7; its end was decided before that, by 6"):
+        await driver.stop(spec.key, grace_seconds=0, decision=6)
+    with pytest.raises(OrderFailed, match="was started by decision 7"):
+        await driver.erase(spec.key, decision=6)
+    await driver.start(replace(spec, decision=9))  # it runs: who started it stays who did
+    found = await seen(await world.driver(), spec.key)
+    assert (found.process, found.decision) == ("running", 7)
+    driver = await world.driver()
+    await driver.stop(spec.key, grace_seconds=0, decision=7)
+    with pytest.raises(OrderFailed, match="was started by decision 7"):
+        await driver.erase(spec.key, decision=6)  # nor for what it has left
+    assert (await seen(driver, spec.key)).process == "exited"
+    await driver.erase(spec.key, decision=8)
+    assert (await seen(driver, spec.key)).process == "absent"
+
+
 async def test_a_frozen_process_is_seen_and_can_be_stopped(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)

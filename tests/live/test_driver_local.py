@@ -593,3 +593,20 @@ async def test_a_fence_ends_the_grace_of_a_stop_under_way(local: LocalWorld) -> 
         await driver.stop(spec.key, grace_seconds=0)
         await gently
     assert (await seen(driver, spec.key)).process == "exited"
+
+
+async def test_a_start_under_way_is_ended_by_no_earlier_decision(local: LocalWorld) -> None:
+    code = (
+        "import os, socket, sys, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+        "s = socket.create_server((sys.argv[1], int(sys.argv[2]))); time.sleep(3600)"
+    )
+    driver, spec = await local.driver(), msgspec.structs.replace(python_spec(code), decision=7)
+    starting = asyncio.create_task(driver.start(spec))
+    await eventually(lambda: spec.key in driver.known() and bool(local.record(spec.key).pid))
+    with pytest.raises(OrderFailed, match="was started by decision 7"):
+        await driver.stop(spec.key, grace_seconds=0, decision=6)
+    (driver.log_path(spec.key).parent / "go").touch()
+    await starting
+    assert (await seen(driver, spec.key)).process == "running"
+    await driver.stop(spec.key, grace_seconds=0, decision=7)
+    assert (await seen(driver, spec.key)).process == "exited"

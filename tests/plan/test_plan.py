@@ -707,3 +707,15 @@ def test_a_member_that_is_added_gets_a_node_in_its_zone() -> None:
     cache = replace(cache, wanted=replace(cache.wanted, shards=(replace(cache.wanted.shards[0], members=members),)))
     grown = decided(cache, replace(healthy(cache), free_addresses=ADDRESSES[20:]))
     assert (grown.decided.nodes[3].name, grown.decided.nodes[3].zone) == ("demo-004", "b")
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_store_that_is_older_than_the_world_counts_on_from_there(deleted: bool) -> None:
+    """Else nothing that was started since could be stopped or erased: its end would follow from an earlier decision."""
+    cache = group()
+    cache = replace(cache, wanted=replace(cache.wanted, deleted=deleted), decided=replace(cache.decided, serial=5))
+    answer = step(cache, replace(healthy(cache), last_start=9))
+    assert isinstance(answer, Decide)
+    assert answer.because == "decision 9 had a process started: the next one is 10"
+    assert answer.decided == replace(cache.decided, serial=9)
+    assert answer != step(cache, replace(healthy(cache), last_start=5))

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from cachekeep.compute.contract import Key
 from cachekeep.control import Hands, Keeper
-from cachekeep.model import Cache, Effect
+from cachekeep.model import Cache, Effect, Stop
+from cachekeep.sim.doors import SimDriver
 from cachekeep.sim.run import UID, Run
 from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.timeless import run
@@ -91,3 +93,56 @@ def test_without_the_deadline_it_would_go_on(monkeypatch: pytest.MonkeyPatch) ->
     story = Halted(midway=True)
     run(story.tell())
     assert [keeper for keeper, at in story.went_on if keeper == "keeper0" and at > story.halted_at]
+
+
+class HaltedInAStop(Halted):
+    """The first is halted when it is about to stop a replica that a user has rebooted. The other one does that, and starts it."""
+
+    def __init__(self) -> None:
+        super().__init__(midway=True)
+        self.left: dict[str, int] = {}
+        self.found: dict[str, int] = {}
+
+    async def before(self, keeper: str, effect: Effect) -> None:
+        if isinstance(effect, Stop):
+            await super().before(keeper, effect)
+
+    def pids(self) -> dict[str, int]:
+        return {name: engine.pid for (_, name), engine in self.world.processes.items() if engine.alive}
+
+    async def tell(self) -> None:
+        await self.store.open()
+        await self._create()
+        self.keepers = [self._keeper("keeper0")]
+        await self._until(self._healthy, "creation")
+        self.keepers.append(self._keeper("keeper1"))
+        await asyncio.sleep(1.0)
+        self.struck, running = True, self.pids()
+        await self._errand("reboot", "demo-003")
+        await self._until(lambda: self.pids().get("demo-003", 0) > running["demo-003"], "restart")
+        await self._until(self._healthy, "recovery")
+        self.left = self.pids()
+        self.hosts.go_on("keeper0")
+        await asyncio.sleep(5.0)
+        self.found = self.pids()
+        await self.hosts.kill()
+
+
+def test_a_late_stop_ends_no_process_that_was_started_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing at the keeper itself keeps it from going on."""
+    monkeypatch.setattr(Keeper, "_may_act", lambda self: True)
+    story = HaltedInAStop()
+    run(story.tell())
+    assert [keeper for keeper, at in story.went_on if keeper == "keeper0" and at > story.halted_at], "it has gone on"
+    assert story.found == story.left
+
+
+def test_without_an_order_of_decisions_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stop(self: SimDriver, key: Key, *, grace_seconds: float, decision: int | None = None) -> None:
+        self._world.kill(key, by_order=True)
+
+    monkeypatch.setattr(Keeper, "_may_act", lambda self: True)
+    monkeypatch.setattr(SimDriver, "stop", stop)
+    story = HaltedInAStop()
+    run(story.tell())
+    assert story.found != story.left

@@ -66,6 +66,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     key: Key
     incarnation: int
+    decision: int = 0
+    """The one that the start follows from: an end that follows from an earlier one is not meant for this process."""
     argv: tuple[str, ...]
     """The first word names a program; what is run for it there is the driver's to know."""
     files: dict[str, File] = {}
@@ -89,6 +91,8 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     process: Process | None
     incarnation: int = 0
+    decision: int = 0
+    """That had it started."""
     pid: int | None = None
     live_digest: str | None = None
     boot_digest: str | None = None
@@ -145,12 +149,16 @@ class Driver(Memory, Protocol):
         older than the last. Raises ``OrderFailed`` with the log's last words if it ends or stays silent.
         """
 
-    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+    async def stop(self, key: Key, *, grace_seconds: float, decision: int | None = None) -> None:
         """Have the process confirmed gone: SIGTERM, then SIGKILL after ``grace_seconds`` (0: SIGKILL at once,
-        also where another call still gives it grace)."""
+        also where another call still gives it grace).
 
-    async def erase(self, key: Key) -> None:
-        """Stop, then remove the process's directory, cgroup and all."""
+        ``decision`` is the one that this follows from (``Decided.serial``). A process that was started by a later one is left
+        alone: ``OrderFailed``. None: whatever is there is meant.
+        """
+
+    async def erase(self, key: Key, *, decision: int | None = None) -> None:
+        """Stop, then remove the process's directory, cgroup and all. ``decision`` as for ``stop``."""
 
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
         """What is known of these processes; cheap enough for every pass."""

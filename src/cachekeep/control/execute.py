@@ -7,6 +7,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from cachekeep.compute.contract import ApplySettings, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
@@ -151,12 +153,12 @@ class Hands:
     async def _carry(self, cache: Cache, effect: Effect) -> None:
         match effect:
             case Start(name):
-                await self._driver.start(self._spec(cache, name))
+                await self._driver.start(replace(self._spec(cache, name), decision=cache.decided.serial))
             case Stop(name, grace_seconds):
-                await self._driver.stop((cache.uid, name), grace_seconds=grace_seconds)
+                await self._driver.stop((cache.uid, name), grace_seconds=grace_seconds, decision=cache.decided.serial)
             case Erase(name):
                 self._link.unwatch((cache.uid, name))
-                await self._driver.erase((cache.uid, name))
+                await self._driver.erase((cache.uid, name), decision=cache.decided.serial)
             case Limit(name, limits):
                 await self._driver.limit((cache.uid, name), limits)
             case Point(front, targets, version):

@@ -153,6 +153,7 @@ class Observer:
             flights=flights,
             failures=failures,
             free_addresses=await self._free(cache),
+            last_start=max((p.decision for p in processes.values()), default=0),
         )
         return _unsettled(view)
 

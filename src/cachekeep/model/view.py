@@ -219,6 +219,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     free_addresses: tuple[str, ...] | None = ()
     """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile. None: the
     store cannot be read, so nobody knows."""
+    last_start: int = 0
+    """The latest decision that one of these processes was started by."""
 
     def node(self, name: str) -> NodeView:
         """The view of a node; all unknown if it was not looked at."""

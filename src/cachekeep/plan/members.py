@@ -37,6 +37,15 @@ DISCOVERY = "discovery"
 COMPATIBLE = "configuration"
 
 
+def outrun(s: Situation) -> Step | None:
+    """What a later decision had started is not ended by an earlier one: the store went back to an older copy. The numbers of
+    decisions only grow, so the next one may."""
+    last = s.view.last_start
+    if last <= s.decided.serial:
+        return None
+    return Decide(replace(s.decided, serial=last), f"decision {last} had a process started: the next one is {last + 1}")
+
+
 def delete(s: Situation) -> Step | None:
     """A deleted cache loses every process and directory, then its row."""
     if not s.cache.wanted.deleted:

@@ -28,6 +28,7 @@ from cachekeep.plan.situation import Policy, Situation, listed, names, verb
 Rule = Callable[[Situation], Step | None]
 
 RULES: tuple[Rule, ...] = (
+    members.outrun,
     members.delete,
     moments.recount,
     judge.spare,
@@ -89,7 +90,7 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
 def rules_of(cache: Cache) -> tuple[Rule, ...]:
     """Those that are asked. Of a deleted cache nothing but its end matters:
     while that waits for something, nothing is started again."""
-    return (members.delete,) if cache.wanted.deleted else RULES
+    return (members.outrun, members.delete) if cache.wanted.deleted else RULES
 
 
 def _rest(s: Situation) -> Wait:

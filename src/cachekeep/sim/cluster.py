@@ -424,15 +424,15 @@ class SimClusterDriver(SimDriver):
         if (there := self._cluster.members.get(spec.key)) is None or there.engine is not engine:
             self._cluster.join(engine)
 
-    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+    async def stop(self, key: Key, *, grace_seconds: float, decision: int | None = None) -> None:
         self._cluster.by_order.add(key)
         try:
-            await super().stop(key, grace_seconds=grace_seconds)
+            await super().stop(key, grace_seconds=grace_seconds, decision=decision)
         finally:
             self._cluster.by_order.discard(key)
 
-    async def erase(self, key: Key) -> None:
-        await super().erase(key)
+    async def erase(self, key: Key, *, decision: int | None = None) -> None:
+        await super().erase(key, decision=decision)
         self._cluster.members.pop(key, None)
 
 

@@ -108,15 +108,18 @@ class SimDriver:
             engine.alive, engine.bound, engine.problem = False, set(), "exited with code 1"
             raise OrderFailed(f"{name}: {engine.problem}")
 
-    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+    async def stop(self, key: Key, *, grace_seconds: float, decision: int | None = None) -> None:
         await asyncio.sleep(0.002)
         await self._world.progress(key)
         if self._world.remote and key in self._world.cut:
             raise OrderFailed(f"{key[1]} cannot be confirmed stopped: its host does not answer")
+        there = self._world.processes.get(key)
+        if there is not None and decision is not None and (by := there.spec.decision) > decision:
+            raise OrderFailed(f"{key[1]} was started by decision {by}; its end was decided before that, by {decision}")
         self._world.kill(key, by_order=True)
 
-    async def erase(self, key: Key) -> None:
-        await self.stop(key, grace_seconds=0)
+    async def erase(self, key: Key, *, decision: int | None = None) -> None:
+        await self.stop(key, grace_seconds=0, decision=decision)
         self._world.processes.pop(key, None)
         for memory in (self._world.orders, self._world.lead_orders, self._world.heard, self._world.ended):
             memory.pop(key, None)
@@ -132,6 +135,7 @@ class SimDriver:
         return ProcessSeen(
             process=state,  # type: ignore[arg-type]
             incarnation=engine.spec.incarnation,
+            decision=engine.spec.decision,
             pid=engine.pid if engine.alive else None,
             problem=engine.problem,
             limits=LimitsSeen(held=engine.limits, most=PLENTY, resident_bytes=0) if engine.alive else None,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import os
 import shutil
 import signal
@@ -58,7 +59,8 @@ class LocalDriver:
         self._held: dict[Key, Alive] = {}
         self._callbacks: list[Callable[[Key], None]] = []
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
-        self._stops_wanted: dict[Key, int] = {}
+        self._stops_wanted: dict[Key, list[float]] = {}
+        """The decisions that stops under way follow from."""
         self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock_fd: int | None = None
@@ -126,6 +128,7 @@ class LocalDriver:
         return ProcessSeen(
             process="stuck" if alive and held and held.stuck else state,
             incarnation=record.incarnation,
+            decision=record.decision,
             pid=held.pid if held and alive else None,
             live_digest=record.live_digest,
             boot_digest=record.boot_digest,
@@ -162,26 +165,38 @@ class LocalDriver:
         """See ``Driver.start``. Goes on to its end even if the caller is cancelled, so that no process is half started."""
         await self._carry(self._start(spec))
 
-    async def stop(self, key: Key, *, grace_seconds: float) -> None:
+    async def stop(self, key: Key, *, grace_seconds: float, decision: int | None = None) -> None:
         """See ``Driver.stop``. Ends a start that is under way, and the grace of a stop that is.
         Raises ``OrderFailed`` if the process cannot be killed.
 
         A killed process that hangs in the kernel counts as gone when its sockets are closed: it can do no more harm.
         """
-        self._stops_wanted[key] = self._stops_wanted.get(key, 0) + 1
+        self._check_meant(key, decision)
+        wanted, until = self._stops_wanted.setdefault(key, []), math.inf if decision is None else decision
+        wanted.append(until)
         if grace_seconds <= 0 and (held := self._held.get(key)) is not None:
             held.hurried.set()
         try:
-            await self._carry(self._stop(key, grace_seconds))
+            await self._carry(self._stop(key, grace_seconds, decision))
         finally:
-            self._stops_wanted[key] -= 1
-            if not self._stops_wanted[key]:
-                del self._stops_wanted[key]
+            wanted.remove(until)
+            if not wanted:
+                self._stops_wanted.pop(key, None)
 
-    async def erase(self, key: Key) -> None:
+    def _check_meant(self, key: Key, decision: int | None) -> None:
+        """Raises ``OrderFailed`` if what is there was started by a later decision."""
+        started_by = (self._ledger.get(key) or Record()).decision
+        if decision is not None and started_by > decision:
+            raise OrderFailed(f"{key[1]} was started by decision {started_by}; its end was decided before that, by {decision}.")
+
+    def _unwanted(self, spec: ProcessSpec) -> bool:
+        """Its end is under way while it starts."""
+        return any(until >= spec.decision for until in self._stops_wanted.get(spec.key, ()))
+
+    async def erase(self, key: Key, *, decision: int | None = None) -> None:
         """See ``Driver.erase``."""
-        await self.stop(key, grace_seconds=0)
-        await self._carry(self._erase(key))
+        await self.stop(key, grace_seconds=0, decision=decision)
+        await self._carry(self._erase(key, decision))
 
     async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
         """See ``Driver.rewrite``. Raises ``OrderFailed`` if the process was never started or the disk is full."""
@@ -273,7 +288,7 @@ class LocalDriver:
             await self._end(held, grace_seconds=0)
         if ended_by_itself:
             why = (self._ledger.get(key) or record).problem or "ended"
-        elif key in self._stops_wanted:
+        elif self._unwanted(spec):
             why = "stopped while it was starting"
         else:
             said = await asyncio.to_thread(self._ledger.last_words, key, self._outputs.said(key))
@@ -308,6 +323,7 @@ class LocalDriver:
             self._ledger.change(
                 key,
                 incarnation=spec.incarnation,
+                decision=spec.decision,
                 last_order=max(before.last_order if before is not None else 0, spec.order),
                 lead_order=0,
                 ended_at=None,
@@ -337,7 +353,7 @@ class LocalDriver:
         pause_seconds = 0.001
         self._waiting += 1
         try:
-            while not held.gone.is_set() and spec.key not in self._stops_wanted:
+            while not held.gone.is_set() and not self._unwanted(spec):
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     return
@@ -400,8 +416,9 @@ class LocalDriver:
         except OSError as error:
             _log.warning("The record of %s could not be brought up to date: %s.", key[1], error.strerror)
 
-    async def _stop(self, key: Key, grace_seconds: float) -> None:
+    async def _stop(self, key: Key, grace_seconds: float, decision: int | None) -> None:
         async with self._lock(key):
+            self._check_meant(key, decision)
             if (unsure := self._ledger.unsure(key)) is not None:
                 raise OrderFailed(unsure)
             held = self._held.get(key)
@@ -444,8 +461,9 @@ class LocalDriver:
             _log.warning("%s: %s.", held.key[1], held.stuck)
         return None
 
-    async def _erase(self, key: Key) -> None:
+    async def _erase(self, key: Key, decision: int | None) -> None:
         async with self._lock(key):
+            self._check_meant(key, decision)
             if (held := self._held.get(key)) is not None:
                 raise OrderFailed(f"{key[1]}: {held.stuck or 'was started again while it was being erased'}.")
             record = self._ledger.get(key) or Record()

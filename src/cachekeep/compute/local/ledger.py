@@ -38,6 +38,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A process as it was started. ``pid`` 0: none was, or it is confirmed gone."""
 
     incarnation: int = 0
+    decision: int = 0
+    """That had it started."""
     pid: int = 0
     started_ticks: int = 0
     boot_id: str = ""
