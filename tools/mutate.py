@@ -192,7 +192,7 @@ def apply(m: Mutant, path: Path) -> None:
     module = importlib.import_module(f"cachekeep.{m.module}")
     tree = mutated(path.read_text(), m)
     if m.function:
-        _function(module, m.function).__code__ = code_of(tree, m.function, str(path))
+        function_of(module, m.function).__code__ = code_of(tree, m.function, str(path))
         return
     statement = next(s for s in tree.body if s.lineno == m.lines[0])
     before = dict(vars(module))
@@ -204,7 +204,7 @@ def apply(m: Mutant, path: Path) -> None:
                 setattr(other, name, value)
 
 
-def _function(module: types.ModuleType, qualified: str) -> types.FunctionType:
+def function_of(module: types.ModuleType, qualified: str) -> types.FunctionType:
     """The function itself, below properties and wrappers."""
     found: Any = module
     for name in qualified.split("."):
