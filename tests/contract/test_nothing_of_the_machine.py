@@ -62,5 +62,5 @@ def test_a_build_that_is_gone_is_not_taken_for_another() -> None:
     with_tls = Build(engine="valkey", version="9.1.2", server="/one", tls=True)
     without = Build(engine="valkey", version="9.1.2", server="/two")
     here = Catalogue([with_tls, without])
-    assert [here.server(b.program) for b in (with_tls, without)] == ["/one", "/two"]
-    assert Catalogue([with_tls]).server(without.program) is None
+    assert [here.command(b.program) for b in (with_tls, without)] == [("/one",), ("/two",)]
+    assert Catalogue([with_tls]).command(without.program) == ()

@@ -39,12 +39,13 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
                 "tls": b.tls,
                 "allocator": b.allocator,
                 "capabilities": sorted(b.capabilities),
+                "config_get": bool(b.preload),
                 "serves": serves[b.server],
                 "server": b.server,
             }
             for b in found.builds
         ]
-        click.echo(json.dumps({"builds": rows, "missing": missing(found), "broken": found.broken}, indent=2))
+        click.echo(json.dumps({"builds": rows, "missing": missing(found), "lacks": found.lacks, "broken": found.broken}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -65,6 +66,8 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
     console.print(table)
     for engine in missing(found):
         console.print(f"missing: {engine} – {how_to_get(engine)}", markup=False)
+    for sentence in found.lacks:
+        console.print(f"lacks: {sentence}", markup=False)
     for path, why in found.broken.items():
         console.print(f"broken: {path}: {printable(why)}", markup=False)
 

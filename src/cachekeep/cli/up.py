@@ -59,6 +59,8 @@ def up(**flags: Any) -> None:
         click.echo(f"  engines:  {found or 'none'}")
         for engine in missing(app.catalogue):
             click.echo(f"  missing:  {engine} – {how_to_get(engine)}")
+        for sentence in app.catalogue.lacks:
+            click.echo(f"  lacks:    {sentence}")
         if settings.auth == "open":
             click.echo("  open:     every request is taken, signed or not (--auth open)")
         click.echo("  Ctrl-C stops the control plane; caches go on.")

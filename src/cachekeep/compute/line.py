@@ -238,12 +238,13 @@ def parse_resp(buffer: bytearray, at: int) -> tuple[Reply, int] | None:
 
 
 def parse_memcached(buffer: bytearray, at: int) -> tuple[Reply, int] | None:
-    """``Parse`` for the ASCII protocol: a line; for ``get`` of one key the value or None; for ``stats`` all of its lines."""
+    """``Parse`` for the ASCII protocol: a line; for ``get`` of one key and ``config get`` the value or None; for ``stats`` all of
+    its lines."""
     end = buffer.find(b"\r\n", at)
     if end < 0:
         return None
     line = bytes(buffer[at:end])
-    if line.startswith(b"VALUE "):
+    if line.startswith((b"VALUE ", b"CONFIG ")):
         size = int(line.split()[3])
         after = end + 2 + size + len(b"\r\nEND\r\n")
         return (bytes(buffer[end + 2 : end + 2 + size]), after) if len(buffer) >= after else None

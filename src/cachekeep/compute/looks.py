@@ -11,8 +11,9 @@ from cachekeep.compute.beliefs import Beliefs
 from cachekeep.compute.contract import Key, Memory, Target
 from cachekeep.compute.line import Line, LineLost, ReplyError, good, resp, text
 from cachekeep.compute.lines import Lines
+from cachekeep.engines import discovery
 from cachekeep.engines.config import BOUNDS
-from cachekeep.engines.replies import DISCOVERY_KEY, amounts, discovery_version, excuse, info, memcached_bounds, node_view, reaches
+from cachekeep.engines.replies import amounts, excuse, info, memcached_bounds, node_view, reaches
 from cachekeep.model import Excuse, Heard, NodeView, Silence
 
 _INFO = tuple(("INFO", section) for section in ("replication", "persistence", "keyspace", "memory", "clients"))
@@ -23,7 +24,7 @@ _BEFORE = (*_INFO, ("ROLE",), *(("CONFIG", "GET", name) for name in _NAMES))
 _PAYLOADS = {commands: resp(*commands) for commands in (_SINCE_7, _BEFORE)}
 _LAST_WORD_SECONDS = 0.06
 """What a node that is silent already is given to answer a look; longer than its host may wait with an acknowledgement."""
-_LOOK_MEMCACHED = b"get %b\r\nstats settings\r\n" % DISCOVERY_KEY.encode()
+_LOOK_MEMCACHED = b"config get cluster\r\nget %b\r\nstats settings\r\n" % discovery.KEY.encode()
 
 
 class Looks:
@@ -124,11 +125,16 @@ async def _look_resp(line: Line, target: Target) -> NodeView:
 
 
 async def _look_memcached(line: Line, target: Target) -> NodeView:
-    """Ask a Memcached server. Raises LineLost, or ReplyError in its words."""
-    payload, settings = good(await line.ask(_LOOK_MEMCACHED, 2))
+    """Ask a Memcached server. It holds a list if it tells the same one to who asks in the new way and in the old.
+
+    Raises LineLost, or ReplyError in its words."""
+    config, *rest = await line.ask(_LOOK_MEMCACHED, 3)
+    payload, settings = good(rest)
+    if isinstance(config, ReplyError):  # its build doesn't know the command
+        config = payload
     return NodeView(
         answer="complete",
-        discovery_version=discovery_version(payload) if isinstance(payload, bytes) else 0,
+        discovery_version=discovery.version_of(payload) if isinstance(payload, bytes) and config == payload else 0,
         bound=frozenset({target.address}),
         settings=memcached_bounds(settings) if isinstance(settings, bytes) else {},
     )

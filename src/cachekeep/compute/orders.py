@@ -13,8 +13,9 @@ from cachekeep.compute.contract import ApplySettings, PublishDiscovery, Target, 
 from cachekeep.compute.line import resp, text
 from cachekeep.compute.lines import Lines
 from cachekeep.compute.looks import Looks
+from cachekeep.engines import discovery
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.engines.replies import DISCOVERY_KEY, reaches
+from cachekeep.engines.replies import reaches
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
     Admit,
@@ -160,7 +161,7 @@ class Orders:
 
     async def publish_discovery(self, effect: PublishDiscovery, at: Targets) -> None:
         data = effect.payload.encode()
-        command = b"set %b 0 0 %d\r\n%b\r\n" % (DISCOVERY_KEY.encode(), len(data), data)
+        command = b"set %b 0 0 %d\r\n%b\r\n" % (discovery.KEY.encode(), len(data), data)
         async with self._commands.one_at_a_time(at[effect.node]):
             await self._commands.send_memcached(at[effect.node], command, expect="STORED")
 

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
-from cachekeep.engines.replies import DISCOVERY_KEY, pulse
+from cachekeep.engines import discovery
+from cachekeep.engines.replies import pulse
 from cachekeep.model import Moment
 
 _ASK_ENGINE = resp(("INFO", "replication"))
-_ASK_MEMCACHED = b"get %b\r\n" % DISCOVERY_KEY.encode()
+_ASK_MEMCACHED = b"get %b\r\n" % discovery.KEY.encode()
 _NOTHING = object()
 _SLOTS = 4
 """Into so many groups the beats of an interval are gathered: each group wakes the loop once, and what it runs is warm then."""

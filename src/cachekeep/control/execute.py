@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import ApplySettings, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
+from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.config import boot_digest, live_digest
 from cachekeep.engines.launch import ENGINES_OWN, launch
@@ -166,7 +167,9 @@ class Hands:
             case Configure(node):
                 await self._configure(cache, _node(cache, node))
             case Discover(node, targets, version):
-                await self._tell(cache, PublishDiscovery(node, self._fronts.payload(version, _nodes(cache, targets))))
+                payload = discovery.payload(version, _nodes(cache, targets))
+                await self._fronts.post(cache, _node(cache, node), payload)
+                await self._tell(cache, PublishDiscovery(node, payload))
             case Witness(node, primary):
                 await self._tell(cache, effect)
                 self._observer.has_witnessed((cache.uid, node), _node(cache, primary).address)

@@ -20,5 +20,5 @@ class Fronts(Protocol):
     async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
         """Names of the nodes it passes on to, and the version of its list. Raises ``OrderFailed`` if it does not answer."""
 
-    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
-        """The discovery list as every Memcached node holds it."""
+    async def post(self, cache: Cache, node: Node, payload: str) -> None:
+        """Put a discovery list on the board of a Memcached node, if it has one. Raises ``OrderFailed``."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.engines import discovery
 from cachekeep.errors import EngineMissing, InvalidCombination, InvalidValue
 
 Engine = Literal["memcached", "redis", "valkey"]
@@ -68,6 +69,10 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     allocator: str = ""
     """``jemalloc-5.3.0``, ``libc`` …; empty when the program does not say (memcached)."""
     capabilities: frozenset[str] = frozenset()
+    preload: str = ""
+    """Memcached: a library with which it answers ``config get cluster``; tried."""
+    preload_problem: str = ""
+    """Memcached: why it has none, if that was looked into."""
 
     @property
     def numbers(self) -> Numbers:
@@ -185,6 +190,16 @@ class Catalogue(msgspec.Struct, frozen=True):
     builds: tuple[Build, ...] = ()
     broken: dict[str, str] = {}
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What nodes of a build do not do as ElastiCache's, in a sentence that says what to do about it."""
+        return tuple(
+            f"Nodes of memcached {b.version} answer `get {discovery.KEY}`, but not `config get cluster`: only the configuration "
+            f"endpoint does. {b.preload_problem}"
+            for b in self.builds
+            if b.preload_problem
+        )
+
     def serving(self, offer: Offer, needs: Iterable[str] = ()) -> Build | None:
         """The best build for an offer, or None. ``needs`` are capabilities it must have, ``"tls"`` among them."""
         needs = tuple(needs)
@@ -210,9 +225,12 @@ class Catalogue(msgspec.Struct, frozen=True):
             raise EngineMissing(self._how_to_get(engine, offer, needs))
         return offer, build
 
-    def server(self, program: str) -> str | None:
-        """The path of a build's server by ``Build.program``; None: it is none of these."""
-        return next((build.server for build in self.builds if build.program == program), None)
+    def command(self, program: str) -> tuple[str, ...]:
+        """How a build's server is run, by ``Build.program``; empty: it is none of these."""
+        for build in self.builds:
+            if build.program == program:
+                return ("env", f"LD_PRELOAD={build.preload}", build.server) if build.preload else (build.server,)
+        return ()
 
     def resolve(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> Build:
         """The build of ``choose``."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import EngineSettings, boot_digest, item_mb, live_digest, settings, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
@@ -21,8 +22,8 @@ from cachekeep.model import Cache, Limits, Node, Shard
 ADMIN = "cachekeep-admin"
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
-ENGINES_OWN = frozenset({"nodes.conf"})
-"""Files that a running engine writes itself: given at the start, never rewritten beneath it."""
+ENGINES_OWN = frozenset({"nodes.conf", discovery.BOARD})
+"""Files that a running engine writes itself or has mapped: given at the start, never replaced beneath it."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +59,7 @@ def launch(
     wanted = settings(cache, node)
     wanted = msgspec.structs.replace(wanted, live=within(wanted.live, open_files))
     if node.engine == "memcached":
-        argv, files = _memcached_argv(build, node, wanted, run_as, open_files), {}
+        argv, files = _memcached_argv(build, node, wanted, run_as, open_files), _board(cache)
     else:
         argv = (build.program, "{dir}/server.conf")
         files = {"server.conf": (server_conf(build, cache, node, wanted, users), True)}
@@ -273,6 +274,12 @@ def _outside_conf(cache: Cache, node: Node) -> str:
 
 
 # --- Memcached
+
+
+def _board(cache: Cache) -> dict[str, tuple[str, bool]]:
+    """What a node tells of its cluster from its first moment on, where its build can."""
+    listed = [n for n in cache.decided.nodes if n.name in cache.decided.discovery_nodes]
+    return {discovery.BOARD: (discovery.first_board(discovery.payload(cache.decided.discovery_version, listed)), False)}
 
 
 def _memcached_argv(

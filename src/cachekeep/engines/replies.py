@@ -234,14 +234,3 @@ def memcached_bounds(stats_settings: bytes) -> dict[str, str]:
     """Of Memcached's ``stats settings``, its item memory as ``cache_memlimit`` takes it: in MiB."""
     found = _MAXBYTES.search(stats_settings)
     return {"cache_memlimit": str(int(found[1]) >> 20)} if found else {}
-
-
-DISCOVERY_KEY = "AmazonElastiCache:cluster"
-"""The key that every Memcached node holds, for clients that ask nodes (Auto Discovery guide, "Adding auto discovery to your client
-library"). A client's ``flush_all`` takes it away, as it does with every key."""
-
-
-def discovery_version(payload: bytes) -> int:
-    """The version in an ``AmazonElastiCache:cluster`` payload, 0 if it is none."""
-    first = payload.split(b"\n", 1)[0].strip()
-    return int(first) if first.isdigit() else 0

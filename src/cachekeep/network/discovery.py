@@ -1,4 +1,4 @@
-"""Memcached auto discovery: the list, and the process that tells it (``relay.py``)."""
+"""Who tells Memcached's discovery list: at the configuration endpoint a process of its own (``relay.py``), at nodes they."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cachekeep.compute.contract import File, ProcessSpec
+from cachekeep.engines.discovery import BOARD, GENERATION_BYTES, SLOT_BYTES, payload, slot
 from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
@@ -17,16 +18,8 @@ LIST = "cluster"
 DEADLINE_SECONDS = 3.0
 
 
-def payload(version: int, nodes: Sequence[Node]) -> str:
-    """The list as clients read it: ``version`` (grows with every change), then ``host|ip|port`` of each node, sorted by name.
-
-    Ends with a line feed, which the announced length counts; the same text is what every node holds. Host and ip are the same here.
-    """
-    return f"{version}\n" + " ".join(f"{n.address}|{n.address}|{n.port}" for n in sorted(nodes, key=lambda n: n.name)) + "\n"
-
-
 def spec(cache: Cache, front: Front, nodes: Sequence[Node], version: int, *, told_version: str) -> ProcessSpec:
-    """The process that answers at the configuration endpoint. ``told_version`` is the engine's, for ``version`` and ``stats``."""
+    """The process that answers at the configuration endpoint. ``told_version``: what it calls itself while no node is reached."""
     return ProcessSpec(
         key=(cache.uid, front.name),
         incarnation=front.incarnation,
@@ -64,6 +57,24 @@ async def pointed(directory: Path, front: Front) -> tuple[tuple[str, ...], int]:
     if text != told:
         raise OrderFailed(f"discovery {front.name} tells another list than its own")
     return tuple(names.split()), int(told.partition("\n")[0])
+
+
+def post(directory: Path, name: str, payload: str) -> None:
+    """Put a list on a node's board, in place: the node has it mapped. Does nothing where it has none. Raises ``OrderFailed``."""
+    try:
+        fd = os.open(directory / BOARD, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OrderFailed(f"{name}: its discovery board cannot be opened: {error.strerror}") from error
+    try:
+        generation = int.from_bytes(os.pread(fd, GENERATION_BYTES, 0), "little") + 1
+        os.pwrite(fd, slot(payload).encode(), GENERATION_BYTES + generation % 2 * SLOT_BYTES)
+        os.pwrite(fd, generation.to_bytes(GENERATION_BYTES, "little"), 0)
+    except OSError as error:
+        raise OrderFailed(f"{name}: its discovery board cannot be written: {error.strerror}") from error
+    finally:
+        os.close(fd)
 
 
 def _list(version: int, nodes: Sequence[Node]) -> str:

