@@ -11,7 +11,8 @@ from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import ApplySettings, CarriedBy, LinkEffect, PublishDiscovery, named_by
 from cachekeep.compute.link import EngineLink
 from cachekeep.model import Configure, Discover, Effect, Erase, Limit, Point, Start, Stop, Witness
-from cachekeep.sim.cluster import ClusterWorld, SimClusteredLink
+from cachekeep.sim.cluster import ClusterWorld
+from cachekeep.sim.cluster_doors import SimClusteredLink
 
 DRIVERS_AND_FRONTS = {Start, Stop, Erase, Limit, Point}
 COMPOSED = {Configure: ApplySettings, Discover: PublishDiscovery}

@@ -179,6 +179,7 @@ async def test_a_node_that_refuses_costs_no_client_an_error(started: Callable[..
 
 async def test_its_socket_is_for_its_owner_and_its_silence_an_error(started: Callable[..., Balancer], tmp_path: Path) -> None:
     one = started()
+    eventually(one.socket.exists)  # clients are accepted a moment before
     assert stat.S_IMODE(one.socket.stat().st_mode) == 0o600
     assert await balancer.pointed(one.socket) == ()
     one.stop()

@@ -13,7 +13,7 @@ from cachekeep.model import ClusterSeen
 from cachekeep.plan import cluster_leaders, cluster_slots
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import Move
-from cachekeep.sim.cluster import SimClusterOrders
+from cachekeep.sim.cluster_doors import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.scenario import HARM_SECONDS, SafetyViolation

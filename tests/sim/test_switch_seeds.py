@@ -12,7 +12,7 @@ import pytest
 from cachekeep.model import Moment, Node, Shard
 from cachekeep.plan import planner, situation, switching
 from cachekeep.plan.situation import Situation
-from cachekeep.sim.cluster import SimClusteredLink
+from cachekeep.sim.cluster_doors import SimClusteredLink
 from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.scenario import LivenessViolation, Violation
 from cachekeep.sim.switch_run import SwitchScenario, simulate_switch, switch_scenario

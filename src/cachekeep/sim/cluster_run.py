@@ -18,7 +18,8 @@ from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim import promises
-from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
+from cachekeep.sim.cluster import ClusterWorld
+from cachekeep.sim.cluster_doors import SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.run import WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario, Violation

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import File, Key, ProcessSpec, Target
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, Node, NodeView, Wanted
-from cachekeep.sim.cluster import ClusterWorld, SimClusterDriver, SimClusteredLink
+from cachekeep.sim.cluster import ClusterWorld
+from cachekeep.sim.cluster_doors import SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.member import Member
 from cachekeep.sim.run import WRITE_SECONDS, Run
