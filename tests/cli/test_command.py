@@ -205,6 +205,33 @@ def test_engines_lists_builds_and_what_they_serve(installation: Installation) ->
     assert any(b["serves"] for b in found["builds"])
     shown = installation.run("engines").stdout
     assert all(b["version"] in shown for b in found["builds"])
+    told = " ".join(shown.split())
+    ready = installation.narration()
+    for b in found["builds"]:
+        named = f"{b['engine']} {b['version']}"
+        assert (f"{named}: " in told) == bool(b["holes"])
+        assert all(hole["id"] in told for hole in b["holes"])
+        assert (f"unsafe:   {named} has " in ready) == b["unsafe"]
+
+
+def test_the_default_has_no_grave_hole_where_a_safe_build_is_there(installation: Installation) -> None:
+    builds = json.loads(installation.run("engines", "--json").stdout)["builds"]
+    [default] = installation.client().describe_cache_engine_versions(Engine="valkey", DefaultOnly=True)["CacheEngineVersions"]
+    safe = any(b["serves"] and not b["unsafe"] for b in builds if b["engine"] == "valkey")
+    assert ("unsafe" in default["CacheEngineVersionDescription"]) != safe
+
+
+def test_status_names_the_holes_of_what_runs(installation: Installation, group: str) -> None:
+    client = installation.client()
+    runs = client.describe_cache_clusters(CacheClusterId=f"{group}-001")["CacheClusters"][0]["EngineVersion"]
+    [build] = [
+        v
+        for v in client.describe_cache_engine_versions(Engine="valkey")["CacheEngineVersions"]
+        if runs.startswith(v["EngineVersion"])
+    ]
+    warning = installation.status(group)["warning"]
+    assert ("CVE" in warning) == ("CVE" in build["CacheEngineVersionDescription"])
+    assert warning in " ".join(installation.run("status").stdout.split())
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -34,6 +34,7 @@ def installed(*names: str) -> Catalogue:
         ("valkey-8.1.1 valkey-8.2.0", "valkey", "8.0", "8.1.1"),  # else the nearest newer of the family
         ("valkey-9.1.2", "valkey", "9.0", "9.1.2"),
         ("valkey-9.1.2! valkey-9.1.1", "valkey", "9.1", "9.1.1"),  # TLS before a newer patch
+        ("valkey-9.1.1! valkey-9.1.0", "valkey", "9.1", "9.1.1"),  # but no grave hole for it
         ("valkey-9.0.0 valkey-9.1.2!", "valkey", "9.1", "9.1.2"),  # but never an older minor
         ("redis-6.2.5 redis-7.0.15", "redis", "6.x", "6.2.5"),
         ("redis-6.2.5", "redis", "6.0", "6.2.5"),
@@ -108,26 +109,29 @@ def test_versions_that_elasticache_never_had_are_refused_in_its_words_with_those
 @pytest.mark.parametrize(
     ("builds", "default"),
     [
-        ("valkey-8.0.1 valkey-9.1.2!", "8.0"),  # whole builds first: encryption must be there when it is asked for
-        ("valkey-8.0.1 valkey-9.1.2", "9.1"),
+        ("valkey-8.0.13 valkey-9.1.2!", "8.0"),  # whole builds first: encryption must be there when it is asked for
+        ("valkey-8.0.13 valkey-9.1.2", "9.1"),
         ("valkey-9.1.2!", "9.1"),
+        ("valkey-8.0.1 valkey-9.1.2!", "9.1"),  # but never one with a grave hole, where there is another
+        ("valkey-8.0.13 valkey-9.1.0", "8.0"),
+        ("valkey-8.0.1! valkey-8.1.3", "8.1"),  # where there is no other, as ever
     ],
 )
-def test_the_default_version_is_the_newest_whole_one(builds: str, default: str) -> None:
+def test_the_default_version_is_the_newest_whole_and_safe_one(builds: str, default: str) -> None:
     here = installed(*builds.split())
     assert here.choose("valkey")[0].version == default
     assert [entry.offer.version for entry in here.versions(engine="valkey", default_only=True)] == [default]
 
 
 def test_only_versions_with_a_build_are_listed() -> None:
-    here = installed("redis-7.0.15", "valkey-8.0.1", "memcached-1.6.18")
+    here = installed("redis-7.0.15", "valkey-8.0.13", "memcached-1.6.18")
     assert [(entry.offer.engine, entry.offer.version, entry.version_description) for entry in here.versions()] == [
         ("memcached", "1.6.6", "memcached version 1.6.18"),
         ("memcached", "1.6.12", "memcached version 1.6.18"),
         ("memcached", "1.6.17", "memcached version 1.6.18"),
-        ("redis", "7.0", "redis version 7.0.15"),
-        ("redis", "7.1", "redis version 7.0.15"),
-        ("valkey", "8.0", "valkey version 8.0.1"),
+        ("redis", "7.0", f"redis version 7.0.15 ({build('redis-7.0.15').warning})"),
+        ("redis", "7.1", f"redis version 7.0.15 ({build('redis-7.0.15').warning})"),
+        ("valkey", "8.0", "valkey version 8.0.13"),
     ]
     assert [entry.offer.version for entry in here.versions(family="redis7")] == ["7.0", "7.1"]
     assert [entry.offer.version for entry in here.versions(engine="redis", version="7.1")] == ["7.1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import stat
@@ -13,7 +14,7 @@ import pytest
 
 from cachekeep.engines.catalogue import Catalogue, numbers
 from cachekeep.toolchain import installed as machine
-from cachekeep.toolchain.installed import discover, probe
+from cachekeep.toolchain.installed import CHANGELOG, discover, probe
 
 
 def real(program: str) -> Path:
@@ -104,3 +105,21 @@ def test_another_name_for_a_program_is_not_another_build(tmp_path: Path) -> None
     program = place(tmp_path / "builds" / "one", FAKE)
     program.with_name("redis-server").symlink_to(program)
     assert len(found_under(tmp_path, discover([tmp_path / "builds"], tmp_path))) == 1
+
+
+def test_what_a_distribution_has_mended_is_read_from_its_changelog(tmp_path: Path) -> None:
+    """Debian's 7.0.15 has the fixes of October 2025 under the old number."""
+    server = tmp_path / "redis-server"
+    server.write_text("#!/bin/sh\necho 'Redis server v=7.0.15 sha=0 malloc=libc bits=64'\n")
+    server.chmod(0o755)
+    assert probe(server).unsafe
+    (tmp_path / CHANGELOG).write_text(
+        "redis (5:7.0.15-1~deb12u6)\n  * CVE-2025-46817 / CVE-2025-46818 / CVE-2025-49844 / CVE-2025-46819\n"
+    )
+    assert probe(server).holes == ()
+    installed = shutil.which("redis-server")
+    package = Path("/usr/share/doc/redis-server/changelog.Debian.gz")
+    if installed != "/usr/bin/redis-server" or not package.exists():
+        pytest.skip("needs redis-server from a Debian package")
+    with gzip.open(package, "rt") as text:
+        assert ("CVE-2025-49844" in text.read()) == ("CVE-2025-49844" in probe(Path(installed)).mended)

@@ -40,6 +40,8 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
                 "allocator": b.allocator,
                 "capabilities": sorted(b.capabilities),
                 "config_get": bool(b.preload),
+                "unsafe": b.unsafe,
+                "holes": [{"id": h.id, "does": h.does, "grave": h.grave, "source": h.source} for h in b.holes],
                 "serves": serves[b.server],
                 "server": b.server,
             }
@@ -68,6 +70,9 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
         console.print(f"missing: {engine} – {how_to_get(engine)}", markup=False)
     for sentence in found.lacks:
         console.print(f"lacks: {sentence}", markup=False)
+    for b in found.builds:
+        if b.holes:
+            console.print(f"{b.engine} {b.version}: {b.warning} – {how_to_mend(b.engine)}", markup=False)
     for path, why in found.broken.items():
         console.print(f"broken: {path}: {printable(why)}", markup=False)
 
@@ -129,3 +134,8 @@ def how_to_get(engine: str) -> str:
         return "apt install haproxy (reader endpoints over several replicas)"
     package = {"valkey": "valkey-server", "redis": "redis-server"}.get(engine, engine)
     return f"apt install {package}, or: cachekeep engines install {engine}"
+
+
+def how_to_mend(engine: str) -> str:
+    """One line for people whose build has known holes."""
+    return f"for a newer one: cachekeep engines install {engine}"

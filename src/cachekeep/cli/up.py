@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cachekeep.cli import options, settings_of
-from cachekeep.cli.engines import how_to_get, missing
+from cachekeep.cli.engines import how_to_get, how_to_mend, missing
 
 
 @click.command(short_help="Serve the API and keep the caches, in the foreground.")
@@ -52,11 +52,15 @@ def up(**flags: Any) -> None:
         if settings.log_format == "json":
             logs.event("ready", url=app.url, data_dir=str(settings.data_dir))
             return
-        found = ", ".join(dict.fromkeys(f"{b.engine} {b.version}{'' if b.tls else ' (no TLS)'}" for b in app.catalogue.builds))
+        builds = app.catalogue.builds
+        found = ", ".join(dict.fromkeys(f"{b.engine} {b.version}{'' if b.tls else ' (no TLS)'}" for b in builds))
         extra = f" --data-dir {settings.data_dir}" if flags.get("data_dir") else ""
         click.echo(f"Cachekeep serves the ElastiCache API at {app.url} ({settings.region}), data in {settings.data_dir}")
         click.echo(f'  use it:   eval "$(cachekeep env{extra})"   then aws, boto3, Terraform … as ever')
         click.echo(f"  engines:  {found or 'none'}")
+        for b in builds:
+            if b.unsafe:
+                click.echo(f"  unsafe:   {b.engine} {b.version} has {', '.join(h.id for h in b.holes)} – {how_to_mend(b.engine)}")
         for engine in missing(app.catalogue):
             click.echo(f"  missing:  {engine} – {how_to_get(engine)}")
         for sentence in app.catalogue.lacks:

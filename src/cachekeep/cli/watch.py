@@ -54,6 +54,8 @@ def status(name: str | None, as_json: bool, **flags: Any) -> None:
             table.add_row("", "", "", node["name"], node.get("role") or "", health, node["endpoint"])
         sentence = Text(f"{'refused: ' if cache['refused'] else ''}{cache['because']}", style="red" if cache["refused"] else "dim")
         sentences.append((label, sentence))
+        if cache["warning"]:
+            sentences.append((label, Text(cache["warning"], style="yellow")))
     console = Console(width=None if _is_terminal() else 200, highlight=False)
     console.print(table)
     for cache_name, sentence in sentences:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines import discovery
+from cachekeep.engines.holes import Hole, holes
 from cachekeep.errors import EngineMissing, InvalidCombination, InvalidValue
 
 Engine = Literal["memcached", "redis", "valkey"]
@@ -73,6 +74,25 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     """Memcached: a library with which it answers ``config get cluster``; tried."""
     preload_problem: str = ""
     """Memcached: why it has none, if that was looked into."""
+    mended: frozenset[str] = frozenset()
+    """Holes (CVE ids) that its package says are mended in it."""
+
+    @property
+    def holes(self) -> tuple[Hole, ...]:
+        """Those that are known, the gravest first."""
+        return holes(self.engine, self.numbers, self.mended)
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether a client may take more from it than it is given."""
+        return any(hole.grave for hole in self.holes)
+
+    @property
+    def warning(self) -> str:
+        """What is to be known of its holes, in a few words; empty: nothing."""
+        if not self.holes:
+            return ""
+        return f"{'unsafe: ' if self.unsafe else ''}known holes {', '.join(hole.id for hole in self.holes)}"
 
     @property
     def numbers(self) -> Numbers:
@@ -167,21 +187,28 @@ class EngineVersion(msgspec.Struct, frozen=True):
 
     @property
     def version_description(self) -> str:
-        """Names the build that really runs, patch and all, as AWS does."""
-        return f"{self.offer.engine} version {self.build.version}"
+        """Names the build that really runs, patch and all, as AWS does; and its holes."""
+        named = f"{self.offer.engine} version {self.build.version}"
+        return f"{named} ({self.build.warning})" if self.build.warning else named
 
 
-def _nearness(build: Build, offer: Offer) -> tuple[bool, Numbers, bool, Numbers]:
-    """Smaller is better: the same minor first, then the nearest newer one; with TLS before without; then the newest patch."""
+def _nearness(build: Build, offer: Offer) -> tuple[bool, Numbers, bool, bool, Numbers]:
+    """Smaller is better: the same minor first, then the nearest newer one; a safe one before an unsafe one; with TLS before
+    without; then the newest patch."""
     patch = build.numbers[2:]
     exact = build.numbers[: len(numbers(offer.version))] == numbers(offer.version)
-    return (not exact, build.numbers[:2], not build.tls, tuple(-part for part in patch))
+    return (not exact, build.numbers[:2], build.unsafe, not build.tls, tuple(-part for part in patch))
 
 
 def _serves(build: Build, offer: Offer) -> bool:
     if build.engine != offer.engine or build.family != offer.family:
         return False
     return offer.needs <= build.numbers < _TOO_NEW.get(build.engine, (10**6,))
+
+
+def _rank(offer: Offer, build: Build) -> tuple[bool, bool, Numbers]:
+    """Greater is better, as a default."""
+    return (not build.unsafe, build.tls, numbers(offer.version))
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -207,11 +234,12 @@ class Catalogue(msgspec.Struct, frozen=True):
         return min(fit, key=lambda build: _nearness(build, offer), default=None)
 
     def default_offer(self, engine: str, needs: Iterable[str] = ()) -> Offer | None:
-        """What a request without a version gets: the newest version that a build with TLS serves, else the newest served."""
+        """What a request without a version gets: the newest version that a safe build with TLS serves, else a safe build, else one
+        with TLS."""
         needs = tuple(needs)
         served = [(offer, self.serving(offer, needs)) for offer in OFFERS if offer.engine == engine]
-        ranked = [(build.tls, numbers(offer.version), offer) for offer, build in served if build is not None]
-        return max(ranked, key=lambda entry: entry[:2])[2] if ranked else None
+        ranked = [(_rank(offer, build), offer) for offer, build in served if build is not None]
+        return max(ranked, key=lambda entry: entry[0])[1] if ranked else None
 
     def choose(self, engine: str, asked: str | None = None, needs: Iterable[str] = ()) -> tuple[Offer, Build]:
         """The version that a request means (None: the default) and the build that serves it.
@@ -252,7 +280,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         if not default_only:
             return wanted
         groups = itertools.groupby(wanted, key=lambda entry: entry.offer.engine)
-        return [max(entries, key=lambda entry: (entry.build.tls, numbers(entry.offer.version))) for _, entries in groups]
+        return [max(entries, key=lambda entry: _rank(entry.offer, entry.build)) for _, entries in groups]
 
     def _how_to_get(self, engine: str, offer: Offer | None, needs: Sequence[str]) -> str:
         here = [build for build in self.builds if build.engine == engine]

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from cachekeep.engines.catalogue import offer_of
 from cachekeep.model import Cache, Condition, Errand
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import every, save, told
@@ -52,7 +53,13 @@ async def status(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     name = _read(call, Named).name
     caches = [await _find(tx, name)] if name else sorted([c async for c in every(tx)], key=lambda c: c.kind != "group")
     conditions = await tx.conditions([c.uid for c in caches])
-    return {"caches": [shown(c, conditions.get(c.uid)) for c in caches]}
+    return {"caches": [_warned(shown(c, conditions.get(c.uid)), context) for c in caches]}
+
+
+def _warned(cache: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    """With what is known of holes in the build that its nodes are started from."""
+    build = context.catalogue.serving(offer_of(cache["engine"], cache["version"]))
+    return {**cache, "warning": f"{build.engine} {build.version}: {build.warning}" if build is not None and build.warning else ""}
 
 
 async def explain(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:

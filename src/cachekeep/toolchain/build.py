@@ -22,7 +22,7 @@ import msgspec
 from cachekeep.engines.catalogue import Build, Numbers, numbers
 from cachekeep.errors import EngineMissing
 from cachekeep.toolchain.aptsources import Source, source_text, sources_of, stanzas
-from cachekeep.toolchain.installed import probe, with_tools
+from cachekeep.toolchain.installed import CHANGELOG, probe, with_tools
 
 _HALF_MADE = ".making-"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -283,6 +283,8 @@ def _keep(recipe: Recipe, source: Path, kept: Path) -> Path:
         subprocess.run(["strip", "--strip-debug", str(copy)], check=False)  # a smaller file; its crash reports still name functions
     for licence in source.glob("COPYING*"):
         shutil.copy2(licence, kept)
+    with contextlib.suppress(FileNotFoundError):  # what the distribution has mended
+        shutil.copy2(source / "debian" / "changelog", kept / CHANGELOG)
     return kept
 
 

