@@ -1,0 +1,36 @@
+"""The guards of ``tests/plan/test_named_guards.py``: without one, a seed breaks a promise of safety, after a healthy creation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.plan.test_named_guards import GUARDS
+
+from cachekeep.sim.run import simulate
+from cachekeep.sim.scenario import SafetyViolation, Scenario
+
+NOTICED: dict[str, tuple[dict[str, Any], int]] = {
+    "the lead returns to a node out of sync": (
+        {"automatic_failover": False, "vocabulary": frozenset({"kill-primary", "tear", "pauses"})},
+        0,
+    ),
+    "frozen replicas are stopped although nobody leads": ({"vocabulary": frozenset({"stalls", "freeze", "kill-primary"})}, 3),
+    "in-sync replicas that do not answer yet are not waited for": (
+        {"vocabulary": frozenset({"kill-primary", "pauses", "slow-command", "crowd"})},
+        4,
+    ),
+    "the next node restarts while the last is not back": ({"vocabulary": frozenset({"reboot-all", "slow-sync"})}, 0),
+    "the next node restarts while the last is being stopped": ({"vocabulary": frozenset({"reboot-all", "stuck"})}, 3),
+}
+"""What happens there, and the seed."""
+
+
+@pytest.mark.parametrize("without", NOTICED, ids=lambda w: w.replace(" ", "-"))
+def test_a_seed_notices(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, seed = NOTICED[without]
+    simulate(Scenario(seed, **scenario))
+    (guard,) = (g for g in GUARDS if g.without == without)
+    guard.take_away(monkeypatch)
+    with pytest.raises(SafetyViolation):
+        simulate(Scenario(seed, **scenario))
