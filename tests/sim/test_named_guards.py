@@ -24,7 +24,6 @@ NOTICED: dict[str, tuple[dict[str, Any], int]] = {
         {"nodes": 2, "flaky": 0.0, "vocabulary": frozenset({"kill-primary", "slow-command", "tear", "reboot-all"})},
         21,
     ),
-    "a silent node stays in sync for ever": ({"vocabulary": frozenset({"kill-primary", "pauses", "tear", "crowd"})}, 22),
     "the next node restarts while the last is not back": ({"vocabulary": frozenset({"reboot-all", "slow-sync"})}, 0),
     "the next node restarts while the last is being stopped": ({"vocabulary": frozenset({"reboot-all", "stuck"})}, 3),
 }
