@@ -14,8 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.addresses import free_port, new_address
 
+from cachekeep.cli.engines import engines
 from cachekeep.engines import discovery
 from cachekeep.errors import EngineMissing
 from cachekeep.network.discovery import post
@@ -275,3 +277,20 @@ def test_why_a_build_has_none(library: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineMissing, match="no C compiler: apt install gcc"):
         preload.library(tmp_path / "state")
+
+
+def test_what_nodes_lack_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/usr/bin/memcached").is_file():
+        pytest.skip("needs memcached")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = discover([], tmp_path)
+    builds = [b for b in found.builds if b.engine == "memcached"]
+    assert builds
+    assert not any(b.preload or found.command(b.program)[1:] for b in builds)
+    assert len(found.lacks) == len(builds)
+    said = CliRunner().invoke(engines, ["--data-dir", str(tmp_path)]).output
+    assert f"lacks: {found.lacks[0]}" in said.replace("\n", " ")
+    assert "apt install gcc libc6-dev" in said
+    monkeypatch.undo()
+    if shutil.which("cc"):
+        assert not discover([], tmp_path).lacks, "it is tried again"
