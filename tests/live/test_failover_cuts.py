@@ -91,6 +91,23 @@ async def test_a_primary_whose_host_nobody_reaches_is_succeeded(engine: str, maj
 
 
 @ENGINES
+async def test_clients_of_a_cut_node_are_told_when_it_is_stopped(engine: str, major: int, tmp_path: Path) -> None:
+    """The cut keeps the kernel's word from them, and they would wait for their own timeouts."""
+    async with group(tmp_path, engine, major) as live, cutting() as cuts:
+        old = live.primary_of(await live.cache())
+        address = (await live.node(old)).address
+        with contextlib.closing(socket.create_connection((address, 6379))) as client:
+            client.sendall(b"PING\r\n")
+            assert client.recv(100) == b"+PONG\r\n"
+            client.settimeout(20)
+            await cut_host(live, cuts, old)
+            client.sendall(b"PING\r\n")
+            await live.until(lambda c: live.primary_of(c) != old, "another primary")
+            with pytest.raises(ConnectionError):
+                assert await asyncio.to_thread(client.recv, 100) == b"unheard"
+
+
+@ENGINES
 async def test_a_primary_that_only_we_cannot_reach_leads_on(engine: str, major: int, tmp_path: Path) -> None:
     async with group(tmp_path, engine, major) as live, cutting() as cuts, writing(live) as writer:
         old = live.primary_of(await live.cache())

@@ -393,6 +393,8 @@ class LocalDriver:
         held.hurried.set()
         if not (held.accepting or held.adopted):
             return
+        if (record := self._ledger.get(held.key)) is not None and record.port:
+            asyncio.get_running_loop().run_in_executor(None, sockets.disconnect, record.address, record.port)
         for callback in self._callbacks:
             try:
                 callback(held.key)

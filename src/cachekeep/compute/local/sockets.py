@@ -3,6 +3,8 @@
 A process that was killed while it hangs in the kernel (a disk that answers no more) runs no instruction of its own again, but its
 sockets stay open until it leaves the kernel, which may be never. ``SOCK_DESTROY`` (sock_diag(7), by ss(8)) closes them for it.
 Needs root.
+
+The same ends what clients of this host have open to a process that is gone, where its last packets do not reach them.
 """
 
 from __future__ import annotations
@@ -67,6 +69,15 @@ def destroy(pid: int) -> str | None:
         said = done.stderr.strip() or said
     left = of_process(pid)
     return f"it still holds {', '.join(f'{a}:{p}' for a, p in sorted(left))} {said}".strip() if left else None
+
+
+def disconnect(address: str, port: int) -> None:
+    """Have every connection of this host to an endpoint whose process has ended end, too. Where a cut keeps the kernel's own word
+    from its clients, they would wait for as long as their timeouts are. Does nothing without root or ss."""
+    if os.geteuid() == 0 and shutil.which("ss") is not None:
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["ss", "-K", "-H", "-t", "-n", "dst", where], capture_output=True, timeout=_SS_SECONDS, check=False)
 
 
 def _names(directory: str) -> list[str]:
