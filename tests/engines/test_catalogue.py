@@ -52,9 +52,9 @@ def test_the_build_that_serves_a_version(builds: str, engine: str, asked: str, s
 @pytest.mark.parametrize(
     ("builds", "engine", "asked", "needs", "hint"),
     [
-        ("", "valkey", "8.0", (), "valkey@8.0"),
+        ("", "valkey", "8.0", (), "valkey@8.1"),
         ("valkey-8.0.1", "valkey", "8.1", (), "valkey@8.1"),  # older never serves newer
-        ("valkey-9.1.2", "valkey", "8.2", (), "valkey@8.2"),  # nor another family
+        ("valkey-9.1.2", "valkey", "8.2", (), "cannot be built"),  # nor another family
         ("valkey-7.2.6", "redis", "7.0", (), "redis@7.0"),  # nor another engine
         ("redis-7.4.1 redis-8.0.2", "redis", "7.1", (), "redis@7.0"),  # nor what ElastiCache never had
         ("memcached-1.6.18", "memcached", "1.6.22", (), "memcached@1.6"),
@@ -68,7 +68,7 @@ def test_no_build_serves_it_and_the_error_says_how_to_get_one(
     with pytest.raises(EngineMissing) as refusal:
         installed(*builds.split()).resolve(engine, asked, needs)
     assert hint in str(refusal.value)
-    assert "cachekeep engines install" in str(refusal.value)
+    assert ("cachekeep engines install" in str(refusal.value)) is ("cannot be built" not in hint)
 
 
 @pytest.mark.parametrize(

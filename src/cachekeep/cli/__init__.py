@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from cachekeep.errors import CachekeepError, Unusable
-from cachekeep.settings import Settings, read
+from cachekeep.settings import Settings, default_data_dir, read
 
 _COMMANDS: Final = {
     "up": ("up:up", "Serve the API and keep the caches, in the foreground."),
@@ -68,6 +69,12 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def confirm(question: str, otherwise: str) -> None:
+    """Go on only if the user agrees. Raises ``Unusable`` with ``otherwise``: what has not happened."""
+    if not click.confirm(question):
+        raise Unusable(otherwise)
+
+
 def options(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options of a command that become fields of ``Settings``. Unset ones fall to ``CACHEKEEP_…``, then to the default."""
 
@@ -89,6 +96,13 @@ def settings_of(flags: dict[str, Any]) -> Settings:
         return read(os.environ, flags)
     except ValueError as error:
         raise Unusable(str(error)) from None
+
+
+def data_dir_flag(settings: Settings) -> str:
+    """What a command needs beside its name to be about this installation: nothing where it is the default one."""
+    if settings.data_dir == default_data_dir(os.environ):
+        return ""
+    return f" --data-dir {shlex.quote(str(settings.data_dir))}"
 
 
 _SWITCHES: Final = frozenset({"any_subnet", "overcommit"})

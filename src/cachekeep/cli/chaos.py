@@ -19,7 +19,7 @@ import click
 from cachekeep.chaos.cuts import unusable
 from cachekeep.chaos.harm import Cut, Filling, Victim, clear_left_over
 from cachekeep.chaos.probe import Writer
-from cachekeep.cli import options, settings_of
+from cachekeep.cli import confirm, options, settings_of
 from cachekeep.cli.client import call
 from cachekeep.errors import CachekeepError, Unusable
 
@@ -81,11 +81,11 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     harm = _harm(kind, settings.data_dir, cache, victims)
     what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({_role(cache, n)})" for n in nodes), zone=zone)
     if not yes:
-        click.confirm(
+        confirm(
             f"This {what} for {seconds:g} s. A probe writes keys named {_PROBE}:…, which expire in "
             f"{math.ceil(_kept_seconds(seconds) / 60)} minutes. "
             f"Everybody else who uses {name} feels it. Go on?",
-            abort=True,
+            "nothing was harmed.",
         )
     report = _run(settings, cache, chosen, [n["name"] for n in nodes], harm, kind, what, seconds)
     path = _keep(settings.data_dir, report)

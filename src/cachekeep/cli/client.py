@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cachekeep.cli import data_dir_flag
 from cachekeep.clock import SystemClock
 from cachekeep.errors import CachekeepError, Unusable, printable
 from cachekeep.security.keys import FILE, load_or_make
@@ -49,7 +50,8 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
     endpoint = read_endpoint(settings.data_dir)
     if endpoint is None or not (settings.data_dir / FILE).exists():
         raise Unusable(
-            f"no control plane has served from {settings.data_dir}. Start one with `cachekeep up`, or name another --data-dir."
+            f"no control plane has served from {settings.data_dir}. Start one with `cachekeep up{data_dir_flag(settings)}`, "
+            "or name another --data-dir."
         )
     key = load_or_make(settings.data_dir)
     text = json.dumps(body).encode()
@@ -72,7 +74,9 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
         response = connection.getresponse()
         answer = _printable(json.loads(response.read()))
     except OSError as error:
-        raise Unusable(f"the control plane at {endpoint.url} does not answer: {error}. Start it with `cachekeep up`.") from error
+        raise Unusable(
+            f"the control plane at {endpoint.url} does not answer: {error}. Start it with `cachekeep up{data_dir_flag(settings)}`."
+        ) from error
     except ValueError as error:
         raise Unusable(f"{endpoint.url} answers, but is no control plane of {settings.data_dir}.") from error
     finally:

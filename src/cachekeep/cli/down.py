@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from cachekeep.cli import options, settings_of
+from cachekeep.cli import confirm, data_dir_flag, options, settings_of
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.store.lock import DataDirLock
 
@@ -25,11 +25,15 @@ _GRACE_SECONDS: Final = 5.0
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 def down(ends_engines: bool, yes: bool, **flags: Any) -> None:
     """Stop the control plane of a data directory, and return when it is gone. Caches go on unless --engines is given."""
-    directory = settings_of(flags).data_dir
+    settings = settings_of(flags)
+    directory = settings.data_dir
     if not directory.is_dir():
         raise Unusable(f"{directory} is not there: nothing runs from it.")
     if ends_engines and not yes:
-        click.confirm(f"End every cache process of {directory}? What they hold in memory is lost", abort=True)
+        confirm(
+            f"End every cache process of {directory}? What they hold in memory is lost",
+            "nothing was stopped, neither the control plane nor a cache. `cachekeep down` stops the control plane alone.",
+        )
     lock = DataDirLock(directory)
     pid = _stop_control_plane(lock)
     try:
@@ -41,7 +45,7 @@ def down(ends_engines: bool, yes: bool, **flags: Any) -> None:
             count = asyncio.run(_end_engines(directory))
             click.echo(
                 f"{count} cache process{'' if count == 1 else 'es'} ended. The caches' definitions are kept: "
-                "`cachekeep up` starts them, empty."
+                f"`cachekeep up{data_dir_flag(settings)}` starts them, empty."
             )
     finally:
         lock.release()

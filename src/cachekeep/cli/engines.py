@@ -29,7 +29,7 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
     from cachekeep.engines.catalogue import OFFERS
     from cachekeep.toolchain.installed import discover
 
-    found = discover([settings.data_dir / ENGINES_DIR], settings.data_dir if settings.data_dir.is_dir() else None)
+    found = discover([settings.data_dir / ENGINES_DIR], settings.data_dir)
     serves = {b.server: [o.version for o in OFFERS if o.engine == b.engine and found.serving(o) == b] for b in found.builds}
     if as_json:
         rows = [
@@ -67,12 +67,12 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
     for engine in missing(found):
-        console.print(f"missing: {engine} – {how_to_get(engine)}", markup=False)
+        console.print(f"missing: {engine} – {how_to_get(engine, found)}", markup=False)
     for sentence in found.lacks:
         console.print(f"lacks: {sentence}", markup=False)
     for b in found.builds:
         if b.holes:
-            console.print(f"{b.engine} {b.version}: {b.warning} – {how_to_mend(b.engine)}", markup=False)
+            console.print(f"{b.engine} {b.version}: {b.warning} – {how_to_mend(b.engine, found)}", markup=False)
     for path, why in found.broken.items():
         console.print(f"broken: {path}: {printable(why)}", markup=False)
 
@@ -128,14 +128,14 @@ def missing(catalogue: Catalogue) -> list[str]:
     return lacking if find_haproxy() else [*lacking, "haproxy"]
 
 
-def how_to_get(engine: str) -> str:
+def how_to_get(engine: str, catalogue: Catalogue) -> str:
     """One line for people."""
     if engine == "haproxy":
         return "apt install haproxy (reader endpoints over several replicas)"
     package = {"valkey": "valkey-server", "redis": "redis-server"}.get(engine, engine)
-    return f"apt install {package}, or: cachekeep engines install {engine}"
+    return f"apt install {package}, or: `{catalogue.install_command(engine)}`"
 
 
-def how_to_mend(engine: str) -> str:
+def how_to_mend(engine: str, catalogue: Catalogue) -> str:
     """One line for people whose build has known holes."""
-    return f"for a newer one: cachekeep engines install {engine}"
+    return f"for a newer one: `{catalogue.install_command(engine)}`"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cachekeep.cli import options, settings_of
+from cachekeep.cli import data_dir_flag, options, settings_of
 from cachekeep.cli.engines import how_to_get, how_to_mend, missing
 
 
@@ -54,15 +54,15 @@ def up(**flags: Any) -> None:
             return
         builds = app.catalogue.builds
         found = ", ".join(dict.fromkeys(f"{b.engine} {b.version}{'' if b.tls else ' (no TLS)'}" for b in builds))
-        extra = f" --data-dir {settings.data_dir}" if flags.get("data_dir") else ""
         click.echo(f"Cachekeep serves the ElastiCache API at {app.url} ({settings.region}), data in {settings.data_dir}")
-        click.echo(f'  use it:   eval "$(cachekeep env{extra})"   then aws, boto3, Terraform … as ever')
+        click.echo(f'  use it:   eval "$(cachekeep env{data_dir_flag(settings)})"   then aws, boto3, Terraform … as ever')
         click.echo(f"  engines:  {found or 'none'}")
         for b in builds:
             if b.unsafe:
-                click.echo(f"  unsafe:   {b.engine} {b.version} has {', '.join(h.id for h in b.holes)} – {how_to_mend(b.engine)}")
+                holes = ", ".join(h.id for h in b.holes)
+                click.echo(f"  unsafe:   {b.engine} {b.version} has {holes} – {how_to_mend(b.engine, app.catalogue)}")
         for engine in missing(app.catalogue):
-            click.echo(f"  missing:  {engine} – {how_to_get(engine)}")
+            click.echo(f"  missing:  {engine} – {how_to_get(engine, app.catalogue)}")
         for sentence in app.catalogue.lacks:
             click.echo(f"  lacks:    {sentence}")
         if settings.auth == "open":
@@ -87,7 +87,8 @@ def up(**flags: Any) -> None:
     elif going_on:
         processes = "1 process goes" if going_on == 1 else f"{going_on} processes go"
         click.echo(
-            f"Cachekeep has stopped; {processes} on serving. `cachekeep up` takes them back, `cachekeep down --engines` ends them."
+            f"Cachekeep has stopped; {processes} on serving. `cachekeep up{data_dir_flag(settings)}` takes them back, "
+            f"`cachekeep down --engines{data_dir_flag(settings)}` ends them."
         )
     else:
         click.echo("Cachekeep has stopped; no cache was running.")

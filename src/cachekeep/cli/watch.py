@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cachekeep.cli import options, settings_of
+from cachekeep.cli import data_dir_flag, options, settings_of
 from cachekeep.cli.client import call
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -142,5 +142,6 @@ def _facts(view: Mapping[str, Any]) -> Iterable[str]:
 @options("data_dir")
 def failover(name: str, shard: str | None, to: str | None, allow_data_loss: bool, **flags: Any) -> None:
     """Make another node of NAME the primary, by a hand-over that loses no write where the present one is well."""
-    answer = call(settings_of(flags), "failover", name=name, shard=shard, to=to, allow_data_loss=allow_data_loss)
-    click.echo(f"{name}: {answer['because']}. `cachekeep status {name}` shows when it has happened.")
+    settings = settings_of(flags)
+    answer = call(settings, "failover", name=name, shard=shard, to=to, allow_data_loss=allow_data_loss)
+    click.echo(f"{name}: {answer['because']}. `cachekeep status {name}{data_dir_flag(settings)}` shows when it has happened.")

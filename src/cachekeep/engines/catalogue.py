@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -211,11 +212,28 @@ def _rank(offer: Offer, build: Build) -> tuple[bool, bool, Numbers]:
     return (not build.unsafe, build.tls, numbers(offer.version))
 
 
+_PACKAGED: Final[dict[str, tuple[tuple[int, int], ...]]] = {
+    "memcached": ((1, 6),),
+    "redis": ((7, 0),),
+    "valkey": ((8, 0), (8, 1), (9, 1)),
+}
+"""The lines of which a Debian suite has a source package, oldest first: what can be built here. Some mirrors lack some; where one
+does, ``engines install`` says what it has."""
+
+
+def packaged(offer: Offer) -> Numbers | None:
+    """The newest line that can be built here and serves ``offer``; None: there is none."""
+    newest = [Build(engine=offer.engine, version=f"{major}.{minor}.{10**6}", server="") for major, minor in _PACKAGED[offer.engine]]
+    return max((build.numbers[:2] for build in newest if _serves(build, offer)), default=None)
+
+
 class Catalogue(msgspec.Struct, frozen=True):
     """The installed builds, and the programs that looked like one and did not run (path → why)."""
 
     builds: tuple[Build, ...] = ()
     broken: dict[str, str] = {}
+    data_dir: str = ""
+    """For which ``engines install`` must build, to serve here; empty: the one that it takes by itself."""
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -282,13 +300,20 @@ class Catalogue(msgspec.Struct, frozen=True):
         groups = itertools.groupby(wanted, key=lambda entry: entry.offer.engine)
         return [max(entries, key=lambda entry: _rank(entry.offer, entry.build)) for _, entries in groups]
 
+    def install_command(self, engine: str, line: Numbers | None = None) -> str:
+        """What builds an engine for this installation; the newest line for None."""
+        where = f" --data-dir {shlex.quote(self.data_dir)}" if self.data_dir else ""
+        return f"cachekeep engines install {engine}@{'.'.join(map(str, line or _PACKAGED[engine][-1]))}{where}"
+
     def _how_to_get(self, engine: str, offer: Offer | None, needs: Sequence[str]) -> str:
         here = [build for build in self.builds if build.engine == engine]
         shown = ", ".join(sorted({b.version + ("" if b.tls else " without TLS") for b in here})) or "none"
         what = f"{engine} {offer.version}" if offer else engine
         wanting = f" with {' and '.join(need.upper() if need == 'tls' else need for need in needs)}" if needs else ""
-        target = ".".join(map(str, offer.needs[:2])) if offer else {"valkey": "9.1", "redis": "7.0"}.get(engine, "1.6")
+        line = packaged(offer) if offer else _PACKAGED[engine][-1]
+        said = f"No installed engine can serve {what}{wanting} (installed builds of {engine}: {shown})."
+        if line is not None:
+            return f"{said} To get one: `{self.install_command(engine, line)}`"
         return (
-            f"No installed engine can serve {what}{wanting} (installed builds of {engine}: {shown}). "
-            f"To get one: cachekeep engines install {engine}@{target}"
+            f"{said} No Debian suite has its source, so it cannot be built: put its server on PATH, then start `cachekeep up` anew."
         )

@@ -18,6 +18,7 @@ import msgspec
 
 from cachekeep.engines.catalogue import Build, Catalogue, Engine, capabilities_of
 from cachekeep.errors import EngineMissing
+from cachekeep.settings import default_data_dir
 from cachekeep.toolchain import preload
 
 _SERVERS: dict[str, Engine] = {"valkey-server": "valkey", "redis-server": "redis", "memcached": "memcached"}
@@ -62,7 +63,8 @@ def discover(search_dirs: Iterable[Path] = (), state_dir: Path | None = None) ->
     if cache_file is not None and seen != known:
         _write_cache(cache_file, seen)
     builds = sorted((with_tools(held.build) for held in seen.values()), key=lambda b: (b.engine, b.numbers, b.tls))
-    return Catalogue(tuple(builds), broken)
+    elsewhere = state_dir is not None and state_dir != default_data_dir(os.environ)
+    return Catalogue(tuple(builds), broken, str(state_dir) if elsewhere else "")
 
 
 class _Preload:
@@ -215,7 +217,6 @@ def _read_cache(cache_file: Path | None) -> dict[str, _Seen]:
 
 def _write_cache(cache_file: Path, seen: dict[str, _Seen]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be kept is no reason not to serve
-        cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, draft = tempfile.mkstemp(dir=cache_file.parent, prefix=".engines-")
         with os.fdopen(handle, "wb") as file:
             file.write(msgspec.json.encode({_CACHE_FORMAT: seen}))
