@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,3 +39,28 @@ def test_a_seed_notices(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     guard.take_away(monkeypatch)
     with pytest.raises(SafetyViolation):
         simulate(Scenario(seed, **scenario))
+
+
+def test_the_page_says_how_many() -> None:
+    """And of how many no seed is known."""
+    words = (
+        "no",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+    )
+    page = " ".join((Path(__file__).parents[2] / "docs" / "mutations.md").read_text().split())
+    assert f"lists {words[len(GUARDS)]} guards that nothing noticed" in page
+    assert f"keep it with the guard: {words[len(NOTICED)]} of them" in page
+    assert f"for the other {words[len(GUARDS) - len(NOTICED)]}:" in page
