@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -27,9 +28,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server of our own on a unix socket, without fsync; ends with the test run."""
+@contextlib.contextmanager
+def postgres() -> Iterator[tuple[str, int]]:
+    """A PostgreSQL server of our own on a unix socket, without fsync: the URL of a database, and its process."""
     found = shutil.which("pg_config")
     binaries = Path(subprocess.check_output([found, "--bindir"], text=True).strip()) if found else Path("/none")
     if not (binaries / "initdb").exists():
@@ -84,11 +85,18 @@ def postgres_url() -> Iterator[str]:
             assert server.poll() is None, (home / "log").read_text()
             assert time.monotonic() < until, (home / "log").read_text()
             time.sleep(0.02)
-        yield url
+        yield url, server.pid
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
         shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database of a server that ends with the test run."""
+    with postgres() as (url, _):
+        yield url
 
 
 @pytest.fixture(params=["memory", "sqlite", "journaled", "postgres"])
