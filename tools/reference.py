@@ -29,7 +29,7 @@ def commands() -> str:
 def _walk(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
     found = [(path, command)]
     if isinstance(command, click.Group):
-        context = click.Context(command, info_name=path)
+        context = click.Context(command, info_name=path, **cli.context_settings)
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
@@ -38,7 +38,7 @@ def _walk(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
 
 
 def _help(command: click.Command, path: str) -> str:
-    context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100)
+    context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100, **cli.context_settings)
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
