@@ -43,7 +43,26 @@ def test_a_field_that_is_only_read_or_only_written_is_found(monkeypatch: pytest.
         model__cache="class Thing:\n    kept: int\n    promised: int = 0\n    idle: int = 0\n",
         plan__rule="def rule(thing):\n    return Thing(kept=thing.promised + thing.kept, idle=1)\n",
     )
-    assert tidy.one_way_fields() == ["Thing.promised is never given a value", "Thing.idle is never read"]
+    monkeypatch.setattr(tidy, "ONE_WAY", {"Thing.kept"})
+    assert tidy.one_way_fields() == [
+        "Thing.promised is never given a value",
+        "Thing.idle is never read",
+        "Thing.kept is read and written: ONE_WAY need not name it",
+    ]
+
+
+def test_what_is_only_dated_anew_or_simulated_has_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a shard that was emptied was never given its time: a rule, a migration and a list of names mentioned the field."""
+    pretend(
+        monkeypatch,
+        model__cache="class Thing:\n    begun_at: int = 0\n    faked: int = 0\n    asked: int = 0\n",
+        plan__rule='def rule(thing):\n    return thing.begun_at, thing.faked, thing.asked, anew(thing, "begun_at")\n',
+        store__migrations__one='DATED = ("begun_at",)\n',
+        sim__world="thing = Thing(faked=1)\n",
+        services__groups='INPUTS = {"asked": "Asked"}\n',
+    )
+    monkeypatch.setattr(tidy, "ONE_WAY", set())
+    assert tidy.one_way_fields() == ["Thing.begun_at is never given a value", "Thing.faked is never given a value"]
 
 
 def test_a_circle_is_found_be_it_for_types_only(monkeypatch: pytest.MonkeyPatch) -> None:

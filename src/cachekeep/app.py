@@ -114,7 +114,7 @@ class App:
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
         listener = undo.enter_context(_listen(settings.host, settings.port, here_only=settings.auth == "open"))
-        database = SqlStore(settings.database_url, clock)
+        database = SqlStore(settings.database_url, clock, linger_seconds=settings.linger_seconds)
         undo.push_async_callback(database.aclose)
         await database.open()
         ours = _identity(settings.data_dir)
@@ -140,6 +140,7 @@ class App:
         policy = Policy(
             silence_seconds=settings.silence_seconds,
             script_seconds=settings.script_seconds,
+            linger_seconds=settings.linger_seconds,
             fence=settings.fence,
             loss_budget_seconds=settings.loss_budget_seconds,
             loss_budget_bytes=settings.loss_budget_bytes,

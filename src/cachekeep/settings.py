@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     silent for 5 s, then it says that it is busy: below that, scripts of clients cause failovers."""
     script_seconds: Annotated[float, msgspec.Meta(ge=0)] = 15.0
     """How long a node may be busy with a client's script before that is ended; one that has written is waited for."""
+    linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 35.0
+    """How long an emptied shard still sends its clients on, and for how long no address that was given up is used again."""
     fence: Literal["confirm", "starve"] = "confirm"
     """What comes before a successor: a primary confirmed stopped; or, where that cannot be had, one that must refuse writes."""
     loss_budget_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0

@@ -57,7 +57,7 @@ class Installation:
     def popen(self, *options: str) -> subprocess.Popen[bytes]:
         """``cachekeep up``, without waiting for it. Its port is free; the first one is kept, so that clients find it again."""
         port = self.endpoint().rpartition(":")[2] if self.endpoint() else "0"
-        where = ("--data-dir", str(self.data_dir), "--port", port, "--address-pool", self.pool)
+        where = ("--data-dir", str(self.data_dir), "--port", port, "--address-pool", self.pool, "--linger-seconds", "1")
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [COMMAND, "up", *where, *self.options, *options],

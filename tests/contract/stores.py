@@ -10,12 +10,16 @@ from cachekeep.model import Moment
 from cachekeep.sim.store import SimDisk
 from cachekeep.store import Journal, JournaledStore, MemoryStore, SqlStore, Store
 
+LINGER_SECONDS = 35.0
+"""What stores do by default."""
+
 
 class HandClock:
     """Stands still unless told to go on; ``at`` alone may be set, forward and back."""
 
     def __init__(self) -> None:
         self.at = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
+        self.host = "boot"
         self.ran = 1000.0
         """Seconds: what ``at`` would say, were the wall clock never set."""
         self._ids = 0
@@ -24,7 +28,7 @@ class HandClock:
         return self.at
 
     def moment(self) -> Moment:
-        return Moment("boot", self.monotonic())
+        return Moment(self.host, self.monotonic())
 
     def monotonic(self) -> float:
         return self.ran
@@ -56,6 +60,7 @@ class World:
         """Another store on the same database, as another process would open it."""
         if self.kind == "memory":
             self._stores = self._stores or [MemoryStore(self.clock)]
+            await self._stores[0].open()
             return self._stores[0]
         store: Store = SqlStore(self.url, self.clock)
         await store.open()
@@ -66,6 +71,10 @@ class World:
             await store.open()
             self._stores.insert(0, store)
         return store
+
+    def boot(self, host: str) -> None:
+        """The host of all that use it is booted anew; moments begin again."""
+        self.clock.host, self.clock.ran = host, 5.0
 
     def pass_seconds(self, seconds: float) -> None:
         """Let time pass. No database has one of its own that matters."""

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
-from tests.contract.stores import World
+from tests.contract.stores import LINGER_SECONDS, World
 
 from cachekeep.errors import Conflict, LeaseLost
 from cachekeep.model import (
@@ -184,7 +184,6 @@ async def test_a_member_id_is_free_again_once_neither_wanted_nor_there(world: Wo
     await store.save_decided(replace(one, decided=decided(("demo-001", "a"))), lease, addresses=["a"])
     async with store.reading() as t:
         assert await t.cache_of("demo-002") is None
-    assert await store.addresses() == {"a"}
 
 
 async def test_pages_are_cut_by_code_point(world: World) -> None:
@@ -446,8 +445,76 @@ async def test_an_address_belongs_to_one_cache(world: World) -> None:
     assert await store.load(b.uid) == b
     assert await store.addresses() == {"x"}
     a = await store.save_decided(replace(a, decided=decided(("a-001", "y"))), leases[a.uid], addresses=["y"])
+    world.pass_seconds(LINGER_SECONDS)
     await store.save_decided(replace(b, decided=decided(("b-001", "x"))), leases[b.uid], addresses=["x"])
     assert await store.addresses() == {"x", "y"}
+
+
+async def given_up(world: World, how: str) -> tuple[Store, Cache, Lease]:
+    """``x`` was given up by cache ``a``; cache ``b`` would like to have it."""
+    store = await world.store()
+    await insert(store, cache("a"), cache("b"))
+    leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
+    a, b = [cast(Cache, await store.load(f"uid-group-{n}")) for n in "ab"]
+    a = await store.save_decided(replace(a, decided=decided(("a-001", "x"), ("a-002", "y"))), leases[a.uid], addresses=["x", "y"])
+    smaller = decided(("a-002", "y"))
+    match how:
+        case "saved":
+            await store.save_decided(replace(a, decided=smaller), leases[a.uid], addresses=["y"])
+        case "merged":
+            await store.merge_decided(a.uid, replace(smaller, serial=a.decided.serial + 1), leases[a.uid], addresses=["y"])
+        case "forgotten":
+            await store.forget(a, leases[a.uid])
+    return store, b, leases[b.uid]
+
+
+@pytest.mark.parametrize("how", ["saved", "merged", "forgotten"])
+async def test_an_address_that_is_given_up_is_nobodys_for_a_while(world: World, how: str) -> None:
+    """However it is given up: clients that have not heard of it must not find a stranger there."""
+    store, b, lease = await given_up(world, how)
+    wishes = replace(b, decided=decided(("b-001", "x")))
+    for seconds in (0.0, LINGER_SECONDS - 0.5):
+        world.pass_seconds(seconds)
+        assert await store.addresses() == {"x", "y"}
+        with pytest.raises(AddressTaken, match="or was until a moment ago"):
+            await store.save_decided(wishes, lease, addresses=["x"])
+    world.pass_seconds(0.5)
+    assert await store.addresses() == ({"y"} if how != "forgotten" else set())
+    b = await store.save_decided(wishes, lease, addresses=["x"])
+    assert "x" in await store.addresses()
+    await store.save_decided(replace(b, decided=decided()), lease, addresses=[])
+    assert "x" in await store.addresses(), "and again from when it was given up last"
+
+
+async def test_its_former_cache_may_have_it_back(world: World) -> None:
+    """Not that it would be told that it is free. But a decision in a journal may rest on one before it was given up."""
+    store, b, lease = await given_up(world, "saved")
+    with_z = decided(("b-001", "z"))
+    b = await store.save_decided(replace(b, decided=with_z), lease, addresses=["z"])
+    b = await store.save_decided(replace(b, decided=decided()), lease, addresses=[])
+    assert "z" in await store.addresses()
+    await store.merge_decided(b.uid, replace(with_z, serial=b.decided.serial + 1), lease, addresses=["z"])
+    assert cast(Cache, await store.load(b.uid)).decided.nodes == with_z.nodes
+
+
+async def test_who_opens_the_store_does_not_forget_that(world: World) -> None:
+    """Neither when a control plane starts anew, nor when its host does: then it is counted from the start."""
+    await given_up(world, "forgotten")
+    world.pass_seconds(LINGER_SECONDS - 1)
+    again = await world.store()
+    assert await again.addresses() == {"x", "y"}
+    world.pass_seconds(1)
+    assert await again.addresses() == set()
+
+
+async def test_what_another_boot_began_is_counted_anew(world: World) -> None:
+    await given_up(world, "forgotten")
+    world.boot("the next")
+    again = await world.store()
+    world.pass_seconds(LINGER_SECONDS - 1)
+    assert await again.addresses() == {"x", "y"}
+    world.pass_seconds(1)
+    assert await again.addresses() == set()
 
 
 async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(world: World) -> None:
@@ -513,6 +580,7 @@ async def test_forget_leaves_nothing(world: World) -> None:
         await store.forget(one, leases[one.uid])
     await store.forget(saved, leases[one.uid], events=[event("deleted")])
     assert await store.load(one.uid) is None
+    world.pass_seconds(LINGER_SECONDS)
     assert await store.addresses() == set()
     async with store.reading() as t:
         assert await t.cache_of("demo-001") is None

@@ -76,9 +76,10 @@ class LiveCache:
     ) -> None:
         self._made = place is None
         self.place = place or Path(tempfile.mkdtemp(prefix="live-"))
-        self.name, self.uid, self.policy, self.pool = name, own_name(f"uid-{name}"), policy, pool or new_pool()
+        self.name, self.uid, self.pool = name, own_name(f"uid-{name}"), pool or new_pool()
+        self.policy = policy or Policy(linger_seconds=1.0)  # nobody waits for stale clients that are not there
         self.clock = SystemClock()
-        self.store = MemoryStore(self.clock)
+        self.store = MemoryStore(self.clock, linger_seconds=self.policy.linger_seconds)
         self.catalogue = discover()
         self.said: list[str] = []
         self._wanted = wanted

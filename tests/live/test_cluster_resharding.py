@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import valkey.asyncio
 from msgspec.structs import replace
 from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, wanted_cluster, wanted_shard
 from tests.live.test_cluster import healthy, replicated
 from valkey.cluster import ValkeyCluster
 
-from cachekeep.model import Wanted
+from cachekeep.model import Wanted, elapsed
+from cachekeep.plan import Policy
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,35 @@ async def test_shards_come_and_go_under_load(engine: str, major: int) -> None:
         told = [e.message for e in await live.events()]
         assert sum("has started" in m for m in told) == 3
         assert sum("has finished" in m for m in told) == 3
+
+
+@engines
+async def test_an_emptied_shard_sends_clients_on_before_it_goes_and_its_addresses_rest(engine: str, major: int) -> None:
+    """Its process goes on serving redirections; the control plane that starts anew meanwhile knows of it."""
+    policy = Policy(linger_seconds=4.0)
+    wanted = wanted_cluster(build_of(engine, major), shards=2, replicas=0)
+    async with LiveCache(None, wanted, policy=policy) as live:
+        cache = await healthy(live)
+        (leaves,) = [n for n in cache.decided.nodes if n.shard == "0002"]
+        await live.change(shards(1))
+        cache = await live.until(lambda c: c.decided.resharded_at, "its last slot has left")
+        client = valkey.asyncio.Valkey(host=leaves.address, port=6379)
+        await live.stop_control_plane()
+        await live.start_control_plane()
+        sent_on = 0
+        with pytest.raises(valkey.exceptions.ConnectionError):
+            while True:
+                with pytest.raises(valkey.exceptions.ResponseError, match="MOVED"):
+                    await client.get("a")
+                sent_on += 1
+        lingered = elapsed(cache.decided.resharded_at, live.clock.moment())
+        assert lingered is not None
+        assert lingered >= policy.linger_seconds
+        assert sent_on > 1
+        cache = await healthy(live)
+        assert [n.shard for n in cache.decided.nodes] == ["0001"]
+        assert leaves.address in await live.store.addresses()
+        await client.aclose()
 
 
 @engines

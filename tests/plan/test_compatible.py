@@ -59,7 +59,10 @@ def test_one_more_address_is_asked_for_once() -> None:
     assert addresses_needed(switched()) == 0
     answer = step(asked(group(3), "compatible"), healthy(group(3)))
     assert isinstance(answer, Wait)
-    assert answer.because == "1 more addresses are needed than the address pool has free: give it a larger --address-pool"
+    assert answer.because == (
+        "1 more addresses are needed than the address pool has free (one that is given up is not used again for 35 s): "
+        "give it a larger --address-pool"
+    )
 
 
 def test_no_setting_of_an_engine_changes() -> None:

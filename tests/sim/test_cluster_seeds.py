@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cachekeep.model import ClusterSeen
-from cachekeep.plan import cluster_leaders, cluster_slots
+from cachekeep.plan import cluster_leaders, cluster_members, cluster_slots
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import Move
 from cachekeep.sim.cluster_doors import SimClusterOrders
@@ -80,11 +80,17 @@ def _hand_over_what_the_taker_believes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimClusterOrders, "_agreed", lambda self, gives, takes: True)
 
 
+def _send_emptied_shards_away_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Who has not heard yet where the slots are meets a closed door."""
+    patch.setattr(cluster_members, "lingering_seconds", lambda s: 0.0)
+
+
 DEAF = RESHARDED | {"harm_seconds": HARM_SECONDS, "vocabulary": frozenset({"deaf"})}
 BREAKS: tuple[tuple[Callable[[pytest.MonkeyPatch], None], dict[str, Any], Sequence[int]], ...] = (
     (_close_what_is_half_open, {}, (*FOUND, *range(60))),
     (_nominate_anybody, {}, (*FOUND, *range(60))),
     (_hand_over_what_the_taker_believes, DEAF, range(37, 97)),
+    (_send_emptied_shards_away_at_once, RESHARDED, range(37, 43)),
 )
 """Where a guard is missed, and the seeds to try, from the first that is worth it."""
 

@@ -15,6 +15,7 @@ from tests.contract.test_store import cache, decided, event
 
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, Condition, Decided
+from cachekeep.plan import Policy
 from cachekeep.sim.store import AilingStore, Ailment, SimDisk
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.store import Journal, JournaledStore, Lease, MemoryStore, Store, StoreFailed
@@ -202,6 +203,8 @@ async def test_new_addresses_wait_for_the_store(bench: Bench, cache: Cache) -> N
     with pytest.raises(StoreFailed, match="b may be in use"):  # it may be another's when the store has heard
         await bench.save(having(fewer, ("demo-001", "a"), ("demo-002", "b")))
     await bench.healed()
+    assert await bench.truth.addresses() == {"a", "b"}, "nobody is given it at once"
+    await asyncio.sleep(Policy().linger_seconds)
     assert await bench.truth.addresses() == {"a"}
 
 
@@ -249,6 +252,7 @@ async def test_two_decisions_never_have_one_number(bench: Bench, cache: Cache) -
     assert saved.decided.serial > unconfirmed.serial
     await bench.healed()
     assert (await bench.row()).decided == saved.decided
+    await asyncio.sleep(Policy().linger_seconds)
     assert await bench.truth.addresses() == {"a", "b"}
 
 

@@ -119,6 +119,7 @@ _METAVARS: Final = {
     "log_format": "[plain|json]",
     "silence_seconds": "S",
     "script_seconds": "S",
+    "linger_seconds": "S",
     "fence": "[confirm|starve]",
     "loss_budget_seconds": "S",
     "loss_budget_bytes": "BYTES",
@@ -142,6 +143,8 @@ _HELP: Final = {
     "silence_seconds": "How long a primary may answer nothing before it counts as hung; a client's script may have it silent "
     "for 5. [15]",
     "script_seconds": "How long a node may be busy with a client's script before that is ended, unless it has written. [15]",
+    "linger_seconds": "How long a shard without slots still sends clients on before it goes, and addresses that were given up stay "
+    "unused. [35]",
     "fence": "Succeed a hung primary once it is confirmed stopped; or, where that cannot be had, once it must refuse writes. "
     "[confirm]",
     "loss_budget_seconds": "Of how many seconds acknowledged writes may be lost by a promotion that nobody asked for. [0]",

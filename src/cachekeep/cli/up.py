@@ -28,6 +28,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "hold_seconds",
     "silence_seconds",
     "script_seconds",
+    "linger_seconds",
     "fence",
     "loss_budget_seconds",
     "loss_budget_bytes",

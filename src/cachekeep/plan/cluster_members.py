@@ -10,7 +10,6 @@ from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import even
 
 WRITABLE_SECONDS = 2.0
-LINGER_SECONDS = 1.0
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
@@ -70,7 +69,7 @@ def lingering_seconds(s: Situation) -> float:
     since = s.decided.resharded_at
     if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
         return 0.0
-    return LINGER_SECONDS - (s.seconds_since(since) or 0.0)
+    return s.policy.linger_seconds - (s.seconds_since(since) or 0.0)
 
 
 def leading(s: Situation) -> set[str | None]:

@@ -193,7 +193,7 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
         return None
     told = (s.tell(f"Resharding of replication group {s.cache.name} has finished", group=True),)
     return Decide(
-        replace(s.decided, resharding=0),
+        replace(s.decided, resharding=0, resharded_at=s.moment),
         f"all slots are where they shall be, in {sum(bool(v.slots) for v in now.values())} shards",
         told,
     )
@@ -202,4 +202,4 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
 def _linger(s: Situation) -> Step | None:
     """Shards that have given away their slots stay for a moment, to send on the clients that come to them."""
     left = lingering_seconds(s)
-    return Wait(left, "clients of the shards that go are still sent on to others", steady=True) if left > 0 else None
+    return Wait(left, "clients of the shards that go are still sent on to others") if left > 0 else None

@@ -119,6 +119,7 @@ class Needs:
     def __init__(self, s: Situation) -> None:
         used = addresses_used(s.decided)  # some of them since the last look, perhaps
         self.known = s.view.free_addresses is not None
+        self.linger_seconds = s.policy.linger_seconds
         self.free, self.short = [a for a in s.view.free_addresses or () if a not in used], 0
 
     def take(self) -> str:
@@ -134,7 +135,10 @@ class Needs:
         if not self.known:
             because = f"{self.short} addresses are needed, and which of the address pool are free cannot be read from the store now"
             return Wait(1.0, because, refused=True)
-        because = f"{self.short} more addresses are needed than the address pool has free: give it a larger --address-pool"
+        because = (
+            f"{self.short} more addresses are needed than the address pool has free (one that is given up is not used again for "
+            f"{self.linger_seconds:g} s): give it a larger --address-pool"
+        )
         return Wait(2.0, because, refused=True)
 
 
@@ -280,7 +284,7 @@ def _again(s: Situation, ended: list[Node]) -> Step:
         fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, condemned_at=None, starved=False, announced=False))
     lost = {n.name for n in ended}
     shards = tuple(_without(s, x, lost) for x in s.decided.shards)
-    empty = [x.primary for x in shards if x.primary in lost]
+    empty = [x.primary for x in shards if x.primary in lost and (x.owned or not s.clustered)]
     because = f"{names(ended)} ended and {verb(ended)} started again"
     if empty and s.replicated:
         because += f"; what only {listed(filter(None, empty))} held is lost"

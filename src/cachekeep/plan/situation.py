@@ -46,6 +46,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     hand_over_seconds: float = 1.0
     """How long writes may be paused for a planned move before it is given up."""
     stop_grace_seconds: float = 5.0
+    linger_seconds: float = 35.0
+    """A shard that has given its last slot away goes on for so long, and sends its clients to where the slots are now. One client
+    (lettuce) looks anew at most every 30 s."""
     poll_seconds: float = 0.01
     """First pause while something is under way; the keeper stretches repeated waits."""
     discovery_seconds: float = 10.0

@@ -21,7 +21,7 @@ from cachekeep.sim import promises
 from cachekeep.sim.cluster import ClusterWorld
 from cachekeep.sim.cluster_doors import SimClusterDriver, SimClusteredLink
 from cachekeep.sim.faults import beside, vocabulary
-from cachekeep.sim.run import WRITE_SECONDS, Run
+from cachekeep.sim.run import LINGER_SECONDS, WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.timeless import run
 from cachekeep.sim.users import NAME, UID
@@ -52,6 +52,8 @@ class ClusterRun(Run):
         super().__init__(scenario)
         self.latest: dict[int, int] = {}
         """Slot → the value of its key that was acknowledged last."""
+        self.served_at: dict[str, float] = {}
+        """Shard → when clients last found a slot there."""
 
     def _world(self, seed: int) -> ClusterWorld:
         return ClusterWorld(seed)
@@ -73,6 +75,7 @@ class ClusterRun(Run):
         self._note_consent(before, after)
         for what in promises.broken(self.world, before, after):
             self._broken(what)
+        self._sent_on(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if old is None:
@@ -97,9 +100,20 @@ class ClusterRun(Run):
             if missing := {v for slot, v in due.items() if held.get(slot) != v} - self.world.lossable:
                 self._broken(f"{shard.moving_to} was nominated without {len(missing)} acknowledged writes: {sorted(missing)[:5]}")
 
+    def _sent_on(self, before: Cache, after: Cache) -> None:
+        """No shard goes as a whole before its clients had time to be sent to where its slots are."""
+        for id in {n.shard for n in after.decided.nodes if n.leaving} - {w.id for w in after.wanted.shards}:
+            stayed = [n for n in before.decided.nodes if n.shard == id and not n.leaving]
+            since = self.world.now - self.served_at.get(id, -LINGER_SECONDS)
+            if stayed and all(n.leaving for n in after.decided.nodes if n.shard == id) and since < LINGER_SECONDS - WRITE_SECONDS:
+                self._broken(f"{stayed[0].name} is sent away {since:.3f} s after clients found slots there")
+
     def _one_writer(self) -> None:
         self.world.note_leaders()
         leaders = [m for m in self.world.serving() if m.leads and m.ok]
+        for member in leaders:
+            node = self.cache.node(member.engine.spec.key[1]) if self.cache and member.slots else None
+            self.served_at |= {node.shard: self.world.now} if node else {}
         for one, other in itertools.combinations(leaders, 2):
             for slot in expand(common(one.slots, other.slots)):
                 if self.world.accepts(one, slot) and self.world.accepts(other, slot):

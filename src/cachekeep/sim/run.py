@@ -34,6 +34,7 @@ from cachekeep.sim.users import UID, Users, group
 from cachekeep.sim.world import World
 
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
+LINGER_SECONDS = 2.0
 SPARED_SECONDS = 1.0
 """Who has said for so long that he is alive has been heard by everybody who may decide about him."""
 
@@ -213,7 +214,13 @@ class Run(Users):
             hands=hands,
             clock=clock,
             holder=f"{name}-{clock.new_id()}",
-            policy=Policy(silence_seconds=2.0, script_seconds=3.0, replica_seconds=2.0, fence=self.scenario.fence),
+            policy=Policy(
+                silence_seconds=2.0,
+                script_seconds=3.0,
+                replica_seconds=2.0,
+                linger_seconds=LINGER_SECONDS,
+                fence=self.scenario.fence,
+            ),
             lease_seconds=self.scenario.lease_seconds,
         )
 

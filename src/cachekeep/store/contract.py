@@ -23,10 +23,10 @@ EVENTS_KEPT_DAYS = 14
 
 
 class AddressTaken(Conflict):
-    """Another cache took the address meanwhile. Look again: it is no longer among the free ones."""
+    """Another cache took the address meanwhile, or has just given it up. Look again: it is no longer among the free ones."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(f"address {address} is in use by another cache")
+        super().__init__(f"address {address} is another cache's, or was until a moment ago")
         self.address = address
 
 
@@ -179,8 +179,8 @@ class Store(Protocol):
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
         """Write ``cache.decided`` over the same version, with ``events``; returns the cache with its new version and serial.
 
-        ``addresses`` are all that the decided state uses; one address belongs to one cache. Raises ``LeaseLost``, ``Conflict``,
-        ``AddressTaken``.
+        ``addresses`` are all that the decided state uses; one address belongs to one cache, and for a while to nobody else.
+        Raises ``LeaseLost``, ``Conflict``, ``AddressTaken``.
         """
 
     async def merge_decided(
@@ -200,7 +200,12 @@ class Store(Protocol):
         """
 
     async def addresses(self) -> set[str]:
-        """All addresses in use, of all caches."""
+        """All that nobody can be given now: those in use, of all caches, and those that were given up (by a save, or with their
+        cache) less than the store's ``linger_seconds`` ago. Clients that have not heard of it yet still look for what was there,
+        and must not meet a stranger.
+
+        It is counted by moments; what another boot began is counted anew from ``open``.
+        """
 
     async def publish(self, uid: str, condition: Condition, lease: Lease) -> None:
         """Tell how a cache is. Writes only what is new. Raises ``LeaseLost``."""

@@ -13,7 +13,8 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Moment, elapsed
+from cachekeep.plan import Policy
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.serial import following, merge
 from cachekeep.store.wakes import Wakes
@@ -27,6 +28,7 @@ class _State:
         self.names: dict[tuple[str, str], str] = {}
         self.members: dict[str, str] = {}
         self.addresses: dict[str, str] = {}
+        self.released: dict[str, tuple[str, Moment]] = {}
         self.leases: dict[str, tuple[int, str | None]] = {}
         self.holders: dict[str, float] = {}
         self.conditions: dict[str, tuple[int, Condition]] = {}
@@ -44,14 +46,17 @@ class _State:
 class MemoryStore:
     """``Store``. What is given to the same object is kept for as long as the object lives, ``aclose`` or not."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, linger_seconds: float = Policy().linger_seconds) -> None:
         self._clock = clock
+        self._linger_seconds = linger_seconds
         self._state = _State()
         self._gate = asyncio.Lock()
         self._wakes = Wakes()
 
     async def open(self) -> None:
-        pass
+        now = self._clock.moment()
+        released = self._state.released.items()
+        self._state.released = {a: (uid, now if elapsed(at, now) is None else at) for a, (uid, at) in released}
 
     async def aclose(self) -> None:
         pass
@@ -59,7 +64,7 @@ class MemoryStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         async with self._gate:
-            transaction = MemoryTransaction(self._clock, self._state.copy(), {})
+            transaction = MemoryTransaction(self._clock, self._state.copy(), {}, self._linger_seconds)
             yield transaction
             self._state = transaction.state
         for uid in transaction.touched or ():
@@ -67,7 +72,7 @@ class MemoryStore:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[MemoryTransaction]:
-        yield MemoryTransaction(self._clock, self._state, None)
+        yield MemoryTransaction(self._clock, self._state, None, self._linger_seconds)
 
     async def claim(
         self, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
@@ -136,12 +141,13 @@ class MemoryStore:
             del state.caches[row.uid], state.names[row.kind, row.name], state.leases[row.uid]
             state.conditions.pop(row.uid, None)
             state.members = {name: uid for name, uid in state.members.items() if uid != row.uid}
-            state.addresses = {address: uid for address, uid in state.addresses.items() if uid != row.uid}
+            transaction.own_addresses(row.uid, set())
             await transaction.tell(*events)
             transaction.wake(row.uid)
 
     async def addresses(self) -> set[str]:
-        return set(self._state.addresses)
+        async with self.reading() as transaction:
+            return {*self._state.addresses, *transaction.resting()}
 
     async def publish(self, uid: str, condition: Condition, lease: Lease) -> None:
         _hold(self._state, uid, lease)
@@ -159,8 +165,8 @@ class MemoryStore:
 class MemoryTransaction:
     """``Transaction``. ``touched`` None: read only."""
 
-    def __init__(self, clock: Clock, state: _State, touched: dict[str, None] | None) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, state: _State, touched: dict[str, None] | None, linger_seconds: float) -> None:
+        self._clock, self._linger_seconds = clock, linger_seconds
         self.state = state
         self.touched = touched
 
@@ -233,9 +239,19 @@ class MemoryTransaction:
 
     def own_addresses(self, uid: str, own: set[str]) -> None:
         """Make the address index say what the cache uses. Raises ``AddressTaken``."""
-        if taken := [address for address in own if self.state.addresses.get(address, uid) != uid]:
+        had = {address for address, of in self.state.addresses.items() if of == uid}
+        resting = self.resting()
+        others = {a for a, (of, _) in resting.items() if of != uid}
+        if taken := [a for a in own - had if a in self.state.addresses or a in others]:
             raise AddressTaken(min(taken))
         self.state.addresses = _owned(self.state.addresses, uid, own)
+        self.state.released = resting | dict.fromkeys(had - own, (uid, self._clock.moment()))
+
+    def resting(self) -> dict[str, tuple[str, Moment]]:
+        """Addresses that were given up not long ago, or nobody knows when."""
+        now = self._clock.moment()
+        since = {address: elapsed(at, now) for address, (_, at) in self.state.released.items()}
+        return {a: v for a, v in self.state.released.items() if (age := since[a]) is None or age < self._linger_seconds}
 
     async def condition(self, uid: str) -> Condition | None:
         cache, (told_in, condition) = self.state.caches.get(uid), self.state.conditions.get(uid, (0, None))

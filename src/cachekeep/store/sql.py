@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost, Unusable
 from cachekeep.model import Cache, Condition, Decided, Event
+from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
@@ -44,10 +45,12 @@ _PUBLISHED = sa.select(t.conditions.c.epoch, t.conditions.c.version, t.condition
 
 
 class SqlStore:
-    """``Store``. ``url``: ``sqlite:///path``, a plain path, or ``postgresql://user:password@host/database``."""
+    """``Store``. ``url``: ``sqlite:///path``, a plain path, or ``postgresql://user:password@host/database``. Addresses that are
+    given up stay unused for ``linger_seconds``."""
 
-    def __init__(self, url: str | Path, clock: Clock) -> None:
+    def __init__(self, url: str | Path, clock: Clock, *, linger_seconds: float = Policy().linger_seconds) -> None:
         self.clock = clock
+        self.linger_seconds = linger_seconds
         self.database = _database(url, clock)
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
         self.beats = Beats(clock)
@@ -58,6 +61,8 @@ class SqlStore:
     async def open(self) -> None:
         self.database.on_wake(self._hear)
         await self.database.open()
+        async with self._writing() as transaction:
+            await transaction.recount_released()
 
     async def aclose(self) -> None:
         await self.database.aclose()
@@ -200,6 +205,7 @@ class SqlStore:
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._writing() as transaction:
             await self._fence(transaction, cache.uid, lease)
+            await transaction.own_addresses(cache.uid, set())
             gone = await transaction.execute(
                 sa.delete(t.caches).where(t.caches.c.uid == cache.uid, t.caches.c.version == cache.version)
             )
@@ -209,8 +215,8 @@ class SqlStore:
             transaction.wake(cache.uid)
 
     async def addresses(self) -> set[str]:
-        async with self.database.reading() as session:
-            return set((await session.execute(sa.select(t.addresses.c.address))).scalars().all())
+        async with self.reading() as transaction:
+            return await transaction.addresses()
 
     async def publish(self, uid: str, condition: Condition, lease: Lease) -> None:
         async with self.database.reading() as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(
@@ -56,6 +56,16 @@ addresses = sa.Table(
     sa.Column("address", sa.Text, primary_key=True),
     _uid(primary=False),
     sa.Index(None, "uid"),
+)
+
+# Those that were given up, by whom and when: nobody else is given them for a while.
+released = sa.Table(
+    "released",
+    metadata,
+    sa.Column("address", sa.Text, primary_key=True),
+    sa.Column("uid", sa.Text, nullable=False),
+    sa.Column("boot", sa.Text, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
 )
 
 # A lease lives while its holder does, so that renewing a thousand leases is one small write: the holder counts up its beat. One

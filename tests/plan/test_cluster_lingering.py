@@ -1,0 +1,85 @@
+"""A shard that has given its last slot away stays for a while, and sends clients on; then it goes as a whole."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from tests.plan.builders import MOMENT, NOW, gone, later, step
+from tests.plan.test_cluster_keeping import plan_until_wait
+from tests.plan.test_cluster_plan import OTHER, OTHERS_REPLICA, cluster, seen, settled
+
+from cachekeep.model import Cache, Decide, View, Wait
+from cachekeep.plan import Policy, condition
+from cachekeep.plan.situation import Situation
+from cachekeep.plan.slots import SLOTS
+
+ALL = ((0, SLOTS - 1),)
+LINGER = Policy().linger_seconds
+SHORT = Policy(linger_seconds=2.0)
+
+
+def emptied(*, resharding: int = 9) -> tuple[Cache, View]:
+    """Two shards, of which the second is not wanted any more and owns nothing any more."""
+    cache, view = settled(2)
+    one, two = cache.decided.shards
+    shards = (replace(one, slots=ALL, owned=ALL), replace(two, slots=(), owned=()))
+    holder = cache.decided.nodes[0].name
+    decided = replace(cache.decided, shards=shards, resharding=resharding, configuration_node=holder)
+    cache = replace(cache, decided=decided, wanted=replace(cache.wanted, shards=cache.wanted.shards[:1]))
+    bound = frozenset({cache.decided.nodes[0].address, cache.decided.configuration_address or ""})
+    view = seen(view, demo_0001_001={**cluster(view, holder, slots=ALL), "bound": bound})
+    own = frozenset({cache.decided.nodes[-1].address})
+    view = seen(view, demo_0002_001=cluster(view, OTHER, slots=()), demo_0002_002={"bound": own})
+    return cache, view
+
+
+def lingering(seconds: float) -> tuple[Cache, View]:
+    """Its last slot has left so long ago."""
+    cache, view = emptied(resharding=0)
+    return replace(cache, decided=replace(cache.decided, resharded_at=later(-seconds))), view
+
+
+def test_when_the_last_slot_has_left_is_written_down() -> None:
+    cache, view = emptied()
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == "all slots are where they shall be, in 1 shards"
+    assert answer.decided == replace(cache.decided, resharding=0, resharded_at=MOMENT)
+
+
+def test_an_emptied_shard_is_not_sent_away_at_once() -> None:
+    cache, view = emptied()
+    after = plan_until_wait(cache, view)
+    assert not any(n.leaving for n in after.decided.nodes)
+    assert step(after, view) == Wait(LINGER, "clients of the shards that go are still sent on to others")
+
+
+def test_it_goes_when_that_has_lasted_for_long_enough_and_not_before() -> None:
+    for policy in (Policy(), SHORT):
+        cache, view = lingering(policy.linger_seconds - 0.5)
+        assert step(cache, view, policy) == Wait(0.5, "clients of the shards that go are still sent on to others")
+        answer = step(cache, view, policy, later(0.5))
+        assert isinstance(answer, Decide)
+        assert answer.because == f"{OTHER} and {OTHERS_REPLICA} are no longer wanted"
+        assert {n.name for n in answer.decided.nodes if n.leaving} == {OTHER, OTHERS_REPLICA}
+
+
+def test_a_node_that_ends_meanwhile_is_started_again() -> None:
+    """It owns nothing, but somebody who looks for slots there is told where they are."""
+    cache, view = lingering(1.0)
+    answer = step(cache, seen(view, demo_0002_001=gone(), demo_0002_002=gone()))
+    assert isinstance(answer, Decide)
+    assert answer.because == f"{OTHER} and {OTHERS_REPLICA} ended and are started again"
+
+
+def test_while_it_lingers_the_group_is_being_modified() -> None:
+    cache, view = lingering(1.0)
+    s = Situation(cache, view, NOW, MOMENT, Policy())
+    told = condition(s, step(cache, view))
+    assert told.status == "modifying"
+    assert {n.name: n.status for n in told.nodes}[OTHER] == "available"
+
+
+def test_where_all_shards_stay_nothing_lingers() -> None:
+    cache, view = settled(2)
+    cache = replace(cache, decided=replace(cache.decided, resharded_at=later(-1.0)))
+    assert step(cache, view) == Wait(Policy().rest_seconds, "demo is as it should be")
