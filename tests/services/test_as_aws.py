@@ -198,3 +198,37 @@ def test_a_refusal_is_that_of_aws(rig: Rig, before: dict[str, Any] | None, ask: 
         rig.group(**before)
     error = refused(ask, rig=rig)
     assert (error.code, error.message) == (code, text)
+
+
+# ------------------------------------------------------------------ what would have no effect
+
+OUTPOST = "arn:aws:outposts:us-east-1:000000000000:outpost/op-1"
+IDLE: list[tuple[Ask, str]] = [
+    (
+        lambda rig: rig.group("x", NumCacheClusters=None, NodeGroupConfiguration=[{"PrimaryOutpostArn": OUTPOST}]),
+        "PrimaryOutpostArn",
+    ),
+    (
+        lambda rig: rig.group("x", NumCacheClusters=None, NodeGroupConfiguration=[{"ReplicaOutpostArns": [OUTPOST]}]),
+        "ReplicaOutpostArns",
+    ),
+    (
+        _replicas(
+            "increase", ReplicaConfiguration=[{"NodeGroupId": "0001", "NewReplicaCount": 2, "PreferredOutpostArns": [OUTPOST]}]
+        ),
+        "PreferredOutpostArns",
+    ),
+    (
+        _replicas("decrease", ReplicasToRemove=["demo-002"], ReplicaConfiguration=[{"NodeGroupId": "0001", "NewReplicaCount": 1}]),
+        "ReplicaConfiguration",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask", "name"), IDLE, ids=[name for _, name in IDLE])
+def test_what_would_have_no_effect_is_refused_by_name(rig: Rig, ask: Ask, name: str) -> None:
+    rig.group()
+    before = rig.stored("demo")
+    error = refused(ask, rig=rig)
+    assert (error.code, name in error.message) == ("InvalidParameterCombination", True)
+    assert rig.stored("demo") == before

@@ -99,6 +99,7 @@ async def _read(params: Params, tx: Transaction) -> tuple[Cache, list[_Target]]:
 
 async def _group(params: Params, tx: Transaction) -> Cache:
     await find.group(tx, params["ReplicationGroupId"])
+    want.refuse_unsupported(params)
     if not params.get("ApplyImmediately"):
         raise value_error("ApplyImmediately must be true: the number of replicas cannot be changed in the maintenance window.")
     return await find.group_to_change(tx, params["ReplicationGroupId"], stuck=True)
@@ -144,6 +145,8 @@ def _shrunk(cache: Cache, target: _Target) -> tuple[Member, ...]:
 
 async def _remove(params: Params, tx: Transaction, context: Context, removed: list[str]) -> Mapping[str, Any]:
     cache = await _group(params, tx)
+    if params.get("ReplicaConfiguration"):
+        raise combination_error("ReplicaConfiguration cannot be used together with ReplicasToRemove, which names what is to go.")
     check_removable(cache, removed, "InvalidParameterValue")
     shards = tuple(replace(s, members=tuple(m for m in s.members if m.name not in removed)) for s in cache.wanted.shards)
     count = params.get("NewReplicaCount")

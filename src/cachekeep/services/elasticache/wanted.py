@@ -57,7 +57,9 @@ NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "OutpostMode": (_given, "An Outpost"),
     "PreferredOutpostArn": (_given, "An Outpost"),
     "PreferredOutpostArns": (_given, "An Outpost"),
+    "PrimaryOutpostArn": (_given, "An Outpost"),
     "RemoveUserGroups": (_true, "A user group"),
+    "ReplicaOutpostArns": (_given, "An Outpost"),
     "ScaleConfig": (_given, "Scaling in steps (ScaleConfig)"),
     "ServerlessCacheSnapshotName": (_given, "Restoring a snapshot"),
     "SnapshotArns": (_given, "Restoring a snapshot"),
@@ -75,12 +77,15 @@ those that say "off" are what Terraform always sends."""
 
 
 def refuse_unsupported(params: Params) -> None:
-    """Raises ApiError for a parameter that would have no effect."""
+    """Raises ApiError for a parameter that would have no effect, on whichever level it is."""
     if params.get("CacheSecurityGroupNames"):
         raise value_error(NO_CACHE_SECURITY_GROUPS)
     for name, value in params.items():
         if name in NOT_YET and NOT_YET[name][0](value):
             raise unsupported(f"{NOT_YET[name][1]} ({name})")
+        for below in value if isinstance(value, list) else ():
+            if isinstance(below, Mapping):
+                refuse_unsupported(below)
 
 
 # ------------------------------------------------------------------ engine, version, node type, parameter group
