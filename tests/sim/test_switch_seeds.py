@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -94,20 +95,20 @@ def test_without_a_boot_in_its_moments_what_was_begun_before_it_never_ends(monke
 
 
 @pytest.mark.parametrize(
-    ("harm", "first"),
+    ("harm", "first", "changes"),
     [
-        (_whatever_was_refused, 0),
-        (_before_all_is_fed, 20),
-        (_nobody_inherits, 507),
-        (_anybody_inherits, 14),
-        (_old_nodes_stay, 0),
+        (_whatever_was_refused, 0, {}),
+        (_before_all_is_fed, 20, {}),
+        (_nobody_inherits, 558, {"vocabulary": CLASSIC}),
+        (_anybody_inherits, 14, {}),
+        (_old_nodes_stay, 0, {}),
     ],
 )
 def test_without_a_guard_some_seed_notices(
-    harm: Callable[[pytest.MonkeyPatch], None], first: int, monkeypatch: pytest.MonkeyPatch
+    harm: Callable[[pytest.MonkeyPatch], None], first: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``first`` is the first seed that is worth trying. That a successor which leads is not enough is tried in ``tests/plan``."""
     harm(monkeypatch)
     with pytest.raises(Violation):
         for seed in range(first, first + 150):
-            simulate_switch(switch_scenario(seed))
+            simulate_switch(replace(switch_scenario(seed), **changes))
