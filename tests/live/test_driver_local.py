@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import stat as modes
@@ -98,6 +100,16 @@ async def test_nothing_secret_is_shown(local: LocalWorld) -> None:
     assert [path for path in paths if path.stat().st_mode & 0o077] == []
     assert {modes.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
     assert [path.name for path in paths if path.is_file() and secret in path.read_text()] == ["redis.conf"]
+
+
+async def test_a_server_gains_no_rights_and_leaves_no_core(local: LocalWorld) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    pid = local.record(spec.key).pid
+    assert re.search(r"^NoNewPrivs:\t1$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert re.search(r"^Max core file size +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
 
 
 async def test_a_refused_line_of_the_configuration_is_not_quoted(local: LocalWorld) -> None:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from cachekeep.compute.peer import stranger
+
 Reply = object
 """bytes, str (a status), int, None, a list of these, or ReplyError."""
 Parse = Callable[[bytearray, int], "tuple[Reply, int] | None"]
@@ -125,7 +127,7 @@ class Line(asyncio.Protocol):
 
 
 async def connect(
-    address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None, *, greeting: bytes = b""
+    address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None, *, greeting: bytes = b"", secret: bool = False
 ) -> Line:
     """Open a line. ``greeting``: a command that is sent first, whose reply must be good. Raises LineLost with the reason, or the
     reply as ReplyError.
@@ -133,15 +135,20 @@ async def connect(
     An engine that refuses a connection says why and closes it at once, be there a greeting on its way or not. A transport may fail
     to send before it has read, and what was said is lost; so this much goes over the bare socket, which is read to its end.
     """
-    return await line_over(await dial(address, port, parse, greeting), parse, on_lost)
+    return await line_over(await dial(address, port, parse, greeting, secret=secret), parse, on_lost)
 
 
-async def dial(address: str, port: int, parse: Parse, *greetings: bytes) -> socket.socket:
-    """A connection on which all greetings were answered well, one after the other. Raises as ``connect`` does."""
+async def dial(address: str, port: int, parse: Parse, *greetings: bytes, secret: bool = False) -> socket.socket:
+    """A connection on which all greetings were answered well, one after the other. Raises as ``connect`` does.
+
+    ``secret``: the greetings are for nobody of this machine but processes of ours and root's.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        if secret and (user := stranger(sock)) is not None:
+            raise LineLost(f"a process of user {user} listens at {address}:{port}, and none of ours: it is told nothing")
         for greeting in filter(None, greetings):
             await _greet(sock, greeting, parse)
     except OSError as error:

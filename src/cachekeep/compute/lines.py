@@ -120,7 +120,7 @@ class Lines:
             # Who listens is not idle, so a parameter group's ``timeout`` leaves it alone.
             greetings = (_password(target), resp(("SUBSCRIBE", _WAITING)))
             async with asyncio.timeout(_CONNECT_SECONDS):
-                sock = await self._admitted(target, lambda: dial(target.address, target.port, parse_resp, *greetings))
+                sock = await self._admitted(target, lambda: dial(target.address, target.port, parse_resp, *greetings, secret=True))
             with sock:
                 await asyncio.to_thread(spares.put, _name(target), sock)
 
@@ -226,7 +226,7 @@ async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Li
         # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
         async with asyncio.timeout(_CONNECT_SECONDS):
             parse = parse_memcached if memcached else parse_resp
-            return await connect(target.address, target.port, parse, on_lost, greeting=greeting)
+            return await connect(target.address, target.port, parse, on_lost, greeting=greeting, secret=not memcached)
     except TimeoutError as error:
         raise LineLost(f"no connection within {_CONNECT_SECONDS:g} s") from error
 

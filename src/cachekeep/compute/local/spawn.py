@@ -15,9 +15,12 @@ from pathlib import Path
 _GATE_FD = 3
 _LAUNCHER = """
 umask 077
+ulimit -S -c 0
 cd "$1" && shift && read -r go <&3 && exec 3<&- || exit
 while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
-shift && exec "$@"
+shift
+command -v setpriv >/dev/null && exec setpriv --no-new-privs -- "$@"
+exec "$@"
 """
 _IGNORED_BY_US = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
 
@@ -47,8 +50,9 @@ class Gated:
 def spawn(argv: Sequence[str], *, directory: Path, env: Mapping[str, str], output_fd: int, enter: Sequence[Path] = ()) -> Gated:
     """Fork a gated child in a session of its own, with ``directory`` as its working directory and its output to ``output_fd``.
 
-    It enters the control groups whose task files are given before it becomes the program. The environment is ``env`` and a PATH:
-    that of the control plane may hold credentials. Raises ``OSError``.
+    It enters the control groups whose task files are given before it becomes the program. It leaves no core dump, which would hold
+    what clients stored, and gains no rights by what it executes (``no_new_privs``, where setpriv(1) is installed). The environment
+    is ``env`` and a PATH: that of the control plane may hold credentials. Raises ``OSError``.
     """
     read_fd, write_fd = os.pipe()
     try:
