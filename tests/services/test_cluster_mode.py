@@ -112,7 +112,7 @@ def test_the_same_number_deals_the_slots_out_anew(rig: Rig) -> None:
     ("number", "params", "code"),
     [
         (2, {}, "InvalidParameterCombination"),
-        (2, {"NodeGroupsToRemove": ["0009"]}, "NodeGroupNotFoundFault"),
+        (2, {"NodeGroupsToRemove": ["0009"]}, "InvalidParameterValue"),
         (2, {"NodeGroupsToRemove": ["0001", "0002"]}, "InvalidParameterCombination"),
         (2, {"NodeGroupsToRemove": ["0001"], "NodeGroupsToRetain": ["0002", "0003"]}, "InvalidParameterCombination"),
         (4, {"NodeGroupsToRemove": ["0001"]}, "InvalidParameterCombination"),

@@ -620,7 +620,7 @@ def test_the_quota_of_nodes() -> None:
 def test_a_life_over_sqlite(tmp_path: Path) -> None:
     clock = SetClock()
     rig = Rig(store=SqlStore(f"sqlite+aiosqlite:///{tmp_path}/db", clock))
-    rig.single("one")
+    rig.single("one", EngineVersion="8.0")
     rig.cache.create_cache_parameter_group(CacheParameterGroupName="mine", CacheParameterGroupFamily="valkey8", Description="d")
     rig.cache.create_replication_group(
         ReplicationGroupId="demo", ReplicationGroupDescription="d", PrimaryClusterId="one", NumCacheClusters=3

@@ -109,7 +109,7 @@ def _fewer(params: Params, cache: Cache, number: int) -> tuple[WantedShard, ...]
     named = {id.zfill(4) for id in (*removed, *retained)}
     unknown = named - {s.id for s in cache.wanted.shards}
     if unknown:
-        raise ApiError("NodeGroupNotFoundFault", f"Node group {min(unknown)} of {cache.name} not found.")
+        raise value_error(f"Node group {min(unknown)} of {cache.name} not found.")  # the model declares no other code here
     stay = tuple(s for s in cache.wanted.shards if (s.id in named) == bool(retained))
     if len(stay) != number:
         raise combination_error(f"{len(stay)} node groups would stay, and NodeGroupCount is {number}.")
