@@ -135,19 +135,19 @@ def test_only_versions_with_a_build_are_listed(rig: Rig) -> None:
         ("valkey", "9.1"),
     }
     one = rig.cache.describe_cache_engine_versions(Engine="Valkey", EngineVersion="8.0")["CacheEngineVersions"]
+    assert one[0].pop("CacheEngineVersionDescription").startswith("valkey version 8.0.1 (unsafe: known holes CVE-2025-49844")
     assert one == [
         {
             "Engine": "valkey",
             "EngineVersion": "8.0",
             "CacheParameterGroupFamily": "valkey8",
             "CacheEngineDescription": "Valkey",
-            "CacheEngineVersionDescription": "valkey version 8.0.1",
         }
     ]
     family = rig.cache.describe_cache_engine_versions(CacheParameterGroupFamily="redis7")["CacheEngineVersions"]
     assert [v["EngineVersion"] for v in family] == ["7.0", "7.1"]
     default = rig.cache.describe_cache_engine_versions(Engine="valkey", DefaultOnly=True)["CacheEngineVersions"]
-    assert [v["EngineVersion"] for v in default] == ["8.0"]
+    assert [v["EngineVersion"] for v in default] == ["9.1"]
     assert rig.cache.describe_cache_engine_versions(Engine="oracle")["CacheEngineVersions"] == []
 
 
