@@ -12,7 +12,7 @@ from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Answer, Line, parse_resp
 from cachekeep.compute.pulse import Moments, Pulse
 from cachekeep.model import Moment, Secret
-from cachekeep.sim.timeless import SimClock, run
+from cachekeep.sim.timeless import UP_SECONDS, SimClock, run
 
 
 class Engine(Line):
@@ -107,11 +107,12 @@ def test_what_is_heard_late_was_said_at_the_earliest_when_it_was_asked() -> None
         engine, heard = Engine(), list[Moment]()
         pulse = pulse_of(engine, "a", Moments(), [], lambda _, asked_at: heard.append(asked_at))
         await asyncio.sleep(1.05)  # between two beats, whenever the first was
-        assert [h.seconds for h in heard] == engine.asked
+        assert [h.seconds for h in heard] == [UP_SECONDS + at for at in engine.asked]
         engine.mute = True
         await asyncio.sleep(2)
         pulse._answered([b"role:master\r\n"])
-        assert heard[-1].seconds == engine.asked[-1] < asyncio.get_running_loop().time() - 1
+        assert heard[-1].seconds == UP_SECONDS + engine.asked[-1]
+        assert engine.asked[-1] < asyncio.get_running_loop().time() - 1
         pulse.stop()
 
     run(life())
