@@ -22,7 +22,7 @@ from cachekeep.model import Cache, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
-from cachekeep.sim import promises
+from cachekeep.sim import excuses, promises
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.faults import AILS, Fault, Strike, known
 from cachekeep.sim.fronts import SimFronts
@@ -107,7 +107,7 @@ class Run(Users):
                 continue
             if self.world.remote:
                 self.world.note_losses((UID, old.primary or ""))
-            self.world.note_out_of_reach()
+            self.world.lossable |= excuses.lossable(self.world, after)
             engine = self.world.processes.get((UID, shard.primary))
             if engine is not None and (lost := set(self.acknowledged) - set(engine.writes) - self.world.lossable):
                 self._broken(f"{shard.primary} was promoted without {len(lost)} acknowledged writes: {sorted(lost)[:5]}")

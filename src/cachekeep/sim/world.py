@@ -254,12 +254,14 @@ class World:
         self.kill(key)
 
     def fresh(self, id: int) -> bool:
-        """Whether a write was on its way at the end of its lead: acknowledged no longer ago than what may be lost unasked. Hosts
-        that are lost may go on acknowledging for as long as it takes to starve them."""
+        """Whether a write was on its way at the end of its lead. Hosts that are lost may go on acknowledging for as long as it
+        takes to starve them."""
+        return self.remote or self.latest(id)
+
+    def latest(self, id: int) -> bool:
+        """Whether it was acknowledged no longer before the end of its lead than what may be lost unasked."""
         at, by = self.acknowledged.get(id, (0.0, None))
-        if by is None or self.remote:
-            return True
-        return (asyncio.get_running_loop().time() if by.acknowledges else by.still_at) - at <= self.in_flight_seconds
+        return by is None or (self.now if by.acknowledges else by.still_at) - at <= self.in_flight_seconds
 
     def note_losses(self, key: Key) -> None:
         """What only this process holds, of what has been acknowledged just now, is lost with it."""
@@ -272,15 +274,6 @@ class World:
             if engine is not None and engine.answers and other not in self.cut:
                 kept |= set(engine.writes)  # what only one holds that is frozen, busy or lost cannot be waited for
         self.lossable |= {w for w in set(dying.writes) - kept if self.fresh(w)}
-
-    def note_out_of_reach(self) -> None:
-        """Somebody is to lead now, and the keepers may have been away since the last one was lost: what only nodes hold that were
-        cut off or frozen meanwhile cannot be waited for."""
-        living = {key: e for key in self.decided() if (e := self.processes.get(key)) is not None and e.alive}
-        there = {key for key, e in living.items() if e.answers and key not in self.cut}
-        kept = {w for key in there for w in living[key].writes}
-        away = {w for key in living.keys() - there for w in living[key].writes}
-        self.lossable |= {w for w in away - kept if self.fresh(w)}
 
     def freeze(self, key: Key) -> None:
         """SIGSTOP."""
