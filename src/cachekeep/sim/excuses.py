@@ -10,9 +10,11 @@ from cachekeep.model import Cache
 from cachekeep.sim.world import World
 
 
-def lossable(world: World, cache: Cache) -> set[int]:
+def lossable(world: World, cache: Cache, keeper: str) -> set[int]:
     """Acknowledged writes that nobody who could lead now, or be waited for, holds."""
-    return _out_of_reach(world) | _leaving(world, {(cache.uid, n.name) for n in cache.decided.nodes if n.leaving})
+    leaving = {(cache.uid, n.name) for n in cache.decided.nodes if n.leaving}
+    unheard = {key for key in world.processes if frozenset((keeper, key)) in world.severed}
+    return _out_of_reach(world) | _last_moments(world, leaving | unheard)
 
 
 def _out_of_reach(world: World) -> set[int]:
@@ -22,11 +24,13 @@ def _out_of_reach(world: World) -> set[int]:
     return {w for w in _held(world, living - there) - _held(world, there) if world.fresh(w)}
 
 
-def _leaving(world: World, leaving: set[Key]) -> set[int]:
-    """Nor can the last moments that only nodes hold which leave: their processes are being ended and their files erased, by the
-    user's word. They are fed until then, and are not promoted; what was on its way to the others is lost with the primary."""
+def _last_moments(world: World, unable: set[Key]) -> set[int]:
+    """Nor can the last moments that only such nodes hold as cannot be promoted, though they are fed: those that leave, whose
+    processes are being ended and their files erased by the user's word; and those whose network to the keeper that decides is
+    severed, so that it neither hears what they have nor could tell them to lead. What was on its way to the others is lost with
+    the primary."""
     there = _there(world)
-    return {w for w in _held(world, there & leaving) - _held(world, there - leaving) if world.latest(w)}
+    return {w for w in _held(world, there & unable) - _held(world, there - unable) if world.latest(w)}
 
 
 def _living(world: World) -> set[Key]:

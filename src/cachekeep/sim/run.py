@@ -32,6 +32,7 @@ from cachekeep.sim.store import Stores, WatchedStore, WitnessedStore
 from cachekeep.sim.timeless import run
 from cachekeep.sim.users import UID, Users, group
 from cachekeep.sim.world import World
+from cachekeep.store.contract import Lease
 
 CALM_SECONDS, WRITE_SECONDS = 60.0, 0.02
 LINGER_SECONDS = 2.0
@@ -53,6 +54,8 @@ class Run(Users):
         self.store = WitnessedStore(self.clock, self._saved)
         self.stores = Stores(self.store, self.hosts, alone=not scenario.two_keepers, chance=self.random, seed=scenario.seed)
         self.cache: Cache | None = None
+        self.decider = ""
+        """The keeper that has decided last."""
         self.acknowledged: list[int] = []
         self.keepers: list[asyncio.Task[None]] = []
         self.world.decided = self._decided
@@ -77,8 +80,9 @@ class Run(Users):
 
     # -- safety
 
-    async def _saved(self, saved: Cache) -> None:
+    async def _saved(self, saved: Cache, lease: Lease) -> None:
         """Decisions have one order, wherever each is kept; each is looked at once."""
+        self.decider = lease.holder.rpartition("-")[0]
         row, before = await self.store.load(saved.uid), self.cache
         after = replace(saved, wanted=row.wanted) if row is not None else saved
         if before is None or before.decided.serial < after.decided.serial:
@@ -107,7 +111,7 @@ class Run(Users):
                 continue
             if self.world.remote:
                 self.world.note_losses((UID, old.primary or ""))
-            self.world.lossable |= excuses.lossable(self.world, after)
+            self.world.lossable |= excuses.lossable(self.world, after, self.decider)
             engine = self.world.processes.get((UID, shard.primary))
             if engine is not None and (lost := set(self.acknowledged) - set(engine.writes) - self.world.lossable):
                 self._broken(f"{shard.primary} was promoted without {len(lost)} acknowledged writes: {sorted(lost)[:5]}")

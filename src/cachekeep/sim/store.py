@@ -190,7 +190,7 @@ class WatchedStore(JournaledStore):
         clock: Clock,
         *,
         alone: bool,
-        saved: Callable[[Cache], Awaitable[None]],
+        saved: Callable[[Cache, Lease], Awaitable[None]],
     ) -> None:
         super().__init__(store, Journal(disk, half_bytes=HALF_BYTES), clock, alone=lambda: alone)
         self._disk, self._saved, self._opened = disk, saved, False
@@ -201,7 +201,7 @@ class WatchedStore(JournaledStore):
 
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
         saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
-        await self._saved(saved)
+        await self._saved(saved, lease)
         return saved
 
     @property
@@ -219,20 +219,20 @@ class WatchedStore(JournaledStore):
 class WitnessedStore(MemoryStore):
     """The store, with an eye on each decision: what a keeper has saved, and what the next one finds in its journal."""
 
-    def __init__(self, clock: Clock, saved: Callable[[Cache], Awaitable[None]]) -> None:
+    def __init__(self, clock: Clock, saved: Callable[[Cache, Lease], Awaitable[None]]) -> None:
         super().__init__(clock)
         self.saved = saved
 
     async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
         saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
-        await self.saved(saved)
+        await self.saved(saved, lease)
         return saved
 
     async def merge_decided(
         self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
     ) -> Cache:
         merged = await super().merge_decided(uid, decided, lease, events=events, addresses=addresses)
-        await self.saved(merged)
+        await self.saved(merged, lease)
         return merged
 
 
