@@ -402,6 +402,22 @@ def test_without_any_replica_left_a_successor_inherits() -> None:
     assert replace(cache, decided=answer.decided).clustered
 
 
+def test_successors_inherit_too_when_the_primary_was_to_come_back_empty_meanwhile() -> None:
+    """Its last replica was silent before it was known to be gone: the primary is started again by a later order, and what
+    successors were fed is not forgotten for that."""
+    cache = turning()
+    fed_before = {f"t{i}": successor(cache, f"demo-00{i}.cluster", link_up=False) for i in (1, 2, 3)}
+    unsure = seen(cache, demo_001=gone(), demo_002=silent(cache, "demo-002", 0.05), demo_003=gone(), **fed_before)
+    while isinstance(answer := step(cache, unsure), Decide):
+        cache = replace(cache, decided=answer.decided)
+    (only,) = cache.decided.shards
+    assert (only.primary, only.lead_order > 1, only.ended[0].order) == ("demo-001", True, 1)
+    answer = step(cache, seen(cache, demo_001=gone(), demo_002=gone(), demo_003=gone(), **fed_before))
+    assert because(answer) == (
+        f"demo-001 is lost and no in-sync replica is left: {T1} has what they had and shall lead, in cluster mode"
+    )
+
+
 def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
     cache = fed(2)
     (shard,) = cache.decided.shards

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Cache, Decided, Event, Moment, Node, NodeView, Shard, View, elapsed
+from cachekeep.model import Cache, Confirmed, Decided, Event, Moment, Node, NodeView, Shard, View, elapsed
 from cachekeep.model.windows import in_window
 
 
@@ -173,12 +173,14 @@ class Situation:
     def heirs(self, shard: Shard) -> list[Node]:
         """Successors that may hold what no node does any more: the primary is lost, and so is everybody who was in sync."""
         primary = self.primary(shard)
-        if not self.decided.fed or primary is None or not self.lost(primary):
+        fed = _had(shard, self.decided.confirmed)
+        if not fed or primary is None or not self.lost(primary):
             return []
-        if any(n.name in shard.in_sync and self.runs(n) for n in self.replicas(shard)):
+        had = _had(shard, shard.confirmed)
+        if any(n.name in had and self.runs(n) for n in self.replicas(shard)):
             return []
-        fed = [n for n in self.decided.successors if n.name in self.decided.fed and self.runs(n)]
-        return [n for n in fed if not self.alive(n) or (self.seen(n).follows == primary.address and not self.refused(n))]
+        there = [n for n in self.decided.successors if n.name in fed and self.runs(n)]
+        return [n for n in there if not self.alive(n) or (self.seen(n).follows == primary.address and not self.refused(n))]
 
     def left_to_successors(self, shard: Shard) -> bool:
         """Who leads this shard is not for its own nodes to say."""
@@ -323,3 +325,10 @@ def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
 
 
 __all__ = ["Policy", "Situation", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]
+
+
+def _had(shard: Shard, confirmed: Confirmed) -> frozenset[str]:
+    """Whom a primary fed, by its own word: the present one, or one whose lead is over and has no successor yet. That it is to come
+    back empty, by a later order, takes nothing from what it fed."""
+    leads = {(shard.primary, shard.lead_order), *((e.primary, e.order) for e in shard.ended)}
+    return confirmed.nodes if (confirmed.primary, confirmed.order) in leads else frozenset()
