@@ -38,6 +38,7 @@ def _walk(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
 
 
 def _help(command: click.Command, path: str) -> str:
+    command._help_option = None  # click keeps it from whoever asked first, perhaps without our settings
     context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100, **cli.context_settings)
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
