@@ -192,8 +192,8 @@ def test_who_does_not_read_waits_alone_and_gets_all_of_it(node: Memcached) -> No
     node.post(long)
     try:
         with node.connect() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            questions = 4000
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+            questions = 1000
             sending = threading.Thread(target=lambda: (s.sendall(ASK * questions), s.shutdown(socket.SHUT_WR)))
             sending.start()
             assert node.converse(ASK) == node.answer(), "others are served"
