@@ -52,14 +52,16 @@ twice; those that are missing were not used.
 
 
 def decisions() -> str:
-    """Every decision by its number and title. Raises ValueError for a page without them."""
-    rows = []
+    """Every decision by its number and title. Raises ValueError for a page without them, and for a number that was given twice."""
+    rows: dict[str, str] = {}
     for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
         title = _TITLE.match(path.read_text())
         if title is None or int(title[1]) != int(path.name[:4]):
             raise ValueError(f"{path.name} does not begin with its number and title: # {int(path.name[:4])}. …")
-        rows.append(f"- {title[1]}: [{title[2]}]({path.name})")
-    return "\n".join([_DECISIONS, *rows]) + "\n"
+        if title[1] in rows:
+            raise ValueError(f"{path.name} has the number of another decision")
+        rows[title[1]] = f"- {title[1]}: [{title[2]}]({path.name})"
+    return "\n".join([_DECISIONS, *rows.values()]) + "\n"
 
 
 PAGES: dict[Path, Callable[[], str]] = {
