@@ -186,13 +186,7 @@ async def test_what_comes_after_is_left_out_when_something_else_has_been_decided
     """The second stage rests on the decision that the first was begun by."""
     story = Story(lambda s: asyncio.sleep(0))
     story.cache = cache = await _created(story)
-    hands = _hands(story)
-    began: list[str] = []
-
-    async def carry(_: Cache, effect: Any) -> None:
-        began.append(type(effect).__name__)
-
-    hands._carry = carry  # type: ignore[method-assign]
+    hands, began = _noting_hands(story)
     act = Act(((Promote("demo-001", 1, ()),), (Follow("demo-002", "demo-001", 1),)), "because")
     other = replace(cache.decided, discovery_version=9)
     await hands.begin(cache, act, decided=lambda: other, ended=lambda: None)
@@ -207,13 +201,7 @@ async def test_what_comes_after_is_left_out_when_something_else_has_been_decided
 async def test_what_comes_after_is_left_out_when_its_node_is_busy() -> None:
     story = Story(lambda s: asyncio.sleep(0))
     story.cache = cache = await _created(story)
-    hands = _hands(story)
-    began: list[str] = []
-
-    async def carry(_: Cache, effect: Any) -> None:
-        began.append(type(effect).__name__)
-
-    hands._carry = carry  # type: ignore[method-assign]
+    hands, began = _noting_hands(story)
     hands._observer.flights.begin(cache.uid, Start("demo-002"), "because", deadline_seconds=5)
     act = Act(((Promote("demo-001", 1, ()),), (Follow("demo-002", "demo-001", 1),)), "because")
     await hands.begin(cache, act, decided=lambda: cache.decided, ended=lambda: None)
@@ -226,6 +214,17 @@ async def _created(story: Story) -> Cache:
     cache = await story.store.load(UID)
     assert cache is not None
     return cache
+
+
+def _noting_hands(story: Story) -> tuple[Any, list[str]]:
+    """Hands that do nothing, and what they were to do."""
+    hands, began = _hands(story), list[str]()
+
+    async def carry(_: Cache, effect: Any) -> None:
+        began.append(type(effect).__name__)
+
+    hands._carry = carry
+    return hands, began
 
 
 def _hands(story: Story) -> Any:

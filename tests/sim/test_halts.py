@@ -58,13 +58,17 @@ class Halted(Run):
             self.hosts.halt("keeper0")
             await asyncio.sleep(0)
 
-    async def tell(self) -> None:
+    async def two_keepers(self) -> None:
+        """One has created the cache, another stands by."""
         await self.store.open()
         await self._create()
         self.keepers = [self._keeper("keeper0")]
         await self._until(self._healthy, "creation")
         self.keepers.append(self._keeper("keeper1"))
         await asyncio.sleep(1.0)
+
+    async def tell(self) -> None:
+        await self.two_keepers()
         if not self.midway:
             self.halted_at = asyncio.get_running_loop().time()
             self.hosts.halt("keeper0")
@@ -111,12 +115,7 @@ class HaltedInAStop(Halted):
         return {name: engine.pid for (_, name), engine in self.world.processes.items() if engine.alive}
 
     async def tell(self) -> None:
-        await self.store.open()
-        await self._create()
-        self.keepers = [self._keeper("keeper0")]
-        await self._until(self._healthy, "creation")
-        self.keepers.append(self._keeper("keeper1"))
-        await asyncio.sleep(1.0)
+        await self.two_keepers()
         self.struck, running = True, self.pids()
         await self._errand("reboot", "demo-003")
         await self._until(lambda: self.pids().get("demo-003", 0) > running["demo-003"], "restart")
