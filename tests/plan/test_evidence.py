@@ -113,6 +113,36 @@ def test_one_that_was_not_in_sync_leads_if_it_has_more_than_one_that_was(second:
     assert led_by(cache, view) == leads
 
 
+LED = ((0.1, Stream("b", 358, "a", 281)), (1.5, Stream("b", 285, "a", 281)), (1.8, Stream("a", 271)))
+"""What a successor has said, which led for less than two seconds."""
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "leads"),
+    [
+        (Stream("b", 283), Stream("a", 281), TWO),
+        (Stream("b", 283), None, TWO),  # and as much is known of it before the other answers
+        (Stream("b", 283), Stream("a", 300), TWO),  # how far one is that went another way says nothing
+        (Stream("b", 300), Stream("b", 350, "a", 281), THREE),
+        (Stream("b", 281), Stream("a", 300), THREE),  # neither has anything of what the last one wrote
+        (Stream("b", 270), Stream("a", 281), THREE),
+        (Stream("x", 500), Stream("a", 281), THREE),
+    ],
+)
+def test_who_was_fed_anew_by_the_last_one_has_what_that_one_had_of_those_before(second: Stream, third: Any, leads: str) -> None:
+    """By its own word it has no history but the last; that this goes on from another, the one who led has said."""
+    cache = group()
+    unsaid = replace(shard(cache.decided), confirmed=Confirmed(primary=TWO, order=0))
+    cache = replace(cache, decided=replace(cache.decided, shards=(unsaid,)))
+    view = healthy(
+        cache,
+        demo_001=gone(said=heard(*LED)),
+        demo_002=running(cache, TWO, stream=second, offset=second.offset),
+        demo_003=running(cache, THREE, stream=third, offset=third.offset) if third else silent(cache, THREE, 0.3),
+    )
+    assert led_by(cache, view) == leads
+
+
 def test_time_that_passes_after_the_end_does_not_count() -> None:
     """A replica that was busy answers at last: what it has is what it had."""
     cache = group(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachekeep.engines.replies import info, node_view, stream
-from cachekeep.model import Stream
+from cachekeep.model import Stream, branches
 
 ALONE = Stream("a", 100)
 """The first history."""
@@ -43,6 +43,32 @@ MORE = Stream("b", 130, "a", 100)
 )
 def test_who_holds_all_that_another_does(one: Stream, other: Stream, includes: bool) -> None:
     assert one.includes(other) is includes
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said", "includes"),
+    [
+        # a node that was fed anew tells nothing of where its history comes from; the one that fed it does
+        (Stream("b", 130), ALONE, (MORE,), True),
+        (Stream("b", 130), Stream("a", 101), (MORE,), False),
+        (Stream("b", 90), ALONE, (MORE,), False),
+        (Stream("b", 90), Stream("a", 90), (MORE,), True),
+        (ALONE, Stream("b", 100), (MORE,), True),
+        (ALONE, Stream("b", 101), (MORE,), False),
+        # by way of several leads
+        (Stream("c", 200), ALONE, (MORE, Stream("c", 160, "b", 150)), True),
+        (Stream("c", 200), Stream("b", 151), (MORE, Stream("c", 160, "b", 150)), False),
+        (Stream("c", 200), ALONE, (Stream("c", 160, "b", 150),), False),
+        # of those who followed late and early it is the latest who tells how much is the same
+        (Stream("b", 130), Stream("a", 95), (Stream("b", 120, "a", 90), MORE), True),
+        (Stream("b", 130), Stream("a", 95), (MORE, Stream("b", 120, "a", 90)), True),
+    ],
+)
+def test_what_others_say_tells_where_a_history_comes_from(
+    one: Stream, other: Stream, said: tuple[Stream, ...], includes: bool
+) -> None:
+    assert not one.includes(other) or one.history == other.history
+    assert one.includes(other, branches(said)) is includes
 
 
 PRIMARY = b"""# Replication\r

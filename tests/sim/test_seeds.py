@@ -10,11 +10,15 @@ import pytest
 from cachekeep.sim.__main__ import scenario
 from cachekeep.sim.faults import CLASSIC
 from cachekeep.sim.run import simulate
+from cachekeep.sim.scenario import Scenario
 
 SEEDS = int(os.environ.get("CACHEKEEP_SEEDS", "240"))
 CHUNK = 20
 FOUND = (4, 11, 44, 62, 163, 168, 209, 1014, 1080, 1105, 1117, 1886, 9662, 12287, 12586, 13054, 20003, 20018, 20189)
 """Seeds that broke a promise once, with the classic faults."""
+
+FOUND_AMONG: tuple[tuple[int, set[str]], ...] = ((22, {"kill-primary", "pauses", "tear", "crowd"}),)
+"""And with these faults alone."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -32,6 +36,11 @@ def test_seeds_with_a_cluster_mode_that_changes(first: int) -> None:
 @pytest.mark.parametrize("seed", FOUND)
 def test_seeds_that_found_something(seed: int) -> None:
     simulate(replace(scenario(seed), vocabulary=CLASSIC))
+
+
+@pytest.mark.parametrize(("seed", "words"), FOUND_AMONG)
+def test_seeds_that_found_something_among_few_faults(seed: int, words: set[str]) -> None:
+    simulate(Scenario(seed, vocabulary=frozenset(words)))
 
 
 def test_a_seed_is_a_seed() -> None:

@@ -57,7 +57,7 @@ from cachekeep.model.step import (
     overtakes,
     subjects,
 )
-from cachekeep.model.stream import Heard, Stream, recalled
+from cachekeep.model.stream import Branches, Heard, Stream, branches, recalled
 from cachekeep.model.view import (
     Answer,
     ClusterSeen,
@@ -79,6 +79,7 @@ __all__ = [
     "Admit",
     "Answer",
     "Bind",
+    "Branches",
     "Cache",
     "CacheKind",
     "ClusterMode",
@@ -149,6 +150,7 @@ __all__ = [
     "collides",
     "elapsed",
     "overtakes",
+    "branches",
     "recalled",
     "subjects",
 ]

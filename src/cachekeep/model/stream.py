@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from cachekeep.model.moment import Moment, elapsed
+
+Branches = Mapping[str, Mapping[str, int]]
+"""History → one that it goes on from → how many of its first bytes are that one's."""
+NOTHING: Branches = {}
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -20,17 +26,37 @@ class Stream(msgspec.Struct, frozen=True):
     before: str = ""
     shared: int = -1
 
-    def includes(self, other: Stream) -> bool:
+    def parts(self, known: Branches = NOTHING) -> dict[str, int]:
+        """How much of which histories that is: its own, and those that it goes on from, by its own word or by what is ``known``.
+        A node that has taken all of its data from another tells the history, and no more of where that comes from."""
+        found, ahead = {self.history: self.offset}, [self.history]
+        while ahead:
+            history = ahead.pop()
+            own = [(self.before, self.shared)] if history == self.history and self.before else []
+            for before, shared in (*own, *known.get(history, {}).items()):
+                if (part := min(shared, found[history])) > found.get(before, -1):
+                    found[before] = part
+                    ahead.append(before)
+        return found
+
+    def within(self, known: Branches = NOTHING) -> set[str]:
+        """Histories of which it is a beginning, whole."""
+        return {history for history, part in self.parts(known).items() if part == self.offset}
+
+    def includes(self, other: Stream, known: Branches = NOTHING) -> bool:
         """Whether who holds this holds all that ``other`` is. False where that does not follow, however far the offsets are."""
-        if other.history == self.history:
-            return self.offset >= other.offset
-        if other.history == self.before:
-            return self.shared >= other.offset
-        if not other.before or other.offset > other.shared:
-            return False  # it has written something that is in its own history only
-        if other.before == self.history:
-            return self.offset >= other.offset
-        return other.before == self.before and self.shared >= other.offset
+        parts = self.parts(known)
+        return any(parts.get(history, -1) >= other.offset for history in other.within(known))
+
+
+def branches(streams: Iterable[Stream]) -> Branches:
+    """Where histories come from, by what some nodes say. They may say it of different moments: the most that is shared is so."""
+    found: dict[str, dict[str, int]] = {}
+    for stream in streams:
+        if stream.before:
+            of = found.setdefault(stream.history, {})
+            of[stream.before] = max(stream.shared, of.get(stream.before, -1))
+    return found
 
 
 class Heard(msgspec.Struct, frozen=True):

@@ -115,26 +115,26 @@ def _lack(s: Situation, earlier: tuple[Ended, ...], over: Ended, held: Stream | 
     if held is None:
         return Lack(None, None)
     inherited = {h.stream.history for e in earlier for h in e.heard}
-    had = next((h for h in over.heard if held.includes(h.stream) or _adds_nothing(h.stream, inherited)), None)
+    had = next((h for h in over.heard if held.includes(h.stream, s.branches) or _adds_nothing(s, h.stream, inherited)), None)
     since = s.seconds_since(over.at)
     if s.clustered and (since is None or since > ENGINE_SECONDS):
         had = None
-    return Lack(None if had is None else elapsed(had.asked_at, over.at), _behind(over, held, inherited))
+    return Lack(None if had is None else elapsed(had.asked_at, over.at), _behind(s, over, held, inherited))
 
 
-def _adds_nothing(stream: Stream, inherited: set[str]) -> bool:
+def _adds_nothing(s: Situation, stream: Stream, inherited: set[str]) -> bool:
     """It was heard before it had written anything itself: what it held was written by a lead before."""
-    return stream.history in inherited or (stream.before in inherited and stream.offset <= stream.shared)
+    return not inherited.isdisjoint(stream.within(s.branches))
 
 
-def _behind(over: Ended, held: Stream, inherited: set[str]) -> int | None:
+def _behind(s: Situation, over: Ended, held: Stream, inherited: set[str]) -> int | None:
     """Of what was heard last. Offsets of different histories compare only as far as one goes on from the other."""
     if not over.heard:
         return None
     last = over.heard[0].stream
-    if held.includes(last) or _adds_nothing(last, inherited):
+    if held.includes(last, s.branches) or _adds_nothing(s, last, inherited):
         return 0
-    related = held.history in (last.history, last.before) or last.history == held.before
+    related = held.history in last.parts(s.branches) or last.history in held.parts(s.branches)
     return max(0, last.offset - held.offset) if related else None
 
 
@@ -156,11 +156,21 @@ def sure(s: Situation, shard: Shard, ends: tuple[Ended, ...]) -> list[Node]:
     return shown + [n for n in ahead(s, able, most) if n not in shown]
 
 
+def shared(s: Situation, ends: tuple[Ended, ...], node: Node) -> int:
+    """How much it has of what was last heard of the last of these leads. How far it is itself says nothing of that, if it went
+    another way meanwhile."""
+    held = s.seen(node).stream
+    if held is None or not ends or not ends[-1].heard:
+        return 0
+    mine, theirs = held.parts(s.branches), ends[-1].heard[0].stream.parts(s.branches)
+    return max((min(part, theirs[history]) for history, part in mine.items() if history in theirs), default=0)
+
+
 def ahead(s: Situation, nodes: list[Node], than: Node) -> list[Node]:
     """Those of these nodes that have all that this one has, and more."""
     has = s.seen(than).stream
     there = [(n, s.seen(n).stream) for n in nodes if s.alive(n) and n is not than]
-    return [n for n, held in there if held and has and held.includes(has) and held.offset > has.offset]
+    return [n for n, held in there if held and has and held.includes(has, s.branches) and held.offset > has.offset]
 
 
 def proven(s: Situation, ends: tuple[Ended, ...], node: Node) -> bool:

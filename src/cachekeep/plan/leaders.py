@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait
+from cachekeep.model import Act, Decide, Effect, Ended, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait
 from cachekeep.plan import evidence, judge
 from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.flights import first, under_way
@@ -153,7 +153,7 @@ def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | 
     others = s.replicas(shard)
     if doubtful := evidence.doubtful(s, shard):
         return _make_sure(s, shard, doubtful[0], s.replicas(shard, leaving=False))
-    best = foremost(s, evidence.sure(s, shard, shard.ended), lost)
+    best = foremost(s, evidence.sure(s, shard, shard.ended), lost, shard.ended)
     if best is not None:
         told = f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead"
         return appoint(s, replace(shard, ended=evidence.vouched(shard.ended, best)), lost, best, told)
@@ -197,7 +197,7 @@ def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) 
 
 def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
     """Nobody who holds data can be shown to have what was acknowledged. The user decides, or the budget."""
-    best = foremost(s, holders, lost) or holders[0]
+    best = foremost(s, holders, lost, shard.ended) or holders[0]
     given_up = replace(shard, ended=())
     if s.clustered and not shard.owned and not s.decided.resharding:
         return appoint(s, given_up, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
@@ -245,12 +245,13 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
     return Decide(replace(with_shard(s.decided, led), refusal=None), because)
 
 
-def foremost(s: Situation, candidates: list[Node], lost: Node | None) -> Node | None:
-    """Highest offset first; between equals one in another zone than the lost one comes last; then the name."""
+def foremost(s: Situation, candidates: list[Node], lost: Node | None, ends: tuple[Ended, ...] = ()) -> Node | None:
+    """Whoever has most of what was written by the last who led; of these, of whatever else; between equals one in another zone than
+    the lost one comes last; then the name."""
     if not candidates:
         return None
     zone = lost.zone if lost else None
-    return min(candidates, key=lambda n: (-(s.seen(n).offset or 0), n.zone != zone, n.name))
+    return min(candidates, key=lambda n: (-evidence.shared(s, ends, n), -(s.seen(n).offset or 0), n.zone != zone, n.name))
 
 
 # -- planned moves

@@ -11,7 +11,20 @@ from typing import Literal
 import msgspec
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Cache, Confirmed, Decided, Event, Moment, Node, NodeView, Shard, View, elapsed
+from cachekeep.model import (
+    Branches,
+    Cache,
+    Confirmed,
+    Decided,
+    Event,
+    Moment,
+    Node,
+    NodeView,
+    Shard,
+    View,
+    branches,
+    elapsed,
+)
 from cachekeep.model.windows import in_window
 
 
@@ -150,6 +163,14 @@ class Situation:
                 for id in seen.untold:
                     found.setdefault(id, []).append(node)
         return found
+
+    @cached_property
+    def branches(self) -> Branches:
+        """Where the histories that nodes hold come from, by what any of them says, or has said."""
+        said = [h for x in self.decided.shards for e in x.ended for h in e.heard]
+        said += [h for v in self.view.nodes.values() for h in v.heard]
+        held = [v.stream for v in self.view.nodes.values() if v.stream is not None]
+        return branches([*held, *(h.stream for h in said)])
 
     def seen(self, node: Node) -> NodeView:
         """The view of a node."""

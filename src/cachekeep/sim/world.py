@@ -395,7 +395,7 @@ class World:
 
     async def _load(self, engine: Engine, primary: Engine, epoch: int) -> None:
         """A full synchronisation by way of both disks, that takes its time. Until all is there the replica keeps what it had."""
-        snapshot, lineage = list(primary.writes), primary.lineage
+        snapshot, history = list(primary.writes), primary.lineage.history
         end = self.now + self.sync_seconds * (0.2 + 0.3 * self.random.random())
         while self.now < end or not self.full.isdisjoint((engine.spec.key, primary.spec.key)):
             await asyncio.sleep(0.05)
@@ -408,7 +408,7 @@ class World:
             await asyncio.sleep(0.05)
         engine.loading = False
         engine.writes, engine.history = snapshot, True
-        engine.lineage = Stream(lineage.history, 0, lineage.before, lineage.shared)
+        engine.lineage = Stream(history, 0)
 
     def _go_on_with(self, primary: Engine, replica: Engine) -> None:
         """Its history from here on, after what it holds already, is its primary's."""
