@@ -15,9 +15,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+Beat = Callable[[], Coroutine[Any, Any, bool]]
+"""Renews a lease; False if that is lost."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -61,7 +64,7 @@ class Port(Protocol):
         """To the end, even if the caller is cancelled meanwhile: others may be waiting for it."""
         ...
 
-    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+    def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
         """Call `beat` again and again until it answers False or the returned function is called."""
 
 
@@ -92,53 +95,89 @@ class _ThreadTurnstile:
         self._places.release()
 
 
+@dataclass(slots=True, eq=False)
+class _Lease:
+    """One that is held in this process, to be renewed by ``beat`` every so many ``seconds``; next when it is ``due``."""
+
+    seconds: float
+    beat: Beat
+    due: float
+    stopped: bool = False
+
+
 class _Pulse:
-    """One thread that beats for every lease held in this process; idle when none is. Survives a fork by starting anew."""
+    """Beats for every lease held in this process, each when it is due. Survives a fork by starting anew.
+
+    A beat that hangs, because its server does, holds up no other: whoever takes one leaves another thread waiting for the next.
+    """
+
+    LINGER_SECONDS = 1.0
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._beats: dict[object, tuple[float, float, Callable[[], Coroutine[Any, Any, bool]]]] = {}
-        self._busy = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._waiting: set[_Lease] = set()  # all that are not being renewed at this moment
+        self._changed = threading.Condition()
+        self._watched = False  # whether a thread waits for the next that is due,
+        self._wakes = 0.0  # and when it looks by itself
 
-    def add(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
-        if os.getpid() != self._pid:  # a pre-forking server: the thread stayed in the parent
+    def add(self, seconds: float, beat: Beat) -> Callable[[], None]:
+        if os.getpid() != self._pid:  # a pre-forking server: the threads stayed in the parent
             self._reset()
-        ticket = object()
-        self._beats[ticket] = (time.monotonic() + seconds, seconds, beat)
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="cachekeep-pulse", daemon=True)
-                    self._thread.start()
-        if not self._busy.is_set():
-            self._busy.set()
-        return lambda: self._beats.pop(ticket, None) and None
+        lease = _Lease(seconds, beat, time.monotonic() + seconds)
+        with self._changed:
+            self._wait_for(lease)
+            if not self._watched:
+                self._watch()
+
+        def stop() -> None:
+            with self._changed:
+                lease.stopped = True
+                self._waiting.discard(lease)
+
+        return stop
+
+    def _wait_for(self, lease: _Lease) -> None:
+        self._waiting.add(lease)
+        if lease.due < self._wakes:
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        threading.Thread(target=self._run, name="cachekeep-pulse", daemon=True).start()
+        self._watched = True
 
     def _run(self) -> None:
-        while True:
-            self._busy.wait()
-            shortest = 1.0
-            for ticket, (due, seconds, beat) in list(self._beats.items()):
-                shortest = min(shortest, seconds)
-                if time.monotonic() < due:
-                    continue
-                goes_on = True  # an error is no answer: the next beat may get through
-                with contextlib.suppress(Exception):
-                    goes_on = run(beat())
-                if not goes_on:
-                    self._beats.pop(ticket, None)
-                elif ticket in self._beats:
-                    self._beats[ticket] = (time.monotonic() + seconds, seconds, beat)
-            time.sleep(shortest / 4)
-            if not self._beats:
-                self._busy.clear()
-                if self._beats:  # somebody came between the look and the clear
-                    self._busy.set()
+        while lease := self._next():
+            lease.due = time.monotonic() + lease.seconds
+            goes_on = True  # an error is no answer: the next beat may get through
+            with contextlib.suppress(Exception):
+                goes_on = run(lease.beat())
+            with self._changed:
+                if goes_on and not lease.stopped:
+                    self._wait_for(lease)
+                if self._watched:
+                    return
+                self._watched = True
+
+    def _next(self) -> _Lease | None:
+        """The next that is due, once it is; None if nothing is held any more."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                first = min(self._waiting, key=lambda lease: lease.due, default=None)
+                if first is not None and first.due <= now:
+                    self._waiting.remove(first)
+                    self._watched = False
+                    if self._waiting:
+                        with contextlib.suppress(RuntimeError):  # no thread to be had: the others wait for this beat
+                            self._watch()
+                    return first
+                self._wakes = now + self.LINGER_SECONDS if first is None else first.due
+                if not self._changed.wait(self._wakes - now) and not self._waiting:
+                    self._watched = False
+                    return None
 
 
 class Threads:
@@ -174,7 +213,7 @@ class Threads:
     async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
         return await work
 
-    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+    def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
         return self._pulse.add(seconds, beat)
 
 
@@ -253,18 +292,19 @@ class Loop:
     async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(self._keep(work))
 
-    def every(self, seconds: float, beat: Callable[[], Coroutine[Any, Any, bool]]) -> Callable[[], None]:
+    def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
         stopped = False
         handle: asyncio.TimerHandle
 
         async def turn() -> None:
             nonlocal handle
+            due = loop.time() + seconds
             goes_on = True  # an error is no answer: the next beat may get through
             with contextlib.suppress(Exception):
                 goes_on = await beat()
             if goes_on and not stopped:
-                handle = loop.call_later(seconds, fire)
+                handle = loop.call_at(due, fire)
 
         def fire() -> None:
             self._keep(turn())
