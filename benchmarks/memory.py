@@ -37,7 +37,7 @@ from cachekeep.compute.local import LocalDriver
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.launch import ADMIN
+from cachekeep.engines.users import ADMIN
 from cachekeep.model import Cache, Decided, Follow, Node, Promote, Secret, Shard, Wanted
 from cachekeep.network.fronts import programs
 from cachekeep.toolchain.installed import discover

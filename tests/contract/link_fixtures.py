@@ -19,7 +19,7 @@ from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Key, Link, ProcessSpec, Target
 from cachekeep.compute.link import EngineLink
-from cachekeep.engines.launch import ADMIN
+from cachekeep.engines.users import ADMIN
 from cachekeep.model import Moment, Secret
 from cachekeep.sim import world as simulation
 from cachekeep.sim.doors import SimDriver, SimLink

@@ -17,8 +17,9 @@ from cachekeep.compute.contract import ApplySettings
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.catalogue import Build, family_of
 from cachekeep.engines.config import boot_digest, live_digest, pending_reboot, settings, within
-from cachekeep.engines.launch import default_user, launch
+from cachekeep.engines.launch import launch
 from cachekeep.engines.parameters import defaults, parameters
+from cachekeep.engines.users import default_user
 from cachekeep.model import Shard
 
 

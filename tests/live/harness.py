@@ -33,7 +33,7 @@ from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.launch import ADMIN
+from cachekeep.engines.users import ADMIN
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
 from cachekeep.network.addresses import Pool

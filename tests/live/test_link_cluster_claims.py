@@ -16,8 +16,9 @@ from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.launch import cluster_node_id
+from cachekeep.engines.users import MOVER
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Elect, Node, Own, Shard, Swap
+from cachekeep.model import Elect, MoveSlots, Node, Own, Shard, Swap
 from cachekeep.plan.slots import SLOTS, Ranges, count
 
 ONE, TWO, OTHER = "demo-0001-001", "demo-0001-002", "demo-0002-001"
@@ -114,3 +115,20 @@ async def test_nobody_takes_over_what_another_owns_by_now(nodes: Nodes) -> None:
         await carry(nodes.link, Elect(two.name, 2, seize=True, others=(other.name,)), two, other)
     assert count(await nodes.slots(OTHER)) == SLOTS // 2 + 100
     assert count(await nodes.slots(TWO)) in (0, SLOTS // 2 - 100)
+
+
+async def test_slots_are_moved_by_a_user_for_that_alone(nodes: Nodes) -> None:
+    """Where it is not let in, nothing moves: the administrator's password is said to no other node."""
+    for i in range(100):
+        nodes.admin[ONE].execute_command("SET", f"{{b}}{i}", i)
+        nodes.admin[ONE].execute_command("RPUSH", f"{{b}}list{i}", *range(50))
+    source, target, slot = nodes.targets[ONE], nodes.targets[OTHER], ((3300, 3300),)  # of {b}
+    for one in (source, target):
+        await nodes.link.look(one, deadline_seconds=1.0)
+    nodes.admin[OTHER].execute_command("ACL", "SETUSER", MOVER, "off")
+    with pytest.raises(OrderFailed):
+        await carry(nodes.link, MoveSlots(ONE, OTHER, slot, 1, 1, 5.0), source, target)
+    nodes.admin[OTHER].execute_command("ACL", "SETUSER", MOVER, "on")
+    await carry(nodes.link, MoveSlots(ONE, OTHER, slot, 1, 1, 5.0), source, target)
+    assert nodes.admin[OTHER].execute_command("CLUSTER", "COUNTKEYSINSLOT", 3300) == 200
+    assert nodes.admin[ONE].config_get("masteruser")["masteruser"] == "cachekeep-replica"

@@ -13,8 +13,9 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, ReplyError, connect, dial, line_over, parse_memcached, parse_resp, resp
+from cachekeep.compute.logins import know_users, log_in
 from cachekeep.compute.spares import Spares
-from cachekeep.engines.launch import ADMIN, NOBODY_PORT
+from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import excuse
 from cachekeep.model import Excuse
 
@@ -80,11 +81,19 @@ class Lines:
                     raise
                 line = spare
             self._lines[target.key] = (target.address, target.port, line)
+            self._see_to_users(target, line)
             if self._spares is not None and target.engine != "memcached":
                 self._targets[target.key] = target
                 self._keeping = self._keeping or asyncio.get_running_loop().create_task(self._keep_spares(self._spares))
                 self._more.set()
             return line
+
+    def _see_to_users(self, target: Target, line: Line) -> None:
+        """Before anything else is said, and nothing waits for it. One that refuses it now (it is busy with a script) is told again
+        with its settings."""
+        if target.engine != "memcached":
+            commands = know_users(target)
+            line.send(resp(*commands), len(commands), lambda replies: None)
 
     async def _spare(self, target: Target) -> Line | None:
         """The spare line to a node, as one that is kept. Whatever it may still hold is read up to our own word."""
@@ -118,7 +127,7 @@ class Lines:
             if await asyncio.to_thread(spares.has, _name(target)):
                 return
             # Who listens is not idle, so a parameter group's ``timeout`` leaves it alone.
-            greetings = (_password(target), resp(("SUBSCRIBE", _WAITING)))
+            greetings = (resp(log_in(target)), resp(("SUBSCRIBE", _WAITING)))
             async with asyncio.timeout(_CONNECT_SECONDS):
                 sock = await self._admitted(target, lambda: dial(target.address, target.port, parse_resp, *greetings, secret=True))
             with sock:
@@ -215,13 +224,9 @@ def _name(target: Target) -> str:
     return f"{'/'.join(target.key)} {target.address}:{target.port}"
 
 
-def _password(target: Target) -> bytes:
-    return resp(("AUTH", ADMIN, target.password.value))
-
-
 async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Line:
     memcached = target.engine == "memcached"
-    greeting = _VERSION if memcached else _password(target)
+    greeting = _VERSION if memcached else resp(log_in(target))
     try:
         # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
         async with asyncio.timeout(_CONNECT_SECONDS):

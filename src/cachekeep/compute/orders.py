@@ -12,10 +12,12 @@ from cachekeep.compute.commands import ORDER_SECONDS, Command, Commands, but_for
 from cachekeep.compute.contract import ApplySettings, PublishDiscovery, Target, Targets
 from cachekeep.compute.line import resp, text
 from cachekeep.compute.lines import Lines
+from cachekeep.compute.logins import come_as, know_users
 from cachekeep.compute.looks import Looks
 from cachekeep.engines import discovery
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import reaches
+from cachekeep.engines.users import REPLICA
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
     Admit,
@@ -135,8 +137,8 @@ class Orders:
                 await self._commands.send(target, *DROP)
 
     async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
-        """All of them or none."""
-        target, settings = at[effect.node], effect.settings
+        """All of them or none. What a node says to its primary is a secret, so it is no setting that is carried here."""
+        target, settings = at[effect.node], dict(effect.settings)
         async with self._commands.one_at_a_time(target):
             if not settings:
                 return
@@ -144,6 +146,9 @@ class Orders:
                 for name, value in settings.items():
                     await self._commands.send_memcached(target, f"{name} {value}\r\n".encode(), expect="OK")
                 return
+            if "masteruser" in settings:
+                await self._commands.send(target, *know_users(target))
+                settings |= come_as(REPLICA, target)
             if _version(target) >= (7, 0):  # atomic since then
                 await self._commands.send(target, ("CONFIG", "SET", *(word for pair in settings.items() for word in pair)))
                 return

@@ -19,8 +19,9 @@ from cachekeep.compute.commands import Command, Commands, but_for, failures
 from cachekeep.compute.contract import Target, Targets
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, good, resp
 from cachekeep.compute.lines import Lines
+from cachekeep.compute.logins import come_as
 from cachekeep.engines.catalogue import capabilities_of
-from cachekeep.engines.launch import ADMIN
+from cachekeep.engines.users import MOVER, REPLICA, secret_of
 from cachekeep.errors import OrderFailed
 from cachekeep.model import MoveSlots, Own, Settle, SlotRange
 from cachekeep.plan.slots import Ranges, common, compact, count
@@ -83,7 +84,8 @@ class Slots:
             if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(
                 target.engine, target.version
             ):
-                await self._move_whole(from_source, source, target, slots, end)
+                async with self._comes_as_mover(source):
+                    await self._move_whole(from_source, source, target, slots, end)
                 return
             lines = [_SETSLOT_LINES if await self._waits_for_replicas(node) else 1 for node in (source, target)]
             async with self._private(source, lines[0]) as gives, self._private(target, lines[1]) as takes:
@@ -91,6 +93,16 @@ class Slots:
 
     async def _waits_for_replicas(self, target: Target) -> bool:
         return target.engine == "valkey" and (await self._commands.replication(target)).get("connected_slaves", "0") != "0"
+
+    @contextlib.asynccontextmanager
+    async def _comes_as_mover(self, source: Target) -> AsyncIterator[None]:
+        """An engine that moves slots itself logs in at the target as it would at a primary; being one, it has none itself.
+        If it stays so, because it or we end: a mover may follow, too, and the next start or change of settings sets it right."""
+        await self._commands.send(source, _config(come_as(MOVER, source)))
+        try:
+            yield
+        finally:
+            await self._commands.send(source, _config(come_as(REPLICA, source)))
 
     async def _move_whole(self, line: Line, source: Target, target: Target, slots: Sequence[SlotRange], end: float) -> None:
         """Have the engine do it. A move that was begun before, by whomever, is waited for instead."""
@@ -162,7 +174,7 @@ class Slots:
         """Move every key of these slots; False if time was up before."""
         head = _words("MIGRATE", target.address, str(target.port), "", "0", str(_MIGRATE_TIMEOUT_SECONDS * 1000))
         # What the source has of a key is what clients see: a copy that an interrupted move left at the target gives way.
-        head += _words("REPLACE", "AUTH2", ADMIN, target.password.value, "KEYS")
+        head += _words("REPLACE", "AUTH2", MOVER, secret_of(MOVER, target.password), "KEYS")
         while left:
             found = _good(await line.ask(resp(*_keys_of(left)), len(left)), source)
             full = [(slot, keys) for slot, keys in zip(left, found, strict=True) if isinstance(keys, list) and keys]
@@ -246,6 +258,10 @@ def _active(job: Mapping[str, str]) -> bool:
 
 def _each(slots: Sequence[SlotRange]) -> Iterable[int]:
     return (slot for a, b in slots for slot in range(a, b + 1))
+
+
+def _config(settings: Mapping[str, str]) -> Command:
+    return ("CONFIG", "SET", *(word for pair in settings.items() for word in pair))
 
 
 def _text(reply: Reply) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.node_types import NodeType, node_type
 from cachekeep.engines.parameters import defaults, node_type_value, parameters
+from cachekeep.engines.users import REPLICA
 from cachekeep.model import Cache, Node
 
 _MIB = 1024 * 1024
@@ -88,7 +89,7 @@ only five seconds after it has taken the lead."""
 MAX_LAG_SECONDS = 2
 """Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count.
 Replicas do so once a second."""
-_OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
+_OUR_OWN_LIVE = {"replica-lazy-flush": "yes", "masteruser": REPLICA}
 CLIENTS_BOUNDED_SINCE = (7, 0)
 IDLE_CLIENT_BYTES = 5 << 10
 """Of a connected client that waits: 1.5 KiB (Redis 7.0, Valkey 8.0) to 4.5 KiB (Valkey 9.1), measured with 9,000 of them."""

@@ -17,9 +17,9 @@ from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import EngineSettings, boot_digest, item_mb, live_digest, settings, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
+from cachekeep.engines.users import REPLICA, default_user, our_users, secret_of
 from cachekeep.model import Cache, Limits, Node, Shard
 
-ADMIN = "cachekeep-admin"
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
 ENGINES_OWN = frozenset({"nodes.conf", discovery.BOARD})
@@ -80,8 +80,7 @@ def launch(
 
 
 def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, users: Sequence[str] = ()) -> str:
-    """The server's configuration file. It holds the admin password (for replication) and has to stay secret."""
-    password = cache.admin_password.value
+    """The server's configuration file. It holds what a replica says to its primary, and has to stay secret."""
     clustered = cache.in_cluster_mode(node)
     lines: list[tuple[str, ...]] = [
         ("bind", "{listen}"),
@@ -99,10 +98,9 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, 
         # What is left of a replication must never be loaded: a process that is started anew is empty, or it would serve stale data.
         ("rdb-del-sync-files", "yes"),
         ("dbfilename", f"replication-{node.incarnation}.rdb"),
-        ("user", *admin_user(password, build.numbers).split()),
+        *(("user", *line.split()) for line in our_users(build.engine, build.numbers, cache.admin_password)),
         *(("user", *line.split()) for line in (users or (default_user(build.engine, build.numbers),))),
-        ("masteruser", ADMIN),
-        ("masterauth", password),
+        ("masterauth", secret_of(REPLICA, cache.admin_password)),
         ("replica-announce-ip", node.address),
         ("replica-announce-port", str(node.port)),
         ("replica-read-only", "yes"),
@@ -145,62 +143,6 @@ def _quoted(value: str) -> str:
     if value and all(c.isalnum() or c in "-_./:{}~&*+@|#=%" for c in value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def admin_user(password: str, numbers: tuple[int, ...]) -> str:
-    """The ACL line of the user by which Cachekeep gives orders and nodes replicate: only the password's hash is in it.
-
-    What one node moves to another (MIGRATE) is trusted as what it replicates is."""
-    digest = hashlib.sha256(password.encode()).hexdigest()
-    trusted = " skip-sanitize-payload" if numbers >= (6, 2) else ""
-    return f"{ADMIN} on{trusted} #{digest} ~* &* +@all"
-
-
-# [AWS: Supported and restricted commands], and what would let a client undo our orders, load code or halt the server though AWS
-# does not name it: decision 6 says which and why.
-_WITHHELD = "bgrewriteaof bgsave config debug failover migrate psync replconf replicaof save shutdown slaveof sync"
-_WITHHELD_OF = {
-    "acl": "deluser load save setuser",
-    "cluster": "addslots addslotsrange bumpepoch cancelslotmigrations delslots delslotsrange failover flushslots forget links meet "
-    "migrateslots replicate reset saveconfig set-config-epoch setslot syncslots",
-    "module": "load loadex unload",
-    "script": "debug",
-}
-_OPEN_OF = {
-    "acl": "cat genpass getuser list log users whoami",
-    "cluster": "count-failure-reports countkeysinslot getkeysinslot info keyslot myid nodes replicas slaves slots",
-    "module": "list",
-    "script": "exists flush kill load",
-}
-_SINCE: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {  # command → (Valkey, Redis), where not everywhere
-    "cluster|migrateslots": ((9, 0), None),
-    "cluster|cancelslotmigrations": ((9, 0), None),
-    "cluster|syncslots": ((9, 0), None),
-}
-
-
-def default_user(engine: str, numbers: tuple[int, ...]) -> str:
-    """The ACL line of ``default``: what ElastiCache gives a client of a cache without AUTH or RBAC, and not what it withholds.
-
-    Before Redis 7 rules cannot withhold a subcommand, only give it: there, each command of which some are withheld is withheld
-    whole, and its harmless subcommands are given back.
-    """
-    rules = [f"-{command}" for command in _WITHHELD.split()]
-    if engine == "redis" and numbers < (7, 0):
-        for command, subcommands in _OPEN_OF.items():
-            rules += [f"-{command}", *(f"+{command}|{name}" for name in subcommands.split())]
-    else:
-        parts = [f"{command}|{name}" for command, subcommands in _WITHHELD_OF.items() for name in subcommands.split()]
-        rules += [f"-{name}" for name in parts if _knows(engine, numbers, name)]
-    return f"default on nopass ~* &* +@all {' '.join(rules)}"
-
-
-def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
-    if command not in _SINCE:
-        return True
-    valkey, redis = _SINCE[command]
-    since = valkey if engine == "valkey" else redis
-    return since is not None and numbers >= since
 
 
 # --- cluster mode
