@@ -180,7 +180,7 @@ def test_tls_checks_who_it_talks_to(tmp_path: Path) -> None:
 def test_reads_go_to_the_reader_and_own_writes_are_read_from_the_primary() -> None:
     with engine() as primary, engine("--replicaof", "127.0.0.1", str(primary.port)) as replica:
         in_sync(replica)
-        plain = connect(url(primary), reader=url(replica))
+        plain = connect(url(primary), reader=url(replica), timeout_seconds=30)
         careful = connect(url(primary), reader=url(replica), read_your_writes_seconds=60)
         for client in (plain, careful):
             client.set("seen", 1)
@@ -410,7 +410,11 @@ async def test_async_memcached(memory: Server) -> None:
 async def test_glide(server: Server) -> None:
     glide = pytest.importorskip("glide")
     client = await glide.GlideClient.create(
-        glide.GlideClientConfiguration([glide.NodeAddress("127.0.0.1", server.port)], request_timeout=2000)
+        glide.GlideClientConfiguration(
+            [glide.NodeAddress("127.0.0.1", server.port)],
+            request_timeout=30_000,
+            advanced_config=glide.AdvancedGlideClientConfiguration(connection_timeout=30_000),
+        )
     )
     cache = AsyncCache(client, namespace="g")
     loads = 0
