@@ -26,7 +26,7 @@ AWS = Path(sys.executable).with_name("aws")
 T = TypeVar("T")
 
 
-def eventually(found: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T:
+def eventually(found: Callable[[], T], *, seconds: float = 60.0, what: str = "") -> T:
     """The first true answer; fails when there is none in time."""
     until = time.monotonic() + seconds
     while True:
@@ -100,7 +100,7 @@ class Installation:
             text=True,
             input=input,
             env=self.environment(),
-            timeout=60,
+            timeout=180,
         )
         assert not check or done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
         return done
@@ -116,7 +116,7 @@ class Installation:
         if self.data_dir.is_dir():
             self.run("down", "--engines", "--yes")
         if self.process is not None:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=60)
 
     # -- clients
 
@@ -152,7 +152,7 @@ class Installation:
     def aws(self, *arguments: str) -> Any:
         """The AWS command line."""
         done = subprocess.run(
-            [AWS, "--output", "json", *arguments], capture_output=True, text=True, env=self.aws_environment(), timeout=60
+            [AWS, "--output", "json", *arguments], capture_output=True, text=True, env=self.aws_environment(), timeout=180
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.strip() else None

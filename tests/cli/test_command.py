@@ -401,7 +401,7 @@ def test_an_interrupt_answers_held_requests_and_ends(another: Callable[..., Inst
     one = another().up()
     assert one.process is not None
     os.kill(one.process.pid, signal.SIGINT)
-    assert one.process.wait(timeout=20) == 0
+    assert one.process.wait(timeout=60) == 0
     assert "Traceback" not in one.narration()
 
 

@@ -80,7 +80,7 @@ def postgres() -> Iterator[tuple[str, int]]:
 
     try:
         createdb = [binaries / "createdb", "-h", home, "-U", "keeper", "cachekeep"]
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while subprocess.run(createdb, cwd=home, stderr=subprocess.DEVNULL).returncode:
             assert server.poll() is None, (home / "log").read_text()
             assert time.monotonic() < until, (home / "log").read_text()

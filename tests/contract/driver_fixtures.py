@@ -59,7 +59,7 @@ def memcached_spec(name: str = "m.0001", **changes: Any) -> ProcessSpec:
     )
 
 
-async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def eventually(holds: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait for a condition; fails when it has not come true."""
     async with asyncio.timeout(seconds):
         while not holds():
@@ -69,7 +69,7 @@ async def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> Non
 class World(Protocol):
     """What the contract tests need beside the driver itself."""
 
-    async def driver(self, *, start_deadline_seconds: float = 10.0) -> Driver:
+    async def driver(self, *, start_deadline_seconds: float = 60.0) -> Driver:
         """A driver over the lasting state; the one before it is closed first."""
 
     def moment(self) -> Moment:
@@ -104,7 +104,7 @@ class LocalWorld:
         self.directory = directory
         self._driver: LocalDriver | None = None
 
-    async def driver(self, *, start_deadline_seconds: float = 10.0) -> LocalDriver:
+    async def driver(self, *, start_deadline_seconds: float = 60.0) -> LocalDriver:
         if self._driver is not None:
             await self._driver.aclose()
         self._driver = LocalDriver(self.directory, SystemClock(), start_deadline_seconds=start_deadline_seconds)
@@ -160,7 +160,7 @@ class SimWorld:
         self._world.unfit = lambda spec: "broken" in spec.files
         self._driver: SimDriver | None = None
 
-    async def driver(self, *, start_deadline_seconds: float = 10.0) -> SimDriver:
+    async def driver(self, *, start_deadline_seconds: float = 60.0) -> SimDriver:
         if self._driver is not None:
             await self._driver.aclose()
         self._driver = self._made(start_deadline_seconds)
@@ -206,7 +206,7 @@ def read_record(directory: Path, key: Key) -> Record:
 
 def ask(address: str, *words: str, port: int = PORT) -> bytes:
     """What a RESP server says to a command, if it is one line."""
-    with socket.create_connection((address, port), timeout=2) as connection:
+    with socket.create_connection((address, port), timeout=30) as connection:
         connection.sendall(f"{' '.join(words)}\r\n".encode())
         return connection.recv(64).strip()
 

@@ -150,7 +150,7 @@ class RealWorld:
             await self._tell(target, "CONFIG", "SET", "maxclients", "20")
         clients = self._crowds.setdefault(target.key, [])
         while True:
-            client = socket.create_connection((target.address, target.port), timeout=5)
+            client = socket.create_connection((target.address, target.port), timeout=30)
             client.sendall(b"PING\r\n")
             if not client.recv(64).startswith(b"+PONG"):
                 client.close()

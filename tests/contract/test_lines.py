@@ -25,11 +25,11 @@ async def test_who_has_connected_while_there_was_room_is_let_in_however_late_the
     lines = Lines(SystemClock(), lambda _key: None, None)
     try:
         line = await lines.open(server.target)
-        await line.ask(b"CONFIG SET maxclients 1 busy-reply-threshold 5000\r\n", 1)
+        await line.ask(b"CONFIG SET maxclients 1 busy-reply-threshold 60000\r\n", 1)
         async with lines.room(server.target):
             busy = asyncio.create_task(line.ask(resp(("EVAL", _BUSY, "0")), 1))
             await asyncio.sleep(0.02)  # had it not begun by then, the newcomer would be let in anyway
-            newcomer = socket.create_connection((server.target.address, server.target.port), timeout=5)
+            newcomer = socket.create_connection((server.target.address, server.target.port), timeout=30)
             newcomer.sendall(b"PING\r\n")
         await busy
         with newcomer:

@@ -777,7 +777,7 @@ async def test_events_come_in_the_order_in_which_they_were_told_though_the_wall_
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

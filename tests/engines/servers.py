@@ -123,7 +123,7 @@ class Server:
         with (self.directory / "log").open("ab") as log:
             argv = [self.build.server, *map(placed, spec.argv[1:])]
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=place)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not listens(self.node.address, self.node.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{self.node.name} did not start: {(self.directory / 'log').read_text()[-2000:]}")
@@ -170,7 +170,7 @@ def servers(build: Build, tmp_path: Path, count: int, **wanted: object) -> Itera
             server.kill()
 
 
-async def until(condition: object, *, seconds: float = 20.0) -> None:
+async def until(condition: object, *, seconds: float = 60.0) -> None:
     """Wait until ``condition()`` (plain or async) is true."""
     assert callable(condition)
     deadline = time.monotonic() + seconds

@@ -42,6 +42,8 @@ from cachekeep.plan import Policy
 from cachekeep.store.memory import MemoryStore
 from cachekeep.toolchain.installed import discover
 
+PATIENCE_SECONDS = 300.0
+"""What takes seconds on an idle machine takes minutes on one that many share."""
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 
 
@@ -248,8 +250,8 @@ class LiveCache:
 
     # -- waiting
 
-    async def until(self, met: Callable[[Cache], object], what: str = "", *, seconds: float = 30.0) -> Cache:
-        """Wait until ``met(cache)`` (plain or async) is true; the cache then."""
+    async def until(self, met: Callable[[Cache], object], what: str = "", *, seconds: float = PATIENCE_SECONDS) -> Cache:
+        """Wait until ``met(cache)`` (plain or async) is true; the cache then. How long it takes is a matter of benchmarks."""
         deadline = time.monotonic() + seconds
         while True:
             cache = await self.cache()
@@ -261,7 +263,7 @@ class LiveCache:
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or met}; last said: {self.said[-3:]}"
             await asyncio.sleep(0.005)
 
-    async def available(self, *, seconds: float = 30.0) -> Cache:
+    async def available(self, *, seconds: float = PATIENCE_SECONDS) -> Cache:
         """Wait until the keeper says ``available`` of what is wanted now."""
 
         async def settled(cache: Cache) -> bool:

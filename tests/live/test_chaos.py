@@ -192,7 +192,7 @@ def test_a_frozen_node_thaws_when_the_command_is_interrupted(installation: Insta
     with subprocess.Popen([*command, "--data-dir", str(installation.data_dir)], env=installation.environment()) as chaos:
         eventually(lambda: frozen(pid), what="it is frozen")
         chaos.send_signal(signal.SIGINT)
-        chaos.wait(timeout=20)
+        chaos.wait(timeout=60)
     assert not frozen(pid)
     assert installation.pids()["alone-001"] == pid
 

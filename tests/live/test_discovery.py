@@ -57,7 +57,7 @@ def everywhere(cache: Cache) -> list[str]:
 
 def asked(address: str, question: bytes, end: int) -> bytes:
     with socket.create_connection((address, PORT), 5) as s:
-        s.settimeout(5)
+        s.settimeout(30)
         s.sendall(question)
         got = b""
         while len(got) < end and (piece := s.recv(65536)):
@@ -130,7 +130,7 @@ async def test_clients_cannot_take_the_list_away(tmp_path: Path) -> None:
     async with cluster(tmp_path, 1) as live:
         cache = await live.cache()
         (node,) = cache.decided.nodes
-        client, text = Client((node.address, PORT), timeout=5), payload_of(cache)
+        client, text = Client((node.address, PORT), timeout=30), payload_of(cache)
         want = f"CONFIG cluster 0 {len(text)}\r\n{text}\r\nEND\r\n".encode()
         for harm in (client.flush_all, lambda: client.set(discovery.KEY, b"1\nevil|6.6.6.6|11211\n")):
             await asyncio.to_thread(harm)

@@ -148,7 +148,7 @@ async def test_killed_while_it_starts_ten(local: LocalWorld, victims: Victims, s
     for line in victims.run(local.directory, targets, call):
         word, _, name = line.partition(" ")
         if word == "started":
-            connections[name] = socket.create_connection((targets[name], PORT), timeout=5)
+            connections[name] = socket.create_connection((targets[name], PORT), timeout=30)
             pids[name] = read_record(local.directory, ("uid-1", name)).pid
     try:
         await converge(local, targets)

@@ -155,7 +155,7 @@ async def test_whoever_never_followed_the_lost_primary_is_not_promoted_unasked(e
         cache, pids = await live.cache(), await processes(live)
         about_to_follow = reaches(live, Follow)
         os.kill(pids[live.primary_of(cache)], signal.SIGKILL)
-        await asyncio.wait_for(about_to_follow.wait(), 10)
+        await asyncio.wait_for(about_to_follow.wait(), 60)
         await live.stop_control_plane()
         new = live.primary_of(await live.cache())
         await asyncio.sleep(Policy().in_flight_seconds)
@@ -174,7 +174,7 @@ async def test_who_was_decided_on_and_never_told_leaves_its_place_to_another(eng
         about_to_promote = reaches(live, Promote)
         old = live.primary_of(cache)
         os.kill(pids[old], signal.SIGKILL)
-        await asyncio.wait_for(about_to_promote.wait(), 10)
+        await asyncio.wait_for(about_to_promote.wait(), 60)
         await live.stop_control_plane()
         decided = live.primary_of(await live.cache())
         assert decided != old

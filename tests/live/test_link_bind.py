@@ -66,7 +66,7 @@ async def test_a_replica_that_is_made_to_connect_anew_resumes_where_it_was(engin
             assert await client.wait(1, 10_000) == 1
             full = (await client.info("stats"))["sync_full"]
             await carry(link, Witness(second.target.name, first.target.name), second.target)
-            assert (await link.look(second.target, deadline_seconds=5)).reaches is True
+            assert (await link.look(second.target, deadline_seconds=30)).reaches is True
             await client.set("k", "w")
             assert await client.wait(1, 10_000) == 1
             assert (await client.info("stats"))["sync_full"] == full

@@ -48,15 +48,15 @@ class Pair:
         return target(self.cache, self.cache.decided.successors[0])
 
     async def fed(self) -> bool:
-        primary, replica = [await self.link.look(t, deadline_seconds=5) for t in (self.giver, self.taker)]
+        primary, replica = [await self.link.look(t, deadline_seconds=30) for t in (self.giver, self.taker)]
         return bool(replica.link_up) and any(r.online for r in primary.replicas)
 
-    async def convert(self, order: int = 2, seconds: float = 2.0) -> None:
+    async def convert(self, order: int = 2, seconds: float = 10.0) -> None:
         given = (self.giver.address,)
         await carry(self.link, Convert(self.giver.name, self.taker.name, order, given, seconds), self.giver, self.taker)
 
     async def leads(self, which: Target) -> bool:
-        return (await self.link.look(which, deadline_seconds=5)).role == "primary"
+        return (await self.link.look(which, deadline_seconds=30)).role == "primary"
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +77,7 @@ async def pair(engine: str, major: int, place: Path) -> AsyncIterator[Pair]:
 async def still_serves(two: Pair) -> None:
     """The giver leads on, at its endpoint too, and nobody is kept waiting."""
     assert await two.leads(two.giver)
-    async with valkey.asyncio.Valkey(host=two.endpoint, socket_timeout=1.0) as client:
+    async with valkey.asyncio.Valkey(host=two.endpoint, socket_timeout=60) as client:
         assert await client.set("after", "1")
 
 
@@ -90,7 +90,7 @@ async def test_every_write_that_was_acknowledged_goes_along(engine: str, major: 
             await two.convert()
         finally:
             await asyncio.to_thread(writer.stop)
-        seen = await two.link.look(two.taker, deadline_seconds=5)
+        seen = await two.link.look(two.taker, deadline_seconds=30)
         assert seen.cluster is not None
         assert (seen.role, seen.cluster.slots, seen.cluster.ok) == ("primary", ((0, 16383),), True)
         assert not await two.leads(two.giver)
@@ -111,11 +111,11 @@ async def test_who_has_refused_a_command_does_not_lead(engine: str, major: int, 
         await third.execute_command(*command)
         with pytest.raises(OrderFailed, match=r"has refused \d+ commands of what it was fed; demo-001 leads on"):
             await two.convert()
-        seen = await two.link.look(two.taker, deadline_seconds=5)
+        seen = await two.link.look(two.taker, deadline_seconds=30)
         assert seen.cluster is not None
         assert seen.cluster.refused > 0
         if command[0] == "SET":
-            assert (await two.link.look(two.giver, deadline_seconds=5)).other_databases == (3,)
+            assert (await two.link.look(two.giver, deadline_seconds=30)).other_databases == (3,)
         await still_serves(two)
 
 

@@ -48,7 +48,7 @@ async def test_the_old_primary_comes_back_empty_and_harmless(engine: str, major:
         first.kill()
         await carry(link, Promote(second.target.name, 2, (second.node.address, endpoint)), second.target)
         first.start()
-        view = await link.look(first.target, deadline_seconds=5)
+        view = await link.look(first.target, deadline_seconds=30)
         assert (view.role, view.has_history, view.bound) == ("replica", False, {first.node.address})
         await carry(link, Follow(first.target.name, second.target.name, 2), first.target, second.target)
         await until(lambda: online(link, second.target, first.target))
@@ -58,5 +58,5 @@ async def test_the_old_primary_comes_back_empty_and_harmless(engine: str, major:
 
 
 async def _same_offset(link: EngineLink, first: object, second: object) -> bool:
-    a, b = [await link.look(s.target, deadline_seconds=5) for s in (first, second)]  # type: ignore[attr-defined]
+    a, b = [await link.look(s.target, deadline_seconds=30) for s in (first, second)]  # type: ignore[attr-defined]
     return a.offset == b.offset

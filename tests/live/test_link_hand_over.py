@@ -54,8 +54,8 @@ async def lead(link: EngineLink, first: Server, second: Server, endpoint: str) -
 
 
 async def online(link: EngineLink, primary: Target, replica: Target) -> bool:
-    view = await link.look(primary, deadline_seconds=5)
-    mine = await link.look(replica, deadline_seconds=5)
+    view = await link.look(primary, deadline_seconds=30)
+    mine = await link.look(replica, deadline_seconds=30)
     return bool(mine.link_up) and any(r.online and r.address == replica.address for r in view.replicas)
 
 
@@ -156,7 +156,7 @@ async def test_hand_overs_by_a_stalling_giver_lose_no_acknowledged_write(engine:
                 pass
             else:
                 first, second = second, first
-            assert (await link.look(first.target, deadline_seconds=5)).role == "primary"
+            assert (await link.look(first.target, deadline_seconds=30)).role == "primary"
             await until(lambda a=first, b=second: online(link, a.target, b.target))
         for w in writers:
             w.done = True

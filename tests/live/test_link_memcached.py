@@ -23,32 +23,32 @@ async def test_memcached_holds_the_discovery_list(tmp_path: Path) -> None:
     link = EngineLink(Orders(), SystemClock())
     tmp_path.chmod(0o755)
     with servers(build_of("memcached", 1), tmp_path, 1) as (node,):
-        view = await link.look(node.target, deadline_seconds=5)
+        view = await link.look(node.target, deadline_seconds=30)
         assert (view.answering, view.discovery_version, view.bound) == (True, 0, {node.node.address})
         await carry(link, PublishDiscovery(node.target.name, PAYLOAD), node.target)
-        assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 7
+        assert (await link.look(node.target, deadline_seconds=30)).discovery_version == 7
         with pytest.raises(OrderFailed, match="no replication"):
             await carry(link, Promote(node.target.name, 1, (node.node.address,)), node.target)
         with pytest.raises(OrderFailed, match="cannot be told"):
             await carry(link, Bind(node.target.name, (node.node.address,)), node.target)
 
         woken: asyncio.Queue[Key] = asyncio.Queue()
-        link.watch(node.target, interval_seconds=0.02, deadline_seconds=5, wake=woken.put_nowait)
-        assert await asyncio.wait_for(woken.get(), 10) == node.target.key
+        link.watch(node.target, interval_seconds=0.02, deadline_seconds=30, wake=woken.put_nowait)
+        assert await asyncio.wait_for(woken.get(), 60) == node.target.key
         # A client that flushes takes the discovery list along: that is news, and so is its return.
         for change in (_flush_all(node), carry(link, PublishDiscovery(node.target.name, PAYLOAD), node.target)):
             await change
-            assert await asyncio.wait_for(woken.get(), 10) == node.target.key
+            assert await asyncio.wait_for(woken.get(), 60) == node.target.key
         node.kill()
-        assert await asyncio.wait_for(woken.get(), 10) == node.target.key
-        assert (await link.look(node.target, deadline_seconds=5)).answering is False
+        assert await asyncio.wait_for(woken.get(), 60) == node.target.key
+        assert (await link.look(node.target, deadline_seconds=30)).answering is False
         node.start()
 
         async def answers() -> bool:
-            return (await link.look(node.target, deadline_seconds=5)).answering is True
+            return (await link.look(node.target, deadline_seconds=30)).answering is True
 
         await until(answers)
-        assert (await link.look(node.target, deadline_seconds=5)).discovery_version == 0
+        assert (await link.look(node.target, deadline_seconds=30)).discovery_version == 0
     await link.aclose()
 
 

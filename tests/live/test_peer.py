@@ -69,7 +69,7 @@ async def test_another_user_who_listens_where_an_engine_was_is_told_nothing(thie
 def test_who_is_ours_is_no_stranger(manner: str) -> None:
     friend = Thief(os.geteuid(), manner)
     try:
-        with socket.create_connection((friend.address, PORT), timeout=5) as line:
+        with socket.create_connection((friend.address, PORT), timeout=30) as line:
             if manner == "accept":
                 assert friend.said.readline() == "accepted\n"
             assert stranger(line) is None
@@ -79,7 +79,7 @@ def test_who_is_ours_is_no_stranger(manner: str) -> None:
 
 def test_of_what_is_closed_nothing_is_known() -> None:
     friend = Thief(os.geteuid(), "accept")
-    with socket.create_connection((friend.address, PORT), timeout=5) as line:
+    with socket.create_connection((friend.address, PORT), timeout=30) as line:
         assert friend.said.readline() == "accepted\n"
         friend.close()
         assert stranger(line) is None

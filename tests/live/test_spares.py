@@ -44,6 +44,7 @@ async def test_what_is_held_outlives_who_put_it(tmp_path: Path, pair: tuple[sock
     theirs.settimeout(0.1)
     with pytest.raises(TimeoutError):
         theirs.recv(1)
+    theirs.settimeout(60)
     another = Spares(deep)
     assert (another.has("a"), another.has("b")) == (True, False)
     taken = another.take("a")

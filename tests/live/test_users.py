@@ -172,7 +172,7 @@ async def test_nodes_of_a_release_before_go_over_one_after_the_other(engine: str
 async def test_a_node_that_could_not_be_told_at_first_is_told_with_its_settings(engine: str, major: int, tmp_path: Path) -> None:
     with servers(build_of(engine, major), tmp_path, 1) as (server,):
         async with link() as made:
-            await made.look(server.target, deadline_seconds=5)
+            await made.look(server.target, deadline_seconds=30)
             await as_before(server)
             await carry(made, ApplySettings(server.node.name, ours(server)), server.target)
             assert await ask(server, "PING", user=REPLICA)

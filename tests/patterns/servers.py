@@ -21,7 +21,7 @@ import valkey
 from tests.addresses import free_port
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     until = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError, valkey.exceptions.ValkeyError):

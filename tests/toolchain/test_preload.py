@@ -42,7 +42,7 @@ class Memcached:
             cwd=directory,
             env={"LD_PRELOAD": library} if library else {},
         )
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while socket.socket().connect_ex(self.where) and time.monotonic() < until:
             time.sleep(0.005)
 

@@ -76,14 +76,14 @@ class Server:
         self.thread = threading.Thread(target=lambda: asyncio.run(self.uvicorn.serve([self.socket])))
 
     def send(self, request: HttpRequest, path: str | None = None) -> tuple[int, bytes, http.client.HTTPMessage]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request(request.method, path or request.path, request.body, dict(request.headers))
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.headers
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
 
 @pytest.fixture(scope="module")

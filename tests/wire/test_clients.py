@@ -178,7 +178,7 @@ def test_wrong_secrets_and_presigned_urls(served: tuple[str, Endpoint]) -> None:
         client("kms", url, "wrong").list_keys()
     assert caught.value.response["Error"]["Code"] == "InvalidSignatureException"
     link = client("sts", url).generate_presigned_url("get_caller_identity", HttpMethod="GET")
-    with urllib.request.urlopen(link, timeout=10) as answer:
+    with urllib.request.urlopen(link, timeout=60) as answer:
         assert ROOT.encode() in answer.read()
 
 

@@ -22,7 +22,7 @@ from cachekeep.patterns.sessions import AsyncSessionStore, Policy, Retry, Sessio
 ENGINES = [name for name in ("valkey-server", "redis-server") if shutil.which(name)]
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(valkey.exceptions.ValkeyError, OSError):
