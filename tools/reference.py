@@ -66,6 +66,7 @@ def decisions() -> str:
 
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "operations.md": operations.text,
+    REFERENCE / "parameters.md": operations.parameters,
     REFERENCE / "commands.md": commands,
     DOCS / "decisions" / "README.md": decisions,
 }

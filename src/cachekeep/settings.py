@@ -32,8 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""
     any_subnet: bool = False
-    """Take subnets of other accounts for zones of this one, always the same: for configurations and test suites that bring their
-    own ids."""
+    """Take subnets of other accounts for zones of this one, always the same, and security groups for the default one: for
+    configurations and test suites that bring their own ids."""
     hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 8.0
     """How long a Describe of one resource in transition is held open."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -256,7 +256,12 @@ def parameters(client: Any) -> Iterator[str]:
     client.delete_cache_parameter_group(CacheParameterGroupName="tf-group")
 
 
-def test_replication_group(client: Any, provider: Provider, parameters: str, subnets: list[str]) -> None:
+@pytest.fixture(scope="module")
+def security_group(installation: Installation) -> str:
+    return str(installation.client("ec2").describe_security_groups()["SecurityGroups"][0]["GroupId"])
+
+
+def test_replication_group(client: Any, provider: Provider, parameters: str, subnets: list[str], security_group: str) -> None:
     if not any(v.startswith("7.1") for v in versions(client, "redis")):
         pytest.skip("needs redis 7.1")
     client.create_cache_subnet_group(CacheSubnetGroupName="tf-rg", CacheSubnetGroupDescription="d", SubnetIds=subnets)
@@ -277,7 +282,7 @@ def test_replication_group(client: Any, provider: Provider, parameters: str, sub
         Port=6391,
         PreferredMaintenanceWindow="sun:05:00-sun:09:00",
         SnapshotWindow="01:00-02:00",
-        SecurityGroupIds=["sg-12345678"],
+        SecurityGroupIds=[security_group],
         Tags=[{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}],
     )
     assert provider.tags("arn:aws:elasticache:us-east-1:000000000000:replicationgroup:tf-rg") == {"a": "1", "b": "2"}
@@ -306,7 +311,7 @@ def test_replication_group(client: Any, provider: Provider, parameters: str, sub
         "maintenance_window": "sun:05:00-sun:09:00",
         "snapshot_window": "01:00-02:00",
         "snapshot_retention_limit": 0,
-        "security_group_ids": {"sg-12345678"},
+        "security_group_ids": {security_group},
         "cluster_enabled": False,
         "cluster_mode": "disabled",
         "user_group_ids": set(),

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import datetime as dt
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
-from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
+from tests.services.rig import ACCOUNT
+from tests.services.world import World
 
-from cachekeep.services import SERVICES, Services, elasticache
+from cachekeep.services import elasticache
 from cachekeep.services.core.operation import Operation
-from cachekeep.store import MemoryStore
-from cachekeep.wire.caller import Principal
 from cachekeep.wire.codec import codec
 from cachekeep.wire.faults import ApiError
-from cachekeep.wire.gateway import Call
 from cachekeep.wire.model import Shape, service_model
 
 WORDS = (
@@ -69,54 +65,6 @@ def inputs(shape: Shape, depth: int = 0) -> st.SearchStrategy[Any]:
                 return st.sampled_from(shape.enum)
             return st.one_of(st.sampled_from(WORDS.split()), st.sampled_from(ARNS), st.text(max_size=20))
     return st.none()
-
-
-class World:
-    """A group, a single node, a Memcached cluster, a parameter group and a subnet group, all settled."""
-
-    def __init__(self) -> None:
-        self.clock = SetClock()
-        self.store = MemoryStore(self.clock)
-        self.keeper = Keeper(self.store, self.clock)
-        self.open()
-
-    def open(self) -> None:
-        self.services = Services(SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock)
-
-    def copy(self) -> World:
-        """The same world once more: filling one takes longer than what is tried in it."""
-        new = copy.copy(self)
-        new.clock, new.store, new.keeper = copy.deepcopy((self.clock, self.store, self.keeper))
-        new.open()
-        return new
-
-    async def ask(self, operation: str, params: dict[str, Any]) -> Any:
-        principal = Principal("key", f"arn:aws:iam::{ACCOUNT}:root", ACCOUNT)
-        return await self.services.dispatch(
-            Call("elasticache", operation, params, principal, "us-east-1", "r", dt.datetime.now(dt.UTC), None)
-        )
-
-    async def fill(self) -> None:
-        await self.ask(
-            "CreateCacheParameterGroup",
-            {"CacheParameterGroupName": "mine", "CacheParameterGroupFamily": "valkey8", "Description": "d"},
-        )
-        await self.ask(
-            "CreateCacheSubnetGroup",
-            {"CacheSubnetGroupName": "sub", "CacheSubnetGroupDescription": "d", "SubnetIds": ["subnet-12345678"]},
-        )
-        node = {"CacheNodeType": "cache.t3.micro", "EngineVersion": "8.0", "Engine": "valkey"}
-        mine = {"CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"}
-        await self.ask(
-            "CreateReplicationGroup",
-            {"ReplicationGroupId": "demo", "ReplicationGroupDescription": "d", "NumCacheClusters": 3} | node | mine,
-        )
-        await self.ask("CreateCacheCluster", {"CacheClusterId": "one"} | node)
-        await self.ask(
-            "CreateCacheCluster",
-            {"CacheClusterId": "mc", "CacheNodeType": "cache.t3.micro", "Engine": "memcached", "NumCacheNodes": 3},
-        )
-        await self.keeper.settle_all()
 
 
 def cases(operation: str) -> st.SearchStrategy[dict[str, Any]]:

@@ -15,7 +15,8 @@ ON, OFF = "default.valkey8.cluster.on", "default.valkey8"
 
 
 def cluster(rig: Rig, *, keep: bool = True, **more: Any) -> dict[str, Any]:
-    asked = {"NumNodeGroups": 3, "ReplicasPerNodeGroup": 1, "AutomaticFailoverEnabled": True, "NumCacheClusters": None}
+    each = {} if "NodeGroupConfiguration" in more else {"ReplicasPerNodeGroup": 1}
+    asked = {"NumNodeGroups": 3, **each, "AutomaticFailoverEnabled": True, "NumCacheClusters": None}
     return rig.group(keep=keep, **(asked | {"CacheParameterGroupName": "default.valkey8.cluster.on"} | more))
 
 

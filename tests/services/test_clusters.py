@@ -358,3 +358,24 @@ def test_what_does_not_fit_is_refused() -> None:
     error = refused(rig.cache.modify_cache_cluster, CacheClusterId="mc", NumCacheNodes=3, ApplyImmediately=True)
     assert error.code == "InsufficientCacheClusterCapacity"
     rig.close()
+
+
+def test_a_member_is_not_found_among_those_that_are_in_no_group(rig: Rig) -> None:
+    rig.group()
+    only = {"ShowCacheClustersNotInReplicationGroups": True}
+    assert refused(rig.cache.describe_cache_clusters, CacheClusterId="demo-001", **only).code == "CacheClusterNotFound"
+    rig.single("one")
+    assert rig.cache.describe_cache_clusters(CacheClusterId="one", **only)["CacheClusters"][0]["CacheClusterId"] == "one"
+
+
+def test_memcached_has_no_snapshots_and_so_no_window_for_them(rig: Rig) -> None:
+    assert refused(rig.memcached, name="new", SnapshotWindow="01:00-02:00").code == "InvalidParameterCombination"
+    rig.memcached()
+    error = refused(rig.cache.modify_cache_cluster, CacheClusterId="mc", SnapshotWindow="01:00-02:00")
+    assert error.code == "InvalidParameterCombination"
+
+
+def test_multiple_is_a_zone_of_several_nodes_in_several_zones_only(rig: Rig) -> None:
+    assert refused(rig.memcached, PreferredAvailabilityZone="Multiple").code == "InvalidParameterValue"
+    rig.memcached(PreferredAvailabilityZone="Multiple", AZMode="cross-az")
+    assert rig.show_cluster("mc")["PreferredAvailabilityZone"] == "Multiple"

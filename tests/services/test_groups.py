@@ -141,7 +141,7 @@ def test_what_terraform_always_sends_is_accepted(rig: Rig) -> None:
         IpDiscovery="ipv4",
         ClusterMode="disabled",
         DataTieringEnabled=False,
-        SecurityGroupIds=["sg-12345678"],
+        SecurityGroupIds=[SETTINGS.security_group_id],
         Port=7000,
         Tags=[{"Key": "a", "Value": "b"}],
     )
@@ -149,7 +149,7 @@ def test_what_terraform_always_sends_is_accepted(rig: Rig) -> None:
     assert shown["SnapshotWindow"] == "01:00-02:00"
     assert shown["NodeGroups"][0]["PrimaryEndpoint"]["Port"] == 7000
     assert member["PreferredMaintenanceWindow"] == "mon:02:00-mon:03:00"
-    assert member["SecurityGroups"] == [{"SecurityGroupId": "sg-12345678", "Status": "active"}]
+    assert member["SecurityGroups"] == [{"SecurityGroupId": SETTINGS.security_group_id, "Status": "active"}]
 
 
 LOG = [
@@ -208,6 +208,11 @@ def test_what_has_no_effect_yet_is_refused_and_says_so(rig: Rig, params: dict[st
         ({"Port": 80}, "InvalidParameterValue"),
         ({"Port": 70000}, "InvalidParameterValue"),
         ({"SecurityGroupIds": ["default"]}, "InvalidParameterValue"),
+        ({"SecurityGroupIds": ["sg-12345678"]}, "InvalidParameterValue"),
+        (
+            {"NumCacheClusters": None, "ReplicasPerNodeGroup": 3, "NodeGroupConfiguration": [{"ReplicaCount": 1}]},
+            "InvalidParameterCombination",
+        ),
         ({"CacheSecurityGroupNames": ["x"]}, "InvalidParameterValue"),
         ({"CacheParameterGroupName": "nope"}, "CacheParameterGroupNotFound"),
         ({"CacheParameterGroupName": "default.redis7"}, "InvalidParameterCombination"),

@@ -46,6 +46,15 @@ def test_the_network_is_the_pool_of_addresses(rig: Rig) -> None:
     ]
 
 
+def test_a_page_holds_what_was_asked_for() -> None:
+    rig = Rig(replace(SETTINGS, zones=tuple(f"us-east-1{letter}" for letter in "abcdef")))
+    first = rig.client("ec2").describe_subnets(MaxResults=5)
+    last = rig.client("ec2").describe_subnets(MaxResults=5, NextToken=first["NextToken"])
+    assert [len(page["Subnets"]) for page in (first, last)] == [5, 1]
+    assert "NextToken" not in last
+    rig.close()
+
+
 def test_a_pool_of_single_addresses() -> None:
     rig = Rig(replace(SETTINGS, address_pool="10.0.0.9, 10.0.0.5,10.0.0.4"))
     vpc = rig.client("ec2").describe_vpcs()["Vpcs"][0]

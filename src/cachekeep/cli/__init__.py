@@ -82,7 +82,7 @@ def options(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for field in reversed(fields):
             flag = f"--{field.replace('_', '-')}"
             if field in _SWITCHES:
-                command = click.option(f"{flag}/--no-{field}", field, default=None, help=_HELP[field])(command)
+                command = click.option(f"{flag}/--no-{flag[2:]}", field, default=None, help=_HELP[field])(command)
             else:
                 command = click.option(flag, field, metavar=_METAVARS.get(field), default=None, help=_HELP[field])(command)
         return command
@@ -135,7 +135,7 @@ _HELP: Final = {
     "region": "The region that this installation is. [us-east-1]",
     "account": "The account that this installation is. [000000000000]",
     "zone_count": "How many availability zones there are. [3]",
-    "any_subnet": "Take subnet ids that are none of this installation's for zones of it, always the same. [off]",
+    "any_subnet": "Take foreign ids of subnets for zones of this installation, and of security groups for its one. [off]",
     "overcommit": "Take on more node memory than the machine has. [on]",
     "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",
     "log_level": "debug, info, warning or error. [info]",

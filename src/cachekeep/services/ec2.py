@@ -17,11 +17,15 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, ServiceSettings, digest
 from cachekeep.services.core.operation import Handler, Service, reads
 from cachekeep.services.core.paging import PageRule
+from cachekeep.services.core.parameters import Declared, Effect, Moot
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 Shape = dict[str, Any]
+
+
+_PAGES: Final = PageRule("NextToken", "MaxResults", 5, 1000, 1000)
 
 
 class _Listing(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class _Listing(msgspec.Struct, frozen=True):
     picks: Mapping[str, tuple[str, str]]
     """Parameter → (member that it picks by, error code for one that does not exist)."""
     filters: Mapping[str, str]
-    page: PageRule | None = None
+    pages: PageRule = _PAGES
 
 
 def _describe(listing: _Listing, summary: str) -> Handler:
@@ -52,10 +56,8 @@ def _describe(listing: _Listing, summary: str) -> Handler:
             if not member:
                 raise ApiError("InvalidParameterValue", f"The filter '{each.get('Name', '')}' is invalid")
             rows = [row for row in rows if any(fnmatchcase(_text(row[member]), value) for value in each.get("Values", ()))]
-        if listing.page is None:
-            return {listing.result: rows}
-        first = next(iter(rows[0])) if rows else ""
-        return paging.page(rows, params, lambda row: str(row[first]), lambda row: row, listing.result, listing.page)
+        numbered = [(f"{index:04}", row) for index, row in enumerate(rows)]
+        return paging.page(numbered, params, lambda each: each[0], lambda each: each[1], listing.result, listing.pages)
 
     handler.__doc__ = summary
     return handler
@@ -252,6 +254,24 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
     ),
 }
 
+_MEANT: Final = Effect("those that are meant")
+_ALL_ARE: Final = Moot("all that there are can be used, and are always shown")
+_PARAMETERS: Final[Declared] = {
+    "AllAvailabilityZones": _ALL_ARE,
+    "AllRegions": _ALL_ARE,
+    "DryRun": Effect("only says that it would have been answered"),
+    "Filters": Effect("those that match"),
+    "Filters.Name": Effect("what must match"),
+    "Filters.Values": Effect("one of them must match; `*` and `?` stand for others"),
+    "IncludeUnsupportedInRegion": _ALL_ARE,
+    "MaxResults": Effect("how many a page holds"),
+    "NextToken": Effect("the page after this one"),
+    **{parameter: _MEANT for listing, _ in _LISTINGS.values() for parameter in listing.picks},
+}
+
 SERVICE: Final = Service(
-    name="ec2", title="EC2", operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()}
+    name="ec2",
+    title="EC2",
+    operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()},
+    parameters=_PARAMETERS,
 )

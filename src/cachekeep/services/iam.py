@@ -8,6 +8,7 @@ from typing import Any, Final
 from cachekeep.services.core.callers import is_root, user_id
 from cachekeep.services.core.context import Context
 from cachekeep.services.core.operation import Service, reads
+from cachekeep.services.core.parameters import Effect, Moot
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -31,4 +32,16 @@ async def list_roles(call: Call, tx: Transaction, context: Context) -> Mapping[s
     return {"Roles": [], "IsTruncated": False}
 
 
-SERVICE: Final = Service(name="iam", title="IAM", operations={"GetUser": reads(get_user), "ListRoles": reads(list_roles)})
+_NONE: Final = Moot("there is none to choose from")
+
+SERVICE: Final = Service(
+    name="iam",
+    title="IAM",
+    operations={"GetUser": reads(get_user), "ListRoles": reads(list_roles)},
+    parameters={
+        "UserName": Effect("the caller's name; no other is found"),
+        "PathPrefix": _NONE,
+        "Marker": _NONE,
+        "MaxItems": _NONE,
+    },
+)

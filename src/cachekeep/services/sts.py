@@ -25,6 +25,7 @@ def _no(what: str) -> Operation:
 SERVICE: Final = Service(
     name="sts",
     title="STS",
+    parameters={},
     operations={
         "GetCallerIdentity": reads(get_caller_identity),
         "GetSessionToken": _no("Making temporary credentials"),

@@ -29,7 +29,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the machines have for caches: the sum of what their processes may use must stay below it unless ``overcommit``."""
     overcommit: bool = False
     any_subnet: bool = False
-    """Whether subnets that are not of this installation stand for zones of it."""
+    """Whether subnets that are not of this installation stand for zones of it, and security groups for its one."""
     hold_seconds: float = 8.0
     """How long a Describe of one resource in transition is held open; 0 answers at once."""
     quotas: Mapping[Quota, int | None] = {}

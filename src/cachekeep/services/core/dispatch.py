@@ -11,6 +11,7 @@ from msgspec.structs import replace as with_fields
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import Conflict, InvalidCombination, InvalidValue
+from cachekeep.services.core import parameters
 from cachekeep.services.core.authorise import authorise
 from cachekeep.services.core.context import Context, ServiceSettings, combination_error, value_error
 from cachekeep.services.core.hold import Waiting
@@ -57,7 +58,10 @@ class Services:
         if service is None or operation is None:
             raise ApiError("InvalidAction", f"{call.service}:{call.operation} is not supported by Cachekeep.")
         try:
-            return await self._answer(operation, service.prepare(call))
+            call = service.prepare(call)
+            if operation.mode != "refuses" and service.parameters is not None:
+                parameters.check(service.parameters, call.operation, call.params)
+            return await self._answer(operation, call)
         except InvalidValue as error:
             raise value_error(str(error)) from None
         except InvalidCombination as error:

@@ -9,6 +9,7 @@ import msgspec
 
 from cachekeep.model import CacheKind
 from cachekeep.services.core.context import Context
+from cachekeep.services.core.parameters import Declared
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -40,12 +41,14 @@ def _as_it_is(call: Call) -> Call:
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A service and what it serves. ``title`` is for people, and empty for what is no service of AWS.
 
-    ``prepare`` reads a call the way that this service's clients mean it; it may raise ApiError.
+    ``parameters`` says what those of its operations do; None for a service without a model. ``prepare`` reads a call the way that
+    this service's clients mean it; it may raise ApiError.
     """
 
     name: str
     title: str = ""
     operations: Mapping[str, Operation]
+    parameters: Declared | None = None
     prepare: Callable[[Call], Call] = _as_it_is
 
 

@@ -14,6 +14,7 @@ from cachekeep.services.elasticache import (
     tags,
 )
 from cachekeep.services.elasticache.blanks import without_blanks
+from cachekeep.services.elasticache.declared import DECLARED
 
 SERVICE = Service(
     name="elasticache",
@@ -30,5 +31,6 @@ SERVICE = Service(
         **subnet_groups.OPERATIONS,
         **tags.OPERATIONS,
     },
+    parameters=DECLARED,
     prepare=without_blanks,
 )

@@ -10,6 +10,7 @@ from cachekeep.services.core.context import Context, unsupported, value_error
 from cachekeep.services.core.operation import Handler, Operation, reads, refuses
 from cachekeep.services.core.paging import USUAL, PageRule
 from cachekeep.services.elasticache import find, names
+from cachekeep.services.elasticache.declared import NO_CACHE_SECURITY_GROUPS
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -94,8 +95,6 @@ def _matches(user: Mapping[str, Any], call: Call) -> bool:
     return True
 
 
-NO_CACHE_SECURITY_GROUPS: Final = "Use of cache security groups is not permitted in this API version for your account."
-"""AWS's own words to every account that has no EC2-Classic, which is every account."""
 _CACHE_SECURITY_GROUP_OPERATIONS: Final = (
     "CreateCacheSecurityGroup",
     "DescribeCacheSecurityGroups",

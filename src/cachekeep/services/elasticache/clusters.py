@@ -31,7 +31,6 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Creates a Memcached cluster of up to 60 nodes, a single Valkey or Redis node, or one more replica of a replication group."""
     params = call.params
     cluster_id = names.identifier(params["CacheClusterId"], "CacheClusterId", names.CLUSTER_ID_MAX)
-    want.refuse_unsupported(params)
     given = tags.parse(params.get("Tags", ()), context)
     if await tx.cache_of(cluster_id):
         raise _already_exists(cluster_id)
@@ -74,8 +73,8 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
-        **want.plain(params),
-        **want.windows(params),
+        **want.plain(params, context.settings),
+        **want.windows(params, engine),
     )
     try:
         return await want.insert(tx, context, "cluster", cluster_id, wanted)
@@ -93,7 +92,7 @@ def _zones(params: Params, context: Context, engine: str, cluster_id: str, allow
     chosen = list(params.get("PreferredAvailabilityZones", ()))
     one = params.get("PreferredAvailabilityZone")
     crossing = _crosses(params, chosen)
-    if one and one.lower() != "multiple":
+    if one and not (crossing and one.lower() == "multiple"):  # as it is shown of such a cluster
         if chosen:
             raise combination_error("PreferredAvailabilityZone and PreferredAvailabilityZones cannot be used together.")
         if crossing and count > 1:
@@ -137,7 +136,10 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
     after, size = paging.start(params)
     marker: Mapping[str, str] = {}
     if name := params.get("CacheClusterId"):
-        found = [(name.lower(), await find.cluster(tx, name))]
+        cache = await find.cluster(tx, name)
+        if cache.kind == "group" and params.get("ShowCacheClustersNotInReplicationGroups"):
+            raise find.cluster_not_found(name)
+        found = [(name.lower(), cache)]
     elif params.get("ShowCacheClustersNotInReplicationGroups"):
         rows = await tx.caches(kind="cluster", after=after or "", limit=size + 1)
         caches, marker = paging.finish(rows, size, lambda cache: cache.name)
@@ -171,14 +173,13 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     immediately = params.get("ApplyImmediately", False)
     if not params.keys() - {"CacheClusterId", "ApplyImmediately"} and not (immediately and cache.wanted.deferred):
         raise combination_error("No modifications were requested")
-    want.refuse_unsupported(params)
     if cache.kind == "group":
         raise combination_error(
             f"Cache cluster {cluster_id} belongs to replication group {cache.name}; use ModifyReplicationGroup to change it."
         )
     await find.cluster_to_change(tx, cluster_id)
     before = cache.wanted
-    changes = want.plain(params) | want.windows(params, before)
+    changes = want.plain(params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     if params.get("Engine", before.engine).lower() != before.engine:
@@ -261,7 +262,6 @@ def _where(params: Params, present: Sequence[Member], more: int, allowed: Sequen
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Deletes a cluster with its data, or one replica of a replication group."""
-    want.refuse_unsupported(call.params)
     cluster_id = call.params["CacheClusterId"].lower()
     cache = await find.cluster(tx, cluster_id)
     if cache.kind == "group":

@@ -30,7 +30,6 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Creates one primary and up to five replicas, in the zones asked for; or a group around an existing stand-alone cluster."""
     params = call.params
     group_id = names.identifier(params["ReplicationGroupId"], "ReplicationGroupId", names.GROUP_ID_MAX)
-    want.refuse_unsupported(params)
     given = tags.parse(params.get("Tags", ()), context)
     if await tx.cache(group_id, "group"):
         raise _already_exists(group_id)
@@ -75,8 +74,8 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
-        **({"automatic_failover": clustered} | want.plain(params)),
-        **want.windows(params),
+        **({"automatic_failover": clustered} | want.plain(params, context.settings)),
+        **want.windows(params, engine),
     )
     shards.check_failover(wanted)
     try:
@@ -108,7 +107,8 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     built = await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed, first=first)
     # The node goes on in the shard that it was decided in.
     built = (replace(built[0], id=cache.wanted.shards[0].id),)
-    wanted = replace(cache.wanted, shards=built, **want.plain(params), **want.windows(params, cache.wanted))
+    changes = want.plain(params, context.settings) | want.windows(params, cache.wanted.engine, cache.wanted)
+    wanted = replace(cache.wanted, shards=built, **changes)
     shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
     try:
@@ -159,7 +159,6 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     immediately = params.get("ApplyImmediately", False)
     if not asked and not (immediately and cache.wanted.deferred):
         raise combination_error("No modifications were requested")
-    want.refuse_unsupported(params)
     cache = cache if mode.on_the_way(params, cache) else await find.group_to_change(tx, cache.name, stuck=True)
     before = cache.wanted
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
@@ -170,7 +169,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         )
         cache = await save(tx, cache, replace(before, **changes), told(cache, told_of))
         return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
-    changes = want.plain(params) | want.windows(params, before)
+    changes = want.plain(params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     changes |= await change_engine(params, tx, context, cache, immediately=immediately)
@@ -263,7 +262,6 @@ def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
 
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Deletes all nodes and their data with them; `RetainPrimaryCluster` keeps the primary as a cluster of its own."""
-    want.refuse_unsupported(call.params)
     cache = await find.group(tx, call.params["ReplicationGroupId"])
     if cache.wanted.deleted:
         raise find.group_state_error(cache.name)

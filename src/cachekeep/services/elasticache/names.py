@@ -46,12 +46,9 @@ def port(number: int | None, default: int) -> int:
     return number
 
 
-def security_group_ids(ids: list[str]) -> tuple[str, ...]:
-    """Ids of the right form, each once. Raises ApiError InvalidParameterValue."""
-    for text in ids:
-        if not _SECURITY_GROUP.fullmatch(text):
-            raise value_error(f"Invalid security group {text!r}: an id begins with sg-.")
-    return tuple(dict.fromkeys(ids))
+def is_security_group_id(text: str) -> bool:
+    """Whether it has the form of a security group's id."""
+    return _SECURITY_GROUP.fullmatch(text) is not None
 
 
 def is_subnet_id(text: str) -> bool:

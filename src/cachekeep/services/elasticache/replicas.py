@@ -99,7 +99,6 @@ async def _read(params: Params, tx: Transaction) -> tuple[Cache, list[_Target]]:
 
 async def _group(params: Params, tx: Transaction) -> Cache:
     await find.group(tx, params["ReplicationGroupId"])
-    want.refuse_unsupported(params)
     if not params.get("ApplyImmediately"):
         raise value_error("ApplyImmediately must be true: the number of replicas cannot be changed in the maintenance window.")
     return await find.group_to_change(tx, params["ReplicationGroupId"], stuck=True)

@@ -57,6 +57,11 @@ def layouts(params: Params) -> list[Layout]:
         if chosen:
             raise combination_error("PreferredCacheClusterAZs cannot be used together with NodeGroupConfiguration.")
         found = [_configured(index, each, nodes) for index, each in enumerate(configurations, 1)]
+        everywhere = all("ReplicaCount" in each for each in configurations)
+        if "ReplicasPerNodeGroup" in params and everywhere and any(layout.nodes != nodes for layout in found):
+            raise combination_error(
+                f"ReplicasPerNodeGroup is {nodes - 1}, and NodeGroupConfiguration says another ReplicaCount for each node group."
+            )
     else:
         if chosen and "NumCacheClusters" not in params and "ReplicasPerNodeGroup" not in params:
             nodes = len(chosen)

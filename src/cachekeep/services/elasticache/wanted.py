@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,77 +15,13 @@ from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
 from cachekeep.services.core.caches import every
-from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
+from cachekeep.services.core.context import Context, Params, ServiceSettings, combination_error, unsupported, value_error
 from cachekeep.services.elasticache import find, names, quotas
-from cachekeep.services.elasticache.absent import NO_CACHE_SECURITY_GROUPS
 from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 
 DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
-
-
-# ------------------------------------------------------------------ what has no effect yet
-
-
-def _given(value: Any) -> bool:
-    return True
-
-
-def _true(value: Any) -> bool:
-    return value is True
-
-
-def _other_than(*accepted: Any) -> Callable[[Any], bool]:
-    return lambda value: value not in accepted
-
-
-NOT_YET: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "AuthToken": (_given, "An AUTH token"),
-    "AuthTokenUpdateStrategy": (_given, "An AUTH token"),
-    "AtRestEncryptionEnabled": (_true, "Encryption at rest"),
-    "DataTieringEnabled": (_true, "Data tiering"),
-    "Durability": (_other_than("default", "disabled"), "Durability"),
-    "FinalSnapshotIdentifier": (_given, "A final snapshot"),
-    "GlobalReplicationGroupId": (_given, "A global datastore"),
-    "IpDiscovery": (_other_than("ipv4"), "IPv6"),
-    "KmsKeyId": (_given, "Encryption at rest"),
-    "LogDeliveryConfigurations": (_given, "Log delivery"),
-    "NetworkType": (_other_than("ipv4"), "IPv6"),
-    "NotificationTopicArn": (_given, "A notification topic"),
-    "NotificationTopicStatus": (_other_than("inactive"), "A notification topic"),
-    "OutpostMode": (_given, "An Outpost"),
-    "PreferredOutpostArn": (_given, "An Outpost"),
-    "PreferredOutpostArns": (_given, "An Outpost"),
-    "PrimaryOutpostArn": (_given, "An Outpost"),
-    "RemoveUserGroups": (_true, "A user group"),
-    "ReplicaOutpostArns": (_given, "An Outpost"),
-    "ScaleConfig": (_given, "Scaling in steps (ScaleConfig)"),
-    "ServerlessCacheSnapshotName": (_given, "Restoring a snapshot"),
-    "SnapshotArns": (_given, "Restoring a snapshot"),
-    "SnapshotName": (_given, "Restoring a snapshot"),
-    "SnapshotRetentionLimit": (_other_than(0), "Taking snapshots"),
-    "SnapshottingClusterId": (_given, "Taking snapshots"),
-    "TransitEncryptionEnabled": (_true, "Encryption in transit"),
-    "TransitEncryptionMode": (_given, "Encryption in transit"),
-    "UserGroupIds": (_given, "A user group"),
-    "UserGroupIdsToAdd": (_given, "A user group"),
-    "UserGroupIdsToRemove": (_given, "A user group"),
-}
-"""Parameters without an effect yet: the values that ask for one are refused;
-those that say "off" are what Terraform always sends."""
-
-
-def refuse_unsupported(params: Params) -> None:
-    """Raises ApiError for a parameter that would have no effect, on whichever level it is."""
-    if params.get("CacheSecurityGroupNames"):
-        raise value_error(NO_CACHE_SECURITY_GROUPS)
-    for name, value in params.items():
-        if name in NOT_YET and NOT_YET[name][0](value):
-            raise unsupported(f"{NOT_YET[name][1]} ({name})")
-        for below in value if isinstance(value, list) else ():
-            if isinstance(below, Mapping):
-                refuse_unsupported(below)
 
 
 # ------------------------------------------------------------------ engine, version, node type, parameter group
@@ -157,17 +93,35 @@ _PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "AutomaticFailoverEnabled": ("automatic_failover", bool),
     "MultiAZEnabled": ("multi_az", bool),
     "ReplicationGroupDescription": ("description", str),
-    "SecurityGroupIds": ("security_group_ids", names.security_group_ids),
 }
 
 
-def plain(params: Params) -> dict[str, Any]:
+def plain(params: Params, settings: ServiceSettings) -> dict[str, Any]:
     """The wanted fields that parameters set one to one. Raises ApiError InvalidParameterValue."""
-    return {field: read(params[name]) for name, (field, read) in _PLAIN.items() if name in params}
+    found = {field: read(params[name]) for name, (field, read) in _PLAIN.items() if name in params}
+    if "SecurityGroupIds" in params:
+        found["security_group_ids"] = _security_groups(params["SecurityGroupIds"], settings)
+    return found
 
 
-def windows(params: Params, before: Wanted | None = None) -> dict[str, Any]:
-    """Both windows after a request. Raises ApiError InvalidParameterValue."""
+def _security_groups(ids: Sequence[str], settings: ServiceSettings) -> tuple[str, ...]:
+    """The ids, each once. There is one group, which lets everybody in: any other would be shown and keep nobody out."""
+    for each in ids:
+        if not names.is_security_group_id(each):
+            raise value_error(f"Invalid security group {each!r}: an id begins with sg-.")
+        if each != settings.security_group_id and not settings.any_subnet:
+            raise value_error(
+                f"The security group {each} does not exist. ec2:DescribeSecurityGroups lists the only one, which lets "
+                "everybody in; `cachekeep up --any-subnet` takes any other id for it, too. Nothing was changed."
+            )
+    return tuple(dict.fromkeys(ids))
+
+
+def windows(params: Params, engine: str, before: Wanted | None = None) -> dict[str, Any]:
+    """Both windows after a request. Raises ApiError InvalidParameterValue, or InvalidParameterCombination for an engine that has
+    no snapshots."""
+    if engine == "memcached" and "SnapshotWindow" in params:
+        raise combination_error("SnapshotWindow cannot be used with memcached, which has no snapshots; nothing was changed.")
     asked = params.get("PreferredMaintenanceWindow"), params.get("SnapshotWindow")
     if before is not None:
         if asked == (None, None):

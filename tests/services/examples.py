@@ -1,0 +1,237 @@
+"""Requests that are answered, in which each parameter makes a difference. The last of an operation is the plainest."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+
+NEXT_PAGE: Final = "<the marker of the first page>"
+
+_ARN: Final = "arn:aws:elasticache:us-east-1:000000000000:"
+_TAGS: Final = [{"Key": "k", "Value": "v"}]
+_WINDOWS: Final = {"PreferredMaintenanceWindow": "tue:01:00-tue:02:00", "SnapshotWindow": "10:00-11:00"}
+_NODE: Final = {"Engine": "valkey", "CacheNodeType": "cache.t3.micro"}
+_NEW: Final = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d"} | _NODE
+_NEW_ONE: Final = {"CacheClusterId": "new"} | _NODE
+_NEW_MEMCACHED: Final = {"CacheClusterId": "new", "Engine": "memcached", "CacheNodeType": "cache.t3.micro"}
+_PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 20, "Marker": NEXT_PAGE}]
+_NO_PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 19}, {"Marker": "x"}]
+_NO_TOKENS: Final = [{"MaxResults": 20}, {"MaxResults": 51}, {"NextToken": "x"}]
+
+
+def _filters(name: str, value: str) -> list[dict[str, Any]]:
+    return [{"Name": name, "Values": [value]}]
+
+
+def _neighbour(by: dict[str, str], *filters: tuple[str, str]) -> list[dict[str, Any]]:
+    """Of an EC2 listing: parameter → a value that picks some; filters that pick some."""
+    picks: list[dict[str, Any]] = [{parameter: [value]} for parameter, value in by.items()]
+    return [*[{"Filters": _filters(*each)} for each in filters], *picks, {"DryRun": True}, {}]
+
+
+EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
+    "elasticache:AddTagsToResource": [{"ResourceName": f"{_ARN}cluster:one", "Tags": _TAGS}],
+    "elasticache:CreateCacheCluster": [
+        {"CacheClusterId": "new", "ReplicationGroupId": "red", "PreferredAvailabilityZone": "us-east-1c"},
+        _NEW_MEMCACHED | {"NumCacheNodes": 3, "AZMode": "cross-az", "Port": 12000},
+        _NEW_MEMCACHED | {"NumCacheNodes": 2, "PreferredAvailabilityZones": ["us-east-1a", "us-east-1c"]},
+        _NEW_ONE
+        | {"EngineVersion": "9.1", "Tags": _TAGS, "AutoMinorVersionUpgrade": False, "PreferredAvailabilityZone": "us-east-1a"},
+        _NEW_ONE | {"EngineVersion": "8.0", "CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"} | _WINDOWS,
+        _NEW_ONE | {"SecurityGroupIds": ["sg-12345678"]},
+        _NEW_ONE,
+    ],
+    "elasticache:CreateCacheParameterGroup": [
+        {"CacheParameterGroupName": "new", "CacheParameterGroupFamily": "valkey8", "Description": "d", "Tags": _TAGS}
+    ],
+    "elasticache:CreateCacheSubnetGroup": [
+        {
+            "CacheSubnetGroupName": "new",
+            "CacheSubnetGroupDescription": "d",
+            "SubnetIds": ["subnet-12345678"],
+            "Tags": _TAGS,
+        }
+    ],
+    "elasticache:CreateReplicationGroup": [
+        _NEW | {"NumCacheClusters": 2, "AutomaticFailoverEnabled": True, "MultiAZEnabled": True, "Port": 7000, "Tags": _TAGS},
+        _NEW | {"PreferredCacheClusterAZs": ["us-east-1c", "us-east-1a"], "AutoMinorVersionUpgrade": False},
+        _NEW | {"NumNodeGroups": 2, "ReplicasPerNodeGroup": 1},
+        _NEW | {"ClusterMode": "enabled", "EngineVersion": "9.1"},
+        _NEW
+        | {
+            "NodeGroupConfiguration": [
+                {
+                    "NodeGroupId": "0007",
+                    "Slots": "0-99",
+                    "ReplicaCount": 1,
+                    "PrimaryAvailabilityZone": "us-east-1c",
+                    "ReplicaAvailabilityZones": ["us-east-1a"],
+                },
+                {"NodeGroupId": "0008", "Slots": "100-16383", "ReplicaCount": 0},
+            ]
+        },
+        _NEW | {"NodeGroupConfiguration": [{"ReplicaCount": 2}]},
+        _NEW | {"EngineVersion": "8.0", "CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"} | _WINDOWS,
+        _NEW | {"SecurityGroupIds": ["sg-12345678"]},
+        {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d", "PrimaryClusterId": "one"},
+        _NEW,
+    ],
+    "elasticache:DecreaseReplicaCount": [
+        {"ReplicationGroupId": "demo", "NewReplicaCount": 1, "ApplyImmediately": True},
+        {"ReplicationGroupId": "demo", "ReplicasToRemove": ["demo-002"], "ApplyImmediately": True},
+        {
+            "ReplicationGroupId": "many",
+            "ReplicaConfiguration": [
+                {"NodeGroupId": "0002", "NewReplicaCount": 1, "PreferredAvailabilityZones": ["us-east-1b", "us-east-1a"]}
+            ],
+            "ApplyImmediately": True,
+        },
+    ],
+    "elasticache:DeleteCacheCluster": [{"CacheClusterId": "one"}],
+    "elasticache:DeleteCacheParameterGroup": [{"CacheParameterGroupName": "x1"}],
+    "elasticache:DeleteCacheSubnetGroup": [{"CacheSubnetGroupName": "x1"}],
+    "elasticache:DeleteReplicationGroup": [
+        {"ReplicationGroupId": "demo", "RetainPrimaryCluster": True},
+        {"ReplicationGroupId": "demo"},
+    ],
+    "elasticache:DescribeCacheClusters": [
+        *_PAGES,
+        {"CacheClusterId": "demo-001", "ShowCacheNodeInfo": True},
+        {"ShowCacheClustersNotInReplicationGroups": True},
+    ],
+    "elasticache:DescribeCacheEngineVersions": [
+        {"Engine": "valkey"},
+        {"EngineVersion": "8.0"},
+        {"CacheParameterGroupFamily": "redis7"},
+        {"DefaultOnly": True},
+        *_NO_PAGES,
+    ],
+    "elasticache:DescribeCacheParameterGroups": [*_PAGES, {"CacheParameterGroupName": "mine"}],
+    "elasticache:DescribeCacheParameters": [
+        *[{"CacheParameterGroupName": "mine"} | each for each in _PAGES],
+        {"CacheParameterGroupName": "mine", "Source": "user"},
+    ],
+    "elasticache:DescribeCacheSubnetGroups": [*_PAGES, {"CacheSubnetGroupName": "sub"}],
+    "elasticache:DescribeEngineDefaultParameters": [{"CacheParameterGroupFamily": "valkey8"} | each for each in _PAGES],
+    "elasticache:DescribeEvents": [
+        *_PAGES,
+        {"SourceType": "cache-parameter-group", "SourceIdentifier": "mine"},
+        {"StartTime": dt.datetime(2026, 1, 1, 1, tzinfo=dt.UTC)},
+        {"EndTime": dt.datetime(2025, 12, 31, tzinfo=dt.UTC)},
+        {"StartTime": dt.datetime(2025, 12, 31, tzinfo=dt.UTC), "Duration": 10},
+    ],
+    "elasticache:DescribeGlobalReplicationGroups": [*_NO_PAGES, {"GlobalReplicationGroupId": "x"}, {}],
+    "elasticache:DescribeReplicationGroups": [*_PAGES, {"ReplicationGroupId": "demo"}],
+    "elasticache:DescribeReservedCacheNodes": [*_NO_PAGES, {"ReservedCacheNodeId": "x"}, {}],
+    "elasticache:DescribeReservedCacheNodesOfferings": [*_NO_PAGES, {"ReservedCacheNodesOfferingId": "x"}, {}],
+    "elasticache:DescribeServerlessCacheSnapshots": [
+        *_NO_TOKENS,
+        {"ServerlessCacheName": "x"},
+        {"ServerlessCacheSnapshotName": "x"},
+        {},
+    ],
+    "elasticache:DescribeServerlessCaches": [*_NO_TOKENS, {"ServerlessCacheName": "x"}, {}],
+    "elasticache:DescribeServiceUpdates": [*_NO_PAGES, {"ServiceUpdateName": "x"}, {}],
+    "elasticache:DescribeSnapshots": [
+        *_NO_PAGES,
+        {"SnapshotName": "x"},
+        {"CacheClusterId": "nope"},
+        {"SnapshotSource": "automatic"},
+        {},
+    ],
+    "elasticache:DescribeUpdateActions": [*_NO_PAGES, {"ServiceUpdateName": "x"}, {}],
+    "elasticache:DescribeUserGroups": [*_NO_PAGES, {"UserGroupId": "x"}, {}],
+    "elasticache:DescribeUsers": [
+        *_NO_PAGES,
+        {"Engine": "valkey"},
+        {"UserId": "x"},
+        {"Filters": _filters("user-name", "nobody")},
+        {"Filters": _filters("user-name", "default")},
+    ],
+    "elasticache:IncreaseReplicaCount": [
+        {"ReplicationGroupId": "demo", "NewReplicaCount": 4, "ApplyImmediately": True},
+        {
+            "ReplicationGroupId": "many",
+            "ReplicaConfiguration": [
+                {
+                    "NodeGroupId": "0002",
+                    "NewReplicaCount": 3,
+                    "PreferredAvailabilityZones": ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1c"],
+                }
+            ],
+            "ApplyImmediately": True,
+        },
+    ],
+    "elasticache:ListAllowedNodeTypeModifications": [{"CacheClusterId": "mc"}, {"ReplicationGroupId": "demo"}],
+    "elasticache:ListTagsForResource": [{"ResourceName": f"{_ARN}cluster:one"}],
+    "elasticache:ModifyCacheCluster": [
+        {"CacheClusterId": "mc", "NumCacheNodes": 2, "CacheNodeIdsToRemove": ["0002"], "ApplyImmediately": True},
+        {
+            "CacheClusterId": "mc",
+            "NumCacheNodes": 4,
+            "NewAvailabilityZones": ["us-east-1c"],
+            "AZMode": "cross-az",
+            "ApplyImmediately": True,
+        },
+        {"CacheClusterId": "mc", "AZMode": "cross-az"},
+        {"CacheClusterId": "one", "EngineVersion": "9.1", "CacheParameterGroupName": "default.valkey9", "ApplyImmediately": True},
+        {"CacheClusterId": "one", "CacheParameterGroupName": "mine", "AutoMinorVersionUpgrade": False} | _WINDOWS,
+        {"CacheClusterId": "one", "SecurityGroupIds": ["sg-12345678"]},
+        {"CacheClusterId": "one", "CacheNodeType": "cache.m7g.large"},
+        {"CacheClusterId": "one", "Engine": "redis", "AutoMinorVersionUpgrade": False},
+        {"CacheClusterId": "one", "AutoMinorVersionUpgrade": True},
+    ],
+    "elasticache:ModifyCacheParameterGroup": [
+        {"CacheParameterGroupName": "mine", "ParameterNameValues": [{"ParameterName": "timeout", "ParameterValue": "60"}]}
+    ],
+    "elasticache:ModifyCacheSubnetGroup": [
+        {"CacheSubnetGroupName": "x1", "CacheSubnetGroupDescription": "other", "SubnetIds": ["subnet-87654321"]}
+    ],
+    "elasticache:ModifyReplicationGroup": [
+        {"ReplicationGroupId": "red", "AutomaticFailoverEnabled": False, "ReplicationGroupDescription": "other"},
+        {"ReplicationGroupId": "red", "MultiAZEnabled": True},
+        {"ReplicationGroupId": "demo", "PrimaryClusterId": "demo-002"},
+        {"ReplicationGroupId": "red", "Engine": "valkey", "EngineVersion": "8.0", "ApplyImmediately": True},
+        {"ReplicationGroupId": "red", "EngineVersion": "7.1"},
+        {"ReplicationGroupId": "red", "CacheParameterGroupName": "x1", "AutoMinorVersionUpgrade": False} | _WINDOWS,
+        {"ReplicationGroupId": "demo", "CacheNodeType": "cache.m7g.large", "ApplyImmediately": True},
+        {"ReplicationGroupId": "demo", "SecurityGroupIds": ["sg-12345678"]},
+        {"ReplicationGroupId": "red", "ClusterMode": "compatible"},
+        {"ReplicationGroupId": "demo", "AutoMinorVersionUpgrade": True},
+    ],
+    "elasticache:ModifyReplicationGroupShardConfiguration": [
+        {"ReplicationGroupId": "many", "NodeGroupCount": 1, "NodeGroupsToRemove": ["0001"], "ApplyImmediately": True},
+        {"ReplicationGroupId": "many", "NodeGroupCount": 1, "NodeGroupsToRetain": ["0001"], "ApplyImmediately": True},
+        {
+            "ReplicationGroupId": "many",
+            "NodeGroupCount": 3,
+            "ReshardingConfiguration": [{"NodeGroupId": "0009", "PreferredAvailabilityZones": ["us-east-1c"] * 3}],
+            "ApplyImmediately": True,
+        },
+    ],
+    "elasticache:RebootCacheCluster": [{"CacheClusterId": "one", "CacheNodeIdsToReboot": ["0001"]}],
+    "elasticache:RemoveTagsFromResource": [{"ResourceName": f"{_ARN}cluster:one", "TagKeys": ["a"]}],
+    "elasticache:ResetCacheParameterGroup": [
+        {"CacheParameterGroupName": "mine", "ResetAllParameters": True},
+        {"CacheParameterGroupName": "mine", "ParameterNameValues": [{"ParameterName": "timeout"}]},
+    ],
+    "elasticache:TestFailover": [{"ReplicationGroupId": "red", "NodeGroupId": "0001"}],
+    "ec2:DescribeAccountAttributes": _neighbour({"AttributeNames": "default-vpc"}),
+    "ec2:DescribeAvailabilityZones": _neighbour({"ZoneNames": "us-east-1a", "ZoneIds": "us-east-1-az1"}, ("zone-name", "*b")),
+    "ec2:DescribeInstanceTypes": [
+        {"MaxResults": 5},
+        {"MaxResults": 5, "NextToken": NEXT_PAGE},
+        *_neighbour({"InstanceTypes": "t3.micro"}, ("instance-type", "t3.*")),
+    ],
+    "ec2:DescribeRegions": _neighbour({"RegionNames": "mars"}, ("region-name", "us-*"), ("region-name", "mars")),
+    "ec2:DescribeSecurityGroups": [
+        *_neighbour({"GroupIds": "sg-1", "GroupNames": "other"}, ("group-name", "def*"), ("group-name", "other")),
+    ],
+    "ec2:DescribeSubnets": [*_neighbour({"SubnetIds": "subnet-1"}, ("availability-zone", "us-east-1a"))],
+    "ec2:DescribeVpcs": [*_neighbour({"VpcIds": "vpc-1"}, ("is-default", "true"), ("is-default", "false"))],
+    "iam:GetUser": [{"UserName": "root"}, {"UserName": "x"}],
+    "iam:ListRoles": [{}],
+    "sts:GetCallerIdentity": [{}],
+}
+for _name in ("DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"):
+    EXAMPLES[f"ec2:{_name}"] = [EXAMPLES[f"ec2:{_name}"][0], {"MaxResults": 1}, {"NextToken": "x"}, *EXAMPLES[f"ec2:{_name}"][1:]]

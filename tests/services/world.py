@@ -1,0 +1,63 @@
+"""A whole installation in memory, without the wire: filled once, and copied for each trial."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from typing import Any
+
+from msgspec.structs import replace
+from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
+
+from cachekeep.services import SERVICES, Services
+from cachekeep.store import MemoryStore
+from cachekeep.wire.caller import Principal
+from cachekeep.wire.gateway import Call
+
+
+class World:
+    """A group, a single node, a Memcached cluster, a parameter group and a subnet group, all settled."""
+
+    def __init__(self, clock: SetClock | None = None) -> None:
+        self.clock = clock or SetClock()
+        self.store = MemoryStore(self.clock)
+        self.keeper = Keeper(self.store, self.clock)
+        self.open()
+
+    def open(self) -> None:
+        self.services = Services(SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock)
+
+    def copy(self) -> World:
+        """The same world once more: filling one takes longer than what is tried in it."""
+        new = copy.copy(self)
+        new.clock, new.store, new.keeper = copy.deepcopy((self.clock, self.store, self.keeper))
+        new.open()
+        return new
+
+    async def ask(self, operation: str, params: dict[str, Any], service: str = "elasticache") -> Any:
+        principal = Principal("key", f"arn:aws:iam::{ACCOUNT}:root", ACCOUNT)
+        return await self.services.dispatch(
+            Call(service, operation, params, principal, "us-east-1", "r", dt.datetime.now(dt.UTC), None)
+        )
+
+    async def fill(self) -> None:
+        await self.ask(
+            "CreateCacheParameterGroup",
+            {"CacheParameterGroupName": "mine", "CacheParameterGroupFamily": "valkey8", "Description": "d"},
+        )
+        await self.ask(
+            "CreateCacheSubnetGroup",
+            {"CacheSubnetGroupName": "sub", "CacheSubnetGroupDescription": "d", "SubnetIds": ["subnet-12345678"]},
+        )
+        node = {"CacheNodeType": "cache.t3.micro", "EngineVersion": "8.0", "Engine": "valkey"}
+        mine = {"CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"}
+        await self.ask(
+            "CreateReplicationGroup",
+            {"ReplicationGroupId": "demo", "ReplicationGroupDescription": "d", "NumCacheClusters": 3} | node | mine,
+        )
+        await self.ask("CreateCacheCluster", {"CacheClusterId": "one"} | node)
+        await self.ask(
+            "CreateCacheCluster",
+            {"CacheClusterId": "mc", "CacheNodeType": "cache.t3.micro", "Engine": "memcached", "NumCacheNodes": 3},
+        )
+        await self.keeper.settle_all()
