@@ -14,12 +14,16 @@ from tests.addresses import new_pool
 from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, wanted_cluster
 from tests.live.writer import Writer
+from valkey.asyncio.retry import Retry
+from valkey.backoff import NoBackoff
+from valkey.crc import key_slot
 
 from cachekeep.compute.contract import Target
 from cachekeep.compute.line import Reply
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Cache
 from cachekeep.network.addresses import free
+from cachekeep.plan import Policy
 from cachekeep.plan.slots import SLOTS, count, even, expand
 
 pytestmark = pytest.mark.anyio
@@ -243,6 +247,26 @@ async def move_house(live: LiveCache, cache: Cache) -> Cache:
     saved = await live.store.save_decided(replace(now, decided=moved), lease, addresses=set(new))
     await live.store.release(lease)
     return saved
+
+
+@engines
+async def test_a_primary_that_restarts_by_plan_sends_its_clients_on_first(engine: str, major: int) -> None:
+    """Clients deal with a redirection; of a connection that ends some make an error."""
+    async with LiveCache(None, wanted_cluster(build_of(engine, major), shards=3, replicas=1), policy=Policy()) as live:
+        cache = await healthy(live)
+        old = await live.node(live.primary_of(cache))
+        key = next(f"k{n}" for n in range(1000) if key_slot(f"k{n}".encode()) in expand(cache.decided.shards[0].owned))
+        client = valkey.asyncio.Valkey(host=old.address, port=old.port, retry=Retry(NoBackoff(), 0))
+        try:
+            assert await client.set(key, "1")
+            await live.errand("test-failover", shard="0001")
+            await live.until(lambda c: live.said_any(f"clients of {old.name} are still sent on"), "it does not restart yet")
+            with pytest.raises(valkey.ResponseError, match="MOVED "):
+                await client.set(key, "2")
+        finally:
+            await client.aclose()
+        await live.until(lambda c: next(n for n in c.decided.nodes if n.name == old.name).incarnation > old.incarnation, "it does")
+        await healthy(live)
 
 
 @engines

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-from tests.plan.builders import MOMENT, NOW, gone, later, step
-from tests.plan.test_cluster_keeping import plan_until_wait
-from tests.plan.test_cluster_plan import OTHER, OTHERS_REPLICA, cluster, seen, settled
+from typing import Any
 
-from cachekeep.model import Cache, Decide, View, Wait
+from msgspec.structs import replace
+from tests.plan.builders import MOMENT, NOW, gone, later, silent, step
+from tests.plan.test_cluster_keeping import plan_until_wait, with_node, without_members
+from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, seen, settled, shard
+
+from cachekeep.model import Act, Cache, Decide, Erase, View, Wait
 from cachekeep.plan import Policy, condition
+from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.slots import SLOTS
 
 ALL = ((0, SLOTS - 1),)
+HALF = ((0, SLOTS // 2 - 1),)
 LINGER = Policy().linger_seconds
 SHORT = Policy(linger_seconds=2.0)
 
@@ -83,3 +87,61 @@ def test_where_all_shards_stay_nothing_lingers() -> None:
     cache, view = settled(2)
     cache = replace(cache, decided=replace(cache.decided, resharded_at=later(-1.0)))
     assert step(cache, view) == Wait(Policy().rest_seconds, "demo is as it should be")
+
+
+# -- a node that has handed its shard over
+
+
+def handed_over(seconds: float, **node: Any) -> tuple[Cache, View]:
+    """The first shard's replica led before its primary does, until so long ago."""
+    cache, view = settled(2)
+    cache = shard(with_node(cache, TWO, **node), led_before=TWO, led_since=later(-seconds))
+    return cache, view
+
+
+def test_who_led_before_and_since_when_another_does_is_written_down() -> None:
+    cache, view = settled(2)
+    cache = shard(cache, moving_to=TWO, order=2)
+    view = seen(view, demo_0001_001={"role": "replica", "follows": view.node(ONE).follows})
+    view = seen(
+        view, demo_0001_001=cluster(view, ONE, slots=()), demo_0001_002={"role": "primary", **cluster(view, TWO, slots=HALF)}
+    )
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because.startswith(f"{TWO} leads shard 0001 in place of {ONE}")
+    led = answer.decided.shards[0]
+    assert (led.primary, led.led_before, led.led_since) == (TWO, ONE, MOMENT)
+
+
+def test_it_restarts_when_it_has_sent_its_clients_on_and_not_before() -> None:
+    for policy, span in ((Policy(), SENDING_ON_SECONDS), (Policy(linger_seconds=0.75), 0.75)):
+        cache, view = handed_over(span - 0.5, due="reboot")
+        assert step(cache, view, policy) == Wait(0.5, f"clients of {TWO} are still sent on to {ONE}; then it restarts")
+        answer = step(cache, view, policy, later(0.5))
+        assert isinstance(answer, Decide)
+        assert answer.because == f"{TWO} restarts by plan (reboot)"
+
+
+def test_one_that_has_not_led_restarts_at_once() -> None:
+    cache, view = settled(2)
+    cache = shard(with_node(cache, TWO, due="reboot"), led_before=OTHER, led_since=later(-0.1))
+    answer = step(cache, view)
+    assert isinstance(answer, Decide)
+    assert answer.because == f"{TWO} restarts by plan (reboot)"
+
+
+def test_it_leaves_when_it_has_sent_its_clients_on_and_not_before() -> None:
+    """It does not come back: it stays for as long as a shard without slots does."""
+    cache, view = handed_over(LINGER - 0.5, leaving=True)
+    cache = without_members(cache, TWO)
+    after = plan_until_wait(cache, view)
+    assert step(after, view) == Wait(0.5, f"clients of {TWO} are still sent on to others")
+    assert step(after, view, Policy(), later(0.5)) == Act(((Erase(TWO),),), f"{TWO} leaves: process and files go")
+
+
+def test_one_that_does_not_answer_sends_nobody_on() -> None:
+    cache, view = handed_over(0.1, leaving=True)
+    cache = without_members(cache, TWO)
+    view = seen(view, demo_0001_002=silent(cache, TWO, 9.0, process="frozen"))
+    after = plan_until_wait(cache, view)
+    assert step(after, view) == Act(((Erase(TWO),),), f"{TWO} leaves: process and files go")

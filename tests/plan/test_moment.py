@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tests.plan import test_cluster_keeping as keeping
 from tests.plan import test_cluster_plan as clusters
 from tests.plan import test_starving as starving
 from tests.plan import test_switching as switching
@@ -18,6 +19,7 @@ from cachekeep.clock import SystemClock
 from cachekeep.model import UNKNOWN, Cache, Decide, Moment, View, elapsed
 from cachekeep.plan import Policy
 from cachekeep.plan.cluster_leaders import ELECTION_SECONDS
+from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
 from cachekeep.plan.situation import with_nodes
 from cachekeep.plan.starving import STARVING_SECONDS
 from cachekeep.plan.switching import REST_SECONDS, RETRY_SECONDS
@@ -79,7 +81,14 @@ def retried(begun: Moment) -> tuple[Cache, View, Policy]:
     return cache, switching.seen(cache), Policy()
 
 
+def sending_on(begun: Moment) -> tuple[Cache, View, Policy]:
+    cache, view = clusters.settled(2)
+    cache = clusters.shard(keeping.with_node(cache, clusters.TWO, due="reboot"), led_before=clusters.TWO, led_since=begun)
+    return cache, view, Policy()
+
+
 CASES: dict[str, tuple[Any, float]] = {
+    "sending clients on before a restart": (sending_on, SENDING_ON_SECONDS),
     "an election": (election, ELECTION_SECONDS),
     "starving": (starved, STARVING_SECONDS),
     "confirming that it has stopped": (confirmed, Policy().confirm_seconds),

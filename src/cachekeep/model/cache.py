@@ -192,6 +192,10 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     ordered_at: Moment | None = None
     """When its last election, or move to cluster mode, was decided; of the first shards in cluster mode, until they serve: when
     they were."""
+    led_before: str | None = None
+    """Cluster mode: who led before its primary. Clients that have not heard of that still come to it."""
+    led_since: Moment | None = None
+    """When the primary was seen to lead in place of that one."""
     min_replicas: int = 0
     """So many replicas must keep up with its primary, or it takes no writes (min-replicas-to-write); 0: it needs none."""
     starving: bool = False

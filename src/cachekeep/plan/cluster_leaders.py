@@ -84,6 +84,8 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
         ended=(),
         owned=seen.slots,
         epoch=max(seen.epoch, shard.epoch),
+        led_before=old.name,
+        led_since=s.moment,
         ordered_at=None,
         seize=False,
         moving_to=None,

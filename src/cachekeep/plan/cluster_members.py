@@ -10,6 +10,8 @@ from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import even
 
 WRITABLE_SECONDS = 2.0
+SENDING_ON_SECONDS = 2.0
+"""A node that has led restarts only after so long: a client that has anything for it meanwhile is told who leads now."""
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
@@ -70,6 +72,16 @@ def lingering_seconds(s: Situation) -> float:
     if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
         return 0.0
     return s.policy.linger_seconds - (s.seconds_since(since) or 0.0)
+
+
+def sending_on_seconds(s: Situation, node: Node) -> float:
+    """For how much longer a node that has handed its shard over sends on the clients that still come to it, before it stops: for
+    as long as a shard without slots where it goes for good, and not so long where it is back soon."""
+    shard = s.cache.shard(node.shard)
+    if not s.clustered or shard is None or shard.led_before != node.name or shard.led_since is None or not s.alive(node):
+        return 0.0
+    span = s.policy.linger_seconds if node.leaving else min(s.policy.linger_seconds, SENDING_ON_SECONDS)
+    return span - (s.seconds_since(shard.led_since) or 0.0)
 
 
 def leading(s: Situation) -> set[str | None]:

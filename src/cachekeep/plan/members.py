@@ -333,11 +333,14 @@ def _leave(s: Situation, off: list[Node]) -> Step | None:
     if any(x.confirmed.nodes & lost for x in s.decided.shards):
         shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
         return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted")
-    there = [n for n in off if s.seen(n).process != "absent"]
+    lingering = {n: left for n in off if (left := cluster_members.sending_on_seconds(s, n)) > 0}
+    there = [n for n in off if s.seen(n).process != "absent" and n not in lingering]
     because = f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go"
     erase = Act((tuple(Erase(n.name) for n in there),), because) if there else None
-    gone = [n for n in off if n not in there]
-    return first(s, (erase, _drop(s, gone) if gone else None))
+    gone = [n for n in off if n not in there and n not in lingering]
+    because = f"clients of {names(list(lingering))} are still sent on to others"
+    wait = Wait(min(lingering.values()), because) if lingering else None
+    return first(s, (erase, _drop(s, gone) if gone else None, wait))
 
 
 def _drop(s: Situation, gone: list[Node]) -> Step:

@@ -22,7 +22,7 @@ def recount(s: Situation) -> Step | None:
             s.decided,
             nodes=tuple(_anew(s, n, "condemned_at") for n in s.decided.nodes),
             successors=tuple(_anew(s, n, "condemned_at") for n in s.decided.successors),
-            shards=tuple(_anew(s, x, "ordered_at", "starved_since") for x in s.decided.shards),
+            shards=tuple(_anew(s, x, "ordered_at", "starved_since", "led_since") for x in s.decided.shards),
         ),
         "resharded_at",
     )

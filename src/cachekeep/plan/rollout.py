@@ -6,7 +6,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Decided, Errand, Node, Shard, Step, Wait
-from cachekeep.plan import cluster_slots, evidence
+from cachekeep.plan import cluster_members, cluster_slots, evidence
 from cachekeep.plan.judge import ailing
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.limits import too_small
@@ -72,6 +72,9 @@ def restart(s: Situation) -> Step | None:
         if replicas and s.needed(replicas[0]):
             because = f"{replicas[0].name} restarts when shard {shard.id} has a leader: it may hold what nobody else does"
             waits = waits or Wait(0.2, because, refused=True)
+            continue
+        if replicas and (left := cluster_members.sending_on_seconds(s, replicas[0])) > 0:
+            waits = waits or Wait(left, f"clients of {replicas[0].name} are still sent on to {shard.primary}; then it restarts")
             continue
         if replicas:
             now.append(replicas[0])
