@@ -139,7 +139,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"SnapshotSource": "automatic"},
         {},
     ],
-    "elasticache:DescribeUpdateActions": [*_NO_PAGES, {"ServiceUpdateName": "x"}, {}],
+    "elasticache:DescribeUpdateActions": [*_NO_PAGES, {}],
     "elasticache:DescribeUserGroups": [*_NO_PAGES, {"UserGroupId": "x"}, {}],
     "elasticache:DescribeUsers": [
         *_NO_PAGES,

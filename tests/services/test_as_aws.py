@@ -185,6 +185,33 @@ RECORDED: list[tuple[dict[str, Any] | None, Ask, str, str]] = [
     ),
     (
         None,
+        lambda rig: rig.cache.describe_cache_parameter_groups(CacheParameterGroupName="Nope"),
+        "CacheParameterGroupNotFound",
+        "CacheParameterGroup nope not found.",
+    ),
+    (
+        None,
+        lambda rig: rig.cache.create_cache_parameter_group(
+            CacheParameterGroupName="default.redis7", CacheParameterGroupFamily="redis7", Description="d"
+        ),
+        "CacheParameterGroupAlreadyExists",
+        "Parameter group default.redis7 already exists",
+    ),
+    ({}, lambda rig: rig.group(), "ReplicationGroupAlreadyExists", "Replication group with specified name already exists."),
+    (
+        None,
+        lambda rig: rig.cache.list_tags_for_resource(ResourceName=rig.arn("user", "nope")),
+        "UserNotFound",
+        "nope is not available for tagging",
+    ),
+    (
+        None,
+        lambda rig: rig.cache.list_tags_for_resource(ResourceName=rig.arn("cluster", "nope")),
+        "CacheClusterNotFound",
+        "Cache cluster nope is either not present or not available.",
+    ),
+    (
+        None,
         lambda rig: rig.group(CacheSubnetGroupName="Nope"),
         "CacheSubnetGroupNotFoundFault",
         "Cache Subnet Group nope does not exist.",

@@ -196,7 +196,7 @@ def test_a_node_group_of_primaries_only_cannot_be_in_several_zones(rig: Rig) -> 
 @pytest.mark.parametrize("wider", [{"NumNodeGroups": 251}, {"NumNodeGroups": 100, "ReplicasPerNodeGroup": 5}], ids=str)
 def test_a_cluster_has_no_more_nodes_than_its_quota(rig: Rig, wider: dict[str, Any]) -> None:
     failed = refused(lambda: cluster(rig, keep=False, **wider))
-    assert failed.code == "NodeQuotaForClusterExceeded"
+    assert failed.code == "NodeQuotaForCustomerExceeded"
 
 
 def test_a_stand_alone_cluster_has_no_cluster_mode(rig: Rig) -> None:

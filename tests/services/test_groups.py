@@ -571,7 +571,8 @@ def test_a_parameter_by_which_caches_need_more_is_refused_where_there_is_none() 
     rig.group("a", NumCacheClusters=3, CacheParameterGroupName="mine")
     values = [{"ParameterName": "reserved-memory-percent", "ParameterValue": "0"}]
     error = refused(rig.cache.modify_cache_parameter_group, CacheParameterGroupName="mine", ParameterNameValues=values)
-    assert error.code == "InsufficientCacheClusterCapacity"
+    assert error.code == "InvalidParameterCombination"
+    assert "Nothing was changed." in error.message
     assert rig.stored_group("mine").values == {}
     assert rig.stored("a").wanted.parameters == {}
     rig.close()

@@ -90,7 +90,7 @@ def test_zones_by_configuration(rig: Rig) -> None:
         ({"NewReplicaCount": 6}, "InvalidParameterValue"),
         ({}, "InvalidParameterCombination"),
         ({"NewReplicaCount": 2, "ApplyImmediately": False}, "InvalidParameterValue"),
-        ({"ReplicaConfiguration": [{"NodeGroupId": "0007", "NewReplicaCount": 2}]}, "NodeGroupNotFoundFault"),
+        ({"ReplicaConfiguration": [{"NodeGroupId": "0007", "NewReplicaCount": 2}]}, "InvalidParameterValue"),
         (
             {"ReplicaConfiguration": [{"NodeGroupId": "0001", "NewReplicaCount": 2, "PreferredAvailabilityZones": ["us-east-1a"]}]},
             "InvalidParameterCombination",

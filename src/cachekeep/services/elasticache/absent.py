@@ -126,7 +126,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeReservedCacheNodes": reads(_empty("ReservedCacheNodes", ReservedCacheNodeId="reserved-instance")),
     "DescribeReservedCacheNodesOfferings": reads(_empty("ReservedCacheNodesOfferings", ReservedCacheNodesOfferingId="offering")),
     "DescribeServiceUpdates": reads(_empty("ServiceUpdates", ServiceUpdateName="serviceupdate")),
-    "DescribeUpdateActions": reads(_empty("UpdateActions", ServiceUpdateName="serviceupdate")),
+    "DescribeUpdateActions": reads(_empty("UpdateActions")),
     **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
     **_refused("Taking, copying and deleting snapshots", "CreateSnapshot", "CopySnapshot", "DeleteSnapshot", plural=True),
     **_refused("Users with rights of their own", "CreateUser", "ModifyUser", "DeleteUser", plural=True),

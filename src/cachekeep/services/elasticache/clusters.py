@@ -60,7 +60,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
     if values.get("cluster-enabled") == "yes":
         raise combination_error(f"The parameter group {group_name} turns cluster mode on, which needs a replication group.")
     subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
-    allowed = await want.zones_of(tx, context, subnet_group)
+    allowed = await want.zones_for(tx, context, subnet_group)
     where = _zones(params, context, engine, cluster_id, allowed)
     found = [f"{cluster_id}.{number:04}" for number in range(1, len(where) + 1)] if engine == "memcached" else [cluster_id]
     wanted = Wanted(
@@ -218,7 +218,7 @@ async def _change_nodes(params: Params, tx: Transaction, context: Context, cache
     if params.get("AZMode") == "cross-az" and count == 1:
         raise combination_error("AZMode cross-az needs two or more cache nodes.")
     kept = _without(present, params.get("CacheNodeIdsToRemove", ()), len(present) - count)
-    allowed = await want.zones_of(tx, context, before.subnet_group)
+    allowed = await want.zones_of(tx, context, cache)
     added = _where(params, present, count - len(present), allowed, crossing)
     if not crossing and len({*(m.zone for m in kept), *added}) > 1:
         raise combination_error("Nodes in several availability zones need AZMode cross-az.")

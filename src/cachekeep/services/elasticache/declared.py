@@ -149,6 +149,7 @@ _OF_NOTHING: Final[Declared] = {
     "DescribeReservedCacheNodesOfferings:Duration": _NONE,
     "DescribeSnapshots:ReplicationGroupId": _NONE,
     "DescribeUpdateActions:Engine": _NONE,
+    "DescribeUpdateActions:ServiceUpdateName": _NONE,
     "GlobalReplicationGroupId": Effect("not found: there is none"),
     "OfferingType": _NONE,
     "ProductDescription": _NONE,

@@ -45,7 +45,7 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 
 
 def _already_exists(group_id: str) -> ApiError:
-    return ApiError("ReplicationGroupAlreadyExists", f"Replication group {group_id} already exists.")
+    return ApiError("ReplicationGroupAlreadyExists", "Replication group with specified name already exists.")
 
 
 async def _new(params: Params, tx: Transaction, context: Context, group_id: str) -> Cache:
@@ -63,7 +63,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
     port = names.port(params.get("Port"), want.DEFAULT_PORTS[engine])
     shards.check_port(port, clustered=clustered)
     subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
-    allowed = await want.zones_of(tx, context, subnet_group)
+    allowed = await want.zones_for(tx, context, subnet_group)
     wanted = Wanted(
         engine=engine,
         version=offer.version,
@@ -102,7 +102,7 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     found = shards.layouts(params)
     if shards.asks_for_cluster_mode(params, found):
         raise combination_error("A cache cluster that exists can become the primary of a group without cluster mode only.")
-    allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
+    allowed = await want.zones_of(tx, context, cache)
     first = cache.wanted.shards[0].members[0]
     built = await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed, first=first)
     # The node goes on in the shard that it was decided in.

@@ -18,7 +18,7 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every, save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
-from cachekeep.services.elasticache import find, names, quotas, render, tags
+from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
@@ -39,7 +39,7 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     tables.parameters(family)
     given = tags.parse(params.get("Tags", ()), context)
     if await tx.get(ParameterGroup, name):
-        raise ApiError("CacheParameterGroupAlreadyExists", f"CacheParameterGroup {name} already exists.")
+        raise ApiError("CacheParameterGroupAlreadyExists", f"Parameter group {name} already exists")
     quotas.PARAMETER_GROUPS.check(len(await tx.list(ParameterGroup)) + 1, context.settings.quotas)
     group = await tx.put(ParameterGroup(name=name, family=family, description=params["Description"]))
     await tags.replace_all(tx, names.arn(context.settings, "parametergroup", name), given)
@@ -50,14 +50,14 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 def _custom_name(text: str) -> str:
     """Raises ApiError InvalidParameterValue."""
     if text.lower() in tables.default_groups():
-        raise ApiError("CacheParameterGroupAlreadyExists", f"CacheParameterGroup {text.lower()} already exists.")
+        raise ApiError("CacheParameterGroupAlreadyExists", f"Parameter group {text.lower()} already exists")
     return names.identifier(text, "CacheParameterGroupName", names.NAME_MAX)
 
 
 async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """The default groups and the custom ones."""
     if asked := call.params.get("CacheParameterGroupName"):
-        found = [await _find(tx, asked)]
+        found = [await _find(tx, asked, "CacheParameterGroup {name} not found.")]
     else:
         found = [*map(_default, tables.default_groups()), *await tx.list(ParameterGroup)]
     return paging.page(
@@ -72,14 +72,14 @@ def _default(name: str) -> ParameterGroup:
     return ParameterGroup(name=name, family=family, description=description, values={"cluster-enabled": "yes"} if clustered else {})
 
 
-async def _find(tx: Transaction, text: str) -> ParameterGroup:
-    """Raises ApiError CacheParameterGroupNotFound."""
+async def _find(tx: Transaction, text: str, missing: str = "CacheParameterGroup not found: {name}") -> ParameterGroup:
+    """Raises ApiError CacheParameterGroupNotFound with AWS's words, which are others where groups are described."""
     name = text.lower()
     if name in tables.default_groups():
         return _default(name)
     found = await tx.get(ParameterGroup, name)
     if found is None:
-        raise find.parameter_group_not_found(name)
+        raise ApiError("CacheParameterGroupNotFound", missing.format(name=name))
     return found
 
 
@@ -174,7 +174,8 @@ async def _save(
     await tx.put(replace(group, values=values))
     for cache in users:
         wanted = replace(cache.wanted, parameters=values)
-        await want.check_room(tx, context, wanted, cache)
+        if shortage := await want.memory_shortage(tx, context, wanted, cache):
+            raise combination_error(shortage)  # AWS has always room for what a group reserves, and declares no code for it here
         await save(tx, cache, wanted)
     await _tell(tx, group.name, *(f"Updated parameter {name} to {value}" for name, value in told.items()))
 

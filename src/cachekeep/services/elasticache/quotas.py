@@ -14,8 +14,9 @@ NODES: Final = Quota(
     message="Customer node quota exceeded. You can have at most {most} nodes in this region",
 )
 NODES_PER_MEMCACHED_CLUSTER: Final = Quota(default=60, code="NodeQuotaForClusterExceeded", message=_PER_CLUSTER)
-NODES_PER_GROUP: Final = Quota(default=500, code="NodeQuotaForClusterExceeded", message=_PER_CLUSTER)
-"""Primaries and replicas of one group with cluster mode [AWS quota L-AF354865, raised as far as it goes]."""
+NODES_PER_GROUP: Final = Quota(default=500, code="NodeQuotaForCustomerExceeded", message=_PER_CLUSTER)
+"""Primaries and replicas of one group with cluster mode [AWS quota L-AF354865, raised as far as it goes]. Of nodes,
+IncreaseReplicaCount and ModifyReplicationGroupShardConfiguration declare no other code."""
 NODES_PER_SHARD_MAX: Final = 6
 """No quota: nobody can have more [AWS: one primary and up to five replicas]."""
 PARAMETER_GROUPS: Final = Quota(

@@ -83,7 +83,7 @@ async def _more(params: Params, tx: Transaction, context: Context, cache: Cache,
             raise combination_error(f"PreferredAvailabilityZones must name {nodes} zones: one for each node of a node group.")
         layouts.append(shards.Layout(id=id, nodes=nodes, zones=zones))
         used.add(id)
-    allowed = await want.zones_of(tx, context, cache.wanted.subnet_group)
+    allowed = await want.zones_of(tx, context, cache)
     return await shards.build(tx, context, cache.name, layouts, clustered=True, allowed=allowed)
 
 

@@ -19,6 +19,8 @@ from cachekeep.wire.gateway import Call
 
 KEY_MAX: Final = 128
 VALUE_MAX: Final = 256
+_NOT_PRESENT: Final = " is either not present or not available"
+"""What AWS says of a cluster to whoever asks for its tags."""
 
 
 # ------------------------------------------------------------------ for the other operations
@@ -116,12 +118,12 @@ async def _resource(call: Call, tx: Transaction, context: Context, *, changes: b
             if (await find.group(tx, name)).wanted.deleted and changes:
                 raise find.group_state_error(name)
         case "cluster":
-            cache = await find.cluster(tx, name)
+            cache = await tx.cache_of(name)
+            if cache is None:
+                raise ApiError("CacheClusterNotFound", f"Cache cluster {name}{_NOT_PRESENT}.")
             if changes and (cache.wanted.deleted or name not in {n.partition(".")[0] for n in cache.wanted_names()}):
-                raise ApiError(
-                    "CacheClusterNotFound",
-                    f"Cache cluster {name} is either not present or not available: it is being deleted, and its tags with it.",
-                )
+                gone = "it is being deleted, and its tags with it."
+                raise ApiError("CacheClusterNotFound", f"Cache cluster {name}{_NOT_PRESENT}: {gone}")
             if cache.kind == "group":
                 group = await tx.get(Tags, names.arn(context.settings, "replicationgroup", cache.name))
                 return arn, dict(group.values) if group else {}
@@ -133,6 +135,8 @@ async def _resource(call: Call, tx: Transaction, context: Context, *, changes: b
                 raise find.subnet_group_not_found(name)
         case "user" if name == "default":
             pass
+        case "user":
+            raise ApiError("UserNotFound", f"{name} is not available for tagging")  # AWS's own words
         case _:
             raise MISSING[kind](name)
     return arn, {}

@@ -76,14 +76,24 @@ async def parameter_group(tx: Transaction, name: str | None, family: str) -> tup
     return name, values
 
 
-async def zones_of(tx: Transaction, context: Context, subnet_group: str | None) -> tuple[str, ...]:
-    """The zones in which nodes may be placed. Raises ApiError CacheSubnetGroupNotFoundFault."""
+async def zones_for(tx: Transaction, context: Context, subnet_group: str | None) -> tuple[str, ...]:
+    """The zones in which a new cache's nodes may be placed. Raises ApiError CacheSubnetGroupNotFoundFault."""
     if subnet_group in (None, DEFAULT_SUBNET_GROUP):
         return context.settings.zones
     found = await tx.get(SubnetGroup, subnet_group)
     if found is None:
-        raise find.subnet_group_not_found(subnet_group or "")
-    return tuple(zone for zone in context.settings.zones if any(s.zone == zone for s in found.subnets))
+        raise find.subnet_group_not_found(subnet_group)
+    return _zones_in(found, context)
+
+
+async def zones_of(tx: Transaction, context: Context, cache: Cache) -> tuple[str, ...]:
+    """The zones in which more nodes of a cache may be placed: its subnet group is there as long as it is."""
+    found = await tx.get(SubnetGroup, cache.wanted.subnet_group) if cache.wanted.subnet_group else None
+    return _zones_in(found, context) if found else context.settings.zones
+
+
+def _zones_in(group: SubnetGroup, context: Context) -> tuple[str, ...]:
+    return tuple(zone for zone in context.settings.zones if any(s.zone == zone for s in group.subnets))
 
 
 # ------------------------------------------------------------------ plain fields
@@ -159,28 +169,33 @@ def _memory_bytes(wanted: Wanted, cache: Cache | None) -> int:
 async def check_room(tx: Transaction, context: Context, wanted: Wanted, cache: Cache | None = None) -> None:
     """Refuse what does not fit, if it is more than before.
 
-    Raises ApiError NodeQuotaForClusterExceeded, NodeQuotaForCustomerExceeded or InsufficientCacheClusterCapacity.
+    Raises ApiError NodeQuotaForCustomerExceeded or InsufficientCacheClusterCapacity.
     """
     settings = context.settings
-    before = cache.wanted if cache else None
-    more_nodes = _count(wanted) > (_count(before) if before else 0)
-    needed = _memory_bytes(wanted, cache)
-    more_memory = needed > (_memory_bytes(before, cache) if before else 0)
-    if not (more_nodes or more_memory):
-        return
-    if more_nodes and wanted.cluster_mode == "enabled":
-        quotas.NODES_PER_GROUP.check(_count(wanted), settings.quotas)
-    others = await taken(tx, cache.uid if cache else None)
-    if more_nodes:
+    if _count(wanted) > (_count(cache.wanted) if cache else 0):
+        if wanted.cluster_mode == "enabled":
+            quotas.NODES_PER_GROUP.check(_count(wanted), settings.quotas)
+        others = await taken(tx, cache.uid if cache else None)
         quotas.NODES.check(others.nodes + _count(wanted), settings.quotas)
+    if shortage := await memory_shortage(tx, context, wanted, cache):
+        raise ApiError("InsufficientCacheClusterCapacity", shortage)
+
+
+async def memory_shortage(tx: Transaction, context: Context, wanted: Wanted, cache: Cache | None) -> str | None:
+    """Why there is no room for what processes may use, if that is more than before; None where there is."""
+    settings = context.settings
+    needed = _memory_bytes(wanted, cache)
+    if settings.overcommit or needed <= (_memory_bytes(cache.wanted, cache) if cache else 0):
+        return None
+    others = await taken(tx, cache.uid if cache else None)
     free = settings.capacity_memory_bytes - others.memory_bytes
-    if more_memory and not settings.overcommit and needed > free:
-        message = (
-            f"{_count(wanted)} nodes of type {wanted.node_type} may need {needed >> 20} MiB; of the "
-            f"{settings.capacity_memory_bytes >> 20} "
-            f"MiB that this installation has for caches, {max(free, 0) >> 20} MiB are free. Nothing was changed."
-        )
-        raise ApiError("InsufficientCacheClusterCapacity", message)
+    if needed <= free:
+        return None
+    return (
+        f"{_count(wanted)} nodes of type {wanted.node_type} may need {needed >> 20} MiB; of the "
+        f"{settings.capacity_memory_bytes >> 20} "
+        f"MiB that this installation has for caches, {max(free, 0) >> 20} MiB are free. Nothing was changed."
+    )
 
 
 def _count(wanted: Wanted) -> int:
