@@ -80,6 +80,15 @@ def test_moves_turn_what_is_into_what_shall_be(case):
         assert slots_now <= set(expand(target.get(id, ())))
 
 
+def test_a_slot_that_seems_to_be_with_two_shards_is_dealt_to_one_and_none_is_left_out() -> None:
+    """Shards are looked at one after the other, while slots move: what one has just given may be seen with both."""
+    current = {"0001": ((0, 5460),), "0002": ((8192, 13652), (15701, 15701)), "0003": ((5461, 8191), (13653, 16383))}
+    for ids in (["0001", "0002", "0003"], ["0003", "0002", "0001"], ["0001", "0002", "0003", "0004"]):
+        target = rebalance(current, ids)
+        assert union(*target.values()) == ((0, SLOTS - 1),)
+        assert sum(map(count, target.values())) == SLOTS
+
+
 def test_what_is_even_stays():
     for n in (1, 2, 3, 5, 90):
         ids = [f"{i:04}" for i in range(n)]

@@ -111,8 +111,11 @@ def rebalance(current: Mapping[str, Ranges], ids: Sequence[str], *, slots: int =
     small, odd = divmod(slots, len(ids))
     rich = sorted(ids, key=lambda id: -has[id])[:odd]
     share = {id: small + (id in rich) for id in ids}
-    kept = {id: take(current.get(id, ()), share[id]) for id in ids}
-    homeless = without(((0, slots - 1),), union(*kept.values()), slots=slots)
+    kept: dict[str, Ranges] = {}
+    homeless: Ranges = ((0, slots - 1),)
+    for id in ids:  # shards are looked at one after the other, so one slot may seem to be with two of them
+        kept[id] = take(common(current.get(id, ()), homeless), share[id])
+        homeless = without(homeless, kept[id], slots=slots)
     target: dict[str, Ranges] = {}
     for id in ids:
         given = take(homeless, share[id] - count(kept[id]))
