@@ -94,3 +94,25 @@ async def test_a_primary_whose_disk_is_frozen_is_succeeded_and_comes_back_with_i
                 assert (await live.view()).node("demo-001").role == "replica"
                 assert await lost(live, writer) == 0
             primarys.part()
+
+
+@pytest.mark.parametrize(("engine", "major"), [("valkey", 8)])
+async def test_a_primary_that_dies_while_its_disk_is_frozen_is_succeeded_too(engine: str, major: int, tmp_path: Path) -> None:
+    """What became of it cannot be written down beside it."""
+    with disk(tmp_path / "image", tmp_path / "nodes" / own_name("uid-demo") / "demo-001") as primarys:
+        async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=3)) as live:
+            assert live.primary_of(await whole(live)) == "demo-001"
+            async with writing(live, replicas=1) as writer:
+                primarys.freeze()
+                await live.signal("demo-001")
+                cache = await live.until(lambda c: live.primary_of(c) != "demo-001", "another primary")
+                await goes_on(live, writer)
+                first = live.primary_of(cache)
+                await live.until(lambda c: len(c.decided.shards[0].in_sync) == 1, "the third is in sync")
+                await live.signal(first)
+                await live.until(lambda c: live.primary_of(c) not in ("demo-001", first), "its successor is succeeded, too")
+                await goes_on(live, writer)
+                primarys.thaw()
+                await whole(live)
+                assert await lost(live, writer) == 0
+            primarys.part()

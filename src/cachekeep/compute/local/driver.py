@@ -22,7 +22,7 @@ from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.alive import Alive
-from cachekeep.compute.local.ledger import Ledger, Record, lock_directory, place
+from cachekeep.compute.local.ledger import HANGS_SECONDS, Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.output import Outputs
 from cachekeep.compute.local.probe import accepts, why_not_free
@@ -104,7 +104,8 @@ class LocalDriver:
                 os.close(held.pidfd)
         self._held.clear()
         self._words.close()
-        await asyncio.to_thread(self._outputs.close)
+        for part in (self._outputs, self._ledger):
+            await asyncio.to_thread(part.close)
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -185,8 +186,7 @@ class LocalDriver:
 
     def _check_meant(self, key: Key, decision: int | None) -> None:
         """Raises ``OrderFailed`` if what is there was started by a later decision."""
-        started_by = (self._ledger.get(key) or Record()).decision
-        if decision is not None and started_by > decision:
+        if decision is not None and (started_by := (self._ledger.get(key) or Record()).decision) > decision:
             raise OrderFailed(f"{key[1]} was started by decision {started_by}; its end was decided before that, by {decision}.")
 
     def _unwanted(self, spec: ProcessSpec) -> bool:
@@ -208,7 +208,11 @@ class LocalDriver:
 
     async def admit(self, key: Key, order: int, *, leading: bool = False) -> bool:
         """See ``Memory.admit``. Raises ``OrderFailed`` if the order cannot be remembered: then it must not be carried out."""
-        return self._ledger.admit(key, order, leading=leading)
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                return await asyncio.to_thread(self._ledger.admit, key, order, leading=leading)
+        except TimeoutError as error:
+            raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: the disk does not answer.") from error
 
     def remember(self, key: Key, heard: Heard) -> None:
         """See ``Memory.remember``."""
@@ -410,13 +414,9 @@ class LocalDriver:
         return f"{cause}: {said}" if said else cause
 
     def _remember(self, key: Key, **changes: object) -> None:
-        """Note how things went. Best effort: the truth is in /proc, and a full disk must not keep us from telling."""
-        if self._ledger.get(key) is None:
-            return
-        try:
-            self._ledger.change(key, **changes)
-        except OSError as error:
-            _log.warning("The record of %s could not be brought up to date: %s.", key[1], error.strerror)
+        """Note how things went. Best effort: the truth is in /proc, and no disk, full or hanging, keeps us from telling."""
+        if self._ledger.get(key) is not None:
+            self._ledger.note(key, **changes)
 
     async def _stop(self, key: Key, grace_seconds: float, decision: int | None) -> None:
         async with self._lock(key):
@@ -483,7 +483,7 @@ class LocalDriver:
                 raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite.")
             try:
                 names = await asyncio.to_thread(self._ledger.write_files, key, files, record.address)
-                self._ledger.change(key, files=names, live_digest=live_digest)
+                await asyncio.to_thread(self._ledger.change, key, files=names, live_digest=live_digest)
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: its files were not rewritten: {error.strerror} ({error.filename}).") from error
 

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,10 @@ HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _GONE = ".gone-"
 _COPIED_AT_ONCE_BYTES = 1 << 20
+HANGS_SECONDS = 5.0
+"""A write that takes so long hangs with its disk: nobody else waits behind it."""
+_LAST_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,13 +110,21 @@ async def lock_directory(directory: Path, clock: Clock) -> int:
 
 
 class Ledger:
-    """The records of all processes, in memory and on disk; safe to use from several threads."""
+    """The records of all processes, in memory and on disk; safe to use from several threads.
+
+    A disk may hang, and whoever writes there with it. So writing is for a thread, holds up no other process's record, and only the
+    first at each waits for as long as that takes.
+    """
 
     def __init__(self, root: Path, kept: Path) -> None:
         self.root, self._kept = root, kept
         self._records: dict[Key, Record] = {}
         self._unreadable: dict[Key, Path] = {}
         self._lock = threading.Lock()
+        self._writing: dict[Key, threading.Lock] = {}
+        self._unwritten: set[Key] = set()
+        """Of what was noted, and is not on disk yet."""
+        self._writers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def load(self) -> None:
         """Read every record, finish erasures that were cut short."""
@@ -143,12 +158,61 @@ class Ledger:
         return list(self._records)
 
     def change(self, key: Key, **changes: Any) -> Record:
-        """Change fields of a record (made if there is none), on disk first. Raises ``OSError`` and changes nothing."""
-        with self._lock:
-            record = msgspec.structs.replace(self._records.get(key) or Record(), **changes)
-            write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record))
-            self._records[key] = record
+        """Change fields of a record (made if there is none), on disk first. Blocks. Raises ``OSError`` and changes nothing."""
+        with self._alone(key):
+            self._write(key, self._changed(key, changes))
+            with self._lock:
+                record = self._records[key] = self._changed(key, changes)
             return record
+
+    def note(self, key: Key, **changes: Any) -> None:
+        """Change fields of a record in memory, and on disk when that is to be had. Waits for nothing."""
+        with self._lock:
+            self._records[key] = self._changed(key, changes)
+            writes = key not in self._unwritten
+            self._unwritten.add(key)
+        if writes:
+            writer = threading.Thread(target=self._write_noted, args=(key,), name="record", daemon=True)
+            self._writers.add(writer)
+            writer.start()
+
+    def close(self) -> None:
+        """Wait for what was noted to be written, for a moment, not for a disk. Blocks."""
+        until = time.monotonic() + _LAST_SECONDS
+        for thread in list(self._writers):
+            thread.join(max(until - time.monotonic(), 0))
+
+    def _write_noted(self, key: Key) -> None:
+        with self._lock_of(key):  # for as long as it takes
+            with self._lock:
+                self._unwritten.discard(key)
+                record = self._records.get(key)
+            if record is not None:
+                try:
+                    self._write(key, record)
+                except OSError as error:
+                    _log.warning("The record of %s could not be brought up to date: %s.", key[1], error.strerror)
+
+    def _changed(self, key: Key, changes: Mapping[str, Any]) -> Record:
+        return msgspec.structs.replace(self._records.get(key) or Record(), **changes)
+
+    def _write(self, key: Key, record: Record) -> None:
+        write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record))
+
+    def _lock_of(self, key: Key) -> threading.Lock:
+        with self._lock:
+            return self._writing.setdefault(key, threading.Lock())
+
+    @contextlib.contextmanager
+    def _alone(self, key: Key) -> Iterator[None]:
+        """The only one who writes a process's record. Raises ``OSError`` if somebody hangs there."""
+        writing = self._lock_of(key)
+        if not writing.acquire(timeout=HANGS_SECONDS):
+            raise OSError(errno.ETIMEDOUT, "the disk does not answer", str(self.directory(key)))
+        try:
+            yield
+        finally:
+            writing.release()
 
     def admit(self, key: Key, order: int, *, leading: bool) -> bool:
         """See ``Memory.admit``. Raises ``OrderFailed`` where there is no record, or the disk does not take it."""
@@ -230,7 +294,7 @@ class Ledger:
         """Remove the directory of a process and its record. Raises ``OSError``."""
         directory = self.directory(key)
         gone = directory.with_name(_GONE + directory.name)
-        with self._lock:
+        with self._alone(key):
             # Renamed first: whatever happens from here on, nobody takes half a directory for a process's own.
             try:
                 shutil.rmtree(gone, ignore_errors=True)
