@@ -210,6 +210,14 @@ def test_a_replica_whose_own_link_is_down_is_not_in_sync_whatever_its_primary_sa
     assert shard(answer.decided).in_sync == frozenset()
 
 
+def test_a_replica_that_loads_is_not_in_sync_whatever_its_primary_says() -> None:
+    """All was sent to it, and so it counts as online there; it holds nothing yet."""
+    cache = group(2)
+    answer = step(cache, healthy(cache, demo_002=running(cache, "demo-002", answer=Excuse("loading"))))
+    assert isinstance(answer, Decide)
+    assert shard(answer.decided).in_sync == frozenset()
+
+
 def test_a_silent_replica_does_not_join() -> None:
     cache = group(2, shards=NOBODY_IN_SYNC)
     primary = running(cache, "demo-001", replicas=fed(cache, "demo-002"))
@@ -260,16 +268,22 @@ def test_frozen_replicas_are_left_alone_while_nobody_leads() -> None:
     assert [n.name for n in answer.decided.nodes if n.condemned] == ["demo-002"]
 
 
-def test_a_node_may_no_longer_be_promoted_before_its_files_go() -> None:
-    """Its name may be given to another, which would be taken for in sync."""
+def test_a_node_that_has_left_does_not_count_as_in_sync() -> None:
+    """Its name may be given to another, which would be taken for it."""
     cache = changed(group(2, automatic_failover=False), "demo-002", leaving=True)
     mute = NodeView(process="frozen", incarnation=1, answer=Silence(60.0))
-    answer = step(cache, healthy(cache, demo_001=mute, demo_002=gone()))
+    assert Erase("demo-002") in effects(step(cache, healthy(cache, demo_001=mute, demo_002=gone())))
+    answer = step(cache, healthy(cache, demo_001=mute, demo_002=NodeView(process="absent")))
     assert isinstance(answer, Decide)
-    assert shard(answer.decided).in_sync == frozenset()
-    cache = replace(cache, decided=answer.decided)
-    answer = step(cache, healthy(cache, demo_001=mute, demo_002=gone()))
-    assert Erase("demo-002") in effects(answer)
+    assert [n.name for n in answer.decided.nodes] == ["demo-001"]
+    assert shard(answer.decided).confirmed.nodes == frozenset()
+
+
+def test_a_node_that_leaves_is_not_promoted_whatever_it_has() -> None:
+    """So it need not be taken from those in sync before its files go."""
+    cache = changed(group(2), "demo-002", leaving=True)
+    after, _ = settled(cache, healthy(cache, demo_001=gone()))
+    assert shard(after.decided).primary == "demo-001"
 
 
 def test_the_next_node_restarts_when_the_last_is_back() -> None:

@@ -79,13 +79,6 @@ GUARDS = (
         tables.test_the_lead_returns_only_to_a_node_that_is_in_sync,
     ),
     Guard(
-        "a node is erased while it counts as in sync",
-        "plan.members",
-        "_leave",
-        "never `if any(",
-        tables.test_a_node_may_no_longer_be_promoted_before_its_files_go,
-    ),
-    Guard(
         "the link need not be up by the replica's word",
         "plan.followers",
         "in_sync",

@@ -109,6 +109,8 @@ def in_sync(s: Situation, known: frozenset[str], primary: Node, node: Node) -> b
     online = any(r.online and (r.address, r.port) == (node.address, node.port) for r in s.seen(primary).replicas)
     if not s.runs(node) or v.process != "running" or node.condemned:
         return False
+    if v.excuse is not None and v.excuse.plight == "loading":  # all was sent to it, says its primary, and it holds nothing yet
+        return False
     if v.answering is not True:  # silent to us, but its primary hears it
         return online and node.name in known and v.waiting_seconds < s.policy.replica_seconds
     return online and v.link_up is True and v.follows == primary.address

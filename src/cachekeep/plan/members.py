@@ -329,10 +329,6 @@ def part(s: Situation) -> Step | None:
 
 
 def _leave(s: Situation, off: list[Node]) -> Step | None:
-    lost = {n.name for n in off}
-    if any(x.confirmed.nodes & lost for x in s.decided.shards):
-        shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
-        return Decide(replace(s.decided, shards=shards), f"{names(off)} may no longer be promoted")
     lingering = {n: left for n in off if (left := cluster_members.sending_on_seconds(s, n)) > 0}
     there = [n for n in off if s.seen(n).process != "absent" and n not in lingering]
     because = f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go"

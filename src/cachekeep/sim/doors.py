@@ -358,6 +358,10 @@ class SimLink:
             self._bind(engine, effect.addresses)
 
         await self.order(at[effect.node], effect.order, do, leading=True)
+        await self._survive()
+
+    async def _survive(self) -> None:
+        """Who has let a node lead may die of it."""
         if self._world.fatal_promotions:
             self._world.die_of_promotion()
             await asyncio.sleep(0.001)
@@ -405,6 +409,7 @@ class SimLink:
         self._hear(take, take.stream, asked_at)
         give.paused_until = 0.0
         self._bind(take, effect.taker_addresses)
+        await self._survive()
 
     def _bind(self, engine: Engine, addresses: tuple[str, ...]) -> None:
         for address in addresses:

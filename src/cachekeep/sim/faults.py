@@ -165,7 +165,7 @@ def _relieve(run: Run, key: Key) -> None:
 
 
 def _doom(run: Run, by: int) -> None:
-    """Whoever promotes a node dies of it, before it can tell anybody else."""
+    """Whoever lets a node lead dies of it, before it can tell anybody else."""
     run.world.fatal_promotions += by
 
 
@@ -261,6 +261,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stuck-readers", lambda r, k: r.world.stuck.add(k), lambda r, k: r.world.stuck.discard(k), struck=process("readers")),
     Fault("other-node-type", lambda r, k: r.other_node_type(), weight=2, gentle=True),
     Fault("slow-command", lambda r, k: r.world.disturb(k, "slow"), _relieve),
+    Fault("slow-replicas", lambda r, k: r.world.disturb(k, "slow"), _relieve, struck=replicas, seconds=LONG_SECONDS),
     Fault("script", lambda r, k: r.world.disturb(k, "busy"), _relieve, struck=primary),
     Fault("endless-script", lambda r, k: r.world.disturb(k, "busy")),
     Fault("script-that-writes", lambda r, k: r.world.disturb(k, "written"), _relieve, struck=primary),

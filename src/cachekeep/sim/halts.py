@@ -20,6 +20,7 @@ class Process:
     def __init__(self) -> None:
         self._runs = asyncio.Event()
         self._runs.set()
+        self.killed = False
         self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def run(self, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -42,6 +43,7 @@ class Process:
 
     async def kill(self) -> None:
         """SIGKILL: none of its tasks takes another step but to end."""
+        self.killed = True
         for task in list(self._tasks):
             task.cancel()
         self.go_on()

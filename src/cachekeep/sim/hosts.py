@@ -51,6 +51,10 @@ class Hosts:
         """Whether some process is there to see what happens."""
         return any(not p.halted for p in self._processes.values())
 
+    def attended(self) -> bool:
+        """Whether all of them are."""
+        return not any(p.halted or p.killed for p in self._processes.values())
+
     async def kill(self, *names: str) -> None:
         """SIGKILL of these, or of all: no release, no goodbye."""
         for name in names or tuple(self._processes):

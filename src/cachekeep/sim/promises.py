@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cachekeep.compute.contract import Key
-from cachekeep.model import Cache, Shard
+from cachekeep.model import Cache, Node, Shard
 from cachekeep.sim.world import Engine, World
 
 LOOK_SECONDS = 2.0
 """What has been so for this long has been seen by every keeper that sees anything."""
+PATIENCE_SECONDS = 3.0
+"""For so long, and no longer, a replica that is silent counts as what it was (``Policy.replica_seconds``, and a look more)."""
 
 
 def broken(world: World, before: Cache, after: Cache) -> Iterator[str]:
     """What is wrong with a decision."""
     world.note_leaders()
     yield from _in_sync_without_a_node(after)
+    yield from _in_sync_unfed(world, before, after)
     yield from _stopped_though_it_leads(world, before, after)
     yield from _stopped_though_nobody_leads(world, before, after)
     yield from _sent_away_though_nobody_leads(world, before, after)
@@ -49,19 +52,42 @@ def moved_out_of_sync(cache: Cache, taker: Key) -> str | None:
 
 def _in_sync_without_a_node(after: Cache) -> Iterator[str]:
     for shard in after.decided.shards:
-        if strangers := shard.in_sync - {n.name for n in after.decided.nodes if n.shard == shard.id}:
+        if strangers := shard.confirmed.nodes - {n.name for n in after.decided.nodes if n.shard == shard.id}:
             yield f"{sorted(strangers)[0]} counts as in sync, and is no node any more: the next of that name will be"
+
+
+def _in_sync_unfed(world: World, before: Cache, after: Cache) -> Iterator[str]:
+    """Whoever is found in sync is fed by the primary, unless both of them believe it in vain, or it stays so while it is silent."""
+    for shard in after.decided.shards:
+        old, primary = before.shard(shard.id), world.processes.get((after.uid, shard.primary or ""))
+        if old is None or old.confirmed == shard.confirmed or primary is None or not primary.works:
+            continue
+        for name in sorted(shard.in_sync):
+            engine = world.processes.get((after.uid, name))
+            if engine is None or (engine.works and engine.linked and engine.online):
+                continue
+            _, fed_at = primary.feeds.get(engine.spec.key, (0.0, 0.0))
+            stays = name in old.in_sync and not engine.answers and not engine.frozen
+            patience = LOOK_SECONDS + (PATIENCE_SECONDS if stays else 0.0)
+            if world.now - max(fed_at, world.unattended_at) > patience:
+                yield f"{name} counts as in sync, and has not been fed by {shard.primary} for {world.now - fed_at:.1f} s"
 
 
 def _stopped_though_it_leads(world: World, before: Cache, after: Cache) -> Iterator[str]:
     """A primary that serves, and that an in-sync replica which keepers reach is fed by, is not taken for lost."""
     for shard in before.decided.shards:
         old, new = before.node(shard.primary or ""), after.node(shard.primary or "")
-        if old is None or new is None or old.condemned or not new.condemned or shard.moving_to:
+        if old is None or new is None or shard.moving_to or not _given_up(shard, old, after.shard(shard.id), new):
             continue
         engine = world.processes.get((before.uid, new.name))
         if engine is not None and _answers(world, engine) and (fed := _feeds(world, before, shard, engine)):
-            yield f"{new.name} is to be stopped, though it leads and {fed} has been fed by it all the while"
+            yield f"{new.name} is given up, though it leads and {fed} has been fed by it all the while"
+
+
+def _given_up(shard: Shard, node: Node, now: Shard | None, then: Node) -> bool:
+    """It is to be stopped, or what only it holds is taken to be lost by a user's word."""
+    accepted = now is not None and now.primary == node.name and now.accept_stale and not shard.accept_stale
+    return accepted or (then.condemned and not node.condemned)
 
 
 def _feeds(world: World, cache: Cache, shard: Shard, primary: Engine) -> str | None:

@@ -59,7 +59,7 @@ class Run(Users):
         self.acknowledged: list[int] = []
         self.keepers: list[asyncio.Task[None]] = []
         self.world.decided = self._decided
-        self.world.seen = self.hosts.awake
+        self.world.seen, self.world.attended = self.hosts.awake, self.hosts.attended
         self.world.die_of_promotion = lambda: self.world.spawn(self._die_of_promotion())
         self.away = 0
         """So many things keep all keepers away."""

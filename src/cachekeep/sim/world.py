@@ -25,6 +25,7 @@ T = TypeVar("T")
 NOBODY = "nobody"
 STREAM_SECONDS = 0.005
 HANDSHAKE_SECONDS = 0.05
+ACK_SECONDS = 1.0
 BREAK_SECONDS = 0.5
 FORK = 2
 """Times its data, an engine needs while a fork has a copy."""
@@ -48,14 +49,14 @@ class Engine:
     role: str = "replica"
     follows: str = NOBODY
     linked: bool = False
-    linked_at: float | None = None
-    """When it was last linked to whom it follows now, by its own word."""
     online: bool = False
     """What its primary knows: the first ACK has arrived, so the stream flows."""
     loading: bool = False
     """It reads in what a full synchronisation has brought: it holds nothing yet, and says so to everybody."""
     haste: float = 1.0
-    """Chance, at each turn, that its first ACK reaches the primary: up to about a second, as in the engines."""
+    """Chance, at each turn, that its first ACK reaches the primary before ``acks_at``."""
+    acks_at: float = 0.0
+    """When that ACK is there at the latest: engines send one each second."""
     history: bool = False
     lineage: Stream = field(default_factory=lambda: Stream("", 0))
     """The history that it holds, and the one before that; its own offset is the number of its writes."""
@@ -100,7 +101,7 @@ class Engine:
         """What it says instead."""
         if not self.alive or self.frozen:
             return None
-        if self.loading:
+        if self.loading and self.trouble != "slow":
             return "loading"
         if self.trouble is None:
             return None
@@ -178,10 +179,14 @@ class World:
         """Keepers that reach no host at all."""
         self.seen: Callable[[], bool] = lambda: True
         """Whether a control plane is there that is not halted."""
+        self.attended: Callable[[], bool] = lambda: True
+        """Whether all are."""
+        self.unattended_at = 0.0
+        """When some control plane was last not there, or blind."""
         self.on_answer: Callable[[], None] | None = None
         """What happens when an engine has answered, and before that is read."""
         self.fatal_promotions = 0
-        """So many things have a keeper die of the promotion that it orders."""
+        """So many things have a keeper die of letting a node lead."""
         self.die_of_promotion: Callable[[], None] = lambda: None
         """What a fatal promotion does."""
         self.restarts = 0
@@ -354,15 +359,13 @@ class World:
     def follow(self, engine: Engine, address: str) -> None:
         """REPLICAOF: drop the link, shake hands, resynchronise, stream."""
         engine.role, engine.follows = "replica", address
-        engine.linked, engine.linked_at, engine.online = False, None, False
+        engine.linked, engine.online = False, False
         engine.link_epoch += 1
         self.spawn(self._replicate(engine, engine.link_epoch))
 
     async def _replicate(self, engine: Engine, epoch: int) -> None:
         while engine.alive and engine.link_epoch == epoch:
             await asyncio.sleep(STREAM_SECONDS * (0.5 + self.random.random()))
-            if engine.linked:
-                engine.linked_at = asyncio.get_running_loop().time()
             primary = self.at(engine.follows)
             reached = primary is not None and primary.works and primary.role == "primary" and self.peers(engine, primary)
             if not reached or not engine.works or primary is None:
@@ -374,20 +377,22 @@ class World:
                 if engine.link_epoch != epoch or not primary.works or not engine.works:
                     continue
                 engine.online = False
-                if engine.writes != primary.writes[: len(engine.writes)]:
-                    if self.sync_seconds or not self.full.isdisjoint((engine.spec.key, primary.spec.key)):
-                        await self._load(engine, primary, epoch)
-                        continue
+                other = engine.writes != primary.writes[: len(engine.writes)]
+                slow = self.sync_seconds or not self.full.isdisjoint((engine.spec.key, primary.spec.key))
+                if slow and (other or not engine.history):
+                    await self._load(engine, primary, epoch)
+                    continue
+                if other:
                     engine.writes = []  # a full resynchronisation empties the replica first
                     await asyncio.sleep(HANDSHAKE_SECONDS * self.random.random())
                 if primary.role == "primary" and primary.works and engine.works and engine.link_epoch == epoch:
                     self._go_on_with(primary, engine)
                     self.receive(primary, engine)
                     engine.history, engine.linked = True, True
-                    engine.haste = self.random.choice((1.0, 0.2, 0.005))
+                    engine.haste, engine.acks_at = self.random.choice((1.0, 0.2, 0.005)), self.now + ACK_SECONDS
                 continue
             if not engine.online:  # linked by its own word; the primary streams only after the first ACK
-                if self.random.random() < engine.haste:
+                if self.random.random() < engine.haste or (self.now >= engine.acks_at and engine.link_epoch == epoch):
                     engine.online = True
                     self._stream(primary, engine)
                 continue
@@ -403,11 +408,11 @@ class World:
             if not there or engine.link_epoch != epoch or primary.role != "primary":
                 return
         engine.writes, engine.loading = [], True
+        engine.online = True  # all was sent, says its primary, and waits for no ACK
         end = self.now + self.sync_seconds * (0.2 + 0.3 * self.random.random())
-        while engine.alive and (self.now < end or engine.frozen):
+        while engine.alive and (self.now < end or not engine.works):
             await asyncio.sleep(0.05)
-        engine.loading = False
-        engine.writes, engine.history = snapshot, True
+        engine.loading, engine.writes, engine.history = False, snapshot, True
         engine.lineage = Stream(history, 0)
 
     def _go_on_with(self, primary: Engine, replica: Engine) -> None:
@@ -461,7 +466,9 @@ class World:
         task.add_done_callback(self.tasks.discard)
 
     def note_leaders(self) -> None:
-        """Who is a primary now, and who tells what it is asked."""
+        """Who is a primary now, who tells what it is asked, and whether somebody asks."""
+        if self.blind or not self.attended():
+            self.unattended_at = self.now
         for key, engine in self.processes.items():
             since = self.answering_since.pop(key, self.now)
             if engine.answers:
