@@ -44,7 +44,7 @@ async def _serve(settings: Settings, *more: Worker, reload: bool = False) -> Non
         if reload:
             await app.reload()
             app.finish()
-        await asyncio.wait_for(app.serve(), 20)
+        await asyncio.wait_for(app.serve(), 60)
     finally:
         await app.stop()
 

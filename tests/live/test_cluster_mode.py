@@ -212,7 +212,7 @@ async def test_keys_in_another_database_keep_a_group_compatible_until_they_are_g
             assert not (await live.cache()).clustered
             if engine == "valkey":
                 assert [e.message for e in await live.events() if "could not follow" in e.message]
-            await live.until(lambda c: c.clustered, "enabled", seconds=60)
+            await live.until(lambda c: c.clustered, "enabled")
         finally:
             for client in (first, third):
                 await client.aclose()

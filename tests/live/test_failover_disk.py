@@ -68,7 +68,7 @@ def disk(image: Path, place: Path) -> Iterator[Disk]:
 
 @ENGINES
 async def test_a_primary_whose_disk_is_frozen_is_succeeded_and_comes_back_with_it(engine: str, major: int, tmp_path: Path) -> None:
-    policy = Policy(silence_seconds=0.5)
+    policy = Policy(silence_seconds=3.0)  # more than the machine stalls: it is to be hanging by then
     with disk(tmp_path / "image", tmp_path / "nodes" / own_name("uid-demo") / "demo-001") as primarys:
         async with LiveCache(tmp_path, wanted_group(build_of(engine, major), nodes=3), policy=policy) as live:
             cache = await whole(live)

@@ -132,7 +132,7 @@ async def test_a_loss_budget_goes_by_what_was_heard_and_not_by_how_long_a_link_i
     engine: str, major: int, tmp_path: Path
 ) -> None:
     """Whoever stalls reads what its socket held, and sees its link go down a moment later."""
-    async with group(tmp_path, engine, major, Policy(loss_budget_seconds=3.5)) as live:
+    async with group(tmp_path, engine, major, Policy(loss_budget_seconds=3.1)) as live:
         old = await stalled(live)
         await live.start_control_plane()
         await refused(live, old)
@@ -190,7 +190,7 @@ async def test_who_was_decided_on_and_never_told_leaves_its_place_to_another(eng
 @ENGINES
 async def test_a_short_absence_is_no_reason_to_ask(engine: str, major: int, tmp_path: Path) -> None:
     """What the control plane before it heard is on disk, and is as good as its own word for as long."""
-    async with group(tmp_path, engine, major) as live:
+    async with group(tmp_path, engine, major, Policy(in_flight_seconds=300.0)) as live:
         cache, pids = await live.cache(), await processes(live)
         old = live.primary_of(cache)
         await asyncio.to_thread(write, endpoint(cache), 1000, replicas=2)

@@ -54,7 +54,7 @@ async def in_place(live: LiveCache) -> Cache:
                 return False
         return all(n.node_type == cache.wanted.node_type for n in cache.decided.nodes)
 
-    return await live.until(met, "limits in place", seconds=60)
+    return await live.until(met, "limits in place")
 
 
 async def fill(live: LiveCache, address: str, port: int, *, to: float = 1.0) -> int:
@@ -131,7 +131,7 @@ async def test_scaled_up_filled_and_synchronised_in_full(engine: str, major: int
         writer = Overwriter(address, port, written)
         try:
             await live.change(more_members(3))
-            cache = await live.available(seconds=120)
+            cache = await live.available()
         finally:
             await writer.stop()
         assert kills(live, cache) == 0
@@ -284,4 +284,4 @@ async def test_memcacheds_item_memory_is_not_for_clients_to_raise(place: Path) -
         async def right(cache: Cache) -> bool:
             return (await live.view()).node(node.name).settings == expected
 
-        await live.until(right, "its item memory", seconds=30)
+        await live.until(right, "its item memory")
