@@ -26,7 +26,7 @@ from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
-from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local import LocalDriver, clients
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
@@ -196,6 +196,7 @@ class App:
             version=VERSION,
             catalogue=lambda: self.catalogue,
             reload=self.reload,
+            lacks=clients.lacks,
         )
         config = uvicorn.Config(
             Web(gateway, desk, ask=across(loop, desk.answer), credentials=credentials, clock=clock),

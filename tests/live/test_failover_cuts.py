@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -105,6 +106,26 @@ async def test_clients_of_a_cut_node_are_told_when_it_is_stopped(engine: str, ma
             await live.until(lambda c: live.primary_of(c) != old, "another primary")
             with pytest.raises(ConnectionError):
                 assert await asyncio.to_thread(client.recv, 100) == b"unheard"
+
+
+@ENGINES
+async def test_who_dials_a_node_behind_a_cut_hears_so_soon(engine: str, major: int, tmp_path: Path) -> None:
+    """Again and again, while its new process, too, is behind the cut: cluster clients ask any node that they know, and would wait
+    for their own connect timeouts, one after the other."""
+    async with group(tmp_path, engine, major) as live, cutting() as cuts:
+        old = await live.node(live.primary_of(await live.cache()))
+        await cut_host(live, cuts, old.name)
+        dial = f"import socket; socket.create_connection(({old.address!r}, {old.port}), timeout=20)"
+
+        def dialled() -> str:
+            return subprocess.run([sys.executable, "-c", dial], capture_output=True, text=True, check=False).stderr
+
+        for _ in range(2):
+            assert "Connection" in (await asyncio.to_thread(dialled)).splitlines()[-1], "aborted or refused"
+            await live.until(lambda c: next(n for n in c.decided.nodes if n.name == old.name).incarnation > 1, "it starts anew")
+        cuts.heal([old.address])
+        await whole(live)
+        assert not await asyncio.to_thread(dialled)
 
 
 @ENGINES

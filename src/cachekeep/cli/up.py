@@ -44,6 +44,7 @@ def up(**flags: Any) -> None:
     settings = settings_of(flags)
     from cachekeep.app import App, raise_open_files
     from cachekeep.cli import logs
+    from cachekeep.compute.local import clients
 
     logs.set_up(settings.log_level, settings.log_format)
     raise_open_files()
@@ -64,7 +65,7 @@ def up(**flags: Any) -> None:
                 click.echo(f"  unsafe:   {b.engine} {b.version} has {holes} – {how_to_mend(b.engine, app.catalogue)}")
         for engine in missing(app.catalogue):
             click.echo(f"  missing:  {engine} – {how_to_get(engine, app.catalogue)}")
-        for sentence in app.catalogue.lacks:
+        for sentence in (*app.catalogue.lacks, *clients.lacks()):
             click.echo(f"  lacks:    {sentence}")
         if settings.auth == "open":
             click.echo("  open:     every request is taken, signed or not (--auth open)")

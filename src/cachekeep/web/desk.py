@@ -18,7 +18,8 @@ from cachekeep.wire.gateway import Call
 
 
 class Desk:
-    """Answers the command line. ``reload`` looks for engines again and returns what it found."""
+    """Answers the command line. ``reload`` looks for engines again and returns what it found; ``lacks`` says what cannot be had on
+    this machine for nodes that fail over."""
 
     def __init__(
         self,
@@ -30,9 +31,10 @@ class Desk:
         version: str,
         catalogue: Callable[[], Catalogue],
         reload: Callable[[], Awaitable[Catalogue]],
+        lacks: Callable[[], tuple[str, ...]],
     ) -> None:
         self._services, self._observer, self._clock, self._policy = services, observer, clock, policy
-        self._version, self._catalogue, self._reload = version, catalogue, reload
+        self._version, self._catalogue, self._reload, self._lacks = version, catalogue, reload, lacks
 
     def health(self) -> Mapping[str, Any]:
         """For load balancers and waiting scripts."""
@@ -54,8 +56,10 @@ class Desk:
         said = await self._services.dispatch(call)
         match call.operation:
             case "status":
-                of_memcached = any(c["engine"] == "memcached" for c in said["caches"])
-                return {"version": self._version, "lacks": self._catalogue().lacks if of_memcached else (), **said}
+                engines = {c["engine"] for c in said["caches"]}
+                of_nodes = self._catalogue().lacks if "memcached" in engines else ()
+                of_machine = self._lacks() if engines - {"memcached"} else ()
+                return {"version": self._version, "lacks": (*of_nodes, *of_machine), **said}
             case "explain":
                 return await self._explain(said["cache"])
             case "reload":

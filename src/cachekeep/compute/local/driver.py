@@ -22,6 +22,7 @@ from cachekeep.clock import Clock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.alive import Alive
+from cachekeep.compute.local.clients import Clients
 from cachekeep.compute.local.ledger import HANGS_SECONDS, Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.output import Outputs
@@ -52,12 +53,11 @@ class LocalDriver:
     ) -> None:
         self._clock, self._programs = clock, programs
         self._ledger = Ledger(data_dir.absolute() / "nodes", data_dir.absolute() / "kept")
-        self._words = Words(self._ledger)
-        self._outputs = Outputs(self._ledger)
+        self._words, self._outputs = Words(self._ledger), Outputs(self._ledger)
+        self._clients = Clients()
         self._limiter = Limiter()
         self._start_deadline_seconds = start_deadline_seconds
-        self._held: dict[Key, Alive] = {}
-        self._callbacks: list[Callable[[Key], None]] = []
+        self._held, self._callbacks = dict[Key, Alive](), list[Callable[[Key], None]]()
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
         self._stops_wanted: dict[Key, list[float]] = {}
         """The decisions that stops under way follow from."""
@@ -97,10 +97,10 @@ class LocalDriver:
         """Let go of everything; processes go on."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        loop = asyncio.get_running_loop()
+        await self._clients.aclose()
         for held in self._held.values():
             if not held.ended:
-                loop.remove_reader(held.pidfd)
+                asyncio.get_running_loop().remove_reader(held.pidfd)
                 os.close(held.pidfd)
         self._held.clear()
         self._words.close()
@@ -398,7 +398,7 @@ class LocalDriver:
         if not (held.accepting or held.adopted):
             return
         if (record := self._ledger.get(held.key)) is not None and record.port:
-            asyncio.get_running_loop().run_in_executor(None, sockets.disconnect, record.address, record.port)
+            self._clients.let_go(record.address, record.port)
         for callback in self._callbacks:
             try:
                 callback(held.key)

@@ -4,7 +4,7 @@ A process that was killed while it hangs in the kernel (a disk that answers no m
 sockets stay open until it leaves the kernel, which may be never. ``SOCK_DESTROY`` (sock_diag(7), by ss(8)) closes them for it.
 Needs root.
 
-The same ends what clients of this host have open to a process that is gone, where its last packets do not reach them.
+The same ends what clients of this host have open, or try to open, to an endpoint whose packets do not reach them (``clients``).
 """
 
 from __future__ import annotations
@@ -14,27 +14,19 @@ import ipaddress
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 Endpoint = tuple[str, int]
 _SS_SECONDS = 5.0
+_SYN_SENT = "02"
+_AT_ONCE = 100
 
 
 def of_process(pid: int) -> set[Endpoint]:
     """Local address and port of every TCP socket that the process holds,
     whatever the socket's state (proc(5), /proc/PID/net/tcp)."""
-    inodes = set()
-    for entry in _names(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            inodes.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
-    found = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as rows:
-            next(rows, None)
-            for row in rows:
-                fields = row.split()
-                if f"socket:[{fields[9]}]" in inodes:
-                    found.add(parse_endpoint(fields[1]))
-    return found
+    inodes = {_target(f"/proc/{pid}/fd/{entry}") for entry in _names(f"/proc/{pid}/fd")}
+    return {local for local, _, _, inode in _rows(pid) if inode in inodes}
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -52,32 +44,76 @@ def destroy(pid: int) -> str | None:
     held = of_process(pid)
     if not held:
         return None
-    if os.geteuid() != 0:
-        return "its addresses can be freed by root only"
-    if shutil.which("ss") is None:
-        return "its addresses can be freed by ss only (apt install iproute2)"
+    if (lacking := unable()) is not None:
+        return f"its addresses can be freed by {lacking}"
     said = ""
     for address, port in sorted(held):
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         try:
-            done = subprocess.run(
-                ["ss", "-K", "-H", "-t", "-a", "-n", "src", where], capture_output=True, text=True, timeout=_SS_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            said = f"ss did not end within {_SS_SECONDS:g} s"
-            continue
-        said = done.stderr.strip() or said
+            said = _ss_kill("-a", "src", _shown(address, port)) or said
+        except TimeoutError as late:
+            said = str(late)
     left = of_process(pid)
     return f"it still holds {', '.join(f'{a}:{p}' for a, p in sorted(left))} {said}".strip() if left else None
 
 
 def disconnect(address: str, port: int) -> None:
-    """Have every connection of this host to an endpoint whose process has ended end, too. Where a cut keeps the kernel's own word
-    from its clients, they would wait for as long as their timeouts are. Does nothing without root or ss."""
-    if os.geteuid() == 0 and shutil.which("ss") is not None:
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["ss", "-K", "-H", "-t", "-n", "dst", where], capture_output=True, timeout=_SS_SECONDS, check=False)
+    """End every connection of this host to an endpoint. Raises ``OSError``; blocks."""
+    _ss_kill("dst", _shown(address, port))
+
+
+def refuse_dials(address: str, port: int) -> None:
+    """Have those of this host who dial an endpoint and have no answer yet fail at once (ECONNABORTED), but for this process.
+    Raises ``OSError``; blocks."""
+    own = {_target(f"/proc/self/fd/{entry}") for entry in _names("/proc/self/fd")}
+    dialling = [
+        local
+        for local, remote, state, inode in _rows("self")
+        if state == _SYN_SENT and remote == (address, port) and inode not in own
+    ]
+    for start in range(0, len(dialling), _AT_ONCE):
+        ports = " or ".join(f"sport = :{number}" for _, number in dialling[start : start + _AT_ONCE])
+        _ss_kill("state", "syn-sent", "dst", _shown(address, port), f"( {ports} )")
+
+
+def unable() -> str | None:
+    """Why connections cannot be ended for others; None if they can."""
+    if os.geteuid() != 0:
+        return "root only"
+    return None if shutil.which("ss") else "ss only (apt install iproute2)"
+
+
+def _ss_kill(*which: str) -> str:
+    """``SOCK_DESTROY`` for all that ss finds so; what it complains of. Raises ``OSError``, ``TimeoutError`` among them."""
+    try:
+        done = subprocess.run(
+            ["ss", "-K", "-H", "-t", "-n", *which], capture_output=True, text=True, timeout=_SS_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"ss did not end within {_SS_SECONDS:g} s") from None
+    return done.stderr.strip()
+
+
+def _shown(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _rows(pid: int | str) -> Iterator[tuple[Endpoint, Endpoint, str, str]]:
+    """Local and remote endpoint, state and ``socket:[INODE]`` of all TCP sockets of a process's network namespace (proc(5),
+    /proc/PID/net/tcp)."""
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as rows:
+            next(rows, None)
+            for row in rows:
+                fields = row.split()
+                yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], f"socket:[{fields[9]}]"
+
+
+def _target(link: str) -> str:
+    """Where a link points to; empty where it is gone."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def _names(directory: str) -> list[str]:
