@@ -22,7 +22,7 @@ import msgspec
 import pytest
 from tests.acceptance.installation import COMMAND, Installation, created, deleted, eventually
 
-from cachekeep.cli import logs
+from cachekeep.cli import logs, own_name
 from cachekeep.cli.client import call
 from cachekeep.errors import OrderFailed
 from cachekeep.security import keys
@@ -194,6 +194,9 @@ def test_explain_thinks_and_does_nothing(installation: Installation, group: str)
     short, long = (installation.run("explain", group, *flags).stdout for flags in ((), ("--all",)))
     assert short.startswith("shown: wait: shown is as it should be\n")
     assert "leaders.lead" not in short
+    heard = [len(view["heard"]) for view in found["view"]["nodes"].values()]
+    assert short.count("heard={'history'") == sum(n > 0 for n in heard), "the last word of each, not all that are kept"
+    assert "asked_at" not in short
     assert f"{len(found['rules'])} rules have nothing to say; --all lists them." in short
     assert all(rule["rule"] in long for rule in found["rules"])
     assert installation.pids() == before
@@ -416,3 +419,16 @@ def test_log_lines_for_machines_hold_no_secret(another: Callable[..., Installati
     assert any("told is available" in line["message"] for line in lines)
     secret = json.loads((one.data_dir / "credentials.json").read_text())["secret_key"]
     assert secret not in one.narration()
+
+
+def test_what_is_said_to_be_typed_finds_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``make run`` starts one that is not on PATH."""
+    program, other = tmp_path / "a b" / "cachekeep", tmp_path / "other" / "cachekeep"
+    for path in (program, other):
+        path.parent.mkdir()
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o700)
+    monkeypatch.setattr("sys.argv", [str(program), "up"])
+    for path, said in ((program.parent, "cachekeep"), (other.parent, f"'{program}'"), (tmp_path, f"'{program}'")):
+        monkeypatch.setenv("PATH", str(path))
+        assert own_name() == said

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
@@ -14,6 +16,7 @@ import click
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.settings import Settings, default_data_dir, read
 
+NAME: Final = "cachekeep"
 _COMMANDS: Final = {
     "up": ("up:up", "Serve the API and keep the caches, in the foreground."),
     "env": ("env:env", 'Settings for every AWS SDK: eval "$(cachekeep env)".'),
@@ -96,6 +99,14 @@ def settings_of(flags: dict[str, Any]) -> Settings:
         return read(os.environ, flags)
     except ValueError as error:
         raise Unusable(str(error)) from None
+
+
+def own_name() -> str:
+    """What a shell has to be told to run this very program: its name, or its path where that name is nobody's or another's."""
+    program = Path(sys.argv[0]).absolute()
+    if program.name != NAME or ((found := shutil.which(NAME)) is not None and Path(found).resolve() == program.resolve()):
+        return NAME
+    return shlex.quote(str(program))
 
 
 def data_dir_flag(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cachekeep.cli import data_dir_flag, options, settings_of
+from cachekeep.cli import data_dir_flag, options, own_name, settings_of
 from cachekeep.cli.engines import how_to_get, how_to_mend, missing
 
 
@@ -57,7 +57,7 @@ def up(**flags: Any) -> None:
         builds = app.catalogue.builds
         found = ", ".join(dict.fromkeys(f"{b.engine} {b.version}{'' if b.tls else ' (no TLS)'}" for b in builds))
         click.echo(f"Cachekeep serves the ElastiCache API at {app.url} ({settings.region}), data in {settings.data_dir}")
-        click.echo(f'  use it:   eval "$(cachekeep env{data_dir_flag(settings)})"   then aws, boto3, Terraform … as ever')
+        click.echo(f'  use it:   eval "$({own_name()} env{data_dir_flag(settings)})"   then aws, boto3, Terraform … as ever')
         click.echo(f"  engines:  {found or 'none'}")
         for b in builds:
             if b.unsafe:
