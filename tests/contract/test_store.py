@@ -658,17 +658,22 @@ async def test_wakes_come_after_the_commit_and_only_then(world: World) -> None:
     await store.renew("k", ttl_seconds=60)
     assert heard == []
     told = Condition(status="available", because="b", settled=True, version=2)
+    conditions: list[str] = []
+    end_told = store.on_told(conditions.append)
     await store.publish("uid-group-demo", told, lease)
     await store.publish("uid-group-demo", told, lease)
-    assert len(heard) == 1, "the second time nothing was new"
+    assert conditions == ["uid-group-demo"], "the second time nothing was new"
+    assert heard == [], "its keeper, which told it, is not woken by that"
     await store.save_decided(cast(Cache, await store.load("uid-group-demo")), lease, addresses=[])
     await store.forget(cast(Cache, await store.load("uid-group-demo")), lease)
-    assert [uid for uid, _ in heard] == ["uid-group-demo"] * 3
+    assert [uid for uid, _ in heard] == ["uid-group-demo"] * 2
+    assert conditions == ["uid-group-demo"], "what changes the cache is no news of its condition alone"
     end()
     end()
+    end_told()
     async with store.transaction() as t:
         t.wake("friend")
-    assert len(heard) == 3
+    assert len(heard) == 2
 
 
 # ---------------------------------------------------------------------------------------------------- resources, events
@@ -792,8 +797,13 @@ async def test_other_processes_hear_of_changes(world: World) -> None:
     heard_by_two: list[str] = []
     one.on_change(heard_by_one.append)
     two.on_change(heard_by_two.append)
+    told: list[str] = []
+    two.on_told(told.append)
     await insert(one, cache("demo"))
     await until(lambda: heard_by_two == ["uid-group-demo"])
+    lease = await claim(one, "k", "uid-group-demo")
+    await one.publish("uid-group-demo", Condition(status="available", because="b", settled=True, version=1), lease)
+    await until(lambda: told == ["uid-group-demo"])
     with pytest.raises(ZeroDivisionError):
         async with one.transaction() as t:
             t.wake("never")

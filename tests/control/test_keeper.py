@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,10 +13,12 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import Key, ProcessSeen, ProcessSpec, Targets
 from cachekeep.control import keeper as keeping
-from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late
-from cachekeep.errors import LeaseLost
-from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step
+from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late, Observer
+from cachekeep.errors import LeaseLost, OrderFailed
+from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step, View, Wait
 from cachekeep.network.addresses import Pool
+from cachekeep.plan import announce
+from cachekeep.plan.deadlines import CREATION_SECONDS
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.run import UID, Run, Scenario
 from cachekeep.sim.timeless import run
@@ -294,3 +298,98 @@ def test_an_effect_that_is_not_confirmed_in_time_has_failed_and_can_be_looked_at
         await s.soon(failed, "word of it", 30)
 
     tell(story)
+
+
+def test_a_wait_with_figures_in_its_sentence_is_not_told_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A frozen primary without automatic failover, and a sentence that is another at every look. A keeper that was woken by its own
+    word would go on as fast as it can."""
+    real, figures = keeping.plan, itertools.count()
+    looks = told = 0
+
+    def plan(*asked: Any) -> Step:
+        step = real(*asked)
+        return replace(step, because=f"{step.because} ({next(figures)} s)") if isinstance(step, Wait) else step
+
+    async def story(s: Story) -> None:
+        await s._change(lambda wanted: replace(wanted, automatic_failover=False))
+        s.world.freeze((UID, "demo-001"))
+        await asyncio.sleep(2)
+        monkeypatch.setattr(keeping, "plan", plan)
+        publish, look = s.store.publish, Observer.look
+
+        async def noted(*asked: Any) -> None:
+            nonlocal told
+            told += 1
+            await publish(*asked)
+
+        async def looked(self: Observer, cache: Cache) -> View:
+            nonlocal looks
+            looks += 1
+            return await look(self, cache)
+
+        monkeypatch.setattr(s.store, "publish", noted)
+        monkeypatch.setattr(Observer, "look", looked)
+        caplog.clear()
+        await asyncio.sleep(10)
+
+    with caplog.at_level(logging.INFO, "cachekeep.keeper"):
+        tell(story)
+    assert 5 <= looks <= 20
+    assert 1 <= told <= 10 / keeping.FIGURES_SECONDS + 1
+    assert len([line for line in caplog.messages if "is frozen" in line]) <= 1
+
+
+def test_who_is_never_ready_is_told_of_by_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creation goes on for ever: that is stated, and waited for as before."""
+    ready = announce.ready
+    story = Story(lambda s: asyncio.sleep(0))
+
+    async def creating() -> None:
+        monkeypatch.setattr(announce, "ready", lambda s, node: node.name != "demo-003" and ready(s, node))
+        await story.store.open()
+        await story._create()
+        story.keepers = [story._keeper("keeper0")]
+        try:
+            await asyncio.sleep(CREATION_SECONDS + 5)
+            told = await story.told()
+            assert told is not None
+            assert (told.status, told.refused) == ("creating", True)
+            assert told.because.startswith("demo has been creating for more than 600 s: demo-001, demo-002 and demo-003")
+            async with story.store.reading() as tx:
+                events = [e.message for _, e in await tx.events(limit=100)]
+            assert [e for e in events if "creating" in e] == [told.because]
+            monkeypatch.setattr(announce, "ready", ready)
+            await story.soon(story._healthy, "creation")
+
+            async def calm() -> bool:
+                told = await story.told()
+                return told is not None and told.settled and not told.refused
+
+            await story.soon(calm, "a calm word")
+        finally:
+            for task in (*story.keepers, *story.world.tasks):
+                task.cancel()
+            await asyncio.gather(*story.keepers, return_exceptions=True)
+
+    run(creating())
+
+
+def test_what_fails_for_ever_is_not_logged_for_ever(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def start(self: SimDriver, spec: ProcessSpec) -> None:
+        raise OrderFailed("there is no room for it")
+
+    async def story(s: Story) -> None:
+        monkeypatch.setattr(SimDriver, "start", start)
+        s.world.kill((UID, "demo-003"))
+        await asyncio.sleep(5)
+        caplog.clear()
+        await asyncio.sleep(60)
+        told = await s.told()
+        assert told is not None
+        assert "demo-003 cannot be started: there is no room for it" in told.because
+
+    with caplog.at_level(logging.INFO, "cachekeep.keeper"):
+        tell(story)
+    assert len(caplog.messages) <= 2

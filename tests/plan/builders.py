@@ -65,7 +65,7 @@ def group(count: int = 3, *, settled: bool = True, shards: dict[str, Any] | None
     nodes = tuple(replace(n, announced=True) for n in cache.decided.nodes)
     names = frozenset(n.name for n in nodes)
     shard = shard_with(cache.decided.shards[0], **({"in_sync": names - {"demo-001"}} | (shards or {})))
-    return replace(cache, decided=replace(cache.decided, nodes=nodes, shards=(shard,), available_at=NOW))
+    return replace(cache, decided=replace(cache.decided, nodes=nodes, shards=(shard,), available_at=NOW, appointed_at=None))
 
 
 def shard_with(shard: Shard, *, in_sync: frozenset[str] | None = None, **changes: Any) -> Shard:

@@ -54,13 +54,13 @@ def test_an_emptied_shard_is_not_sent_away_at_once() -> None:
     cache, view = emptied()
     after = plan_until_wait(cache, view)
     assert not any(n.leaving for n in after.decided.nodes)
-    assert step(after, view) == Wait(LINGER, "clients of the shards that go are still sent on to others")
+    assert step(after, view) == Wait(LINGER, "linger", "clients of the shards that go are still sent on to others")
 
 
 def test_it_goes_when_that_has_lasted_for_long_enough_and_not_before() -> None:
     for policy in (Policy(), SHORT):
         cache, view = lingering(policy.linger_seconds - 0.5)
-        assert step(cache, view, policy) == Wait(0.5, "clients of the shards that go are still sent on to others")
+        assert step(cache, view, policy) == Wait(0.5, "linger", "clients of the shards that go are still sent on to others")
         answer = step(cache, view, policy, later(0.5))
         assert isinstance(answer, Decide)
         assert answer.because == f"{OTHER} and {OTHERS_REPLICA} are no longer wanted"
@@ -86,7 +86,7 @@ def test_while_it_lingers_the_group_is_being_modified() -> None:
 def test_where_all_shards_stay_nothing_lingers() -> None:
     cache, view = settled(2)
     cache = replace(cache, decided=replace(cache.decided, resharded_at=later(-1.0)))
-    assert step(cache, view) == Wait(Policy().rest_seconds, "demo is as it should be")
+    assert step(cache, view) == Wait(Policy().rest_seconds, "calm", "demo is as it should be")
 
 
 # -- a node that has handed its shard over
@@ -116,7 +116,9 @@ def test_who_led_before_and_since_when_another_does_is_written_down() -> None:
 def test_it_restarts_when_it_has_sent_its_clients_on_and_not_before() -> None:
     for policy, span in ((Policy(), SENDING_ON_SECONDS), (Policy(linger_seconds=0.75), 0.75)):
         cache, view = handed_over(span - 0.5, due="reboot")
-        assert step(cache, view, policy) == Wait(0.5, f"clients of {TWO} are still sent on to {ONE}; then it restarts")
+        assert step(cache, view, policy) == Wait(
+            0.5, "linger", f"clients of {TWO} are still sent on to {ONE}; then it restarts", about=(TWO,)
+        )
         answer = step(cache, view, policy, later(0.5))
         assert isinstance(answer, Decide)
         assert answer.because == f"{TWO} restarts by plan (reboot)"
@@ -135,7 +137,7 @@ def test_it_leaves_when_it_has_sent_its_clients_on_and_not_before() -> None:
     cache, view = handed_over(LINGER - 0.5, leaving=True)
     cache = without_members(cache, TWO)
     after = plan_until_wait(cache, view)
-    assert step(after, view) == Wait(0.5, f"clients of {TWO} are still sent on to others")
+    assert step(after, view) == Wait(0.5, "linger", f"clients of {TWO} are still sent on to others", about=(TWO,))
     assert step(after, view, Policy(), later(0.5)) == Act(((Erase(TWO),),), f"{TWO} leaves: process and files go")
 
 

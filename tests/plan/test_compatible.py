@@ -39,7 +39,7 @@ RUNNING = FrontView(process="running", incarnation=1, targets=(), version=0)
 
 def status(cache: Cache, view: View) -> str:
     s = Situation(cache, view, NOW, MOMENT, Policy())
-    return condition(s, Wait(1.0, "")).status
+    return condition(s, Wait(1.0, "calm", "")).status
 
 
 def test_the_front_gets_an_address_and_nodes_are_left_alone() -> None:
@@ -80,7 +80,7 @@ def test_it_is_modifying_until_the_front_answers_and_available_then() -> None:
     for front in (None, FrontView(process="absent"), FrontView(process="running", incarnation=1, targets=None)):
         assert status(cache, seen(cache, front)) == "modifying"
     assert status(cache, seen(cache, RUNNING)) == "available"
-    assert step(cache, seen(cache, RUNNING)) == Wait(30.0, "demo is as it should be")
+    assert step(cache, seen(cache, RUNNING)) == Wait(30.0, "calm", "demo is as it should be")
 
 
 @pytest.mark.parametrize("process", ["running", "frozen"])
@@ -88,7 +88,7 @@ def test_a_front_that_does_not_answer_is_looked_at_again_soon(process: Any) -> N
     """Nothing wakes a keeper when it does at last; the group would be modifying until the next look."""
     cache = switched()
     answer = step(cache, seen(cache, FrontView(process=process, incarnation=1, targets=None)))
-    assert answer == Wait(0.05, "configuration does not answer yet")
+    assert answer == Wait(0.05, "answer", "configuration does not answer yet", about=("configuration",))
 
 
 def test_a_front_that_ended_is_started_again() -> None:

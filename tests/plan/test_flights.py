@@ -387,7 +387,7 @@ def test_the_condition_says_what_cannot_be_done_whatever_the_step_is(available: 
     view = healthy(cache, **absent("demo-002"))
     view = failed(view, Start("demo-002"), problem="no room", since_seconds=4.0, again_seconds=0.0)
     s = Situation(cache, view, NOW, MOMENT, Policy())
-    for answer in (step(cache, view), Wait(1.0, "nothing new")):
+    for answer in (step(cache, view), Wait(1.0, "calm", "nothing new")):
         told = condition(s, answer)
         assert told.status == ("available" if available else "creating")
         assert told.because == "demo-002 cannot be started: no room. It is tried again every few seconds"

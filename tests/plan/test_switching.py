@@ -138,7 +138,7 @@ def test_successors_are_appointed_beside_the_nodes_which_go_on_as_they_were() ->
     assert [cache.in_cluster_mode(n) for n in cache.decided.everyone] == [False] * 3 + [True] * 3
     assert cache.member("demo-001") is cache.decided.nodes[0]
     assert cache.cluster_ids() == ("demo-001", "demo-002", "demo-003")
-    told = condition(Situation(cache, seen(cache), NOW, MOMENT, Policy()), Wait(1.0, ""))
+    told = condition(Situation(cache, seen(cache), NOW, MOMENT, Policy()), Wait(1.0, "calm", ""))
     assert told.status == "modifying"
     assert [n.name for n in told.nodes] == ["demo-001", "demo-002", "demo-003"]
 
@@ -531,7 +531,7 @@ def test_old_nodes_are_erased_and_forgotten_when_all_are_in_sync() -> None:
     answer = step(gone_fronts, afterwards(gone_fronts))
     assert because(answer) == "demo is in cluster mode, with all its nodes"
     over = replace(cache, decided=answer.decided)  # type: ignore[union-attr]
-    told = condition(Situation(over, afterwards(over), NOW, MOMENT, Policy()), Wait(1.0, ""))
+    told = condition(Situation(over, afterwards(over), NOW, MOMENT, Policy()), Wait(1.0, "calm", ""))
     assert told.status == "available"
 
 

@@ -183,6 +183,28 @@ async def test_an_answer_that_comes_late_is_used_all_the_same(bench: Bench, cach
 
 
 @in_virtual_time
+async def test_an_answer_from_before_the_last_decision_takes_nothing_back(bench: Bench, cache: Cache) -> None:
+    """It was on its way while that was decided, and while the store got it. The next decision would follow from the one before."""
+    held, real = asyncio.Event(), bench.truth.load
+
+    async def late(uid: str) -> Cache | None:
+        row = await real(uid)
+        await held.wait()
+        return row
+
+    bench.truth.load = late  # type: ignore[method-assign]
+    known = cast(Cache, await bench.store.load(UID))
+    saved = await bench.save(leading(known, 2))
+    bench.truth.load = real  # type: ignore[method-assign]
+    await bench.healed()
+    assert (await bench.row()).decided == saved.decided
+    held.set()
+    await asyncio.sleep(1)
+    bench.ail(AILMENTS["gone"])
+    assert cast(Cache, await bench.store.load(UID)).decided == saved.decided
+
+
+@in_virtual_time
 async def test_nothing_is_decided_where_somebody_else_might(bench: Bench, cache: Cache) -> None:
     bench.ail(AILMENTS["gone"])
     bench.alone = False
@@ -349,7 +371,7 @@ async def test_readers_see_what_has_been_decided_and_told_since(bench: Bench, ca
 
     assert await seen() == (saved, None), "what was told was of another version"
     woken: list[str] = []
-    bench.store.on_change(woken.append)
+    bench.store.on_told(woken.append)
     for _ in range(2):
         await bench.store.publish(UID, condition(saved, "since"), bench.lease)
     assert woken == [UID], "the second time nothing was new"

@@ -20,7 +20,7 @@ from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, elapsed
+from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
 from cachekeep.plan import Policy, condition, plan
 from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
@@ -39,6 +39,8 @@ VIEW_SECONDS = 2.0
 """What was seen longer ago is no ground to decide or act on."""
 PATIENCE_SECONDS = 0.1
 """So long a pass waits for what it has begun, or until somebody fails: most effects have ended by then."""
+FIGURES_SECONDS = 5.0
+"""So often at most the API side is told of nothing but other figures."""
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.05, 5.0
 NOISE_SECONDS = 0.2
 HEARTBEAT_SECONDS, CALM_HEARTBEAT_SECONDS = 0.4, 2.0
@@ -57,9 +59,33 @@ class _Kept:
     decided: Decided | None = None
     """As last loaded or saved: an act goes on with its next stage only while this is what it follows from."""
     told: Condition | None = None
+    published: tuple[Step, Condition, float] | None = None
+    """What the API side was told last, at which step, and when."""
     expired: bool = False
     """The lease ran out before it was renewed, so ``task`` was ended."""
     task: asyncio.Task[None] | None = None
+
+
+@dataclass
+class _Said:
+    """What the log says already: a step that goes on is not told again, nor one that fails and is tried again and again."""
+
+    step: Step | None = None
+    held: Wait | None = None
+    """What has kept ``step`` from being done since."""
+
+    def adds(self, step: Step) -> bool:
+        """Note a step; whether it says something new."""
+        if isinstance(step, Wait) and step.reason in ("flight", "failure"):
+            acting = self.step.stages if isinstance(self.step, Act) and step.reason == "flight" else ()
+            if alike(step, self.held) or any(step.about == subjects(e) for stage in acting for e in stage):
+                return False
+            self.held = step
+            return True
+        if alike(step, self.step):
+            return False
+        self.step, self.held = step, None
+        return True
 
 
 class Keeper:
@@ -270,12 +296,15 @@ class Keeper:
                 because = (
                     f"its keeper fails: {problem}. Its nodes go on; it is tried again every few seconds, and the log says more"
                 )
+                kept.published = None
                 await self._store.publish(cache.uid, unsure(cache, kept.told, because), kept.lease)
         except CachekeepError:
             log.debug("%s: nor can that be told", kept.lease.uid, exc_info=True)
 
     async def _passes(self, kept: _Kept) -> None:
-        said, waited_for, pause = "", "", 0.0
+        said = _Said()
+        waited_for: Wait | None = None
+        pause = 0.0
         while True:
             kept.woken.clear()
             kept.alarmed.clear()
@@ -294,17 +323,17 @@ class Keeper:
             if isinstance(step, Forget):
                 await self._forget(cache, step, kept.lease)
                 return
-            if step.because != said:
+            if said.adds(step):
                 self._narrate(cache, step)
-            said = step.because
             if isinstance(step, Act):
-                waited_for = ""
+                waited_for = None
                 acting = self._hands.begin(cache, step, decided=lambda: self._ours(kept), ended=kept.woken.set)
                 await self._publish(cache, view, step, kept)
                 await self._usually(acting, kept)
             elif isinstance(step, Wait):
-                pause = step.seconds if step.because != waited_for or step.steady else _longer(pause, step.seconds)
-                waited_for = step.because
+                pause = step.seconds if step.steady or not alike(step, waited_for) else _longer(pause, step.seconds)
+                waited_for = step
+                self._observer.has_to_wait(cache.uid, step)
                 await self._publish(cache, view, step, kept)
                 await self._rest(kept, pause)
 
@@ -353,7 +382,14 @@ class Keeper:
     async def _publish(self, cache: Cache, view: View, step: Step, kept: _Kept) -> None:
         """Tell the API side how the cache is."""
         kept.told = condition(Situation(cache, view, self._clock.now(), self._clock.moment(), self._policy), step)
+        now = self._clock.monotonic()
+        if kept.published is not None:
+            before, told, told_at = kept.published
+            same = alike(step, before) and told.without_figures() == kept.told.without_figures()
+            if same and now - told_at < FIGURES_SECONDS:
+                return
         await self._store.publish(cache.uid, kept.told, kept.lease)
+        kept.published = (step, kept.told, now)
 
     def _watch(self, cache: Cache, view: View) -> None:
         """Heartbeats for what runs: quick for a primary whose failover may follow, calm for the rest, of which there is more."""

@@ -25,9 +25,12 @@ from cachekeep.model import (
     Node,
     NodeView,
     Plight,
+    Reason,
     Silence,
     Start,
     View,
+    Wait,
+    Waited,
     Witness,
     elapsed,
 )
@@ -122,7 +125,8 @@ class _Still(NamedTuple):
 
 
 class Observer:
-    """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, and what is in flight."""
+    """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, what is in flight, and since when
+    it has been waited for."""
 
     def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, places: Places, clock: Clock) -> None:
         self._store, self._driver, self._link, self._fronts, self._places, self._clock = store, driver, link, fronts, places, clock
@@ -132,6 +136,7 @@ class Observer:
         self._looked_at: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._still: dict[Key, _Still] = {}
+        self._waited: dict[tuple[str], tuple[tuple[Reason, tuple[str, ...]], float]] = {}
         self._late = Late()
         self.flights = Flights(clock)
 
@@ -152,6 +157,7 @@ class Observer:
             fronts={f.name: _with(problems, f.name, v) for f, v in zip(decided.fronts, fronts, strict=True)},
             flights=flights,
             failures=failures,
+            waited=self._waited_for(cache.uid),
             free_addresses=await self._free(cache),
             last_start=max((p.decision for p in processes.values()), default=0),
         )
@@ -265,6 +271,18 @@ class Observer:
         """A replica has just connected to its primary anew, or tried to."""
         self._witnessed_at[(*key, primary_address)] = self._clock.monotonic()
 
+    def has_to_wait(self, uid: str, wait: Wait) -> None:
+        """The keeper of this cache waits."""
+        what = (wait.reason, wait.about)
+        if (before := self._waited.get((uid,))) is None or before[0] != what:
+            self._waited[uid,] = (what, self._clock.monotonic())
+
+    def _waited_for(self, uid: str) -> Waited | None:
+        if (found := self._waited.get((uid,))) is None:
+            return None
+        (reason, about), since = found
+        return Waited(reason=reason, about=about, seconds=self._clock.monotonic() - since)
+
     def forget(self, cache: Cache) -> None:
         """Drop what is remembered of a cache that is no more."""
         memories: tuple[dict[Any, Any], ...] = (
@@ -274,6 +292,7 @@ class Observer:
             self._looked_at,
             self._witnessed_at,
             self._still,
+            self._waited,
         )
         for memory in memories:
             for key in [k for k in memory if k[0] == cache.uid]:

@@ -45,6 +45,7 @@ from cachekeep.model.step import (
     Own,
     Point,
     Promote,
+    Reason,
     Replicate,
     Settle,
     Start,
@@ -53,6 +54,7 @@ from cachekeep.model.step import (
     Swap,
     Wait,
     Witness,
+    alike,
     collides,
     overtakes,
     subjects,
@@ -71,6 +73,7 @@ from cachekeep.model.view import (
     ReplicaSeen,
     Silence,
     View,
+    Waited,
 )
 
 __all__ = [
@@ -127,6 +130,7 @@ __all__ = [
     "Point",
     "Process",
     "Promote",
+    "Reason",
     "ReplicaSeen",
     "Replicate",
     "Secret",
@@ -144,9 +148,11 @@ __all__ = [
     "Tags",
     "View",
     "Wait",
+    "Waited",
     "Wanted",
     "WantedShard",
     "Witness",
+    "alike",
     "collides",
     "elapsed",
     "overtakes",

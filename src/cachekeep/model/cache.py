@@ -265,8 +265,12 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     resharded_at: Moment | None = None
     """When the last of them arrived."""
     errands_done: int = 0
+    appointed_at: Moment | None = None
+    """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""
+    overdue: frozenset[str] = frozenset()
+    """What an event has told of that it takes too long (``Reason``, and CREATION), until all is calm again."""
     refusal: str | None = None
     """The refusals that were told as events, one a line, so that each is told once."""
     troubled: frozenset[str] = frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 CacheStatus = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes"]
 NodeStatus = Literal["creating", "available", "rebooting", "modifying", "deleting"]
@@ -38,3 +39,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeCondition, ...] = ()
     version: int = 0
     """``Cache.version`` that it describes: a newer row makes it stale."""
+
+    def without_figures(self) -> Condition:
+        """Without what is another at every look, though nothing has happened."""
+        return replace(self, because="", nodes=tuple(replace(n, lag_bytes=None) for n in self.nodes))

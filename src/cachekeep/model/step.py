@@ -5,6 +5,8 @@ Effects are idempotent and name what has been decided; carrying one out twice, o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from cachekeep.model.cache import Decided, SlotRange
@@ -299,6 +301,56 @@ class Act(msgspec.Struct, frozen=True):
     because: str
 
 
+Reason = Literal[
+    "acquaintance",
+    "addresses",
+    "answer",
+    "calm",
+    "coming",
+    "consent",
+    "databases",
+    "election",
+    "empty",
+    "endpoints",
+    "engine",
+    "excuse",
+    "failure",
+    "fence",
+    "flight",
+    "kernel",
+    "leader",
+    "limits",
+    "linger",
+    "room",
+    "slots",
+    "starving",
+    "store",
+    "sync",
+    "turn",
+    "unreachable",
+    "witness",
+]
+"""What is waited for: programs compare this, people read the sentence."""
+DEADLINES_SECONDS: dict[Reason, float] = {
+    "acquaintance": 120.0,
+    "answer": 120.0,
+    "coming": 600.0,
+    "election": 120.0,
+    "endpoints": 120.0,
+    "engine": 120.0,
+    "excuse": 600.0,
+    "fence": 120.0,
+    "leader": 600.0,
+    "slots": 600.0,
+    "sync": 3600.0,
+    "turn": 3600.0,
+    "unreachable": 120.0,
+    "witness": 120.0,
+}
+"""A wait that has lasted for longer is a problem that users should read of. The other reasons end by themselves, or are told as
+problems at once (``Wait.refused``), or are no trouble at all (``calm``). A first synchronisation of a large cache takes long."""
+
+
 class Wait(msgspec.Struct, frozen=True):
     """Nothing to do for ``seconds``, or until woken. ``refused``: a rule stops here rather than guess; users should read why.
 
@@ -306,9 +358,17 @@ class Wait(msgspec.Struct, frozen=True):
     """
 
     seconds: float
+    reason: Reason
     because: str
+    about: tuple[str, ...] = ()
+    """Names of the nodes, fronts or shards that it is a matter of."""
     refused: bool = False
     steady: bool = False
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """It should not last for longer than this; None: it may."""
+        return DEADLINES_SECONDS.get(self.reason)
 
 
 class Forget(msgspec.Struct, frozen=True):
@@ -319,3 +379,12 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 Step = Decide | Act | Wait | Forget
+
+
+def alike(step: Step | None, other: Step | None) -> bool:
+    """Whether both do, or wait for, the same, whatever the figures in their sentences."""
+    if isinstance(step, Wait) and isinstance(other, Wait):
+        return (step.reason, step.about, step.refused) == (other.reason, other.about, other.refused)
+    if isinstance(step, Act) and isinstance(other, Act):
+        return step.stages == other.stages
+    return step == other

@@ -9,7 +9,7 @@ import msgspec
 from cachekeep.model.cache import SlotRange
 from cachekeep.model.limits import LimitsSeen
 from cachekeep.model.moment import Moment
-from cachekeep.model.step import Effect
+from cachekeep.model.step import Effect, Reason
 from cachekeep.model.stream import Heard, Stream
 
 Process = Literal["absent", "running", "exited", "frozen", "stuck"]
@@ -208,6 +208,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Until it may be tried again; 0: it may, or flies."""
 
 
+class Waited(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been waited for, without a wait for anything else in between."""
+
+    reason: Reason
+    about: tuple[str, ...]
+    seconds: float
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """A cache as just seen."""
 
@@ -216,6 +224,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     flights: tuple[Flight, ...] = ()
     """What was in flight when the look began: what it has changed by now may have been seen or not."""
     failures: tuple[Failure, ...] = ()
+    waited: Waited | None = None
+    """By the keeper that looks: one that starts anew counts anew."""
     free_addresses: tuple[str, ...] | None = ()
     """Addresses that nobody uses, enough for what may have to be placed. The store refuses one that was taken meanwhile. None: the
     store cannot be read, so nobody knows."""

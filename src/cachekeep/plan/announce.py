@@ -84,6 +84,7 @@ def _first_time(s: Situation) -> Step | None:
     decided = replace(
         with_nodes(s.decided, [replace(n, announced=True) for n in nodes]),
         shards=tuple(replace(x, ordered_at=None) for x in s.decided.shards),
+        appointed_at=None,
         available_at=s.now,
     )
     return Decide(decided, f"{s.cache.name} is available", tuple(told))

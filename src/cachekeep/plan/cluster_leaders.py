@@ -131,12 +131,14 @@ def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
             told = (
                 f"{lost.name} is gone, and too few primaries are left to elect another: {names(unsure)} is not known to be stopped"
             )
-            return Wait(s.policy.poll_seconds * 5, told, refused=True)
+            return Wait(s.policy.poll_seconds * 5, "fence", told, about=(lost.name,), refused=True)
         seize = True
         because += f"; of {len(voters)} primaries only {len(voting)} could vote, and all others are confirmed stopped: "
         because += "it takes over without a vote"
     elif other := _electing(s, shard):
-        return Wait(s.policy.poll_seconds, f"{lost.name} is gone; shard {other.id} elects first")
+        return Wait(
+            s.policy.poll_seconds, "turn", f"{lost.name} is gone; shard {other.id} elects first", about=(lost.name, other.id)
+        )
     nominated = replace(
         shard,
         moving_to=best.name,
@@ -174,7 +176,7 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
         return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
     if not s.alive(taker):
         if _age(s, shard) <= ELECTION_SECONDS:
-            return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet")
+            return Wait(s.policy.poll_seconds, "answer", f"{taker.name} does not answer yet", about=(taker.name,))
         return _give_up(s, shard, taker) if shard.seize else _call_off(s, shard, f"{taker.name} does not answer")
     if not s.told(taker, shard):
         if shard.seize and (rivalry := _rivals(s, shard, taker)) is not None:
@@ -185,7 +187,7 @@ def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
             ((Elect(taker.name, shard.order, shard.seize, others),),), f"{taker.name} {how} {shard.id} (order {shard.order})"
         )
     if _age(s, shard) < ELECTION_SECONDS:
-        return Wait(s.policy.poll_seconds, f"{taker.name} is being elected")
+        return Wait(s.policy.poll_seconds, "election", f"{taker.name} is being elected", about=(taker.name,))
     if not shard.seize:
         because = (
             f"the vote for {taker.name} has failed, and {lost.name} is confirmed stopped: "
@@ -217,7 +219,12 @@ def _rivals(s: Situation, shard: Shard, taker: Node) -> Step | None:
     if late:
         because = f"{late[0].name} does not answer and might be elected while {taker.name} takes over: it is stopped for certain"
         return judge.condemn(s, late[0], because)
-    return Wait(s.policy.poll_seconds, f"{taker.name} takes over when {names(silent)} cannot be elected in its place")
+    return Wait(
+        s.policy.poll_seconds,
+        "answer",
+        f"{taker.name} takes over when {names(silent)} cannot be elected in its place",
+        about=(taker.name,),
+    )
 
 
 def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
@@ -225,9 +232,15 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
     nobody's vote would keep it from taking that one's slots. So it is stopped for certain before another is told."""
     others = [n for n in evidence.sure(s, shard, evidence.over(s, shard, s.primary(shard))) if n is not taker]
     if taker.condemned:
-        return Wait(s.policy.poll_seconds, f"{taker.name} is being stopped")
+        return Wait(s.policy.poll_seconds, "fence", f"{taker.name} is being stopped", about=(taker.name,))
     if not others:
-        return Wait(s.policy.poll_seconds, f"{taker.name} does not answer yet, and nobody else could lead", refused=True)
+        return Wait(
+            s.policy.poll_seconds,
+            "answer",
+            f"{taker.name} does not answer yet, and nobody else could lead",
+            about=(taker.name,),
+            refused=True,
+        )
     because = (
         f"{taker.name} was to take over and does not answer: it is stopped for certain before {names(others[:1])} or another does"
     )
@@ -251,7 +264,12 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         if _gave(s, shard, giver) or (s.gone(giver) and evidence.usurps(s, shard, taker)):
             return _led(s, shard, giver, taker)
         if s.told(taker, shard) and not s.alive(giver) and not s.gone(giver):
-            return Wait(s.policy.poll_seconds, f"{taker.name} is gone and may have led: {giver.name} does not answer yet")
+            return Wait(
+                s.policy.poll_seconds,
+                "answer",
+                f"{taker.name} is gone and may have led: {giver.name} does not answer yet",
+                about=(giver.name,),
+            )
     if taker is None or s.gone(taker):
         return _call_off(s, shard, f"{shard.moving_to} is gone")
     if not s.alive(taker) and s.told(taker, shard):
@@ -262,7 +280,9 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
         if waiting > s.policy.hand_over_seconds:
             return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
-        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+        return Wait(
+            s.policy.poll_seconds, "answer", f"the move to {taker.name} waits for an answer", about=(giver.name, taker.name)
+        )
     if not s.leads(giver):
         return _call_off(s, shard, f"{giver.name} does not lead")
     if s.leads(taker):
@@ -271,7 +291,7 @@ def _swap(s: Situation, shard: Shard, giver: Node) -> Step:
         return _call_off(s, shard, f"{taker.name} is not in sync")
     if (seen := s.seen(giver).cluster) is not None and (seen.migrating or seen.importing):
         because = f"{giver.name} hands shard {shard.id} over when no slot of it is half open: the taker would not know of that"
-        return Wait(s.policy.poll_seconds, because)
+        return Wait(s.policy.poll_seconds, "slots", because, about=(giver.name,))
     swap = Swap(giver.name, taker.name, shard.order, s.policy.hand_over_seconds)
     return Act(((swap,),), f"{giver.name} hands shard {shard.id} over to {taker.name} (order {shard.order})")
 
@@ -308,7 +328,7 @@ def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
     late = v.silent_seconds >= s.policy.hand_over_seconds / 2
     hangs = v.process == "frozen" or (late and (s.leads(giver) or judge.why_hung(s, shard, giver) is not None))
     if taker.condemned or not hangs:
-        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+        return Wait(s.policy.poll_seconds, "answer", f"the move to {taker.name} waits for an answer", about=(taker.name,))
     because = (
         f"{taker.name} was to take over from {giver.name} and does not answer: it is stopped for certain, before it does so late"
     )
@@ -339,7 +359,7 @@ def follow(s: Situation) -> Step | None:
                     f"{primary.name} leads but is empty, while {node.name} holds data: it is not told to follow, "
                     "or it would be emptied"
                 )
-                guarded = guarded or Wait(1.0, because, refused=True)
+                guarded = guarded or Wait(1.0, "empty", because, about=(primary.name,), refused=True)
                 continue
             effects.append(Replicate(node.name, primary.name, shard.order))
     if not effects:

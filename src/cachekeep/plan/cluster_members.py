@@ -210,7 +210,9 @@ def settle(s: Situation) -> Step | None:
         return None
     youngest = min((age for x in s.decided.shards if (age := s.seconds_since(x.ordered_at)) is not None), default=WRITABLE_SECONDS)
     left = WRITABLE_SECONDS - youngest
-    return Wait(max(left, s.policy.poll_seconds), "the engines will serve when they have been up for two seconds", steady=True)
+    return Wait(
+        max(left, s.policy.poll_seconds), "engine", "the engines will serve when they have been up for two seconds", steady=True
+    )
 
 
 def drop_shards(s: Situation, nodes: tuple[Node, ...]) -> tuple[Shard, ...]:

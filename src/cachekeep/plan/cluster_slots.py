@@ -49,7 +49,11 @@ def reshard(s: Situation) -> Step | None:
     seen = {x.id: _seen(s, x) for x in s.decided.shards}
     silent = [id for id, v in seen.items() if v is None]
     if silent:
-        return Wait(s.policy.poll_seconds * 5, f"slots move on when shard {silent[0]} leads") if s.decided.resharding else None
+        return (
+            Wait(s.policy.poll_seconds * 5, "leader", f"slots move on when shard {silent[0]} leads", about=(silent[0],))
+            if s.decided.resharding
+            else None
+        )
     now = {id: v for id, v in seen.items() if v is not None}
     step = _aim(s, now) or _leftover(s) or _unowned(s, now)
     if step is not None:
@@ -103,7 +107,7 @@ def rebalanced(s: Situation, decided: Decided) -> Decide | Wait:
     """The errand ``rebalance``."""
     current = {x.id: v.slots for x in s.decided.shards if (v := _seen(s, x))}
     if len(current) < len(s.decided.shards):
-        return Wait(s.policy.poll_seconds * 5, "slots are dealt out anew when every shard leads")
+        return Wait(s.policy.poll_seconds * 5, "leader", "slots are dealt out anew when every shard leads")
     return aim(s, decided, current, [w.id for w in s.cache.wanted.shards])
 
 
@@ -133,7 +137,12 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
         return flying
     silent = [n for n in s.decided.nodes if not s.alive(n) and not s.gone(n)]
     if silent:
-        return Wait(s.policy.poll_seconds * 5, f"{count(lost)} slots belong to nobody, but {names(silent)} might know better")
+        return Wait(
+            s.policy.poll_seconds * 5,
+            "answer",
+            f"{count(lost)} slots belong to nobody, but {names(silent)} might know better",
+            about=tuple(n.name for n in silent),
+        )
     stale = [replace(x, order=x.order + 1) for x, _ in heirs if (s.view.node(x.primary or "").last_order or 0) >= x.order]
     if stale:
         by_id = {x.id: x for x in stale}
@@ -202,4 +211,4 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
 def _linger(s: Situation) -> Step | None:
     """Shards that have given away their slots stay for a moment, to send on the clients that come to them."""
     left = lingering_seconds(s)
-    return Wait(left, "clients of the shards that go are still sent on to others") if left > 0 else None
+    return Wait(left, "linger", "clients of the shards that go are still sent on to others") if left > 0 else None

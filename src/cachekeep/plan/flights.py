@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from cachekeep.model import (
     Act,
     Admit,
@@ -52,7 +54,7 @@ def first(s: Situation, steps: Iterable[Step | None]) -> Step | None:
     if not waits:
         return None
     told = next((w for w in waits if w.refused), waits[0])
-    return Wait(min(w.seconds for w in waits), told.because, told.refused, any(w.steady for w in waits))
+    return replace(told, seconds=min(w.seconds for w in waits), steady=any(w.steady for w in waits))
 
 
 def _possible(s: Situation, act: Act) -> Act | Wait:
@@ -82,8 +84,9 @@ def _wait(s: Situation, act: Act) -> Wait:
     )
     told = [said(f) for f in lasting(s) if f in failures]
     if told:
-        return Wait(seconds, "; ".join(told), refused=True)
-    return Wait(seconds, flights[0].because if flights else act.because)
+        return Wait(seconds, "failure", "; ".join(told), about=tuple(subjects(f.effect)[0] for f in failures), refused=True)
+    effect, because = (flights[0].effect, flights[0].because) if flights else (act.stages[0][0], act.because)
+    return Wait(seconds, "flight", because, about=subjects(effect))
 
 
 def lasting(s: Situation) -> list[Failure]:
@@ -96,7 +99,7 @@ def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
     what is seen meanwhile of the node is no word to decide by."""
     for flight in s.view.flights:
         if isinstance(flight.effect, kinds) and on in subjects(flight.effect):
-            return Wait(flight.left_seconds, flight.because)
+            return Wait(flight.left_seconds, "flight", flight.because, about=subjects(flight.effect))
     return None
 
 

@@ -26,7 +26,7 @@ def follow(s: Situation) -> Step | None:
                 f"{primary.name} leads but is empty, while {names(guarded)} holds data: "
                 "it is not told to follow, or it would be emptied"
             )
-            return Wait(1.0, because, refused=True)
+            return Wait(1.0, "empty", because, about=(primary.name,), refused=True)
         effects += [Follow(n.name, primary.name, shard.order) for n in astray]
     if not effects:
         return None

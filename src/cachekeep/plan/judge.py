@@ -44,7 +44,13 @@ def unwell(s: Situation, nodes: Sequence[Node]) -> Wait | None:
     told = [(n, e) for n in nodes if (e := s.seen(n).excuse)]
     mute = [n for n in nodes if s.seen(n).excuse is None]
     said = [plight(n, e) for n, e in told] + ([f"{names(mute)} {verb(mute, 'does', 'do')} not answer"] if mute else [])
-    return Wait(s.policy.poll_seconds * 10, "; ".join(said), refused=any(e.plight in _LASTING for _, e in told))
+    return Wait(
+        s.policy.poll_seconds * 10,
+        "excuse" if told else "answer",
+        "; ".join(said),
+        about=tuple(n.name for n in nodes),
+        refused=any(e.plight in _LASTING for _, e in told),
+    )
 
 
 def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
@@ -64,12 +70,18 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
     go_on = f"`cachekeep failover {s.cache.name}`, or a reboot of {primary.name}, goes on without what only it holds"
     hangs = "is frozen" if v.process == "frozen" else "does not answer"
     if not s.cache.wanted.automatic_failover:
-        return Wait(1.0, f"{primary.name} {hangs}; automatic failover is off, so it is left alone. {go_on}", True)
+        return Wait(
+            1.0,
+            "consent",
+            f"{primary.name} {hangs}; automatic failover is off, so it is left alone. {go_on}",
+            about=(primary.name,),
+            refused=True,
+        )
     if not able:
         because = (
             f"{primary.name} {hangs}, and no replica can be shown to have what it has: killing it would lose its data. {go_on}"
         )
-        return Wait(1.0, because, True)
+        return Wait(1.0, "consent", because, about=(primary.name,), refused=True)
     return condemn(s, primary, f"{primary.name} {reason}: it is stopped for certain before {names(able[:1])} or another takes over")
 
 
@@ -78,9 +90,19 @@ def _wait_for(s: Situation, primary: Node) -> Wait | None:
     if v.excuse is not None:
         return unwell(s, [primary])
     if v.reachable is False and (left := s.policy.unreachable_seconds - v.silent_seconds) > 0:
-        return Wait(left, f"{primary.name} takes nothing from here; its replicas are asked when that lasts")
+        return Wait(
+            left,
+            "unreachable",
+            f"{primary.name} takes nothing from here; its replicas are asked when that lasts",
+            about=(primary.name,),
+        )
     if v.answering is not True:
-        return Wait(s.policy.poll_seconds * 5, f"{primary.name} does not answer; it is not known to be down")
+        return Wait(
+            s.policy.poll_seconds * 5,
+            "answer",
+            f"{primary.name} does not answer; it is not known to be down",
+            about=(primary.name,),
+        )
     return None
 
 
@@ -119,7 +141,7 @@ def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
         return Act((tuple(Witness(n.name, primary.name) for n in ask),), because)
     if unsure:
         because = f"{primary.name} takes nothing from here, but {names(unsure)} does not find it lost: it may be we who are cut off"
-        return Wait(s.policy.poll_seconds * 5, because)
+        return Wait(s.policy.poll_seconds * 5, "witness", because, about=(primary.name,))
     return None
 
 

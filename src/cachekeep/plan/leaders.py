@@ -95,7 +95,7 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         unknown = [n for n in others if s.seen(n).answering is not True]
         if unknown and s.decided.available_at is not None:  # before that nobody has written anything
             because = f"{primary.name} is empty; {names(unknown)} may hold data but does not answer yet"
-            return Wait(s.policy.poll_seconds, because, refused=True)
+            return Wait(s.policy.poll_seconds, "answer", because, about=tuple(n.name for n in unknown), refused=True)
         if shard.ended and others:
             anew = with_shard(s.decided, replace(shard, ended=()))
             return Decide(anew, f"nobody holds anything of what {shard.ended[0].primary} wrote: {primary.name} begins anew")
@@ -163,7 +163,11 @@ def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | 
     waiting = [n for n in others if not n.leaving and n.name in shard.confirmed.nodes and s.runs(n) and not s.alive(n)]
     if waiting and not (holders and all(s.hangs(n) for n in waiting)):
         because = f"{lost.name} is gone; {names(waiting)} may have what it wrote but {verb(waiting, 'does', 'do')} not answer yet"
-        return Wait(s.policy.poll_seconds, because, refused=True) if shard == before else Decide(known, told)
+        return (
+            Wait(s.policy.poll_seconds, "answer", because, about=tuple(n.name for n in waiting), refused=True)
+            if shard == before
+            else Decide(known, told)
+        )
     if holders:
         return _without_proof(s, shard, lost, holders, appoint)
     if shard != before and any(s.runs(n) and s.seen(n).has_history is not False for n in others):
@@ -179,7 +183,9 @@ def _make_sure(s: Situation, shard: Shard, node: Node, others: list[Node]) -> St
     silent = s.seen(node).process == "frozen" or (s.seen(node).silent_seconds or 0.0) >= s.policy.silence_seconds
     if silent and not node.condemned and any(n != node and s.alive(n) and evidence.proven(s, ends, n) for n in others):
         return judge.condemn(s, node, f"{node.name} was to lead and does not answer: it is stopped for certain before another does")
-    return Wait(s.policy.poll_seconds, f"{node.name} was to lead and does not answer yet", refused=True)
+    return Wait(
+        s.policy.poll_seconds, "answer", f"{node.name} was to lead and does not answer yet", about=(node.name,), refused=True
+    )
 
 
 def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | None:
@@ -188,7 +194,7 @@ def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) 
     unknown = [n for n in staying if s.runs(n) and s.seen(n).has_history is None]
     if unknown:
         because = f"{lost.name} is gone and leaves; {names(unknown)} may hold data but {verb(unknown, 'does', 'do')} not answer yet"
-        return Wait(s.policy.poll_seconds, because, refused=True)
+        return Wait(s.policy.poll_seconds, "answer", because, about=tuple(n.name for n in unknown), refused=True)
     best = foremost(s, [n for n in staying if s.alive(n)], lost)
     if best is None:
         return None
@@ -223,7 +229,9 @@ def refuse(s: Situation, shard: Shard, lost: Node, best: Node) -> Step:
     if because not in refused:  # two shards may each have one: neither takes the other's place
         decided = replace(known, refusal="\n".join((*refused, because)))
         return Decide(decided, because, (s.tell(because, group=True),))
-    return Decide(known, because) if known != s.decided else Wait(1.0, because, refused=True)
+    return (
+        Decide(known, because) if known != s.decided else Wait(1.0, "consent", because, about=(lost.name, best.name), refused=True)
+    )
 
 
 def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) -> Decide:
@@ -274,7 +282,9 @@ def _move(s: Situation, shard: Shard, giver: Node) -> Step:
                     s, shard, giver, taker, f"{giver.name} has stepped down for {taker.name}, which does not answer"
                 )
             return _call_off(s, shard, giver, f"{giver.name} or {taker.name} does not answer")
-        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+        return Wait(
+            s.policy.poll_seconds, "answer", f"the move to {taker.name} waits for an answer", about=(giver.name, taker.name)
+        )
     if s.leads(taker) or (s.seen(giver).role == "replica" and s.seen(giver).follows == taker.address):
         return _handed_over(s, shard, giver, taker, f"{giver.name} has handed over to {taker.name}")
     if not s.leads(giver):
@@ -371,7 +381,7 @@ def _transfer(s: Situation, shard: Shard, primary: Node) -> Step | None:
             return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
         staying = s.replicas(shard, leaving=False)
         if staying:
-            return Wait(0.2, f"{primary.name} leaves when {names(staying)} is in sync")
+            return Wait(0.2, "sync", f"{primary.name} leaves when {names(staying)} is in sync", about=(primary.name,))
         decided = with_shard(s.decided, replace(shard, primary=None))
         return Decide(decided, f"{primary.name} leaves and shard {shard.id} with it")
     back = s.cache.node(shard.preferred) if shard.preferred else None

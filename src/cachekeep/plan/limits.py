@@ -51,7 +51,7 @@ def narrow(s: Situation) -> Step | None:
         if less is None:
             continue
         if node is not None and (why_not := _why_not_yet(s, node, less, seen)):
-            steps.append(Wait(2.0, f"{name} keeps its limits: {why_not}", refused=True))
+            steps.append(Wait(2.0, "limits", f"{name} keeps its limits: {why_not}", about=(name,), refused=True))
             less = Limits(cpus=less.cpus)
         if less != Limits():
             now[name] = less

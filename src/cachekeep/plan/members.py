@@ -81,6 +81,7 @@ def appoint(s: Situation) -> Step | None:
         shards=shards,
         fronts=fronts,
         configuration_address=configuration,
+        appointed_at=s.moment if nodes and not s.decided.nodes else s.decided.appointed_at,
     )
     if decided == s.decided:
         return None
@@ -134,12 +135,12 @@ class Needs:
             return None
         if not self.known:
             because = f"{self.short} addresses are needed, and which of the address pool are free cannot be read from the store now"
-            return Wait(1.0, because, refused=True)
+            return Wait(1.0, "store", because, refused=True)
         because = (
             f"{self.short} more addresses are needed than the address pool has free (one that is given up is not used again for "
             f"{self.linger_seconds:g} s): give it a larger --address-pool"
         )
-        return Wait(2.0, because, refused=True)
+        return Wait(2.0, "addresses", because, refused=True)
 
 
 def _node(s: Situation, shard: WantedShard, member: Member, needs: Needs) -> Node:
@@ -324,7 +325,7 @@ def part(s: Situation) -> Step | None:
         f"{names(kept)} {verb(kept, 'leaves', 'leave')} when there is a leader: "
         f"{verb(kept, 'it', 'they')} may hold what nobody else does"
     )
-    waits = Wait(0.2, because, refused=True) if kept else None
+    waits = Wait(0.2, "leader", because, about=tuple(n.name for n in kept), refused=True) if kept else None
     return first(s, (_leave(s, going) if going else None, waits, _retire_fronts(s)))
 
 
@@ -335,14 +336,16 @@ def _leave(s: Situation, off: list[Node]) -> Step | None:
     erase = Act((tuple(Erase(n.name) for n in there),), because) if there else None
     gone = [n for n in off if n not in there and n not in lingering]
     because = f"clients of {names(list(lingering))} are still sent on to others"
-    wait = Wait(min(lingering.values()), because) if lingering else None
+    wait = Wait(min(lingering.values()), "linger", because, about=tuple(n.name for n in lingering)) if lingering else None
     return first(s, (erase, _drop(s, gone) if gone else None, wait))
 
 
 def _drop(s: Situation, gone: list[Node]) -> Step:
     known = cluster_members.still_known(s, gone)
     if known:
-        return Wait(s.policy.poll_seconds, f"{names(known)} is still known to others")
+        return Wait(
+            s.policy.poll_seconds, "acquaintance", f"{names(known)} is still known to others", about=tuple(n.name for n in known)
+        )
     kept = tuple(n for n in s.decided.nodes if n not in gone)
     decided = replace(s.decided, nodes=kept, shards=cluster_members.drop_shards(s, kept))
     if s.replicated:

@@ -24,6 +24,7 @@ def recount(s: Situation) -> Step | None:
             successors=tuple(_anew(s, n, "condemned_at") for n in s.decided.successors),
             shards=tuple(_anew(s, x, "ordered_at", "starved_since", "led_since") for x in s.decided.shards),
         ),
+        "appointed_at",
         "resharded_at",
     )
     if decided == s.decided:

@@ -11,6 +11,7 @@ from cachekeep.plan import (
     cluster_leaders,
     cluster_members,
     cluster_slots,
+    deadlines,
     endpoints,
     followers,
     judge,
@@ -84,7 +85,7 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
     another's. The first wait is answered when no rule decides or acts.
     """
     s = Situation(cache, view, now, moment, policy or Policy())
-    return first(s, (rule(s) for rule in rules_of(cache))) or _rest(s)
+    return deadlines.overdue(s, first(s, (rule(s) for rule in rules_of(cache))) or _rest(s))
 
 
 def rules_of(cache: Cache) -> tuple[Rule, ...]:
@@ -96,22 +97,24 @@ def rules_of(cache: Cache) -> tuple[Rule, ...]:
 def _rest(s: Situation) -> Wait:
     coming = [n for n in s.decided.nodes if not n.announced]
     if coming or s.decided.available_at is None:
-        return Wait(
-            s.policy.poll_seconds,
-            f"{names(coming)} {verb(coming)} not available yet" if coming else "the endpoints are not served yet",
-        )
+        if coming:
+            because = f"{names(coming)} {verb(coming)} not available yet"
+            return Wait(s.policy.poll_seconds, "coming", because, about=tuple(n.name for n in coming))
+        return Wait(s.policy.poll_seconds, "endpoints", "the endpoints are not served yet")
     stuck = [n for n in s.decided.nodes if s.seen(n).process == "stuck"]
     if stuck:
         because = (
             f"{names(stuck)} {verb(stuck)} stopped but {verb(stuck, 'hangs', 'hang')} in the kernel: "
             f"look after the disk under {verb(stuck, 'it', 'them')}"
         )
-        return Wait(s.policy.poll_seconds * 10, because, refused=True)
+        return Wait(s.policy.poll_seconds * 10, "kernel", because, about=tuple(n.name for n in stuck), refused=True)
     if (wait := judge.unwell(s, [n for n in s.decided.nodes if not s.alive(n)])) is not None:
         return wait
     fronts = [(f.name, s.view.fronts.get(f.name)) for f in s.decided.fronts if not f.leaving]
     mute = [name for name, v in fronts if v is None or v.process != "running" or v.targets is None]
     if mute:
-        return Wait(s.policy.poll_seconds * 5, f"{listed(mute)} {verb(mute, 'does', 'do')} not answer yet")
+        return Wait(
+            s.policy.poll_seconds * 5, "answer", f"{listed(mute)} {verb(mute, 'does', 'do')} not answer yet", about=tuple(mute)
+        )
     rest = s.policy.rest_seconds if s.replicated else s.policy.discovery_seconds
-    return Wait(rest, f"{s.cache.name} is as it should be")
+    return Wait(rest, "calm", f"{s.cache.name} is as it should be")

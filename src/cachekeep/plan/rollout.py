@@ -23,7 +23,7 @@ def resize(s: Situation) -> Step | None:
     if not other:
         return None
     if (why_not := too_small(s, wanted)) is not None:
-        return Wait(2.0, f"the node type stays {other[0].node_type}: {why_not}", refused=True)
+        return Wait(2.0, "room", f"the node type stays {other[0].node_type}: {why_not}", about=(other[0].node_type,), refused=True)
     due = "" if s.replicated else "reboot"
     decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])
     decided = replace(decided, successors=tuple(replace(n, node_type=wanted) for n in decided.successors))
@@ -65,16 +65,19 @@ def restart(s: Situation) -> Step | None:
         if coming_back:
             waits = waits or Wait(
                 0.1,
+                "sync",
                 f"{names(mine)} {verb(mine, 'restarts', 'restart')} when {names(coming_back)} {verb(coming_back)} back and in sync",
+                about=tuple(n.name for n in mine),
             )
             continue
         replicas = [n for n in mine if n.name != shard.primary]
         if replicas and s.needed(replicas[0]):
             because = f"{replicas[0].name} restarts when shard {shard.id} has a leader: it may hold what nobody else does"
-            waits = waits or Wait(0.2, because, refused=True)
+            waits = waits or Wait(0.2, "leader", because, about=(replicas[0].name,), refused=True)
             continue
         if replicas and (left := cluster_members.sending_on_seconds(s, replicas[0])) > 0:
-            waits = waits or Wait(left, f"clients of {replicas[0].name} are still sent on to {shard.primary}; then it restarts")
+            because = f"clients of {replicas[0].name} are still sent on to {shard.primary}; then it restarts"
+            waits = waits or Wait(left, "linger", because, about=(replicas[0].name,))
             continue
         if replicas:
             now.append(replicas[0])
@@ -84,7 +87,9 @@ def restart(s: Situation) -> Step | None:
         if to is not None:
             return move(s, shard, to, f"{primary.name} is about to restart: {to.name} shall lead first")
         if s.replicas(shard, leaving=False):
-            waits = waits or Wait(0.2, f"{primary.name} restarts when a replica is in sync", refused=True)
+            waits = waits or Wait(
+                0.2, "sync", f"{primary.name} restarts when a replica is in sync", about=(primary.name,), refused=True
+            )
         else:
             now.append(primary)
     return _halt(s, now) if now else waits
@@ -108,7 +113,7 @@ def errand(s: Situation) -> Step | None:
         return None
     consent = [e for e in todo if e.kind == "promote-stale"]
     if not consent and any(x.moving_to for x in s.decided.shards):  # a move may wait for what only the consent brings about
-        return Wait(s.policy.poll_seconds, "an errand waits for the move before it")
+        return Wait(s.policy.poll_seconds, "turn", "an errand waits for the move before it")
     waits: list[Wait] = []
     for errand in consent[-1:] or todo:  # errands before a consent wait for a leader that only it can give
         step = _begin(s, errand)
@@ -159,8 +164,14 @@ def _promote(s: Situation, errand: Errand) -> Decide | Wait:
         return Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked")
     if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
         if not s.alive(node):
-            return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync, and does not answer", refused=True)
-        return Wait(0.2, f"{node.name} shall be promoted as soon as it is in sync")
+            return Wait(
+                0.2,
+                "sync",
+                f"{node.name} shall be promoted as soon as it is in sync, and does not answer",
+                about=(node.name,),
+                refused=True,
+            )
+        return Wait(0.2, "sync", f"{node.name} shall be promoted as soon as it is in sync", about=(node.name,))
     return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
 
 
@@ -176,7 +187,7 @@ def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
     if to is None:
         hopeless = not any(s.alive(n) for n in s.replicas(shard, leaving=False))
         because = f"the test failover of node group {shard.id} waits for a replica in sync"
-        return Wait(0.2, f"{because}, and none answers" if hopeless else because, refused=hopeless)
+        return Wait(0.2, "sync", f"{because}, and none answers" if hopeless else because, about=(shard.id,), refused=hopeless)
     step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
     step = Decide(with_nodes(step.decided, [replace(primary, due="reboot")]), step.because)
     return _with_errand(step, errand)

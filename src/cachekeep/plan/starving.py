@@ -56,7 +56,13 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
     if why_not is None and not able:
         why_not = "no in-sync replica could take over"
     if why_not is not None:
-        return Wait(1.0, f"{lost.name} cannot be confirmed stopped, and {why_not}: it is not succeeded", refused=True)
+        return Wait(
+            1.0,
+            "fence",
+            f"{lost.name} cannot be confirmed stopped, and {why_not}: it is not succeeded",
+            about=(lost.name,),
+            refused=True,
+        )
     if not shard.starving:
         because = f"{lost.name} cannot be confirmed stopped: its replicas leave it, until it must refuse writes"
         return Decide(with_shard(s.decided, replace(shard, starving=True, order=shard.order + 1)), because)
@@ -64,7 +70,9 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
         return _part(s, shard, lost)
     left = STARVING_SECONDS - (s.seconds_since(shard.starved_since) or 0.0)
     if left > 0:
-        return Wait(left, f"too few replicas are left to {lost.name}: soon it takes no writes", steady=True)
+        return Wait(
+            left, "starving", f"too few replicas are left to {lost.name}: soon it takes no writes", about=(lost.name,), steady=True
+        )
     best = leaders.foremost(s, able, lost) or able[0]
     because = f"{lost.name} has been without replicas for {STARVING_SECONDS:g} s and takes no writes: {best.name} shall lead"
     led = leaders.take_over(s, shard, lost, best, because)
@@ -93,7 +101,13 @@ def _part(s: Situation, shard: Shard, lost: Node) -> Step:
         effects = tuple(Detach(n.name, shard.order) for n in going)
         return Act((effects,), f"{names(going)} {verb(going, 'leaves', 'leave')} {lost.name} (order {shard.order})")
     if len(feeding := _feeding(s, shard)) >= shard.min_replicas:
-        return Wait(s.policy.poll_seconds * 5, f"{names(feeding)} may go on acknowledging what {lost.name} writes", refused=True)
+        return Wait(
+            s.policy.poll_seconds * 5,
+            "answer",
+            f"{names(feeding)} may go on acknowledging what {lost.name} writes",
+            about=tuple(n.name for n in feeding),
+            refused=True,
+        )
     because = f"{names(asked)} {verb(asked, 'has', 'have')} left {lost.name}, which takes no writes in {STARVING_SECONDS:g} s"
     return Decide(with_shard(s.decided, replace(shard, starved_since=s.moment)), because)
 

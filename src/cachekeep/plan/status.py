@@ -11,6 +11,7 @@ from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, 
 from cachekeep.model.condition import CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
 from cachekeep.plan.cluster_members import told_of_all
+from cachekeep.plan.deadlines import creating_for_too_long
 from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.limits import fewer_clients, holds
 from cachekeep.plan.members import COMPATIBLE
@@ -20,7 +21,7 @@ from cachekeep.plan.situation import Situation
 def condition(s: Situation, step: Step) -> Condition:
     """How the cache is. ``available`` is said only of what answered just now, with nothing on its way that a user asked for."""
     status = _status(s)
-    refused = isinstance(step, Wait) and step.refused
+    refused = (isinstance(step, Wait) and step.refused) or creating_for_too_long(s)
     troubles = [said(f) for f in lasting(s)]
     return Condition(
         status=status,

@@ -79,14 +79,14 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
             f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may have what they had: "
             "set ClusterMode=enabled again to go on with that"
         )
-        return Wait(1.0, because, refused=True)
+        return Wait(1.0, "consent", because, about=tuple(n.name for n in heirs), refused=True)
     best = leaders.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
     if best is None:
         because = (
             f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had "
             f"but {verb(heirs, 'does', 'do')} not answer yet"
         )
-        return Wait(s.policy.poll_seconds, because, refused=True)
+        return Wait(s.policy.poll_seconds, "answer", because, about=tuple(n.name for n in heirs), refused=True)
     lost = s.primary(shard)
     assert lost is not None
     ends = evidence.over(s, shard, lost)
@@ -121,7 +121,9 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
     if not s.alive(giver) or not s.alive(taker):
         waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
         if waiting <= s.policy.hand_over_seconds:
-            return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer")
+            return Wait(
+                s.policy.poll_seconds, "answer", f"the move to {taker.name} waits for an answer", about=(giver.name, taker.name)
+            )
         if took:  # which it did not before the giver had stepped down
             return judge.condemn(s, giver, f"{taker.name} leads in its place, and {giver.name} does not answer")
         return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
@@ -142,7 +144,13 @@ def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
         others = [n for n in s.heirs(shard) if n != taker and s.alive(n)]
         if others and _seconds_since(s, shard) > RETRY_SECONDS:
             return _call_off(s, shard, f"{taker.name} does not answer, and {names(others[:1])} does")
-        return Wait(s.policy.poll_seconds, f"the move to {taker.name} waits for an answer", refused=not others)
+        return Wait(
+            s.policy.poll_seconds,
+            "answer",
+            f"the move to {taker.name} waits for an answer",
+            about=(taker.name,),
+            refused=not others,
+        )
     elect = Elect(taker.name, shard.order, seize=True)
     return Act(((elect,),), f"{taker.name} takes the lead from {lost.name}, which is gone (order {shard.order})")
 
@@ -275,7 +283,7 @@ def _room(s: Situation, primary: Node) -> Step | None:
     if not set(others) <= set(s.decided.other_databases):  # told once: they may come and go
         known = tuple(sorted({*others, *s.decided.other_databases}))
         return Decide(replace(s.decided, other_databases=known), because, (s.tell(because, group=True),))
-    return Wait(1.0, because, refused=True) if others else None
+    return Wait(1.0, "databases", because, refused=True) if others else None
 
 
 def _appoint(s: Situation) -> Step | None:
@@ -348,9 +356,14 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
     """The move begins when everybody is fed and nothing else is going on."""
     behind = [n for n in s.decided.successors if n.name not in s.decided.fed]
     if behind:
-        return Wait(s.policy.poll_seconds * 5, f"{names(behind)} {verb(behind)} fed what {primary.name} has")
+        return Wait(
+            s.policy.poll_seconds * 5,
+            "sync",
+            f"{names(behind)} {verb(behind)} fed what {primary.name} has",
+            about=tuple(n.name for n in behind),
+        )
     if any(n.leaving or n.due or n.condemned for n in s.decided.nodes) or _pause(s, shard) > 0:
-        return Wait(max(_pause(s, shard), s.policy.poll_seconds * 5), "the move to cluster mode waits until all is calm")
+        return Wait(max(_pause(s, shard), s.policy.poll_seconds * 5), "turn", "the move to cluster mode waits until all is calm")
     if {n.member for n in s.decided.nodes} != {n.member for n in s.decided.successors}:
         return None
     same = [n for n in s.decided.successors if n.member == primary.member and s.alive(n)]
@@ -417,5 +430,10 @@ def retire(s: Situation) -> Step | None:
         )
     late = [n for n in s.decided.nodes if not n.leaving and not announce.ready(s, n)]
     if late:
-        return Wait(s.policy.poll_seconds * 5, f"{names(late)} {verb(late)} not in sync in cluster mode yet")
+        return Wait(
+            s.policy.poll_seconds * 5,
+            "sync",
+            f"{names(late)} {verb(late)} not in sync in cluster mode yet",
+            about=tuple(n.name for n in late),
+        )
     return Decide(replace(s.decided, retired=()), f"{s.cache.name} is in cluster mode, with all its nodes")

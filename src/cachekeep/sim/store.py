@@ -145,6 +145,9 @@ class AilingStore:
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
         return self._store.on_change(callback)
 
+    def on_told(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        return self._store.on_told(callback)
+
 
 class SimDisk:
     """A journal's disk. Who is killed while writing leaves part of what was written: some first bytes, and nothing behind."""

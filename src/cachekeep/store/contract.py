@@ -211,7 +211,10 @@ class Store(Protocol):
         """Tell how a cache is. Writes only what is new. Raises ``LeaseLost``."""
 
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call ``callback(uid)`` in the event loop after each commit that touched the cache or its condition, or woke it.
+        """Call ``callback(uid)`` in the event loop after each commit that touched the cache, or woke it.
 
         Returns what ends it. Calls may repeat, and one may be missed when a connection breaks: a hint, never the truth.
         """
+
+    def on_told(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """``on_change`` for the cache's condition: its keeper, which has told it, is not woken by that."""

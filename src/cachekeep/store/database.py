@@ -9,18 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from cachekeep.store.wakes import Touched
+
 T = TypeVar("T")
-
-
-class Touched:
-    """The caches that a transaction touched, to be woken when it has committed."""
-
-    def __init__(self) -> None:
-        self.uids: dict[str, None] = {}
-        self.committed = False
-
-    def add(self, uid: str) -> None:
-        self.uids[uid] = None
 
 
 class Session(Protocol):
@@ -54,7 +45,7 @@ class Database(Protocol):
         """A read-only snapshot."""
 
     def on_wake(self, callback: Any) -> None:
-        """Call ``callback(uid)`` for what other processes touched, ``callback(None)`` when some may have been missed."""
+        """Call ``callback(uid, told)`` for what other processes touched (``Touched``); None: some may have been missed."""
 
 
 async def finish(future: asyncio.Future[T]) -> T:

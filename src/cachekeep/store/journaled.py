@@ -54,7 +54,7 @@ class JournaledStore:
     ) -> None:
         self._store, self._journal, self._clock, self._alone = store, journal, clock, alone
         self._patience_seconds = patience_seconds
-        self._wakes = Wakes()
+        self._changes, self._conditions = Wakes(), Wakes()
         self._known: dict[str, Cache] = {}
         """Rows as the store beneath last showed them to keepers."""
         self._doubtful: dict[str, int] = {}
@@ -67,11 +67,11 @@ class JournaledStore:
         self._back = asyncio.Event()
         self._back.set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._end: Callable[[], None] = lambda: None
+        self._ends: list[Callable[[], None]] = []
 
     async def open(self) -> None:
         """Read the journal; the store beneath is open already. What is in the journal is merged before anything is claimed."""
-        self._end = self._store.on_change(self._wakes)
+        self._ends = [self._store.on_change(self._changes), self._store.on_told(self._conditions)]
         await self._journal.open()
         if self._journal.damage:
             log.error("%s", self._journal.damage)
@@ -83,7 +83,8 @@ class JournaledStore:
     async def aclose(self) -> None:
         """Let go of the journal; what is in it is merged by the next control plane.
         The store beneath is closed by whoever opened it."""
-        self._end()
+        for end in self._ends:
+            end()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,7 +168,7 @@ class JournaledStore:
         self._trouble = ""
         self._back.set()
         for uid in list(self._known):  # they have not seen what was wanted meanwhile
-            self._wakes(uid)
+            self._changes(uid)
 
     async def _try(self) -> None:
         """Something that has to be written, so that it is known whether anything can be; then what is in the journal."""
@@ -216,12 +217,16 @@ class JournaledStore:
         return self._shown(row)
 
     async def _load(self, uid: str) -> Cache | None:
+        before = self._known.get(uid)
         row = await self._store.load(uid)
         if row is None:
             self._known.pop(uid, None)
             return None
+        known = self._known.get(uid)
+        if known is not None and known is not before and known.decided.serial > row.decided.serial:
+            return self._shown(known)  # it was written while this was on its way, and is not to be taken back
         if self._trouble and self._known.get(uid) != row:  # too late for whoever asked
-            self._wakes(uid)
+            self._changes(uid)
         self._known[uid] = row
         return self._shown(row)
 
@@ -256,7 +261,7 @@ class JournaledStore:
         told = former.events if former is not None else ()
         entry = Entry(lease=lease, decided=decided, addresses=tuple(sorted(addresses)), events=(*told, *events))
         await self._journal.keep(entry)
-        self._wakes(cache.uid)
+        self._changes(cache.uid)
         return overlaid(row, decided)
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
@@ -282,7 +287,7 @@ class JournaledStore:
                 return
         if self._alone() and self._told.get(uid) != condition:
             self._told[uid] = condition
-            self._wakes(uid)
+            self._conditions(uid)
 
     def _refuse(self) -> None:
         if self._trouble:
@@ -327,7 +332,10 @@ class JournaledStore:
             yield transaction if plain else cast(Transaction, _Overlaid(transaction, self))
 
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        return self._wakes.add(callback)
+        return self._changes.add(callback)
+
+    def on_told(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        return self._conditions.add(callback)
 
 
 class _Overlaid:

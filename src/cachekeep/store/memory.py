@@ -17,7 +17,7 @@ from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Moment,
 from cachekeep.plan import Policy
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.serial import following, merge
-from cachekeep.store.wakes import Wakes
+from cachekeep.store.wakes import Touched, Wakes
 
 
 class _State:
@@ -51,7 +51,7 @@ class MemoryStore:
         self._linger_seconds = linger_seconds
         self._state = _State()
         self._gate = asyncio.Lock()
-        self._wakes = Wakes()
+        self._changes, self._conditions = Wakes(), Wakes()
 
     async def open(self) -> None:
         now = self._clock.moment()
@@ -64,11 +64,11 @@ class MemoryStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         async with self._gate:
-            transaction = MemoryTransaction(self._clock, self._state.copy(), {}, self._linger_seconds)
+            transaction = MemoryTransaction(self._clock, self._state.copy(), touched := Touched(), self._linger_seconds)
             yield transaction
             self._state = transaction.state
-        for uid in transaction.touched or ():
-            self._wakes(uid)
+        for uid, told in touched.told_only.items():
+            (self._conditions if told else self._changes)(uid)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[MemoryTransaction]:
@@ -156,21 +156,24 @@ class MemoryStore:
         async with self.transaction() as transaction:
             _hold(transaction.state, uid, lease)
             transaction.state.conditions[uid] = (lease.epoch, condition)
-            transaction.wake(uid)
+            transaction.has_told(uid)
 
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        return self._wakes.add(callback)
+        return self._changes.add(callback)
+
+    def on_told(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        return self._conditions.add(callback)
 
 
 class MemoryTransaction:
     """``Transaction``. ``touched`` None: read only."""
 
-    def __init__(self, clock: Clock, state: _State, touched: dict[str, None] | None, linger_seconds: float) -> None:
+    def __init__(self, clock: Clock, state: _State, touched: Touched | None, linger_seconds: float) -> None:
         self._clock, self._linger_seconds = clock, linger_seconds
         self.state = state
         self.touched = touched
 
-    def _write(self) -> dict[str, None]:
+    def _write(self) -> Touched:
         if self.touched is None:
             raise RuntimeError("a reading transaction cannot write")
         return self.touched
@@ -189,7 +192,7 @@ class MemoryTransaction:
         return sorted(item for item in self.state.members.items() if item[0] > after)[:limit]
 
     async def insert(self, cache: Cache) -> Cache:
-        self._write()[cache.uid] = None
+        self._write().add(cache.uid)
         self._name(cache)
         saved = msgspec.structs.replace(cache, version=1)
         self.state.caches[cache.uid] = saved
@@ -198,7 +201,7 @@ class MemoryTransaction:
         return saved
 
     async def save_wanted(self, cache: Cache) -> Cache:
-        self._write()[cache.uid] = None
+        self._write().add(cache.uid)
         row = self._row(cache)
         self._name(cache)
         saved = msgspec.structs.replace(row, name=cache.name, kind=cache.kind, wanted=cache.wanted, version=cache.version + 1)
@@ -320,7 +323,11 @@ class MemoryTransaction:
         ][:limit]
 
     def wake(self, uid: str) -> None:
-        self._write()[uid] = None
+        self._write().add(uid)
+
+    def has_told(self, uid: str) -> None:
+        """Nothing but the condition of the cache is new."""
+        self._write().add(uid, told=True)
 
 
 def _hold(state: _State, uid: str, lease: Lease) -> None:

@@ -15,13 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, Unusable
 from cachekeep.store.contract import StoreFailed
-from cachekeep.store.database import Touched, finish
+from cachekeep.store.database import finish
 from cachekeep.store.migrate import migrate
+from cachekeep.store.wakes import Touched
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHANNEL = "cachekeep"
+_TOLD = " told"
+"""Behind the uid of a cache of which nothing but the condition is new."""
 SERIAL_LOCK = 0x63616368656B6565
 """Advisory lock of API transactions: they read, check and write across rows, as they may on SQLite. Keepers never take it."""
 SILENCE_SECONDS = 10
@@ -91,7 +94,7 @@ class Postgres:
         self._me = uuid.uuid4().hex
         self._engine: AsyncEngine | None = None
         self._ear: asyncio.Task[None] | None = None
-        self._callback: Callable[[str | None], None] = lambda _: None
+        self._callback: Callable[[str | None, bool], None] = lambda _, __: None
 
     async def open(self) -> None:
         settings = {
@@ -157,8 +160,9 @@ class Postgres:
             if serial:
                 await session.execute(_SERIAL)
             yield session
-            if touched.uids:
-                await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": [f"{self._me} {uid}" for uid in touched.uids]})
+            if touched.told_only:
+                payloads = [f"{self._me} {uid}{_TOLD if told else ''}" for uid, told in touched.told_only.items()]
+                await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": payloads})
             await finish(asyncio.ensure_future(self._commit(session, touched)))
 
     @staticmethod
@@ -171,7 +175,7 @@ class Postgres:
         async with self._connection(isolation_level="REPEATABLE READ", postgresql_readonly=True) as session:
             yield session
 
-    def on_wake(self, callback: Callable[[str | None], None]) -> None:
+    def on_wake(self, callback: Callable[[str | None, bool], None]) -> None:
         self._callback = callback
 
     async def _listen(self, heard: asyncio.Event) -> None:
@@ -187,7 +191,7 @@ class Postgres:
                     raw.add_termination_listener(lambda _, broken=broken: broken.set())
                     await raw.add_listener(CHANNEL, self._heard)
                     if heard.is_set():
-                        self._callback(None)
+                        self._callback(None, False)
                     heard.set()
                     pause_seconds = 0.1
                     while not broken.is_set():
@@ -204,7 +208,7 @@ class Postgres:
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         sender, _, uid = payload.partition(" ")
         if sender != self._me:
-            self._callback(uid)
+            self._callback(uid.removesuffix(_TOLD), uid.endswith(_TOLD))
 
 
 _SERIAL = sa.select(sa.func.pg_advisory_xact_lock(SERIAL_LOCK))

@@ -20,12 +20,12 @@ from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
-from cachekeep.store.database import Database, Session, Touched
+from cachekeep.store.database import Database, Session
 from cachekeep.store.rows import ROW, cache_of, condition_of, stale, text_of
 from cachekeep.store.serial import following, merge
 from cachekeep.store.sql_transaction import SqlTransaction
 from cachekeep.store.sqlite import Sqlite
-from cachekeep.store.wakes import Wakes
+from cachekeep.store.wakes import Touched, Wakes
 
 _PRUNE_SECONDS = 3600.0
 
@@ -54,7 +54,7 @@ class SqlStore:
         self.database = _database(url, clock)
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
         self.beats = Beats(clock)
-        self._wakes = Wakes()
+        self._changes, self._conditions = Wakes(), Wakes()
         self._pruned_at: float | None = None
         self._resync: set[object] = set()
 
@@ -85,8 +85,8 @@ class SqlStore:
                 yield SqlTransaction(self, session, touched)
         finally:
             if touched.committed:
-                for uid in touched.uids:
-                    self._wakes(uid)
+                for uid, told in touched.told_only.items():
+                    self._hear(uid, told)
 
     # ------------------------------------------------------------------------------------------------- leases
 
@@ -233,16 +233,19 @@ class SqlStore:
             await transaction.execute(
                 self.insert(t.conditions).values(uid=uid, **values).on_conflict_do_update(index_elements=["uid"], set_=values)
             )
-            transaction.wake(uid)
+            transaction.has_told(uid)
 
     # ------------------------------------------------------------------------------------------------- wakes
 
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        return self._wakes.add(callback)
+        return self._changes.add(callback)
 
-    def _hear(self, uid: str | None) -> None:
+    def on_told(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        return self._conditions.add(callback)
+
+    def _hear(self, uid: str | None, told: bool) -> None:
         if uid is not None:
-            self._wakes(uid)
+            (self._conditions if told else self._changes)(uid)
             return
         task = asyncio.ensure_future(self._wake_all())
         self._resync.add(task)
@@ -252,7 +255,8 @@ class SqlStore:
         async with self.database.reading() as session:
             uids = (await session.execute(sa.select(t.caches.c.uid))).scalars().all()
         for uid in uids:
-            self._wakes(uid)
+            self._changes(uid)
+            self._conditions(uid)
 
     def prune_due(self) -> bool:
         """Whether old events should be removed now."""

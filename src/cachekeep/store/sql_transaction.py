@@ -15,8 +15,9 @@ from cachekeep.model import Cache, CacheKind, Condition, Event
 from cachekeep.model.resources import SourceType
 from cachekeep.store import tables as t
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, R
-from cachekeep.store.database import Session, Touched
+from cachekeep.store.database import Session
 from cachekeep.store.rows import ROW, cache_of, condition_of, micros_of, resource_of, stale, text_of, time_of, versioned
+from cachekeep.store.wakes import Touched
 
 if TYPE_CHECKING:
     from cachekeep.store.sql import SqlStore
@@ -283,3 +284,7 @@ class SqlTransaction:
 
     def wake(self, uid: str) -> None:
         self._write().add(uid)
+
+    def has_told(self, uid: str) -> None:
+        """Nothing but the condition of the cache is new."""
+        self._write().add(uid, told=True)

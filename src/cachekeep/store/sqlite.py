@@ -21,8 +21,9 @@ from sqlalchemy.pool import NullPool
 from cachekeep.clock import Clock
 from cachekeep.errors import Unusable
 from cachekeep.store.contract import StoreFailed
-from cachekeep.store.database import Touched, finish
+from cachekeep.store.database import finish
 from cachekeep.store.migrate import migrate
+from cachekeep.store.wakes import Touched
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process (a backup, a shell) that holds the write lock, and for those here who wait for it, too."""
@@ -173,7 +174,7 @@ class Sqlite:
                 else:
                     reader.close()
 
-    def on_wake(self, callback: Callable[[str | None], None]) -> None:
+    def on_wake(self, callback: Callable[[str | None, bool], None]) -> None:
         """Nobody else: a data directory belongs to one control plane."""
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Who wants to hear of changes, in this process."""
+"""Who wants to hear of changes, in this process, and of what."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import logging
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+
+class Touched:
+    """The caches that a transaction touched: their listeners are called when it has committed."""
+
+    def __init__(self) -> None:
+        self.told_only: dict[str, bool] = {}
+        """By uid, in the order in which they were touched. True: nothing of it but its condition is new."""
+        self.committed = False
+
+    def add(self, uid: str, *, told: bool = False) -> None:
+        """The cache was changed, or only its condition was ``told``."""
+        self.told_only[uid] = told and self.told_only.get(uid, True)
 
 
 class Wakes:

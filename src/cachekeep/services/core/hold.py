@@ -36,12 +36,13 @@ class Waiting:
         self._clock = clock
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
         self._closed = False
-        self._end = store.on_change(self._changed)
+        self._ends = (store.on_change(self._changed), store.on_told(self._changed))
 
     def close(self) -> None:
         """Listen no longer; let everybody go, and hold nobody from now on."""
         self._closed = True
-        self._end()
+        for end in self._ends:
+            end()
         for uid in list(self._waiters):
             self._changed(uid)
 
