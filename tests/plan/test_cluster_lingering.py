@@ -147,3 +147,14 @@ def test_one_that_does_not_answer_sends_nobody_on() -> None:
     view = seen(view, demo_0001_002=silent(cache, TWO, 9.0, process="frozen"))
     after = plan_until_wait(cache, view)
     assert step(after, view) == Act(((Erase(TWO),),), f"{TWO} leaves: process and files go")
+
+
+def test_a_shard_that_goes_needs_no_leader_while_its_last_node_sends_clients_on() -> None:
+    """Its primary has left already. To have one lead who leaves would be called off, and decided again, without end."""
+    cache, view = lingering(LINGER + 1)
+    cache = with_node(with_node(cache, OTHER, leaving=True), OTHERS_REPLICA, leaving=True)
+    one, two = cache.decided.shards
+    two = replace(two, led_before=OTHERS_REPLICA, led_since=later(-0.1))
+    cache = replace(cache, decided=replace(cache.decided, shards=(one, two)))
+    after = plan_until_wait(cache, seen(view, demo_0002_001=gone()))
+    assert not any(x.moving_to for x in after.decided.shards)

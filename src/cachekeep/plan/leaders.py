@@ -201,11 +201,15 @@ def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) 
     return appoint(s, shard, lost, best, f"{lost.name} is gone and leaves, and nobody holds any data: {best.name} shall lead")
 
 
-def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step:
+def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step | None:
     """Nobody who holds data can be shown to have what was acknowledged. The user decides, or the budget."""
     best = foremost(s, holders, lost, shard.ended) or holders[0]
     given_up = replace(shard, ended=())
     if s.clustered and not shard.owned and not s.decided.resharding:
+        staying = [n for n in holders if not n.leaving]
+        if not staying:
+            return None  # who leaves would not be let lead, and nothing needs a leader here
+        best = foremost(s, staying, lost, shard.ended) or staying[0]
         return appoint(s, given_up, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
     if shard.accept_stale:
         return appoint(
