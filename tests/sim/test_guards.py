@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ApplySettings, ProcessSpec, Targets
 from cachekeep.model import Act, Decide, Ended, Moment, Node, Promote, Shard, Step
-from cachekeep.plan import evidence, judge, leaders, limits, members, planner, starving
+from cachekeep.plan import evidence, judge, leaders, limits, members, planner, situation, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
@@ -190,6 +190,28 @@ def _by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimClock, "moment", lambda self: Moment("boot", (self.now() - START).total_seconds()))
 
 
+def _moments_of_any_boot(patch: pytest.MonkeyPatch) -> None:
+    """What was heard before the host went down counts as heard just now: the clock has begun anew."""
+
+    def whichever(since: Moment | None, now: Moment) -> float | None:
+        return None if since is None or not since.boot else max(0.0, now.seconds - since.seconds)
+
+    for place in (evidence, situation):
+        patch.setattr(place, "elapsed", whichever)
+
+
+BOOTED: dict[str, Any] = {
+    "fence": "starve",
+    "automatic_failover": False,
+    "moves": False,
+    "two_keepers": False,
+    "flaky": 0.0,
+    "harm_seconds": 25.0,
+    "vocabulary": frozenset({"boot", "stalls-unseen"}),
+}
+"""Hosts of their own outlive that of the keepers, and a primary that takes writes without its replicas."""
+
+
 CLOCKS = frozenset({"cut-primary", "set-clock"})
 
 
@@ -215,6 +237,7 @@ BREAKS: tuple[tuple[Break, dict[str, Any], int], ...] = (
     (_fed_by_others, {"fence": "starve"}, 0),
     (_starved_unarmed, {"fence": "starve"}, 0),
     (_by_the_wall_clock, {"fence": "starve", "moves": False, "vocabulary": CLOCKS}, 40),
+    (_moments_of_any_boot, BOOTED, 0),
     (_fill_before_there_is_room, RESIZED, 0),
     (_fill_what_a_replica_has_no_room_for, RESIZED, 0),
     (_lower_at_once, RESIZED, 0),

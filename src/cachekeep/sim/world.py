@@ -259,9 +259,10 @@ class World:
         self.kill(key)
 
     def fresh(self, id: int) -> bool:
-        """Whether a write was on its way at the end of its lead. Hosts that are lost may go on acknowledging for as long as it
-        takes to starve them."""
-        return self.remote or self.latest(id)
+        """Whether a write was on its way at the end of its lead. A primary that takes none without its replicas may go on
+        acknowledging for as long as it takes to starve it, wherever it is."""
+        by = self.acknowledged.get(id, (0.0, None))[1]
+        return (self.remote and by is not None and by.min_replicas > 0) or self.latest(id)
 
     def latest(self, id: int) -> bool:
         """Whether it was acknowledged no longer before the end of its lead than what may be lost unasked."""
@@ -443,8 +444,7 @@ class World:
 
     def lacks_replicas(self, engine: Engine) -> bool:
         """Whether a primary refuses writes for want of replicas (NOREPLICAS)."""
-        since = self.wall - LAG_SECONDS
-        return sum(at >= since for at in engine.acknowledged_at.values()) < engine.min_replicas
+        return sum(at >= self.wall - LAG_SECONDS for at in engine.acknowledged_at.values()) < engine.min_replicas
 
     def peers(self, one: Engine, other: Engine) -> bool:
         """Whether two processes reach each other. Remote hosts that are cut off are cut off together."""
