@@ -60,8 +60,8 @@ def _in_sync_unfed(world: World, before: Cache, after: Cache) -> Iterator[str]:
     """Whoever is found in sync is fed by the primary, unless both of them believe it in vain, or it stays so while it is silent."""
     for shard in after.decided.shards:
         old, primary = before.shard(shard.id), world.processes.get((after.uid, shard.primary or ""))
-        if old is None or old.confirmed == shard.confirmed or primary is None or not primary.works:
-            continue
+        if old is None or old.confirmed.at == shard.confirmed.at or primary is None or not primary.works:
+            continue  # nothing was heard of the primary; at most, nodes have gone
         for name in sorted(shard.in_sync):
             engine = world.processes.get((after.uid, name))
             if engine is None or (engine.works and engine.linked and engine.online):
