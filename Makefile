@@ -26,7 +26,7 @@ engines: ## try again to install the engines that are missing
 	@tools/setup engines
 
 run: setup ## serve on 127.0.0.1:8379 in the foreground (ARGS="--auth open" …)
-	@exec .venv/bin/cachekeep up $(ARGS)
+	@exec .venv/bin/cachekeep up --build-engines $(ARGS)
 
 check: lint ## what a minute can tell: style, rules, operations, wire, 40 seeds
 	$(PYTEST) tests/plan tests/scenarios tests/services tests/wire

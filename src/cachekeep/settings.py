@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     any_subnet: bool = False
     """Take subnets of other accounts for zones of this one, always the same, and security groups for the default one: for
     configurations and test suites that bring their own ids."""
+    build_engines: bool = False
+    """Build a Valkey that is safe and has TLS, in the background, where none is installed."""
     hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 8.0
     """How long a Describe of one resource in transition is held open."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -181,3 +181,18 @@ def test_offers_are_listed_oldest_first() -> None:
     for engine in catalogue.ENGINES:
         versions = [numbers(offer.version) for offer in OFFERS if offer.engine == engine]
         assert versions == sorted(versions)
+
+
+@pytest.mark.parametrize(
+    ("builds", "to_build"),
+    [
+        ("", "valkey"),
+        ("valkey-9.1.2!", "valkey"),  # safe, without TLS
+        ("valkey-8.0.1 valkey-9.1.2!", "valkey"),  # and one with TLS and grave holes
+        ("valkey-9.1.2", None),
+        ("valkey-8.1.9 valkey-8.0.1", None),
+        ("redis-7.2.11", "valkey"),
+    ],
+)
+def test_what_is_built_in_the_background(builds: str, to_build: str | None) -> None:
+    assert installed(*builds.split()).to_build == to_build

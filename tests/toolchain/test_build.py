@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.toolchain.conftest import HAS_TLS, SERVER
 
+from cachekeep.engines.holes import holes
 from cachekeep.errors import EngineMissing
-from cachekeep.toolchain import build
 from cachekeep.toolchain.build import Compilation, Progress, install, parse_spec, pick_version, suites, upstream_version
 
 
@@ -94,37 +95,7 @@ def test_the_estimate_grows_with_the_objects_and_leaves_the_last_step_to_the_che
     ]
 
 
-# --- the whole road, with small programs in place of the distribution
-
-SERVER = '#!/bin/sh\n[ "$1" = --version ] && echo "Valkey server v=9.1.2 malloc=jemalloc-5.3.0 bits=64" || echo "{tls}"\n'
-HAS_TLS = "# No tls-cert-file configured!"
-TARGETS = "Created-By: Packages\nRelease: {codename}\nComponent: main\nRepo-URI: http://mirror.example/debian/\n"
-
-
-@pytest.fixture
-def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Directory of the programs. ``make`` copies ``server`` to where a compilation would leave it."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    codename = build._os_release().get("VERSION_CODENAME", "")
-    (tmp_path / "targets").write_text(TARGETS.format(codename=codename))
-    (tmp_path / "server").write_text(SERVER.format(tls=HAS_TLS))
-    bodies = {
-        "apt-get": f'case "$*" in indextargets) cat {tmp_path}/targets;; *source*) touch valkey_9.1.2-1.dsc;; esac',
-        "apt-cache": "printf 'Package: valkey\\nVersion: 9.1.2-1\\n'",
-        "dpkg-source": "for last; do :; done; mkdir -p $last/src; touch $last/src/a.c $last/src/b.c; echo BSD > $last/COPYING",
-        "make": f"echo CC a.o; echo CC b.o; for p in server cli benchmark; do install -m 755 {tmp_path}/server src/valkey-$p; done",
-        "gcc": "true",
-        "pkg-config": "true",
-        "strip": "true",
-    }
-    for name, body in bodies.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o755)
-    if not codename:
-        pytest.skip("only where /etc/os-release has a code name")
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    return programs
+# --- the whole road
 
 
 def visible(builds: Path) -> list[str]:
@@ -196,6 +167,30 @@ def test_a_killed_build_leaves_nothing_that_the_next_does_not_sweep(distribution
     assert visible(builds) == [left.name]
     assert install("valkey@9.1", builds).version == "9.1.2"
     assert visible(builds) == ["valkey-9.1.2"]
+
+
+def _source_of(distribution: Path, tmp_path: Path, version: str, changelog: str) -> None:
+    """Have the distribution hold another version, with this changelog of its package."""
+    (distribution / "apt-cache").write_text(f"#!/bin/sh\nprintf 'Package: valkey\\nVersion: {version}-1\\n'\n")
+    (tmp_path / "server").write_text(SERVER.format(tls=HAS_TLS).replace("9.1.2", version))
+    unpack = (distribution / "dpkg-source").read_text()
+    (distribution / "dpkg-source").write_text(
+        f"{unpack.rstrip()}; mkdir $last/debian; echo '{changelog}' > $last/debian/changelog\n"
+    )
+
+
+def test_a_source_with_grave_holes_is_not_built_where_a_safe_one_was_asked_for(distribution: Path, tmp_path: Path) -> None:
+    _source_of(distribution, tmp_path, "9.1.0", "nothing mended")
+    with pytest.raises(EngineMissing, match=r"the newest source of valkey that can be had here, 9\.1\.0, has known holes: CVE-"):
+        install("valkey", tmp_path / "builds", safe=True)
+    assert visible(tmp_path / "builds") == []
+    assert install("valkey", tmp_path / "builds").unsafe
+
+
+def test_what_the_distribution_has_mended_is_safe(distribution: Path, tmp_path: Path) -> None:
+    grave = " ".join(hole.id for hole in holes("valkey", (9, 1, 0)) if hole.grave)
+    _source_of(distribution, tmp_path, "9.1.0", f"Fix {grave}.")
+    assert not install("valkey", tmp_path / "builds", safe=True).unsafe
 
 
 def test_two_builds_at_once_are_refused(distribution: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def data_dir_flag(settings: Settings) -> str:
     return f" --data-dir {shlex.quote(str(settings.data_dir))}"
 
 
-_SWITCHES: Final = frozenset({"any_subnet", "overcommit"})
+_SWITCHES: Final = frozenset({"any_subnet", "build_engines", "overcommit"})
 _METAVARS: Final = {
     "data_dir": "DIR",
     "host": "ADDRESS",
@@ -147,6 +147,7 @@ _HELP: Final = {
     "account": "The account that this installation is. [000000000000]",
     "zone_count": "How many availability zones there are. [3]",
     "any_subnet": "Take foreign ids of subnets for zones of this installation, and of security groups for its one. [off]",
+    "build_engines": "Build a Valkey that is safe and has TLS, in the background, where none is installed. [off]",
     "overcommit": "Take on more node memory than the machine has. [on]",
     "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",
     "log_level": "debug, info, warning or error. [info]",

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from cachekeep.cli import options, settings_of
 from cachekeep.errors import CachekeepError, printable
@@ -28,7 +29,9 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
         return
     from cachekeep.engines.catalogue import OFFERS
     from cachekeep.toolchain.installed import discover
+    from cachekeep.toolchain.making import making
 
+    under_way = making(settings.data_dir / ENGINES_DIR)
     found = discover([settings.data_dir / ENGINES_DIR], settings.data_dir)
     serves = {b.server: [o.version for o in OFFERS if o.engine == b.engine and found.serving(o) == b] for b in found.builds}
     if as_json:
@@ -47,7 +50,8 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
             }
             for b in found.builds
         ]
-        click.echo(json.dumps({"builds": rows, "missing": missing(found), "lacks": found.lacks, "broken": found.broken}, indent=2))
+        told = {"missing": missing(found), "lacks": found.lacks, "broken": found.broken, "making": msgspec.to_builtins(under_way)}
+        click.echo(json.dumps({"builds": rows, **told}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -66,6 +70,8 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
         )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
+    if under_way is not None:
+        console.print(f"{under_way.state}: {printable(under_way.sentence)}", markup=False)
     for engine in missing(found):
         console.print(f"missing: {engine} – {how_to_get(engine, found)}", markup=False)
     for sentence in found.lacks:
@@ -79,9 +85,10 @@ def engines(context: click.Context, /, as_json: bool, **flags: Any) -> None:
 
 @engines.command(short_help="Build an engine with TLS from the distribution's source package.")
 @click.argument("spec", metavar="ENGINE[@VERSION]")
+@click.option("--safe", is_flag=True, help="Only of a source without grave holes that are known.")
 @options("data_dir")
 @click.pass_obj
-def install(settings: Any, /, spec: str, **flags: Any) -> None:
+def install(settings: Any, /, spec: str, safe: bool, **flags: Any) -> None:
     """Build ENGINE (valkey, redis, memcached) with TLS from the distribution's source package; for instance valkey@9.1.
 
     Takes some minutes. A control plane that runs uses the build at once.
@@ -91,6 +98,7 @@ def install(settings: Any, /, spec: str, **flags: Any) -> None:
 
     from cachekeep.cli.client import call
     from cachekeep.toolchain import build
+    from cachekeep.toolchain.making import Bulletin
 
     if flags["data_dir"]:
         settings = settings_of(flags)
@@ -98,19 +106,22 @@ def install(settings: Any, /, spec: str, **flags: Any) -> None:
     bar = Progress(
         TextColumn("{task.fields[stage]:8}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn(), console=console
     )
-    said = ""
+    bulletin = Bulletin(settings.data_dir / ENGINES_DIR, spec)
     with bar:
         task = bar.add_task(spec, total=100, stage="", line="")
 
         def tell(step: build.Progress) -> None:
-            nonlocal said
             line = printable(step.line)
             bar.update(task, completed=step.percent, stage=step.stage, line=line[:60])
-            if not console.is_terminal and step.stage != said:
-                said = step.stage
+            if bulletin.tell(step) and not console.is_terminal:
                 click.echo(f"{step.stage}: {line}", err=True)
 
-        built = build.install(spec, settings.data_dir / ENGINES_DIR, tell)
+        try:
+            built = build.install(spec, settings.data_dir / ENGINES_DIR, tell, safe=safe)
+        except CachekeepError as error:
+            bulletin.failed(str(error))
+            raise
+        bulletin.done()
     click.echo(f"{built.engine} {built.version}{' with TLS' if built.tls else ''} is installed: {built.server}")
     try:
         call(settings, "reload")

@@ -25,6 +25,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "zone_count",
     "overcommit",
     "any_subnet",
+    "build_engines",
     "hold_seconds",
     "silence_seconds",
     "script_seconds",
@@ -67,6 +68,11 @@ def up(**flags: Any) -> None:
             click.echo(f"  missing:  {engine} – {how_to_get(engine, app.catalogue)}")
         for sentence in (*app.catalogue.lacks, *clients.lacks()):
             click.echo(f"  lacks:    {sentence}")
+        spec = app.to_build()
+        if spec is not None:
+            click.echo(
+                f"  building: {spec} with TLS, in the background; `cachekeep engines{data_dir_flag(settings)}` says how far it is"
+            )
         if settings.auth == "open":
             click.echo("  open:     every request is taken, signed or not (--auth open)")
         click.echo("  Ctrl-C stops the control plane; caches go on.")

@@ -245,6 +245,11 @@ class Catalogue(msgspec.Struct, frozen=True):
             if b.preload_problem
         )
 
+    @property
+    def to_build(self) -> str | None:
+        """The engine of which a build that is safe and has TLS would be better than what is here; None: there is one."""
+        return None if any(b.engine == "valkey" and b.tls and not b.unsafe for b in self.builds) else "valkey"
+
     def serving(self, offer: Offer, needs: Iterable[str] = ()) -> Build | None:
         """The best build for an offer, or None. ``needs`` are capabilities it must have, ``"tls"`` among them."""
         needs = tuple(needs)

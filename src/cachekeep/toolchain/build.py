@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 
 from cachekeep.engines.catalogue import Build, Numbers, numbers
+from cachekeep.engines.holes import holes
 from cachekeep.errors import EngineMissing
 from cachekeep.toolchain.aptsources import Source, source_text, sources_of, stanzas
-from cachekeep.toolchain.installed import CHANGELOG, probe, with_tools
+from cachekeep.toolchain.installed import CHANGELOG, mended_by, probe, with_tools
 
 _HALF_MADE = ".making-"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -127,8 +128,9 @@ class Compilation:
 # --- the edge
 
 
-def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Build:
+def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None, *, safe: bool = False) -> Build:
     """Build what ``spec`` names into ``builds_dir/ENGINE-VERSION`` and return it; returns at once when it is there already.
+    ``safe``: only of a source without grave holes that are known.
 
     Blocks for minutes. Raises EngineMissing, which says what was missing or failed; then nothing is left behind.
     """
@@ -146,6 +148,8 @@ def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Bui
                 return with_tools(probe(final / Path(recipe.programs[0]).name))
             try:
                 source = _fetch_source(apt, engine, own_version, work, progress)
+                if safe:
+                    _refuse_unsafe(engine, version, source)
                 break
             except EngineMissing as error:  # a mirror may list what it no longer holds; another suite may have it
                 failure = error
@@ -160,6 +164,13 @@ def install(spec: str, builds_dir: Path, progress: Tell = lambda _: None) -> Bui
         kept.rename(final)
         progress(Progress("ready", f"{engine} {version} is installed in {final}", 100))
         return with_tools(msgspec.structs.replace(built, server=str(final / Path(built.server).name)))
+
+
+def _refuse_unsafe(engine: str, version: str, source: Path) -> None:
+    """Raises EngineMissing for a source with grave holes that the distribution has not mended."""
+    grave = [hole.id for hole in holes(engine, numbers(version), mended_by(source / "debian" / "changelog")) if hole.grave]
+    if grave:
+        raise EngineMissing(f"the newest source of {engine} that can be had here, {version}, has known holes: {', '.join(grave)}")
 
 
 @contextlib.contextmanager

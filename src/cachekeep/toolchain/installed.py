@@ -117,13 +117,21 @@ def probe(server: Path) -> Build:
     )
 
 
+def mended_by(changelog: Path) -> frozenset[str]:
+    """Ids of the holes that a package's changelog names; none for a file that is not there."""
+    try:
+        return frozenset(_CVE.findall(changelog.read_text(errors="replace")))
+    except OSError:
+        return frozenset()
+
+
 def _mended(server: Path) -> frozenset[str]:
     """Ids of the holes that the changelog of the package names [Debian policy 4.4, 12.7], its own or that of the source that we
     built: a distribution mends a version without changing its number."""
     own = server.with_name(CHANGELOG)
     with contextlib.suppress(OSError, EOFError, subprocess.SubprocessError):
         if own.is_file():
-            return frozenset(_CVE.findall(own.read_text(errors="replace")))
+            return mended_by(own)
         if shutil.which("dpkg-query"):
             package = re.split("[:,]", _output(Path("dpkg-query"), "--search", str(server)))[0]
             if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
