@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import gone, heard, later, silent, step
+from tests.plan.builders import MOMENT, gone, heard, later, silent, step
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
@@ -110,6 +110,7 @@ def test_who_follows_a_stranger_is_told_whom_to_follow_before_it_forgets_it() ->
     cache, view = settled(2)
     knows = view.node(TWO).cluster.knows | {"f" * 40}  # type: ignore[union-attr]
     view = seen(view, demo_0001_002={"follows": "127.0.0.99", **cluster(view, TWO, knows=knows)})
+    cache = replace(cache, decided=replace(cache.decided, intruded_at=MOMENT))
     assert first(step(cache, view)) == Replicate(TWO, ONE, 1)
 
 

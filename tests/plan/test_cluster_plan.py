@@ -209,9 +209,27 @@ def test_whom_nobody_knows_is_met_and_strangers_are_forgotten() -> None:
     assert answer.because == f"{ONE} meets 1"
     assert first(answer) == Meet(ONE, (OTHERS_REPLICA,))
     crowded = seen(view, demo_0001_001=cluster(view, ONE, knows=frozenset({*ids.values(), "f" * 40})))
+    told = step(cache, crowded)
+    assert isinstance(told, Decide)
+    assert [e.message for e in told.events] == [
+        f"Nodes that are none of demo's came to its cluster bus and are forgotten: {'f' * 40}"
+    ]
+    cache = replace(cache, decided=told.decided)
     answer = step(cache, crowded)
     assert answer.because == f"{ONE} forgets 1"
     assert first(answer) == Disown(ONE, ("f" * 40,))
+
+
+def test_an_intruder_is_forgotten_before_it_has_shaken_hands() -> None:
+    """Only then is it believed what it says that it owns. A node of ours shakes hands, too, when it is met."""
+    cache, view = settled(2)
+    other = cache.decided.nodes[2].address
+    cache = replace(cache, decided=replace(cache.decided, intruded_at=later(-59)))
+    greeted = seen(view, demo_0001_001=cluster(view, ONE, greets={"e" * 40: "127.0.0.99", "d" * 40: other}))
+    assert first(step(cache, greeted)) == Disown(ONE, ("e" * 40,))
+    again = step(replace(cache, decided=replace(cache.decided, intruded_at=later(-61))), greeted)
+    assert isinstance(again, Decide)
+    assert "127.0.0.99" in again.events[0].message
 
 
 def test_nodes_that_do_not_tell_clients_of_a_replica_hear_of_it() -> None:

@@ -10,10 +10,11 @@ from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
 from cachekeep.engines import discovery
-from cachekeep.engines.replies import pulse
+from cachekeep.engines.replies import acquaintances, pulse
 from cachekeep.model import Moment
 
 _ASK_ENGINE = resp(("INFO", "replication"))
+_ASK_IN_CLUSTER = _ASK_ENGINE + resp(("CLUSTER", "INFO"))
 _ASK_MEMCACHED = b"get %b\r\n" % discovery.KEY.encode()
 _NOTHING = object()
 _SLOTS = 4
@@ -50,9 +51,9 @@ class Pulse:
     """The heartbeat of one node. It has no task of its own but while it connects: timers and callbacks, for there are hundreds.
 
     It wakes: at the first answer; at a missed deadline and at each interval while the silence lasts; when the node answers again;
-    when role, followed primary, link or the state of a replica, or (Memcached) the discovery list, is another than the last time. A
-    broken line is opened anew at once; if that is refused, it wakes. ``heard`` gets every reply about replication, with the moment
-    of the question.
+    when role, followed primary, link or the state of a replica, (cluster mode) the number of nodes that it knows, or (Memcached)
+    the discovery list, is another than the last time. A broken line is opened anew at once; if that is refused, it wakes. ``heard``
+    gets every reply about replication, with the moment of the question.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class Pulse:
         self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
         self._replicated = target.engine != "memcached"
-        self._question = _ASK_ENGINE if self._replicated else _ASK_MEMCACHED
+        self._question, self._replies = _ASK_ENGINE if self._replicated else _ASK_MEMCACHED, 1
+        if target.cluster_id:
+            self._question, self._replies = _ASK_IN_CLUSTER, 2
         self._open_line = open_line
         self._give_up = give_up
         self._interval = interval_seconds
@@ -143,7 +146,7 @@ class Pulse:
     def _ask(self, now: float) -> None:
         self._asked_at, self._asked = now, self._clock.moment()
         if self._line is not None and self._line.open:
-            self._line.send(self._question, 1, self._answered)
+            self._line.send(self._question, self._replies, self._answered)
         elif self._opening is None or self._opening.done():
             self._opening = self._loop.create_task(self._connect())
 
@@ -154,7 +157,7 @@ class Pulse:
             self._silent, self._asked_at = True, None
             self._wake(self._key)
         else:
-            self._line.send(self._question, 1, self._answered)
+            self._line.send(self._question, self._replies, self._answered)
 
     def _answered(self, replies: list[Reply] | None) -> None:
         if self._stopped:
@@ -166,7 +169,7 @@ class Pulse:
         reply = replies[0]
         seen = reply
         if self._replicated and isinstance(reply, bytes):
-            seen = pulse(reply)
+            seen = pulse(reply) + tuple(part for more in replies[1:] if isinstance(more, bytes) for part in acquaintances(more))
             if self._asked is not None:
                 self._heard(reply, self._asked)
         news = self._silent or seen != self._seen

@@ -97,12 +97,15 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes, cluster_slots: objec
     that are half open are told: ``[slot->-id]`` and ``[slot-<-id]``.
     """
     knows: list[str] = []
+    greets: dict[str, str] = {}
     replicas: set[str] = set()
     mine: list[str] = []
     lines = {line.partition(" ")[0]: line for line in cluster_nodes.decode().splitlines()}
     for line in lines.values():
-        id, _, flags, rest = line.split(" ", 3)
-        if "handshake" not in flags:
+        id, where, flags, rest = line.split(" ", 3)
+        if "handshake" in flags:
+            greets[id] = where.rpartition("@")[0].rpartition(":")[0]
+        else:
             knows.append(id)
         if "slave" in flags and "fail" not in flags and "handshake" not in flags:
             replicas.add(id)
@@ -127,6 +130,7 @@ def cluster_seen(cluster_info: bytes, cluster_nodes: bytes, cluster_slots: objec
         migrating=migrating,
         importing=importing,
         knows=frozenset(knows),
+        greets=greets,
         untold=frozenset(replicas - told),
     )
 
@@ -217,6 +221,14 @@ _PULSE = re.compile(
 def pulse(replication: bytes) -> tuple[bytes, ...]:
     """Of an ``INFO replication`` reply, only what a change of state changes: role, who is followed, links, states of replicas."""
     return tuple(_PULSE.findall(replication, 0, replication.find(b"\nmaster_replid:")))  # it is asked very often; no state follows
+
+
+_ACQUAINTANCES = re.compile(rb"^cluster_known_nodes:\d+", re.MULTILINE)
+
+
+def acquaintances(cluster_info: bytes) -> tuple[bytes, ...]:
+    """Of a ``CLUSTER INFO`` reply, how many nodes are known: it changes as soon as one comes that has yet to shake hands."""
+    return tuple(_ACQUAINTANCES.findall(cluster_info))
 
 
 _AMOUNTS = re.compile(rb"^(used_memory|mem_not_counted_for_evict|connected_clients):(\d+)", re.MULTILINE)

@@ -271,6 +271,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """When the cache was first available: before that it is ``creating``."""
     overdue: frozenset[str] = frozenset()
     """What an event has told of that it takes too long (``Reason``, and CREATION), until all is calm again."""
+    intruded_at: Moment | None = None
+    """Cluster mode: when an event last told of nodes on its bus that are none of its own."""
     refusal: str | None = None
     """The refusals that were told as events, one a line, so that each is told once."""
     troubled: frozenset[str] = frozenset()

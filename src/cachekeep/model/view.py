@@ -49,6 +49,8 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     and after a refused SELECT it has carried out in database 0 what was meant for another."""
     knows: frozenset[str] = frozenset()
     """Ids of all nodes that it knows, itself included, but for those it is still shaking hands with."""
+    greets: dict[str, str] = {}
+    """Those that it is shaking hands with: id, which is not their own yet → address."""
     untold: frozenset[str] = frozenset()
     """Ids of replicas that it knows, and that it does not tell clients of (``CLUSTER SLOTS``). Of a shard without slots nobody is
     told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Act, Bind, Decide, Disown, Effect, Introduce, Meet, Node, Shard, Step, Wait
 from cachekeep.plan import evidence
 from cachekeep.plan.situation import Situation, listed, names
@@ -12,6 +13,8 @@ from cachekeep.plan.slots import even
 WRITABLE_SECONDS = 2.0
 SENDING_ON_SECONDS = 2.0
 """A node that has led restarts only after so long: a client that has anything for it meanwhile is told who leads now."""
+TOLD_AGAIN_SECONDS = 60.0
+"""An event tells of intruders no more often: who is forgotten may come again at once."""
 
 
 def new_shards(s: Situation) -> dict[str, Shard]:
@@ -104,14 +107,20 @@ def still_known(s: Situation, nodes: list[Node]) -> list[Node]:
 
 
 def acquaint(s: Situation) -> Step | None:
-    """Every node knows every other that there is, and nobody who is gone for good."""
+    """Every node knows every other that there is, and nobody who is gone for good or has never been one of them: whoever reaches a
+    node's bus may say hello there (CLUSTER MEET), and is believed what he says that he owns."""
     if not s.clustered:
         return None
+    told = s.seconds_since(s.decided.intruded_at)
+    if (intruders := _intruders(s)) and (told is None or told > TOLD_AGAIN_SECONDS):
+        text = f"Nodes that are none of {s.cache.name}'s came to its cluster bus and are forgotten: {listed(sorted(intruders))}"
+        return Decide(replace(s.decided, intruded_at=s.moment), text, (s.tell(text, group=True),))
     by_id = {id: name for name, id in s.cluster_ids.items()}
     effects: list[Effect] = []
     said: list[str] = []
     for node in s.decided.nodes:
         missing, strangers = s.acquaintance(node)
+        strangers |= _greeted(s, node).keys()
         if missing and not node.leaving:
             effects.append(Meet(node.name, tuple(sorted(by_id[id] for id in missing))))
             said.append(f"{node.name} meets {len(missing)}")
@@ -122,6 +131,20 @@ def acquaint(s: Situation) -> Step | None:
         return None
     more = f" and {len(said) - 3} others do alike" if len(said) > 3 else ""
     return Act((tuple(effects),), ", ".join(said[:3]) + more)
+
+
+def _greeted(s: Situation, node: Node) -> dict[str, str]:
+    """Intruders that the node has not shaken hands with yet, and so believes nothing: id → address."""
+    seen = s.seen(node).cluster
+    ours = {n.address for n in s.decided.everyone}
+    return {id: where for id, where in seen.greets.items() if where not in ours} if seen is not None and s.alive(node) else {}
+
+
+def _intruders(s: Situation) -> set[str]:
+    """Whoever is on the bus and has never been a node of the cache: addresses, or ids where no more is known."""
+    ours = {cluster_node_id(s.cache, n) for n in s.decided.everyone}
+    known = {id for n in s.decided.nodes for id in s.acquaintance(n)[1] - ours}
+    return known | {where for n in s.decided.nodes for where in _greeted(s, n).values()}
 
 
 def introduce(s: Situation) -> Step | None:

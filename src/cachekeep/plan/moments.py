@@ -26,6 +26,7 @@ def recount(s: Situation) -> Step | None:
         ),
         "appointed_at",
         "resharded_at",
+        "intruded_at",
     )
     if decided == s.decided:
         return None
