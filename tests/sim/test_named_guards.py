@@ -13,6 +13,7 @@ from cachekeep.sim.scenario import SafetyViolation, Scenario
 
 ALONE: dict[str, Any] = {"flaky": 0.0, "harm_seconds": 20.0, "two_keepers": False}
 """One keeper, whose orders all arrive, for long enough."""
+TRIED = 60
 NOTICED: dict[str, tuple[dict[str, Any], int]] = {
     "the user's consent to a loss is never used up": (
         {"harm_seconds": 25.0, "two_keepers": False, "vocabulary": frozenset({"stalls-unseen", "fatal-promotions", "accept-loss"})},
@@ -46,17 +47,25 @@ NOTICED: dict[str, tuple[dict[str, Any], int]] = {
     "the next node restarts while the last is not back": ({"vocabulary": frozenset({"reboot-all", "slow-sync"})}, 0),
     "the next node restarts while the last is being stopped": ({"vocabulary": frozenset({"reboot-all", "stuck"})}, 3),
 }
-"""What happens there, and the seed."""
+"""What happens there, and a seed."""
 
 
 @pytest.mark.parametrize("without", NOTICED, ids=lambda w: w.replace(" ", "-"))
 def test_a_seed_notices(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenario, seed = NOTICED[without]
-    simulate(Scenario(seed, **scenario))
+    """Which one it is changes with everything that takes its time; the first that is known is tried first."""
+    scenario, first = NOTICED[without]
     (guard,) = (g for g in GUARDS if g.without == without)
-    guard.take_away(monkeypatch)
-    with pytest.raises(SafetyViolation):
+    for seed in range(first, first + TRIED):
+        with monkeypatch.context() as patch:
+            guard.take_away(patch)
+            try:
+                simulate(Scenario(seed, **scenario))
+                continue
+            except SafetyViolation as noticed:
+                print(noticed)
         simulate(Scenario(seed, **scenario))
+        return
+    pytest.fail(f"{TRIED} seeds and none noticed")
 
 
 def test_a_seed_is_known_for_each() -> None:
