@@ -1,15 +1,23 @@
-"""A control plane that dies at a given step, and hands that do everything twice."""
+"""A control plane that dies at a given step, and hands that do everything twice.
+
+``at_every_step`` tells a story once. At each step a child of this process (``fork``) goes on with one in which the control plane is
+killed there: what came before a step is told once for all of them, and not once for each.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+import os
+import traceback
+from asyncio import events
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, NoReturn
 
 from cachekeep.control import Hands
 from cachekeep.model import Cache, Decided, Effect, Event
 from cachekeep.sim.run import Run
 from cachekeep.sim.store import WitnessedStore
+from cachekeep.sim.timeless import run
 from cachekeep.store.contract import Lease
 
 
@@ -32,10 +40,61 @@ class Fuse:
         await self._tick(number, True)
 
     async def _tick(self, number: int, after: bool) -> None:
-        if (number, after) == (self.left, self.at_its_end) and not self.blown:
+        if not self.blown and self.blows(number, after):
             self.blown = True
             self.kill()
             await asyncio.Event().wait()  # nothing is carried out any more
+
+    def blows(self, number: int, after: bool) -> bool:
+        return (number, after) == (self.left, self.at_its_end)
+
+
+class ForkingFuse(Fuse):
+    """Blows at every step, in a child of this process each; here it does not."""
+
+    def __init__(self, after: bool) -> None:
+        super().__init__(-1, after)
+        self.is_child = False
+        self.failed: list[str] = []
+        """What became of the stories that did not end well, in words."""
+
+    def blows(self, number: int, after: bool) -> bool:
+        if after is not self.at_its_end:
+            return False
+        loop = asyncio.get_running_loop()
+        reads, writes = os.pipe()
+        child = os.fork()
+        if not child:
+            events._set_running_loop(loop)  # it is known by the number of its process
+            self.is_child, self._writes = True, writes
+            return True
+        os.close(writes)
+        with open(reads, "rb") as pipe:
+            said = pipe.read().decode()
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            self.failed.append(f"{'after' if after else 'before'} step {number}: {said}")
+        return False
+
+    def end(self, error: BaseException | None) -> NoReturn:
+        """Tell the parent, and leave everything else as it is."""
+        if error is not None:
+            os.write(self._writes, "".join(traceback.format_exception(error))[-4000:].encode())
+        os._exit(error is not None)
+
+
+def at_every_step(tell: Callable[[Fuse], Coroutine[Any, Any, object]], *, after: bool, least: int) -> None:
+    """Tell a story in which the control plane dies, for each of its steps, which are more than ``least``; all end well."""
+    fuse, error = ForkingFuse(after), None
+    try:
+        run(tell(fuse))
+    except BaseException as raised:
+        error = raised
+    if fuse.is_child:
+        fuse.end(error)
+    if error is not None:
+        raise error
+    assert fuse.steps > least, "the story is long enough to mean something"
+    assert not fuse.failed, f"{len(fuse.failed)} of {fuse.steps}: {fuse.failed[0]}"
 
 
 def fragile(fuse: Fuse, *, twice: bool, **parts: Any) -> Hands:

@@ -10,7 +10,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.interrupt.fuse import Fuse, Interrupted
+from tests.interrupt.fuse import Fuse, Interrupted, at_every_step
 
 from cachekeep.model import Errand, Wanted
 from cachekeep.sim.cluster_run import ClusterRun, ClusterScenario, wanted_shard
@@ -52,27 +52,10 @@ def _failing_over(wanted: Wanted) -> Wanted:
     return replace(wanted, errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
 
 
-def steps(version: str) -> int:
-    """How many saves and acts the story takes when nothing goes wrong."""
-    fuse = Fuse(-1, False)
-    run(Story(version, fuse).tell())
-    return fuse.steps
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_story_is_long_enough_to_mean_something(version: str) -> None:
-    assert steps(version) > 40
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_killed_at_every_step(version: str, after: bool) -> None:
-    total = steps(version)
-    for step in range(1, total + 1):
-        fuse = Fuse(step, after)
-        run(Story(version, fuse).tell())
-        # The story is over when all is well: the keeper may be in the middle of its last steps then.
-        assert fuse.blown or step > total - 3, f"step {step} of {total} was never reached"
+    at_every_step(lambda fuse: Story(version, fuse).tell(), after=after, least=40)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

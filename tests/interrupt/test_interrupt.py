@@ -11,7 +11,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.interrupt.fuse import Fuse, Interrupted
+from tests.interrupt.fuse import Fuse, Interrupted, at_every_step
 
 from cachekeep.model import Errand, Member, Wanted
 from cachekeep.sim.run import Run
@@ -117,23 +117,9 @@ class Story(Interrupted):
         return replace(w, shards=(replace(w.shards[0], members=w.shards[0].members[2:]),))
 
 
-def steps() -> int:
-    """How many saves and acts the story takes when nothing goes wrong."""
-    fuse = Fuse(-1, False)
-    run(Story(fuse).tell())
-    return fuse.steps
-
-
-def test_the_story_is_long_enough_to_mean_something() -> None:
-    assert steps() > 40
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_step(after: bool) -> None:
-    for step in range(1, steps() + 1):
-        fuse = Fuse(step, after)
-        run(Story(fuse).tell())
-        assert fuse.blown, f"step {step} was never reached"
+    at_every_step(lambda fuse: Story(fuse).tell(), after=after, least=40)
 
 
 def test_every_effect_twice() -> None:

@@ -11,7 +11,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.interrupt.fuse import Fuse, Interrupted
+from tests.interrupt.fuse import Fuse, Interrupted, at_every_step
 
 from cachekeep.sim.switch_run import SwitchRun, SwitchScenario
 from cachekeep.sim.timeless import run
@@ -44,22 +44,9 @@ class Story(Interrupted, SwitchRun):
         assert self.cache.clustered
 
 
-def steps() -> int:
-    """How many saves and acts the story takes when nothing goes wrong."""
-    fuse = Fuse(-1, False)
-    run(Story(fuse).tell())
-    return fuse.steps
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_step(after: bool) -> None:
-    total = steps()
-    assert total > 25
-    for step in range(1, total + 1):
-        fuse = Fuse(step, after)
-        run(Story(fuse).tell())
-        # The story is over when all is well: the keeper may be in the middle of its last steps then.
-        assert fuse.blown or step > total - 3, f"step {step} of {total} was never reached"
+    at_every_step(lambda fuse: Story(fuse).tell(), after=after, least=25)
 
 
 def test_every_effect_twice() -> None:
