@@ -14,7 +14,7 @@ import pytest
 from tests.contract.driver_fixtures import LocalWorld, eventually, local_fixture, redis_spec  # noqa: F401  (fixture)
 
 from cachekeep.compute.contract import Key
-from cachekeep.compute.local import ledger
+from cachekeep.compute.local import ledger, output
 from cachekeep.errors import OrderFailed
 
 
@@ -62,3 +62,23 @@ async def test_an_order_that_cannot_be_written_down_fails_and_holds_up_no_other(
             with pytest.raises(OrderFailed, match="the disk does not answer"):
                 await order
         assert await driver.admit(two.key, 2)
+
+
+def test_the_output_ends_in_good_order_though_its_thread_is_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ("uid-1", "a-001")
+    kept = ledger.Ledger(tmp_path, tmp_path)
+    kept.make_directory(key)
+    outputs = output.Outputs(kept)
+    printed = outputs.begin(key)
+    tell = os.eventfd_write
+
+    def late(fd: int, value: int) -> None:
+        os.write(printed, b"last words\n")  # wakes it
+        assert outputs._thread is not None
+        outputs._thread.join(0.5)
+        tell(fd, value)
+
+    monkeypatch.setattr(os, "eventfd_write", late)
+    outputs.close()
+    os.close(printed)
+    assert (kept.directory(key) / "log").read_bytes() == b"last words\n"

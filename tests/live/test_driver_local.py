@@ -529,7 +529,10 @@ def ice(pid: int) -> Iterator[None]:
         group.rmdir()
 
 
-async def test_a_killed_process_that_the_kernel_does_not_let_go_of_is_stopped_and_its_addresses_are_free(local: LocalWorld) -> None:
+async def test_a_killed_process_that_the_kernel_does_not_let_go_of_is_stopped_and_its_addresses_are_free(
+    local: LocalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "_KILL_SECONDS", 0.2)
     driver, spec = await local.driver(), redis_spec()
     await driver.start(spec)
     pid = local.record(spec.key).pid
@@ -550,6 +553,19 @@ async def test_a_killed_process_that_the_kernel_does_not_let_go_of_is_stopped_an
     await eventually(lambda: not alive(pid))
     await driver.start(msgspec.structs.replace(spec, incarnation=2))
     assert (await seen(driver, spec.key)).process == "running"
+
+
+async def test_one_that_takes_its_time_to_end_is_erased_when_it_has(local: LocalWorld) -> None:
+    """As one does that gives much memory back on a busy machine."""
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    with ice(local.record(spec.key).pid):
+        await driver.stop(spec.key, grace_seconds=0)
+        erasing = asyncio.create_task(driver.erase(spec.key))
+        await asyncio.wait([erasing], timeout=0.1)
+        assert not erasing.done()
+    await erasing
+    assert (await seen(driver, spec.key)).process == "absent"
 
 
 async def test_one_that_still_holds_its_addresses_is_not_called_stopped(local: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:

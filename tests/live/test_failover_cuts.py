@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import valkey
@@ -29,7 +30,9 @@ from tests.live.test_failover import (
 
 from cachekeep.chaos.cuts import Cuts, unusable
 from cachekeep.compute.contract import Key
+from cachekeep.engines.config import live_digest
 from cachekeep.errors import OrderFailed
+from cachekeep.model import Cache
 from cachekeep.plan import Policy
 
 pytestmark = pytest.mark.skipif(unusable() is not None, reason=unusable() or "")
@@ -162,6 +165,14 @@ async def test_a_zone_that_is_cut_takes_its_replicas_with_it(engine: str, major:
         assert await lost(live, writer) == 0
 
 
+async def _armed(live: LiveCache, cache: Cache) -> bool:
+    """The primary has its orders to take no writes without its replicas, and is known to have them."""
+    primary = cache.node(live.primary_of(cache))
+    assert primary is not None
+    in_force = (await live.view()).node(primary.name).live_digest == live_digest(cache, primary)
+    return cache.decided.shards[0].min_replicas > 0 and in_force
+
+
 @ENGINES
 async def test_a_primary_that_cannot_be_stopped_is_starved_before_another_leads(
     engine: str, major: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,13 +183,13 @@ async def test_a_primary_that_cannot_be_stopped_is_starved_before_another_leads(
         cache = await live.cache()
         old, inside = live.primary_of(cache), f"{live.pool.rpartition('.')[0]}.250"
         address, pid = (await live.node(old)).address, await live.pid(old)
-        await live.until(lambda _: live.said_any(old, "gets changed settings"), "it depends on its replicas")
+        await live.until(lambda c: _armed(live, c), "it depends on its replicas")
         stop = live.driver.stop
 
-        async def unheard(key: Key, *, grace_seconds: float) -> None:
+        async def unheard(key: Key, **how: Any) -> None:
             if key[1] == old:
                 raise OrderFailed(f"{old} cannot be confirmed stopped: its host does not answer")
-            await stop(key, grace_seconds=grace_seconds)
+            await stop(key, **how)
 
         monkeypatch.setattr(live.driver, "stop", unheard)
         cuts.cut([address, inside])

@@ -466,7 +466,7 @@ class LocalDriver:
     async def _erase(self, key: Key, decision: int | None) -> None:
         async with self._lock(key):
             self._check_meant(key, decision)
-            if (held := self._held.get(key)) is not None:
+            if (held := self._held.get(key)) and not (held.stuck and await self._vanished(held, _KILL_SECONDS)):
                 raise OrderFailed(f"{key[1]}: {held.stuck or 'was started again while it was being erased'}.")
             record = self._ledger.get(key) or Record()
             try:

@@ -108,8 +108,8 @@ class Outputs:
     def close(self) -> None:
         """Have what was printed so far written, and read no more. Waits for a moment, not for a disk."""
         if self._thread is not None and not self._closed:
+            os.eventfd_write(self._news, 1)  # first: the thread closes it as soon as it sees that this is the end
             self._closed = True
-            os.eventfd_write(self._news, 1)
             self._thread.join(_LAST_SECONDS)
 
     def _take(self, key: Key, output: _Output) -> None:
