@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cachekeep.engines import catalogue
 from cachekeep.engines.catalogue import OFFERS, Build, Catalogue, numbers, offer_of
@@ -125,10 +126,11 @@ def test_the_default_version_is_the_newest_whole_and_safe_one(builds: str, defau
 
 def test_only_versions_with_a_build_are_listed() -> None:
     here = installed("redis-7.0.15", "valkey-8.0.13", "memcached-1.6.18")
+    memcached = f"memcached version 1.6.18 (open to every client: {', '.join(build('memcached-1.6.18').open_to_clients)})"
     assert [(entry.offer.engine, entry.offer.version, entry.version_description) for entry in here.versions()] == [
-        ("memcached", "1.6.6", "memcached version 1.6.18"),
-        ("memcached", "1.6.12", "memcached version 1.6.18"),
-        ("memcached", "1.6.17", "memcached version 1.6.18"),
+        ("memcached", "1.6.6", memcached),
+        ("memcached", "1.6.12", memcached),
+        ("memcached", "1.6.17", memcached),
         ("redis", "7.0", f"redis version 7.0.15 ({build('redis-7.0.15').warning})"),
         ("redis", "7.1", f"redis version 7.0.15 ({build('redis-7.0.15').warning})"),
         ("valkey", "8.0", "valkey version 8.0.13"),
@@ -181,6 +183,15 @@ def test_offers_are_listed_oldest_first() -> None:
     for engine in catalogue.ENGINES:
         versions = [numbers(offer.version) for offer in OFFERS if offer.engine == engine]
         assert versions == sorted(versions)
+
+
+@pytest.mark.parametrize(("preloaded", "left"), [("", "slabs, lru, verbosity"), ("/x/lib.so", "lru_crawler")])
+def test_what_memcached_leaves_open_is_named(preloaded: str, left: str) -> None:
+    one = replace(build("memcached-1.6.18"), preload=preloaded)
+    [listed] = Catalogue((one,)).versions("memcached", "1.6.17")
+    assert listed.version_description.endswith(f"{left})")
+    assert "open to every client: cache_memlimit, flush_all, watch" in listed.version_description
+    assert "open to" not in installed("valkey-9.1.2").versions("valkey", "9.1")[0].version_description
 
 
 @pytest.mark.parametrize(

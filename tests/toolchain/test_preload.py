@@ -115,6 +115,33 @@ def test_what_else_begins_like_that(node: Memcached) -> None:
     assert node.converse(b"config get" + b" " * 100 + b"cluster\r\n") == b"ERROR\r\n"
 
 
+WITHHELD = (
+    b"slabs reassign 1 2",
+    b"slabs automove 2",
+    b"lru mode flat",
+    b"lru tune 1 2 3 4",
+    b"verbosity 2",
+    b"verbosity 1 noreply",
+)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 6])
+@pytest.mark.parametrize("line", WITHHELD)
+def test_what_changes_the_server_for_others_is_withheld(pair: tuple[Memcached, Memcached], line: bytes, cut: int) -> None:
+    node, bare = pair
+    assert node.converse(line + b"\r\nmn\r\n", cut) == b"ERROR\r\nMN\r\n"
+    assert bare.converse(line + b"\r\nmn\r\n", cut) != b"ERROR\r\nMN\r\n"
+
+
+def test_what_only_begins_like_it_is_not(node: Memcached) -> None:
+    value = b"slabs automove 2\r\nverbosity 2\r\nlru mode flat"
+    sent = b"set slabs 0 0 %d\r\n%s\r\nget slabs\r\nlru_crawler disable\r\n" % (len(value), value)
+    got = b"STORED\r\nVALUE slabs 0 %d\r\n%s\r\nEND\r\n" % (len(value), value)
+    answer = node.converse(sent)
+    assert answer.startswith(got)
+    assert b"ERROR\r\n" not in answer.removeprefix(got)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 7, 64])
 def test_in_its_place_among_others_and_not_inside_values(node: Memcached, cut: int) -> None:
     value = ASK * 3 + b"NF k" + ASK

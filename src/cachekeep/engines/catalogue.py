@@ -96,6 +96,14 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'unsafe: ' if self.unsafe else ''}known holes {', '.join(hole.id for hole in self.holes)}"
 
     @property
+    def open_to_clients(self) -> tuple[str, ...]:
+        """Commands by which any client may change the server for all others. ElastiCache's Memcached has no users either."""
+        if self.engine != "memcached":
+            return ()
+        withheld = () if self.preload else ("slabs", "lru", "verbosity")
+        return ("cache_memlimit", "flush_all", "watch", "lru_crawler", *withheld)
+
+    @property
     def numbers(self) -> Numbers:
         return numbers(self.version)
 
@@ -188,9 +196,12 @@ class EngineVersion(msgspec.Struct, frozen=True):
 
     @property
     def version_description(self) -> str:
-        """Names the build that really runs, patch and all, as AWS does; and its holes."""
+        """Names the build that really runs, patch and all, as AWS does; its holes, and what it leaves open."""
+        told = [self.build.warning] if self.build.warning else []
+        if self.build.open_to_clients:
+            told.append(f"open to every client: {', '.join(self.build.open_to_clients)}")
         named = f"{self.offer.engine} version {self.build.version}"
-        return f"{named} ({self.build.warning})" if self.build.warning else named
+        return f"{named} ({'; '.join(told)})" if told else named
 
 
 def _nearness(build: Build, offer: Offer) -> tuple[bool, Numbers, bool, bool, Numbers]:

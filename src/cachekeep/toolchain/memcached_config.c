@@ -8,6 +8,9 @@
  * The list is on a board: the file `discovery.board` in the working directory, mapped when the process starts, before it gives up
  * the rights to open it. Its writer fills the slot that is not in use, then counts `generation` up: a reader sees one or the other.
  * Without a board all of this does nothing.
+ *
+ * Commands by which any client could change the server for all others are withheld: a line that begins with one is spoilt in the
+ * same place, so that Memcached answers ERROR.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -152,10 +155,24 @@ static void line(char *start, size_t n)
     memcpy(start + head + key, " k", tail);
 }
 
+/* A command line begins here, with one of these words, or not. */
+static void withhold(char *start, size_t n)
+{
+    static const char *const words[] = {"slabs", "lru", "verbosity"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (*start == *words[i] && word(start, start + n, words[i]) != NULL && real_memchr(start, '\n', n) != NULL)
+            memset(start, 'z', strlen(words[i]));
+}
+
 void *memchr(const void *s, int c, size_t n)
 {
-    if (c == '\n' && n > SHORTEST_LINE && *(const char *)s == 'c' && board != NULL && memcmp(s, "config ", 7) == 0)
-        line((char *)s, n);
+    if (c == '\n' && n > 4 && board != NULL) {
+        char first = *(const char *)s;
+        if (first == 'c' && n > SHORTEST_LINE && memcmp(s, "config ", 7) == 0)
+            line((char *)s, n);
+        else if (first == 's' || first == 'l' || first == 'v')
+            withhold((char *)s, n);
+    }
     return real_memchr(s, c, n);
 }
 

@@ -46,7 +46,7 @@ def library(directory: Path) -> Path:
 
 def try_with(server: Path, preload: Path) -> str:
     """Start ``server`` with the library, on a unix socket in a directory of its own, and ask. Why it is of no use with it; empty:
-    it answers in text and in binary."""
+    it answers in text and in binary, and withholds what it should."""
     told = "1\n127.0.0.1|127.0.0.1|11211\n"
     with tempfile.TemporaryDirectory(prefix="cachekeep-probe-") as scratch:
         (Path(scratch) / discovery.BOARD).write_text(discovery.first_board(told))
@@ -74,7 +74,8 @@ def _ask(path: Path, told: str, process: subprocess.Popen[bytes]) -> str:
         if process.poll() is not None or time.monotonic() > until:
             return f"it does not start (exit code {process.returncode})"
         time.sleep(0.002)
-    for question, answer in ((b"config get cluster\r\n", text), (asked, binary)):
+    withheld = b"verbosity 1\r\n", b"ERROR\r\n"
+    for question, answer in ((b"config get cluster\r\n", text), (asked, binary), withheld):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(2.0)
             while s.connect_ex(str(path)) and time.monotonic() < until:
