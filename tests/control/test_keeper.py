@@ -393,3 +393,33 @@ def test_what_fails_for_ever_is_not_logged_for_ever(monkeypatch: pytest.MonkeyPa
     with caplog.at_level(logging.INFO, "cachekeep.keeper"):
         tell(story)
     assert len(caplog.messages) <= 2
+
+
+def test_what_cannot_be_is_told_and_nothing_rests_on_it() -> None:
+    """A row that somebody has damaged: its nodes go on, the control plane does, and a mended row is gone on from."""
+
+    async def damage(s: Story, **changes: Any) -> None:
+        async with s.store.transaction() as tx:
+            row = tx.state.caches[UID]
+            (shard,) = row.decided.shards
+            decided = replace(row.decided, serial=row.decided.serial + 1, shards=(replace(shard, **changes),))
+            tx.state.caches[UID] = replace(row, decided=decided, version=row.version + 1)
+            tx.wake(UID)
+
+    async def story(s: Story) -> None:
+        assert s.cache is not None
+        order = s.cache.decided.shards[0].order
+        await damage(s, order=0)
+
+        async def confessed() -> bool:
+            told = await s.told()
+            return told is not None and told.refused and "cannot be: shard 0001: its primary leads by order 1" in told.because
+
+        await s.soon(confessed, "word of it")
+        s.world.kill((UID, "demo-001"))
+        await asyncio.sleep(5)
+        assert not s.led_by("demo-002", "demo-003"), "nothing is decided on such ground"
+        await damage(s, order=order)
+        await s.soon(lambda: s.led_by("demo-002", "demo-003"), "failover", keeping.LONGEST_BACKOFF_SECONDS)
+
+    tell(story)

@@ -21,7 +21,7 @@ from cachekeep.control.execute import Hands
 from cachekeep.control.observe import Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
-from cachekeep.plan import Policy, condition, plan
+from cachekeep.plan import Policy, condition, invariants, plan
 from cachekeep.plan.members import addresses_used
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import unsure
@@ -58,6 +58,8 @@ class _Kept:
     """Set by a death or a heartbeat: not by what anybody wants."""
     decided: Decided | None = None
     """As last loaded or saved: an act goes on with its next stage only while this is what it follows from."""
+    sound: int | None = None
+    """The last decision that was loaded and found to be possible."""
     told: Condition | None = None
     published: tuple[Step, Condition, float] | None = None
     """What the API side was told last, at which step, and when."""
@@ -339,6 +341,9 @@ class Keeper:
 
     async def _load(self, kept: _Kept) -> Cache | None:
         cache = await self._store.load(kept.lease.uid)
+        if cache is not None and cache.decided.serial != kept.sound:
+            invariants.demand(cache.name, cache.decided)
+            kept.sound = cache.decided.serial
         kept.decided = cache.decided if cache is not None else None
         return cache
 
@@ -352,6 +357,7 @@ class Keeper:
             if not isinstance(step, Decide):
                 return cache, step
             self._narrate(cache, step)
+            invariants.demand(cache.name, step.decided)
             new = replace(cache, decided=step.decided)
             cache = await self._store.save_decided(new, kept.lease, events=step.events, addresses=addresses_used(step.decided))
             kept.decided = cache.decided
