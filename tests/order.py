@@ -25,6 +25,9 @@ SLOW = (
     "tests/cli/",
     "tests/patterns/",
     "tests/contract/",
+    "tests/store/",
+    "tests/network/",
+    "tests/toolchain/",
 )
 """Beginnings of paths, the slowest first."""
 

@@ -25,9 +25,13 @@ from cachekeep.wire.gateway import BODY_BYTES_MAX, Call
 from cachekeep.wire.http import HttpRequest
 
 
+class Patient(DeadlineProtocol):
+    head_seconds = 60.0
+    peer_connections_max = 100
+
+
 class Hasty(DeadlineProtocol):
     head_seconds = 0.3
-    peer_connections_max = 100
 
 
 class Threaded(uvicorn.Server):
@@ -58,16 +62,21 @@ class ToyDesk:
 
 
 class Server:
-    def __init__(self) -> None:
+    def __init__(self, protocol: type[DeadlineProtocol] = Patient, body_seconds: float = 60.0) -> None:
         self.endpoint = Endpoint()
         self.endpoint.answer = lambda call: {"Account": "000000000000", "Arn": "a", "UserId": "u"}
         self.desk = ToyDesk()
         root = AccessKey(SECRET, "arn:aws:iam::000000000000:root", "000000000000")
         desk: Any = self.desk
         self.web = web = Web(
-            self.endpoint.gateway, desk, ask=desk.answer, credentials={KEY: root}.get, clock=SystemClock(), body_seconds=0.5
+            self.endpoint.gateway,
+            desk,
+            ask=desk.answer,
+            credentials={KEY: root}.get,
+            clock=SystemClock(),
+            body_seconds=body_seconds,
         )
-        config = uvicorn.Config(web, http=Hasty, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(web, http=protocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         self.uvicorn = uvicorn.Server(config)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -88,7 +97,19 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server()
+    with served(Server()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Server]:
+    """Only who sends nothing is to be too slow for it."""
+    with served(Server(Hasty, body_seconds=0.5)) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def served(made: Server) -> Iterator[Server]:
     made.thread.start()
     try:
         yield made
@@ -133,16 +154,16 @@ def test_an_endless_body_is_not_read_to_its_end(server: Server) -> None:
                 s.sendall(b"x" * 65536)
 
 
-def test_headers_drop_by_drop_end_the_connection(server: Server) -> None:
-    with server.connect() as s:
+def test_headers_drop_by_drop_end_the_connection(hasty: Server) -> None:
+    with hasty.connect() as s:
         s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
         assert read_all(s) == b""
-    with server.connect() as s:
+    with hasty.connect() as s:
         assert read_all(s) == b"", "nor may a connection say nothing at all"
 
 
-def test_a_body_drop_by_drop_is_told_so(server: Server) -> None:
-    with server.connect() as s:
+def test_a_body_drop_by_drop_is_told_so(hasty: Server) -> None:
+    with hasty.connect() as s:
         s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
         said = read_all(s)
     assert said.startswith(b"HTTP/1.1 408")
@@ -180,22 +201,22 @@ def test_a_stranger_is_shown_out_and_who_is_believed_may_stay(server: Server) ->
     assert server.send(signed(form("sts", "GetCallerIdentity"), service="sts"))[2]["connection"] is None
 
 
-def test_of_what_a_stranger_sends_nothing_is_kept(server: Server) -> None:
+def test_of_what_a_stranger_sends_nothing_is_kept(server: Server, hasty: Server) -> None:
     """The service is still named by what comes first: its refusals have a form of their own."""
-    held = server.web._bodies.held_bytes
     status, body, _ = server.send(
         HttpRequest("POST", body=b"Action=DescribeVpcs&Version=2016-11-15&" + b"x" * (BODY_BYTES_MAX - 100))
     )
     assert (status, b"<Response><Errors>" in body) == (403, True)
-    with server.connect() as s:
+    held = hasty.web._bodies.held_bytes
+    with hasty.connect() as s:
         s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + b"x" * 800_000)
-        assert server.web._bodies.held_bytes == held
+        assert hasty.web._bodies.held_bytes == held
         assert b"RequestTimeout" in read_all(s)
 
 
 def test_one_address_has_a_part_of_all_connections(server: Server) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(Hasty.peer_connections_max):
+        for _ in range(Patient.peer_connections_max):
             stack.enter_context(server.connect())
         assert server.connect().recv(1) == b"", "it is closed at once"
     request = signed(form("sts", "GetCallerIdentity"), service="sts")
@@ -230,11 +251,12 @@ async def test_a_request_that_computes_does_not_hold_up_what_keeps_caches() -> N
 
 
 async def test_what_crosses_is_asked_where_everything_else_lives_and_cancelled_with_who_asks() -> None:
-    here, cancelled = asyncio.get_running_loop(), asyncio.Event()
+    here, begun, cancelled = asyncio.get_running_loop(), threading.Event(), asyncio.Event()
 
     async def answer(question: str) -> str:
         assert asyncio.get_running_loop() is here
         if question == "slow":
+            begun.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -250,12 +272,14 @@ async def test_what_crosses_is_asked_where_everything_else_lives_and_cancelled_w
         assert await ask("a") == "A"
         with pytest.raises(ApiError, match="no such thing"):
             await ask("wrong")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await ask("slow")
+        slow = asyncio.create_task(ask("slow"))
+        assert await asyncio.to_thread(begun.wait, 60)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
 
     await asyncio.to_thread(asyncio.run, elsewhere())
-    await asyncio.wait_for(cancelled.wait(), 10)
+    await asyncio.wait_for(cancelled.wait(), 60)
 
 
 def test_a_browser_is_greeted(server: Server) -> None:
