@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.engines.servers import REDIS_LIKE, Orders, build_of, carry, servers
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.link import EngineLink
+from cachekeep.compute.local.sockets import unable
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Bind, Follow, Promote, Witness
 
@@ -51,6 +53,24 @@ async def test_an_address_that_stays_taken_is_refused_and_the_node_serves_its_ow
         with pytest.raises(OrderFailed, match="bind"):
             await carry(link, Bind(only.target.name, (only.node.address, endpoint)), only.target)
         async with valkey.asyncio.Valkey(host=only.node.address, port=6379) as client:
+            assert await client.set("k", "v")
+    await link.aclose()
+
+
+@pytest.mark.skipif(unable() is not None, reason="needs root and ss")
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
+async def test_an_address_that_the_engine_only_says_that_it_serves(engine: str, major: int, tmp_path: Path) -> None:
+    """Its listening socket is gone, and it does not know; told once more, it serves there again."""
+    link, endpoint = EngineLink(Orders(), SystemClock()), new_address()
+    with servers(build_of(engine, major), tmp_path, 1) as (only,):
+        both = (only.node.address, endpoint)
+        await carry(link, Promote(only.target.name, 1, both), only.target)
+        assert (await link.look(only.target, deadline_seconds=5)).bound == {*both}
+        subprocess.run(["ss", "-K", "-H", "-t", "-n", "state", "listening", "src", f"{endpoint}:6379"], check=True)
+        assert (await link.look(only.target, deadline_seconds=5)).bound == {only.node.address}
+        await carry(link, Bind(only.target.name, both), only.target)
+        assert (await link.look(only.target, deadline_seconds=5)).bound == {*both}
+        async with valkey.asyncio.Valkey(host=endpoint, port=6379) as client:
             assert await client.set("k", "v")
     await link.aclose()
 

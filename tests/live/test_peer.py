@@ -13,7 +13,7 @@ import pytest
 from tests.addresses import new_address
 
 from cachekeep.compute.line import LineLost, connect, parse_resp, resp
-from cachekeep.compute.peer import stranger
+from cachekeep.compute.peer import served, stranger
 
 PORT = 6379
 NOBODY = 65534
@@ -75,6 +75,20 @@ def test_who_is_ours_is_no_stranger(manner: str) -> None:
             assert stranger(line) is None
     finally:
         friend.close()
+
+
+def test_an_address_is_served_only_by_who_is_ours() -> None:
+    """Whatever the process says that we speak to."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    friend, thief, nobody = Thief(os.geteuid(), "wait"), Thief(NOBODY, "wait"), new_address()
+    try:
+        with socket.create_connection((friend.address, PORT), timeout=5) as line:
+            assert served(line, {friend.address, thief.address, nobody}, PORT) == {friend.address}
+            assert served(line, {friend.address}, PORT + 1) == frozenset()
+    finally:
+        friend.close()
+        thief.close()
 
 
 def test_of_what_is_closed_nothing_is_known() -> None:

@@ -8,10 +8,10 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
-from cachekeep.compute.peer import stranger
+from cachekeep.compute.peer import served, stranger
 
 Reply = object
 """bytes, str (a status), int, None, a list of these, or ReplyError."""
@@ -86,6 +86,14 @@ class Line(asyncio.Protocol):
             told: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             return bool(struct.unpack_from("=I", told, _UNACKED_AT)[0])
         return False
+
+    def served(self, addresses: Collection[str], port: int) -> frozenset[str]:
+        """Of the addresses at which the engine says that it listens, those at which it is so by the kernel's word, as far as that
+        is to be had: one that could not bind them says so all the same, and then anybody may."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        with contextlib.suppress(OSError, ValueError):
+            return served(sock, addresses, port) if sock is not None else frozenset(addresses)
+        return frozenset(addresses)
 
     def close(self) -> None:
         """Close at once; whoever waits is told that the line was lost."""

@@ -106,6 +106,8 @@ class Looks:
             return await _look_memcached(line, target)
         asked_at = self._clock.moment()
         seen = await _look_resp(line, target)
+        if seen.bound is not None:
+            seen = replace(seen, bound=line.served(seen.bound, target.port))
         if seen.stream is not None:
             self._memory.remember(target.key, Heard(asked_at, seen.stream))
         return replace(seen, cluster=await self._beliefs.look(line, target)) if target.cluster_id else seen

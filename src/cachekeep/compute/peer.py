@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
@@ -20,6 +21,7 @@ _ASK = struct.Struct("=BBBxI2s2s16s16sI8s")
 _TOLD = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 """``inet_diag_msg``: family, state, timer, retransmissions, ``inet_diag_sockid``, expiry, two queues, user, inode."""
 _ANY_COOKIE = b"\xff" * 8
+_LISTENING = 10
 _ENDING = {4, 5, 6, 7, 9, 11}
 """States of a connection that its process has closed (linux/net/tcp_states.h)."""
 
@@ -37,6 +39,22 @@ def stranger(connection: socket.socket) -> int | None:
         seen = _look(connection.family, theirs, None)
     user = seen.user if seen is not None and seen.inode else -1
     return None if user in (0, os.geteuid()) else user
+
+
+def served(connection: socket.socket, addresses: Collection[str], port: int) -> frozenset[str]:
+    """Of the addresses at which the other end says that it listens, those at which a process of ours or of root's does.
+
+    All of them where it is on another machine, or where the kernel tells nothing.
+    """
+    ours = frozenset(a for a in addresses if (seen := _listener(a, port)) is not None and seen.user in (0, os.geteuid()))
+    if len(ours) < len(addresses) and _look(connection.family, connection.getpeername(), connection.getsockname()) is None:
+        return frozenset(addresses)
+    return ours
+
+
+def _listener(address: str, port: int) -> _Socket | None:
+    seen = _look(socket.AF_INET6 if ":" in address else socket.AF_INET, (address, port), None)
+    return seen if seen is not None and seen.state == _LISTENING else None
 
 
 class _Socket(NamedTuple):
