@@ -66,7 +66,9 @@ def _in_sync_unfed(world: World, before: Cache, after: Cache) -> Iterator[str]:
             engine = world.processes.get((after.uid, name))
             if engine is None or (engine.works and engine.linked and engine.online):
                 continue
-            _, fed_at = primary.feeds.get(engine.spec.key, (0.0, 0.0))
+            # By the former one, where a group has just become a cluster: who was in sync with that one goes on.
+            feeders = (primary, world.processes.get((after.uid, old.primary or "")) or primary)
+            fed_at = max(feeder.feeds.get(engine.spec.key, (0.0, 0.0))[1] for feeder in feeders)
             stays = name in old.in_sync and not engine.answers and not engine.frozen
             patience = LOOK_SECONDS + (PATIENCE_SECONDS if stays else 0.0)
             if world.now - max(fed_at, world.unattended_at) > patience:
