@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 
 State = dict[str, Any]
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 300.0
+"""The provider's own are tens of minutes; moving a third of all slots takes over a minute where four share two cores."""
 
 
 def code_of(error: ClientError) -> str:
