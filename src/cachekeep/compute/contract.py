@@ -12,15 +12,12 @@ import msgspec
 
 from cachekeep.model import (
     Admit,
-    Bind,
     Convert,
-    Detach,
-    Disown,
     Elect,
+    EngineEffect,
     Follow,
     HandOver,
     Heard,
-    Interrupt,
     Introduce,
     Limits,
     LimitsSeen,
@@ -30,12 +27,9 @@ from cachekeep.model import (
     NodeView,
     Own,
     Process,
-    Promote,
     Replicate,
     Secret,
-    Settle,
     Swap,
-    Witness,
 )
 
 Key = tuple[str, str]
@@ -220,28 +214,7 @@ class PublishDiscovery(msgspec.Struct, frozen=True):
     payload: str
 
 
-LinkEffect = (
-    Promote
-    | Follow
-    | HandOver
-    | Convert
-    | Witness
-    | Interrupt
-    | Admit
-    | Detach
-    | Bind
-    | ApplySettings
-    | PublishDiscovery
-    | Elect
-    | Swap
-    | Replicate
-    | Meet
-    | Introduce
-    | Disown
-    | Own
-    | Settle
-    | MoveSlots
-)
+LinkEffect = EngineEffect | ApplySettings | PublishDiscovery
 """Effects that a link carries out."""
 
 

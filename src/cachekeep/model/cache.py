@@ -220,10 +220,13 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
         """Replicas in sync with this very lead of this very primary."""
         return self.confirmed_by(self.confirmed)
 
-    def confirmed_by(self, confirmed: Confirmed) -> frozenset[str]:
-        """Those that are in sync with this very lead of this very primary."""
-        same = (confirmed.primary, confirmed.order) == (self.primary, self.lead_order)
-        return confirmed.nodes if same else frozenset()
+    def confirmed_by(self, confirmed: Confirmed, *, ended: bool = False) -> frozenset[str]:
+        """Those that are in sync with this very lead of this very primary; ``ended``: or were, with one that is over and has no
+        successor yet. That its primary is to come back empty, by a later order, takes nothing from what it fed."""
+        leads = {(self.primary, self.lead_order)}
+        if ended:
+            leads |= {(e.primary, e.order) for e in self.ended}
+        return confirmed.nodes if (confirmed.primary, confirmed.order) in leads else frozenset()
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True):

@@ -223,11 +223,8 @@ class MoveSlots(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Effect = (
-    Start
-    | Stop
-    | Erase
-    | Promote
+EngineEffect = (
+    Promote
     | Follow
     | HandOver
     | Convert
@@ -236,10 +233,6 @@ Effect = (
     | Admit
     | Detach
     | Bind
-    | Configure
-    | Limit
-    | Point
-    | Discover
     | Elect
     | Swap
     | Replicate
@@ -250,6 +243,8 @@ Effect = (
     | Settle
     | MoveSlots
 )
+"""Carried to an engine as they are."""
+Effect = Start | Stop | Erase | Configure | Limit | Point | Discover | EngineEffect
 
 
 def subjects(effect: Effect) -> tuple[str, ...]:

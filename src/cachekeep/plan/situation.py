@@ -14,7 +14,6 @@ from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import (
     Branches,
     Cache,
-    Confirmed,
     Decided,
     Event,
     Moment,
@@ -194,10 +193,10 @@ class Situation:
     def heirs(self, shard: Shard) -> list[Node]:
         """Successors that may hold what no node does any more: the primary is lost, and so is everybody who was in sync."""
         primary = self.primary(shard)
-        fed = _had(shard, self.decided.confirmed)
+        fed = shard.confirmed_by(self.decided.confirmed, ended=True)
         if not fed or primary is None or not self.lost(primary):
             return []
-        had = _had(shard, shard.confirmed)
+        had = shard.confirmed_by(shard.confirmed, ended=True)
         if any(n.name in had and self.runs(n) for n in self.replicas(shard)):
             return []
         there = [n for n in self.decided.successors if n.name in fed and self.runs(n)]
@@ -346,10 +345,3 @@ def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
 
 
 __all__ = ["Policy", "Situation", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]
-
-
-def _had(shard: Shard, confirmed: Confirmed) -> frozenset[str]:
-    """Whom a primary fed, by its own word: the present one, or one whose lead is over and has no successor yet. That it is to come
-    back empty, by a later order, takes nothing from what it fed."""
-    leads = {(shard.primary, shard.lead_order), *((e.primary, e.order) for e in shard.ended)}
-    return confirmed.nodes if (confirmed.primary, confirmed.order) in leads else frozenset()
