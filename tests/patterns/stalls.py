@@ -54,28 +54,31 @@ class Stalls:
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - began - STEP_SECONDS)
 
 
-def unless_stalled(client: Any, lease_seconds: float, attempt: Callable[[], None]) -> None:
-    """``attempt`` holds. Its failure counts unless the machine stalled meanwhile; then it is made again, a few times at most."""
+def unless_stalled(client: Any, lease_seconds: float, attempt: Callable[[float], None]) -> None:
+    """``attempt`` holds with such a lease. Its failure counts unless the machine stalled meanwhile: then it is made again, a few
+    times at most, each with a lease twice as long."""
     for left in reversed(range(TRIES)):
         with Stalls(client) as stalls:
             try:
-                attempt()
+                attempt(lease_seconds)
                 return
             except AssertionError:
                 if not left or not stalls.broke(lease_seconds):
                     raise
+        lease_seconds *= 2
 
 
-async def unless_loop_stalled(client: Any, lease_seconds: float, attempt: Callable[[], Awaitable[None]]) -> None:
+async def unless_loop_stalled(client: Any, lease_seconds: float, attempt: Callable[[float], Awaitable[None]]) -> None:
     """The same on an event loop."""
     for left in reversed(range(TRIES)):
         stalls = Stalls(client)
         watching = asyncio.create_task(stalls.watch())
         try:
-            await attempt()
+            await attempt(lease_seconds)
             return
         except AssertionError:
             if not left or not stalls.broke(lease_seconds):
                 raise
         finally:
             watching.cancel()
+        lease_seconds *= 2

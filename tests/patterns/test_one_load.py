@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import subprocess
@@ -23,8 +22,8 @@ from cachekeep.patterns import AsyncCache, Cache, LoadTimeout, Policy, connect, 
 CALLERS = 50
 UNHURRIED = Policy(fresh_seconds=60, lease_seconds=60)
 """No machine is so slow that this lease lapses."""
-SHORT = Policy(fresh_seconds=60, lease_seconds=1)
-OUTLIVES_SECONDS = 2.5  # Memcached counts whole seconds: its entry for a lease of 1 s lives for less than 2
+OUTLIVES = 2.5
+"""So many leases. Memcached counts whole seconds: what lives for a lease of 1 s there lives for less than 2."""
 
 
 class Counted:
@@ -71,17 +70,17 @@ def test_threads_load_once(cache_url: str) -> None:
 
 
 def test_threads_load_once_though_the_loader_outlives_the_lease(cache_url: str) -> None:
-    caches = [Cache(connect(cache_url), policy=SHORT) for _ in range(2)]
-    keys = itertools.count()
+    clients = [connect(cache_url, timeout_seconds=30) for _ in range(2)]
 
-    def attempt() -> None:
-        key, load = f"k{next(keys)}", Counted(OUTLIVES_SECONDS)
+    def attempt(lease_seconds: float) -> None:
+        caches = [Cache(client, policy=Policy(fresh_seconds=60, lease_seconds=lease_seconds)) for client in clients]
+        key, load = f"k{lease_seconds}", Counted(OUTLIVES * lease_seconds)
         with ThreadPoolExecutor(CALLERS) as pool:
             got = list(pool.map(lambda i: caches[i % 2].get(key, load), range(CALLERS)))
         assert load.runs == 1
         assert got == [{"run": 1}] * CALLERS
 
-    unless_stalled(connect(cache_url), SHORT.lease_seconds, attempt)
+    unless_stalled(connect(cache_url, timeout_seconds=30), 1, attempt)
 
 
 async def test_tasks_load_once(server: Server) -> None:
@@ -93,16 +92,16 @@ async def test_tasks_load_once(server: Server) -> None:
 
 
 async def test_tasks_load_once_though_the_loader_outlives_the_lease(server: Server) -> None:
-    caches = [AsyncCache(connect_async(url(server)), policy=SHORT) for _ in range(2)]
-    keys = itertools.count()
+    clients = [connect_async(url(server), timeout_seconds=30) for _ in range(2)]
 
-    async def attempt() -> None:
-        key, load = f"k{next(keys)}", Counted(OUTLIVES_SECONDS)
+    async def attempt(lease_seconds: float) -> None:
+        caches = [AsyncCache(client, policy=Policy(fresh_seconds=60, lease_seconds=lease_seconds)) for client in clients]
+        key, load = f"k{lease_seconds}", Counted(OUTLIVES * lease_seconds)
         got = await asyncio.gather(*(caches[i % 2].get(key, load.later) for i in range(CALLERS)))
         assert load.runs == 1
         assert got == [{"run": 1}] * CALLERS
 
-    await unless_loop_stalled(connect_async(url(server)), SHORT.lease_seconds, attempt)
+    await unless_loop_stalled(connect_async(url(server), timeout_seconds=30), 1, attempt)
 
 
 def test_separate_caches_in_one_process_share_one_load(cache_url: str) -> None:
@@ -142,7 +141,7 @@ import os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from cachekeep.patterns import Cache, Policy, connect
 url, log, seconds, lease, callers = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
-cache = Cache(connect(url), policy=Policy(fresh_seconds=60, lease_seconds=lease))
+cache = Cache(connect(url, timeout_seconds=30), policy=Policy(fresh_seconds=60, lease_seconds=lease))
 def load():
     with open(log, "ab", buffering=0) as out:
         out.write(b"%d\\n" % os.getpid())
@@ -152,12 +151,14 @@ cache.get("warm-up", lambda: 1)
 print("ready", flush=True)
 sys.stdin.readline()
 with ThreadPoolExecutor(callers) as pool:
-    print(*set(pool.map(lambda _: cache.get("k", load), range(callers))), flush=True)
+    print(*set(pool.map(lambda _: cache.get(sys.argv[6], load), range(callers))), flush=True)
 """
 
 
-def workers(count: int, cache_url: str, log: Path, seconds: float, lease: float, callers: int) -> list[subprocess.Popen[bytes]]:
-    argv = [sys.executable, "-c", WORKER, cache_url, str(log), str(seconds), str(lease), str(callers)]
+def workers(
+    count: int, cache_url: str, log: Path, seconds: float, lease: float, callers: int, key: str = "k"
+) -> list[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-c", WORKER, cache_url, str(log), str(seconds), str(lease), str(callers), key]
     started = [subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
     for one in started:
         assert one.stdout is not None
@@ -176,19 +177,17 @@ def results(running: list[subprocess.Popen[bytes]]) -> set[bytes]:
 
 
 def test_eight_processes_load_once_though_the_loader_outlives_the_lease(cache_url: str, tmp_path: Path) -> None:
-    lease_seconds = 2.0
-    attempts = itertools.count()
 
-    def attempt() -> None:
-        log = tmp_path / f"loads{next(attempts)}"
-        running = workers(8, cache_url, log, lease_seconds + 1.5, lease_seconds, 7)
+    def attempt(lease_seconds: float) -> None:
+        log = tmp_path / f"loads{lease_seconds}"
+        running = workers(8, cache_url, log, lease_seconds + 1.5, lease_seconds, 7, key=log.name)
         for one in running:
             go(one)
         got = results(running)
         assert len(log.read_bytes().split()) == 1
         assert got == set(log.read_bytes().split())
 
-    unless_stalled(connect(cache_url), lease_seconds, attempt)
+    unless_stalled(connect(cache_url, timeout_seconds=30), 2, attempt)
 
 
 def test_a_killed_loader_is_replaced_by_exactly_one_other(cache_url: str, tmp_path: Path) -> None:

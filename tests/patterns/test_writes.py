@@ -104,8 +104,8 @@ def test_the_outcome_of_the_commit_is_unknown(client: Any) -> None:
     cache = Cache(client)
     values = iter(range(1_000_000))
 
-    def attempt() -> None:
-        with pytest.raises(ConnectionResetError), cache.writing("k", lease_seconds=1) as write:
+    def attempt(lease_seconds: float) -> None:
+        with pytest.raises(ConnectionResetError), cache.writing("k", lease_seconds=lease_seconds) as write:
             raise ConnectionResetError("while committing")
         assert write.outcome is Outcome.LAPSING
         first, *others = (cache.get("k", lambda: next(values)) for _ in range(3))
@@ -144,10 +144,10 @@ def test_a_write_slower_than_its_barrier_keeps_it(server: Server) -> None:
     cache = Cache(connect(url(server)))
     admin = valkey.Valkey(port=server.port)
 
-    def attempt() -> None:
-        with cache.writing("k", lease_seconds=1):
+    def attempt(lease_seconds: float) -> None:
+        with cache.writing("k", lease_seconds=lease_seconds):
             mark = admin.get("k")
-            time.sleep(1.5)
+            time.sleep(1.5 * lease_seconds)
             assert admin.get("k") == mark
 
     unless_stalled(connect(url(server)), 1, attempt)
