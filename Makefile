@@ -37,7 +37,7 @@ check: lint ## what a minute can tell: style, rules, operations, wire, 40 seeds
 test: setup-test ## the whole suite (ARGS="-k name" …)
 	@exec $(PYTEST) --durations=20 $(ARGS)
 
-test-slow: setup-test ## also the clients that take minutes (Go, Ansible)
+test-slow: setup-test ## also the clients that take minutes (Go, Java, Ansible)
 	@CACHEKEEP_TEST_SLOW=1 exec $(PYTEST) --durations=20 $(ARGS)
 
 lint: setup-test ## style, and the house in order

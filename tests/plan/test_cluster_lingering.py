@@ -114,14 +114,21 @@ def test_who_led_before_and_since_when_another_does_is_written_down() -> None:
 
 
 def test_it_restarts_when_it_has_sent_its_clients_on_and_not_before() -> None:
-    for policy, span in ((Policy(), SENDING_ON_SECONDS), (Policy(linger_seconds=0.75), 0.75)):
-        cache, view = handed_over(span - 0.5, due="reboot")
+    """A reboot is waited for; an upgrade may take its time."""
+    hasty = Policy(linger_seconds=0.75)
+    for policy, due, span in (
+        (Policy(), "reboot", SENDING_ON_SECONDS),
+        (hasty, "reboot", 0.75),
+        (Policy(), "upgrade", LINGER),
+        (hasty, "upgrade", 0.75),
+    ):
+        cache, view = handed_over(span - 0.5, due=due)
         assert step(cache, view, policy) == Wait(
             0.5, "linger", f"clients of {TWO} are still sent on to {ONE}; then it restarts", about=(TWO,)
         )
         answer = step(cache, view, policy, later(0.5))
         assert isinstance(answer, Decide)
-        assert answer.because == f"{TWO} restarts by plan (reboot)"
+        assert answer.because == f"{TWO} restarts by plan ({due})"
 
 
 def test_one_that_has_not_led_restarts_at_once() -> None:

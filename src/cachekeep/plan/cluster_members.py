@@ -12,7 +12,7 @@ from cachekeep.plan.slots import even
 
 WRITABLE_SECONDS = 2.0
 SENDING_ON_SECONDS = 2.0
-"""A node that has led restarts only after so long: a client that has anything for it meanwhile is told who leads now."""
+"""A node that has led reboots only after so long: a client that has anything for it meanwhile is told who leads now."""
 TOLD_AGAIN_SECONDS = 60.0
 """An event tells of intruders no more often: who is forgotten may come again at once."""
 
@@ -79,11 +79,11 @@ def lingering_seconds(s: Situation) -> float:
 
 def sending_on_seconds(s: Situation, node: Node) -> float:
     """For how much longer a node that has handed its shard over sends on the clients that still come to it, before it stops: for
-    as long as a shard without slots where it goes for good, and not so long where it is back soon."""
+    as long as a shard without slots where it goes for good or nothing presses, and not so long where a reboot is waited for."""
     shard = s.cache.shard(node.shard)
     if not s.clustered or shard is None or shard.led_before != node.name or shard.led_since is None or not s.alive(node):
         return 0.0
-    span = s.policy.linger_seconds if node.leaving else min(s.policy.linger_seconds, SENDING_ON_SECONDS)
+    span = min(s.policy.linger_seconds, SENDING_ON_SECONDS) if node.due == "reboot" else s.policy.linger_seconds
     return span - (s.seconds_since(shard.led_since) or 0.0)
 
 
