@@ -41,6 +41,9 @@ from cachekeep.compute.local.probe import why_not_free
 from cachekeep.compute.local.proc import is_doomed, parse_stat, process_of, sessions_in, stat
 from cachekeep.errors import OrderFailed, Unusable
 
+TCP_REPAIR = 19
+"""tcp(7) does not name it: linux/tcp.h does."""
+
 
 async def seen(driver: LocalDriver, key: Key) -> ProcessSeen:
     return (await driver.look([key]))[key]
@@ -604,6 +607,27 @@ async def test_a_process_that_was_not_killed_is_not_doomed(local: LocalWorld) ->
 )
 def test_endpoints_as_the_kernel_writes_them(text: str, endpoint: tuple[str, int]) -> None:
     assert sockets.parse_endpoint(text) == endpoint
+    assert text in sockets._written(endpoint)
+
+
+@pytest.mark.skipif(sockets.unable() is not None, reason="needs root and ss")
+def test_only_clients_that_nobody_holds_the_other_end_of_are_disconnected() -> None:
+    """A process that has just been started where one has ended has its clients already, accepted or not."""
+    address = new_address()
+    with contextlib.ExitStack() as open_ones:
+        server = open_ones.enter_context(socket.create_server((address, PORT)))
+        clients = [open_ones.enter_context(socket.create_connection((address, PORT), timeout=20)) for _ in range(3)]
+        left, kept = server.accept()[0], open_ones.enter_context(server.accept()[0])
+        left.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # so that it goes without a word, as behind a cut
+        left.close()
+
+        sockets.disconnect(address, PORT)
+        with pytest.raises(ConnectionAbortedError):
+            clients[0].recv(1)
+        late = open_ones.enter_context(server.accept()[0])
+        for client, end in zip(clients[1:], (kept, late), strict=True):
+            client.sendall(b"x")
+            assert end.recv(1) == b"x"
 
 
 async def test_a_fence_ends_the_grace_of_a_stop_under_way(local: LocalWorld) -> None:

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 
 Endpoint = tuple[str, int]
 _SS_SECONDS = 5.0
-_SYN_SENT = "02"
+_ESTABLISHED, _SYN_SENT, _SYN_RECEIVED, _CLOSE_WAIT = "01", "02", "03", "08"
+_HELD = {_ESTABLISHED, _SYN_RECEIVED, _CLOSE_WAIT}
+"""States of a socket that its process has not closed, or has yet to accept. What the dead leave to the kernel is in others."""
 _AT_ONCE = 100
 
 
@@ -57,22 +59,31 @@ def destroy(pid: int) -> str | None:
 
 
 def disconnect(address: str, port: int) -> None:
-    """End every connection of this host to an endpoint. Raises ``OSError``; blocks."""
-    _ss_kill("dst", _shown(address, port))
+    """End those connections of this host to an endpoint of which nobody holds the other end, though nothing that their owners hear
+    says so. Those to a process that has just been started there are left alone. Raises ``OSError``; blocks."""
+    to = (address, port)
+    clients = [local for local, remote, state, _ in _rows("self", to) if remote == to and state == _ESTABLISHED]
+    if clients:  # asked after them: the other end is there before a client counts as connected
+        held = {remote for local, remote, state, _ in _rows("self", to) if local == to and state in _HELD}
+        _end([client for client in clients if client not in held], to)
 
 
 def refuse_dials(address: str, port: int) -> None:
     """Have those of this host who dial an endpoint and have no answer yet fail at once (ECONNABORTED), but for this process.
     Raises ``OSError``; blocks."""
     own = {_target(f"/proc/self/fd/{entry}") for entry in _names("/proc/self/fd")}
+    to = (address, port)
     dialling = [
-        local
-        for local, remote, state, inode in _rows("self")
-        if state == _SYN_SENT and remote == (address, port) and inode not in own
+        local for local, remote, state, inode in _rows("self", to) if state == _SYN_SENT and remote == to and inode not in own
     ]
-    for start in range(0, len(dialling), _AT_ONCE):
-        ports = " or ".join(f"sport = :{number}" for _, number in dialling[start : start + _AT_ONCE])
-        _ss_kill("state", "syn-sent", "dst", _shown(address, port), f"( {ports} )")
+    _end(dialling, to, "state", "syn-sent")
+
+
+def _end(clients: list[Endpoint], to: Endpoint, *which: str) -> None:
+    """Each of these connections to an endpoint."""
+    for start in range(0, len(clients), _AT_ONCE):
+        sources = " or ".join(f"src {_shown(*client)}" for client in clients[start : start + _AT_ONCE])
+        _ss_kill(*which, "dst", _shown(*to), f"( {sources} )")
 
 
 def unable() -> str | None:
@@ -97,15 +108,25 @@ def _shown(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _rows(pid: int | str) -> Iterator[tuple[Endpoint, Endpoint, str, str]]:
-    """Local and remote endpoint, state and ``socket:[INODE]`` of all TCP sockets of a process's network namespace (proc(5),
-    /proc/PID/net/tcp)."""
+def _rows(pid: int | str, either: Endpoint | None = None) -> Iterator[tuple[Endpoint, Endpoint, str, str]]:
+    """Local and remote endpoint, state and ``socket:[INODE]`` of the TCP sockets of a process's network namespace: of all, or of
+    those with this one at either end (proc(5), /proc/PID/net/tcp)."""
+    wanted = None if either is None else _written(either)
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as rows:
             next(rows, None)
             for row in rows:
                 fields = row.split()
-                yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], f"socket:[{fields[9]}]"
+                if wanted is None or not wanted.isdisjoint(fields[1:3]):
+                    yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], f"socket:[{fields[9]}]"
+
+
+def _written(endpoint: Endpoint) -> set[str]:
+    """An endpoint as /proc/PID/net/tcp and tcp6 have it."""
+    address = ipaddress.ip_address(endpoint[0])
+    forms = [address.packed] if address.version == 6 else [address.packed, ipaddress.IPv6Address(f"::ffff:{address}").packed]
+    words = (b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4)) for raw in forms)
+    return {f"{word.hex().upper()}:{endpoint[1]:04X}" for word in words}
 
 
 def _target(link: str) -> str:
