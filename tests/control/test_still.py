@@ -46,6 +46,7 @@ def dead(incarnation: int = 1, ended_at: Moment | None = None) -> ProcessSeen:
 
 FROZEN = ProcessSeen(process="frozen", incarnation=1)
 RUNS = ProcessSeen(process="running", incarnation=1)
+STUCK = ProcessSeen(process="stuck", incarnation=1)
 WELL, BUSY, AWAY, BROKEN = (
     NodeView(answer="complete"),
     NodeView(answer=Silence(reachable=True)),
@@ -63,6 +64,11 @@ WELL, BUSY, AWAY, BROKEN = (
         ([(0.0, RUNS, AWAY)], None),  # whoever reaches it may be served
         ([(0.0, RUNS, BROKEN)], None),  # nothing of ours has arrived there
         ([(0.0, RUNS, BUSY), (0.5, RUNS, AWAY), (1.0, RUNS, BUSY)], 1.0),
+        # its sockets are closed before it is known to hang in the kernel for good
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, BROKEN)], 0.0),
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, BROKEN), (1.0, STUCK, WELL), (9.0, STUCK, WELL)], 0.0),
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, BROKEN), (2.5, RUNS, BROKEN)], None),  # that is not known for long
+        ([(0.0, RUNS, BUSY), (0.5, RUNS, BROKEN), (2.5, RUNS, BUSY)], 2.5),
         ([(0.0, FROZEN, WELL), (1.0, FROZEN, WELL)], 0.0),
         ([(0.0, FROZEN, WELL), (1.0, RUNS, WELL), (2.0, FROZEN, WELL)], 2.0),
         ([(0.0, FROZEN, WELL), (9.0, FROZEN, WELL)], 9.0),  # nobody looked meanwhile: it may have been thawed
@@ -71,7 +77,7 @@ WELL, BUSY, AWAY, BROKEN = (
         ([(0.0, FROZEN, WELL), (1.0, dead(), WELL), (9.0, dead(), WELL)], 0.0),
         ([(0.0, dead(), WELL), (9.0, dead(2), WELL)], 9.0),  # another process is another process
         ([(5.0, dead(1, later(3.0)), WELL)], 3.0),  # the driver saw it
-        ([(5.0, ProcessSeen(process="stuck", incarnation=1), WELL)], 5.0),
+        ([(5.0, STUCK, WELL)], 5.0),
         ([(5.0, ProcessSeen(process=None), WELL)], None),
     ],
 )

@@ -194,18 +194,25 @@ class Observer:
         mute = isinstance(seen.answer, Silence) and seen.answer.reachable is True
         busy = process.process == "running" and (mute or (seen.excuse is not None and seen.excuse.plight in STILL))
         if not (ended or busy or process.process == "frozen"):
-            self._still.pop(key, None)
-            return None
+            broken = process.process == "running" and isinstance(seen.answer, Silence) and seen.answer.reachable is None
+            if (before := self._still.get(key)) is None or not (broken and self._goes_on(before, process, moment)):
+                self._still.pop(key, None)
+                return None
+            return before.since  # not counted as a look: it is as good as the last one for as long as that is
         now = self._clock.moment()
         if (elapsed(moment, now) or 0.0) > STILL_SECONDS / 2:
             moment = now  # we have been halted since we asked, and may not have read an answer that had come
         still = self._still.get(key) or _Still(process.incarnation, moment, moment, ended)
-        went_on = bool(process.heard) and (elapsed(still.since, process.heard[0].asked_at) or 0.0) > 0
-        just_now = (elapsed(still.looked_at, moment) or 0.0) <= STILL_SECONDS and not went_on
-        same = still.incarnation == process.incarnation and (still.ended or just_now)
-        since = still.since if same else moment
+        since = still.since if self._goes_on(still, process, moment) else moment
         self._still[key] = _Still(process.incarnation, since, moment, ended)
         return process.ended_at if ended and process.ended_at is not None else since
+
+    @staticmethod
+    def _goes_on(still: _Still, process: ProcessSeen, moment: Moment) -> bool:
+        """Whether what was still at the last look has been so until this one."""
+        went_on = bool(process.heard) and (elapsed(still.since, process.heard[0].asked_at) or 0.0) > 0
+        just_now = (elapsed(still.looked_at, moment) or 0.0) <= STILL_SECONDS and not went_on
+        return still.incarnation == process.incarnation and (still.ended or just_now)
 
     def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float) -> Answer | None:
         """The answer with how long it has been no better."""
