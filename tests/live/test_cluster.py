@@ -71,7 +71,7 @@ async def views_at(address: str, port: int = 6379) -> dict[str, Shards]:
         (leads,) = [m["ip"] for m in members if m["role"] == "master"] or [""]
         bounds = iter(map(int, shard["slots"]))
         owned = {slot for first, last in zip(bounds, bounds, strict=True) for slot in range(first, last + 1)}
-        assert leads not in by_shards, "nobody is in two shards"
+        assert not leads or leads not in by_shards, "nobody is in two shards"
         by_shards[leads] = owned, {m["ip"] for m in members if m["role"] != "master"}
     address_of = {node["node_id"]: where.rpartition(":")[0] for where, node in nodes.items()}
     by_nodes: dict[str, tuple[set[int], set[str]]] = {a: (set(), set()) for a in address_of.values()}
