@@ -101,7 +101,7 @@ def test_without_a_boot_in_its_moments_what_was_begun_before_it_never_ends(monke
     [
         (_whatever_was_refused, 0, {}),
         (_before_all_is_fed, 20, {}),
-        (_nobody_inherits, 558, {"vocabulary": CLASSIC}),
+        (_nobody_inherits, 31, {"vocabulary": CLASSIC}),
         (_anybody_inherits, 14, {}),
         (_old_nodes_stay, 0, {}),
     ],
