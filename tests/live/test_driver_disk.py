@@ -22,6 +22,7 @@ from cachekeep.errors import OrderFailed
 def hanging(directory: Path) -> Iterator[None]:
     """Until the end of the block, and what was written meanwhile is lost."""
     draft = directory / ".process.json.draft"
+    draft.unlink(missing_ok=True)  # the room for the next record
     os.mkfifo(draft)
     pipe = os.open(draft, os.O_PATH)
     try:

@@ -35,6 +35,9 @@ HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _GONE = ".gone-"
 _COPIED_AT_ONCE_BYTES = 1 << 20
+_DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_RECORD_BYTES = 8 << 10
+"""More than a record has. The next one, an order to lead among them, finds that much room on a disk that is full."""
 HANGS_SECONDS = 5.0
 """A write that takes so long hangs with its disk: nobody else waits behind it."""
 _LAST_SECONDS = 1.0
@@ -71,23 +74,31 @@ def place(text: str, directory: Path, address: str) -> str:
     return text.replace("{dir}", str(directory)).replace("{listen}", address)
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Have ``path`` hold ``content`` in full, mode 0600, or as it was. Raises ``OSError``."""
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, room_bytes: int = 0) -> None:
+    """Have ``path`` hold ``content`` in full, mode 0600, or as it was. Raises ``OSError``. ``room_bytes`` are kept for the next
+    time, if there are so many, so that a disk that is full then takes as much."""
     draft = path.with_name(f".{path.name}.draft")
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(draft, _DRAFT_FLAGS, 0o600)
         try:
+            written = 0
             for part in (content,) if isinstance(content, bytes) else content:
                 view = memoryview(part)
                 while view:
-                    view = view[os.write(fd, view) :]
+                    taken = os.write(fd, view)
+                    written, view = written + taken, view[taken:]
+            os.ftruncate(fd, written)
         finally:
             os.close(fd)
         os.replace(draft, path)
     except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        if not room_bytes:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         raise
+    if room_bytes:
+        with contextlib.suppress(OSError), open(os.open(draft, _DRAFT_FLAGS, 0o600), "wb") as room:
+            os.posix_fallocate(room.fileno(), 0, room_bytes)
 
 
 async def lock_directory(directory: Path, clock: Clock) -> int:
@@ -197,7 +208,7 @@ class Ledger:
         return msgspec.structs.replace(self._records.get(key) or Record(), **changes)
 
     def _write(self, key: Key, record: Record) -> None:
-        write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record))
+        write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record), room_bytes=_RECORD_BYTES)
 
     def _lock_of(self, key: Key) -> threading.Lock:
         with self._lock:
