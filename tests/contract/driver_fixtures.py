@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,6 +59,17 @@ def memcached_spec(name: str = "m.0001", **changes: Any) -> ProcessSpec:
     return ProcessSpec(
         **{"key": ("uid-1", name), "incarnation": 1, "argv": argv, "address": address, "port": PORT, "probe": "memcached"} | changes
     )
+
+
+@contextlib.contextmanager
+def disk_of(size: str, place: Path) -> Iterator[Path]:
+    """A filesystem of its own at ``place``, of so many bytes (tmpfs(5): ``256k``, ``8m``). Needs root."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 async def eventually(holds: Callable[[], bool], *, seconds: float = 60.0) -> None:

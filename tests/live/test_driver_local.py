@@ -24,6 +24,7 @@ from tests.contract.driver_fixtures import (
     LocalWorld,
     alive,
     anyio_backend,  # noqa: F401  (fixture)
+    disk_of,
     eventually,
     local_fixture,  # noqa: F401  (fixture)
     memcached_spec,
@@ -435,11 +436,8 @@ async def test_an_erasure_cut_short_is_finished(local: LocalWorld) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
+    with disk_of("256k", tmp_path / "disk") as path:
+        yield path
 
 
 async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:

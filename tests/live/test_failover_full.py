@@ -6,11 +6,10 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.driver_fixtures import disk_of
 from tests.engines.servers import build_of
 from tests.live.harness import LiveCache, wanted_group
 from tests.live.test_failover import (
@@ -28,16 +27,6 @@ pytestmark = [
 ]
 
 
-@contextlib.contextmanager
-def small_disk(place: Path) -> Iterator[Path]:
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=False)
-
-
 def fill(place: Path) -> Path:
     filling = place / "filling"
     with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -49,7 +38,7 @@ def fill(place: Path) -> Path:
 @ENGINES
 async def test_a_full_disk_keeps_no_replica_from_leading(engine: str, major: int, tmp_path: Path) -> None:
     """Twice: what an order took of the last room is there for the next one."""
-    with small_disk(tmp_path / "small") as place:
+    with disk_of("8m", tmp_path / "small") as place:
         async with LiveCache(place, wanted_group(build_of(engine, major), nodes=4)) as live:
             await whole(live)
             async with writing(live, replicas=1) as writer:
