@@ -54,6 +54,7 @@ types: setup-test ## mypy --strict
 
 layers: setup-test ## imports point down only
 	.venv/bin/lint-imports
+	cd packages/cachekeep-patterns && ../../.venv/bin/lint-imports
 
 bench: setup-bench ## create time, throughput, listing, footprint; ratios against bare servers
 	$(PYTHON) -m benchmarks.bench $(ARGS)

@@ -1,3 +1,3 @@
-"""How the whole suite is run; what holds for every test is in tests/conftest.py."""
+"""How the whole suite is run; what holds for every test is in tests/rules.py."""
 
-pytest_plugins = ["tests.order", "tests.unchanged"]
+pytest_plugins = ["tests.rules", "tests.order", "tests.unchanged"]

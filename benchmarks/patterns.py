@@ -32,7 +32,7 @@ import msgspec
 import valkey
 import valkey.asyncio
 
-from cachekeep.patterns import AsyncCache, Cache, NearCache, Policy, connect, connect_async
+from cachekeep_patterns import AsyncCache, Cache, NearCache, Policy, connect, connect_async
 
 VALUE = {"id": 7, "name": "Ada Lovelace", "tags": ["a", "b"], "text": "x" * 60}
 ROUNDS, PER_ROUND = 11, 250

@@ -29,7 +29,7 @@ from typing import Any
 import valkey
 import valkey.asyncio
 
-from cachekeep.patterns.sessions import AsyncSessionStore, Cookie, SessionStore
+from cachekeep_patterns.sessions import AsyncSessionStore, Cookie, SessionStore
 
 KEY = "benchmark-key-of-a-good-length-0123456789"
 SESSION = {"user": 42, "name": "Ada Lovelace", "cart": [1, 2, 3], "theme": "dark", "seen": "2024-02-29"}
@@ -251,7 +251,7 @@ class Wsgi(Application):
 
 
 def _starlette_ours(port: int) -> Application:
-    from cachekeep.patterns.contrib.starlette import SessionMiddleware
+    from cachekeep_patterns.contrib.starlette import SessionMiddleware
 
     store = AsyncSessionStore(valkey.asyncio.Valkey(port=port))
     cookie = Cookie(secure=False)
@@ -273,7 +273,7 @@ def _starsessions(port: int) -> Application:
 
 
 def _flask_ours(port: int) -> Application:
-    from cachekeep.patterns.contrib.flask import ServerSessions
+    from cachekeep_patterns.contrib.flask import ServerSessions
 
     def install(app: Any) -> None:
         app.session_interface = ServerSessions(SessionStore(valkey.Valkey(port=port)))

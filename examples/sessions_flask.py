@@ -14,8 +14,8 @@ from typing import Any
 import valkey
 from flask import Flask, abort, request, session
 
-from cachekeep.patterns.contrib.flask import ServerSessions
-from cachekeep.patterns.sessions import SessionStore
+from cachekeep_patterns.contrib.flask import ServerSessions
+from cachekeep_patterns.sessions import SessionStore
 
 client = valkey.Valkey.from_url(os.environ.get("SESSION_CACHE", "valkey://127.0.0.1:6379"), socket_timeout=1)
 store = SessionStore(client)

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from cachekeep.patterns.contrib.starlette import SessionMiddleware
-from cachekeep.patterns.sessions import AsyncSessionStore, Cookie, Policy
+from cachekeep_patterns.contrib.starlette import SessionMiddleware
+from cachekeep_patterns.sessions import AsyncSessionStore, Cookie, Policy
 
 kind = valkey.asyncio.ValkeyCluster if os.environ.get("SESSION_CLUSTER") else valkey.asyncio.Valkey
 client = kind.from_url(os.environ.get("SESSION_CACHE", "valkey://127.0.0.1:6379"), socket_timeout=1)

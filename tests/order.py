@@ -13,7 +13,7 @@ import pytest
 
 SLOW = (
     "tests/interrupt/test_cluster_interrupt.py",
-    "tests/patterns/sessions/",
+    "packages/cachekeep-patterns/tests/sessions/",
     "tests/sim/test_guards.py",
     "tests/live/test_failover.py",
     "tests/clients/",
@@ -23,7 +23,7 @@ SLOW = (
     "tests/live/",
     "tests/acceptance/",
     "tests/cli/",
-    "tests/patterns/",
+    "packages/cachekeep-patterns/tests/",
     "tests/contract/",
     "tests/store/",
     "tests/network/",

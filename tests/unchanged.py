@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 ALL, _LEFT_OUT = "CACHEKEEP_TEST_ALL", "CACHEKEEP_TEST_LEAVES_OUT"
-TESTS = "tests/patterns"
-INPUTS = (TESTS, "tests/addresses.py", "tests/conftest.py", "src/cachekeep/patterns", "docs/guide", "requirements/dev.lock")
+LIBRARY = "packages/cachekeep-patterns"
+TESTS = f"{LIBRARY}/tests"
+INPUTS = (LIBRARY, "tests/addresses.py", "tests/rules.py", "docs/guide", "examples", "requirements/dev.lock")
 SERVERS = ("valkey-server", "redis-server", "memcached", "postgres")
 
 
@@ -83,4 +84,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if os.environ.get(_LEFT_OUT) and collection_path == config.rootpath / TESTS else None
+    return True if os.environ.get(_LEFT_OUT) and config.rootpath / TESTS in collection_path.parents else None

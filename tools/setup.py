@@ -73,6 +73,7 @@ NEEDS = (
     ),
     Need("chromium", "chromium", "the session store's test in a browser", tests_only=True),
 )
+LIBRARY = Path("packages", "cachekeep-patterns")
 LOCKS = {"run": "run.lock", "test": "dev.lock", "bench": "bench.lock"}
 
 
@@ -301,12 +302,17 @@ def works(python: Path, *needed: str) -> bool:
     return python.exists() and subprocess.run([str(python), "-c", ask], capture_output=True).returncode == 0
 
 
+def editable(lock: Path) -> list[str]:
+    """What goes in as it is here: the program; for the tests also the client library, which the program does not need."""
+    return ["-e", str(ROOT), *(["-e", str(ROOT / LIBRARY)] if lock.name != LOCKS["run"] else [])]
+
+
 def installed_with_uv(uv: str, venv: Path, lock: Path) -> bool:
     python = venv / "bin" / "python"
     if not works(python) and not ran(uv, "venv", "--quiet", "--clear", "--python", ">=3.11", str(venv)):
         return False
     into = (uv, "pip", "install", "--quiet", "--python", str(python))
-    return ran(*into, "--require-hashes", "-r", str(lock)) and ran(*into, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+    return ran(*into, "--require-hashes", "-r", str(lock)) and ran(*into, "--no-deps", "--no-build-isolation", *editable(lock))
 
 
 def install_with_pip(venv: Path, lock: Path) -> None:
@@ -316,7 +322,7 @@ def install_with_pip(venv: Path, lock: Path) -> None:
     into = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
     if not ran(*into, "--require-hashes", "-r", str(lock)):
         raise SetupFailed("the Python packages could not be installed (the reason is above); run it again to go on")
-    if not ran(*into, "--no-deps", "--no-build-isolation", "-e", str(ROOT)):
+    if not ran(*into, "--no-deps", "--no-build-isolation", *editable(lock)):
         raise SetupFailed("Cachekeep could not be installed into its own environment; the reason is above")
 
 
@@ -343,7 +349,7 @@ def lock_of(purpose: str) -> Path:
 
 def key_of(purpose: str, venv: Path) -> str:
     """Changes when what is to be installed changes, or the place: a copied checkout's environment still names the old one."""
-    held = b"\0".join(path.read_bytes() for path in (ROOT / "pyproject.toml", lock_of(purpose)))
+    held = b"\0".join(path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / LIBRARY / "pyproject.toml", lock_of(purpose)))
     return f"{hashlib.sha256(held).hexdigest()} {venv}"
 
 

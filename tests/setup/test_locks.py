@@ -12,11 +12,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LIBRARY = tomllib.loads((ROOT / "packages" / "cachekeep-patterns" / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
 RUN = [*PROJECT["project"]["dependencies"], *EXTRAS["engines"], *GROUPS["build"], *PROJECT["build-system"]["requires"]]
 BENCH = GROUPS["bench"]
-DEV = [*RUN, *GROUPS["dev"], *EXTRAS["postgres"], *EXTRAS["fast"], *EXTRAS["patterns"]]
+PLUGGED = [text for name, extra in LIBRARY["optional-dependencies"].items() if name != "all" for text in extra]
+DEV = [*RUN, *GROUPS["dev"], *EXTRAS["postgres"], *EXTRAS["fast"], *LIBRARY["dependencies"], *PLUGGED]
 
 
 def pins(name: str) -> dict[str, str]:

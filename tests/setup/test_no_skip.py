@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).parent.parent / "conftest.py"
+RULES = Path(__file__).parent.parent / "rules.py"
 SKIPS = """
 import pytest
 
@@ -32,7 +32,7 @@ MODULE_SKIPS = "import pytest\npytest.skip('needs nft', allow_module_level=True)
 
 
 def run(directory: Path, body: str, no_skip: str) -> subprocess.CompletedProcess[str]:
-    (directory / "conftest.py").write_text(CONFTEST.read_text())
+    (directory / "conftest.py").write_text(RULES.read_text())
     (directory / "test_it.py").write_text(body)
     (directory / "pytest.ini").write_text("[pytest]\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "CACHEKEEP_TEST"))}

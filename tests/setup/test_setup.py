@@ -297,8 +297,14 @@ def test_a_package_that_was_not_to_be_had_is_not_asked_for_on_every_start(
 
 def checkout(setup_script: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose uv is a program that makes an environment and logs; nothing is missing on the machine."""
-    (home / "requirements").mkdir()
-    for name in ("pyproject.toml", "requirements/run.lock", "requirements/dev.lock", "requirements/bench.lock"):
+    for name in (
+        "pyproject.toml",
+        "packages/cachekeep-patterns/pyproject.toml",
+        "requirements/run.lock",
+        "requirements/dev.lock",
+        "requirements/bench.lock",
+    ):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(name)
     monkeypatch.setattr(setup_script, "ROOT", home)
     monkeypatch.setattr(setup_script, "NEEDS", ())

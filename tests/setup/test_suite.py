@@ -12,6 +12,8 @@ import pytest
 from tests import order
 
 ROOT = Path(__file__).parents[2]
+LIBRARY = "packages/cachekeep-patterns"
+TESTS = f"{LIBRARY}/tests"
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
@@ -33,11 +35,11 @@ def test_every_worker_begins_with_its_share_of_the_slow_files_and_nothing_is_los
 def checkout(tmp_path: Path) -> Path:
     """A checkout of two tests, one of them the client library's."""
     for name, text in {
-        "pyproject.toml": "[tool.pytest.ini_options]\ntestpaths = ['tests']\naddopts = '--import-mode=importlib'\n",
+        "pyproject.toml": f"[tool.pytest.ini_options]\ntestpaths = ['tests', '{TESTS}']\naddopts = '--import-mode=importlib'\n",
         "conftest.py": "pytest_plugins = ['unchanged']\n",
         "unchanged.py": (ROOT / "tests" / "unchanged.py").read_text(),
-        "src/cachekeep/patterns/aside.py": "x = 1\n",
-        "tests/patterns/test_library.py": "def test_library(): assert 1\n",
+        f"{LIBRARY}/src/cachekeep_patterns/aside.py": "x = 1\n",
+        f"{TESTS}/test_library.py": "def test_library(): assert 1\n",
         "tests/test_program.py": "def test_program(): assert 1\n",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,7 @@ def ran(checkout: Path, *arguments: str, **environment: str) -> set[str]:
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout
-    assert ("tests/patterns is left out" in done.stdout) == ("::test_library" not in done.stdout), "it is said, and only then"
+    assert (f"{TESTS} is left out" in done.stdout) == ("::test_library" not in done.stdout), "it is said, and only then"
     return {name for name in ("test_library", "test_program") if f"::{name}\n" in done.stdout.partition("PASSED")[2] + "\n"}
 
 
@@ -70,14 +72,14 @@ def test_what_passed_is_left_out_until_it_changes(checkout: Path, workers: tuple
     assert ran(checkout, *workers) == {"test_program"}
     assert ran(checkout, *workers, CI="true") == BOTH
     assert ran(checkout, *workers, CACHEKEEP_TEST_ALL="1") == BOTH
-    assert ran(checkout, *workers, "tests/patterns") == {"test_library"}, "it was asked for by name"
-    (checkout / "src/cachekeep/patterns/aside.py").write_text("x = 2\n")
+    assert ran(checkout, *workers, TESTS) == {"test_library"}, "it was asked for by name"
+    (checkout / LIBRARY / "src/cachekeep_patterns/aside.py").write_text("x = 2\n")
     assert ran(checkout, *workers) == BOTH
 
 
 def test_what_failed_or_was_not_run_whole_is_not_left_out(checkout: Path) -> None:
     assert ran(checkout, "-k", "library") == {"test_library"}
     assert ran(checkout) == BOTH
-    (checkout / "tests/patterns/test_more.py").write_text("def test_more(): assert 0\n")
+    (checkout / f"{TESTS}/test_more.py").write_text("def test_more(): assert 0\n")
     assert ran(checkout) == BOTH
     assert ran(checkout) == BOTH

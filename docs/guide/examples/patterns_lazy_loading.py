@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cachekeep.patterns import Cache, Policy, connect
+from cachekeep_patterns import Cache, Policy, connect
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CACHE_URL", "valkey://127.0.0.1:6379")
 cache = Cache(connect(url), namespace="example", policy=Policy(fresh_seconds=60, stale_seconds=30))

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from cachekeep.patterns import Cache, NearCache, connect
+from cachekeep_patterns import Cache, NearCache, connect
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CACHE_URL", "valkey://127.0.0.1:6379")
 client = connect(url)

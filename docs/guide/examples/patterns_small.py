@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cachekeep.patterns import connect
-from cachekeep.patterns.primitives import Idempotency, Leaderboard, Lock, RateLimiter
+from cachekeep_patterns import connect
+from cachekeep_patterns.primitives import Idempotency, Leaderboard, Lock, RateLimiter
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CACHE_URL", "valkey://127.0.0.1:6379")
 client = connect(url)

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from cachekeep.patterns import connect
+from cachekeep_patterns import connect
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CACHE_URL", "valkey://127.0.0.1:6379")
 reader = sys.argv[2] if len(sys.argv) > 2 else None

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.pool import StaticPool
 
-from cachekeep.patterns import Cache, connect
-from cachekeep.patterns.database import Outbox, QueryCache
+from cachekeep_patterns import Cache, connect
+from cachekeep_patterns.database import Outbox, QueryCache
 
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CACHE_URL", "valkey://127.0.0.1:6379")
 cache = Cache(connect(url), namespace=f"example-{os.getpid()}")

@@ -1,0 +1,20 @@
+"""Small things people expect beside a cache: a lock, a rate limiter, a leaderboard, idempotency keys.
+Each in two faces, X and AsyncX."""
+
+from cachekeep_patterns.primitives.idempotency import AsyncIdempotency, Idempotency
+from cachekeep_patterns.primitives.leaderboard import AsyncLeaderboard, Leaderboard, Standing
+from cachekeep_patterns.primitives.lock import AsyncLock, Lock
+from cachekeep_patterns.primitives.rate import AsyncRateLimiter, Decision, RateLimiter
+
+__all__ = [
+    "AsyncIdempotency",
+    "AsyncLeaderboard",
+    "AsyncLock",
+    "AsyncRateLimiter",
+    "Decision",
+    "Idempotency",
+    "Leaderboard",
+    "Lock",
+    "RateLimiter",
+    "Standing",
+]

@@ -1,0 +1,293 @@
+"""Lock, rate limiter, leaderboard, idempotency keys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import valkey
+
+from cachekeep_patterns import CacheDown, connect, connect_async
+from cachekeep_patterns.errors import DuplicateRequest, KeyReused, LockBusy, LockLost
+from cachekeep_patterns.primitives import (
+    AsyncIdempotency,
+    AsyncLeaderboard,
+    AsyncLock,
+    AsyncRateLimiter,
+    Idempotency,
+    Leaderboard,
+    Lock,
+    RateLimiter,
+    Standing,
+)
+from patterns_rig.servers import Server, cluster, wait_for
+from patterns_rig.stalls import unless_stalled
+
+
+def url(server: Server, scheme: str = "valkey") -> str:
+    return f"{scheme}://127.0.0.1:{server.port}"
+
+
+# --------------------------------------------------------------------------- lock
+
+
+def test_one_holder_at_a_time_and_fences_grow(server: Server) -> None:
+    client = connect(url(server))
+    inside, most = 0, 0
+    fences: list[int] = []
+
+    def work(_: int) -> None:
+        nonlocal inside, most
+        with Lock(client, "l", lease_seconds=5) as fence:
+            inside += 1
+            most = max(most, inside)
+            fences.append(fence)
+            time.sleep(0.001)
+            inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert most == 1
+    assert fences == sorted(set(fences))
+    assert len(fences) == 40
+
+
+def test_a_lock_outlives_its_lease_while_its_holder_lives(server: Server) -> None:
+    client = connect(url(server))
+    lock = Lock(client, "l")
+
+    def attempt(lease_seconds: float) -> None:
+        lock.lease_seconds = lease_seconds
+        with lock:
+            time.sleep(1.5 * lease_seconds)
+            assert lock.held
+            with pytest.raises(LockBusy):
+                Lock(client, "l").acquire(0)
+
+    unless_stalled(connect(url(server)), 1, attempt)
+    assert not lock.held
+    with pytest.raises(LockLost):
+        lock.check()
+
+
+HOLDER = """
+import sys, time
+from cachekeep_patterns import connect
+from cachekeep_patterns.primitives import Lock
+lock = Lock(connect(sys.argv[1]), "l", lease_seconds=0.5)
+print(lock.acquire(), flush=True)
+sys.stdin.readline()
+print(lock.held, flush=True)
+"""
+
+
+def test_a_frozen_holder_knows_that_it_lost_and_its_fence_is_older(server: Server) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, url(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    first = int(holder.stdout.readline())
+    os.kill(holder.pid, signal.SIGSTOP)
+    with Lock(connect(url(server)), "l", wait_seconds=30) as fence:
+        assert fence > first
+        os.kill(holder.pid, signal.SIGCONT)
+        out, _ = holder.communicate("\n", timeout=30)
+        assert out.strip() == "False"
+        assert valkey.Valkey(port=server.port).exists("{l}:lock")  # it did not free what is ours now
+
+
+async def test_async_lock(server: Server) -> None:
+    client = connect_async(url(server))
+    inside = 0
+
+    async def work() -> int:
+        nonlocal inside
+        async with AsyncLock(client, "l", lease_seconds=5) as fence:
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0.001)
+            inside -= 1
+            return fence
+
+    fences = await asyncio.gather(*(work() for _ in range(20)))
+    assert len(set(fences)) == 20
+    await client.aclose()
+
+
+# --------------------------------------------------------------------------- rate limiter
+
+
+def test_a_burst_and_then_an_even_flow(server: Server) -> None:
+    limiter = RateLimiter(connect(url(server)), "api", limit=10, per_seconds=1000)
+    decisions = [limiter.take("ada") for _ in range(12)]
+    assert [bool(one) for one in decisions] == [True] * 10 + [False] * 2
+    assert [one.remaining for one in decisions[:10]] == list(range(9, -1, -1))
+    assert 99 < decisions[10].retry_after_seconds <= 100
+    assert limiter.take("grace")
+    with pytest.raises(ValueError):
+        limiter.take("ada", 11)
+
+
+def test_what_retry_after_promises_holds(server: Server) -> None:
+    limiter = RateLimiter(connect(url(server)), "api", limit=5, per_seconds=0.5, burst=1)
+    assert limiter.take("ada")
+    while refused := limiter.take("ada"):  # where the machine stalls for longer than the limit
+        pass
+    time.sleep(refused.retry_after_seconds + 0.001)
+    assert limiter.take("ada")
+
+
+def test_callers_together_get_no_more_than_the_limit(server: Server) -> None:
+    limiters = [RateLimiter(connect(url(server)), "api", limit=50, per_seconds=10_000) for _ in range(4)]
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(map(bool, pool.map(lambda i: limiters[i % 4].take("ada"), range(200)))) == 50
+
+
+def test_the_limit_cannot_be_checked(frail: Server) -> None:
+    client = connect(url(frail), deadline_seconds=0)
+    frail.kill()
+    with pytest.raises(CacheDown):
+        RateLimiter(client, "api", limit=1, per_seconds=1).take("ada")
+    assert RateLimiter(client, "api", limit=1, per_seconds=1, when_down=True).take("ada")
+    assert not RateLimiter(client, "api", limit=1, per_seconds=1, when_down=False).take("ada")
+
+
+async def test_async_rate_limiter(server: Server) -> None:
+    client = connect_async(url(server))
+    limiter = AsyncRateLimiter(client, "api", limit=3, per_seconds=1000)
+    assert sum(map(bool, await asyncio.gather(*(limiter.take("ada") for _ in range(10))))) == 3
+    await client.aclose()
+
+
+# --------------------------------------------------------------------------- leaderboard
+
+
+def test_leaderboard(server: Server) -> None:
+    board = Leaderboard(connect(url(server)), "game")
+    for member, score in (("ada", 10), ("grace", 30), ("emmy", 20), ("hedy", 20), ("mary", 5)):
+        board.record(member, score)
+    board.record("ada", 1)  # not better
+    assert board.standing("ada") == Standing("ada", 10, 4)
+    assert board.standing("nobody") is None
+    assert [(one.member, one.rank) for one in board.top(3)] == [("grace", 1), ("hedy", 2), ("emmy", 2)]
+    assert [one.member for one in board.top(2, skip=3)] == ["ada", "mary"]
+    assert [one.member for one in board.around("emmy", 1)] == ["hedy", "emmy", "ada"]
+    assert [one.member for one in board.around("grace", 1)] == ["grace", "hedy"]
+    assert board.around("nobody") == []
+    assert board.add("mary", 25.5) == 30.5
+    assert board.top(1) == [Standing("mary", 30.5, 1)]
+    assert board.remove("mary")
+    assert not board.remove("mary")
+
+
+async def test_async_leaderboard(server: Server) -> None:
+    client = connect_async(url(server))
+    board = AsyncLeaderboard(client, "game")
+    await board.add("ada", 2)
+    await board.record("grace", 3)
+    assert [one.member for one in await board.top()] == ["grace", "ada"]
+    assert await board.standing("ada") == Standing("ada", 2, 2)
+    assert len(await board.around("ada")) == 2
+    await client.aclose()
+
+
+# --------------------------------------------------------------------------- idempotency
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "memcached"])
+def test_a_request_sent_many_times_is_carried_out_once(scheme: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("server" if scheme == "valkey" else "memory")
+    requests = [Idempotency(connect(url(server, scheme))) for _ in range(4)]
+    done = []
+
+    def pay() -> dict[str, int]:
+        time.sleep(0.05)
+        done.append(1)
+        return {"receipt": 7}
+
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda i: requests[i % 4].run("order-1", pay, arguments={"amount": 5}, wait_seconds=30), range(16)))
+    assert got == [{"receipt": 7}] * 16
+    assert done == [1]
+    with pytest.raises(KeyReused):
+        requests[0].run("order-1", pay, arguments={"amount": 6})
+
+
+def test_a_running_request_and_a_failed_one(server: Server) -> None:
+    requests = Idempotency(connect(url(server)))
+    gate, began = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        began.set()
+        gate.wait(30)
+        return 1
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(requests.run, "k", slow)
+        assert began.wait(30)
+        with pytest.raises(DuplicateRequest):
+            requests.run("k", slow)
+        gate.set()
+        assert first.result() == 1
+    assert requests.run("k", slow) == 1
+    with pytest.raises(ZeroDivisionError):
+        requests.run("f", lambda: 1 // 0)
+    assert requests.run("f", lambda: 2) == 2
+
+
+DIES = """
+import os, sys
+from cachekeep_patterns import connect
+from cachekeep_patterns.primitives import Idempotency
+Idempotency(connect(sys.argv[1]), lease_seconds=0.5, at_most_once=sys.argv[2] == "once").run("k", lambda: os._exit(9))
+"""
+
+
+def test_the_process_dies_half_way(server: Server) -> None:
+    requests = Idempotency(connect(url(server)), lease_seconds=0.5)
+    subprocess.run([sys.executable, "-c", DIES, url(server), "again"], check=False)
+    assert requests.run("k", lambda: 1, wait_seconds=30) == 1  # after the lease
+    valkey.Valkey(port=server.port).flushall()
+    subprocess.run([sys.executable, "-c", DIES, url(server), "once"], check=False)
+    with pytest.raises(DuplicateRequest):
+        requests.run("k", lambda: 1, wait_seconds=1)
+
+
+def test_nothing_is_done_if_it_cannot_be_told(frail: Server) -> None:
+    requests = Idempotency(connect(url(frail), deadline_seconds=0))
+    frail.kill()
+    with pytest.raises(CacheDown):
+        requests.run("k", lambda: pytest.fail("it was carried out"))
+
+
+async def test_async_idempotency(server: Server) -> None:
+    client = connect_async(url(server))
+    requests = AsyncIdempotency(client)
+    done = []
+
+    async def pay() -> int:
+        await asyncio.sleep(0.02)
+        done.append(1)
+        return 7
+
+    assert await asyncio.gather(*(requests.run("k", pay, wait_seconds=30) for _ in range(10))) == [7] * 10
+    assert done == [1]
+    await client.aclose()
+
+
+def test_all_of_it_works_in_a_cluster() -> None:
+    with cluster(3) as servers:
+        client = connect(url(servers[0]), cluster=True)
+        for i in range(6):
+            with Lock(client, f"l{i}") as fence:
+                assert fence == 1
+            assert RateLimiter(client, f"r{i}", limit=1, per_seconds=10).take("ada")
+            assert Idempotency(client).run(f"k{i}", lambda: 1) == 1
+        board = Leaderboard(client, "game")
+        board.record("ada", 1)
+        wait_for(lambda: board.standing("ada") == Standing("ada", 1, 1), "the standing")

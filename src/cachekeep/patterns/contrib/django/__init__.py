@@ -1,1 +1,0 @@
-"""Django: `cachekeep.patterns.contrib.django.sessions` (SESSION_ENGINE) and `….cache.ValkeyCache` (CACHES)."""
