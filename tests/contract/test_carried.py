@@ -8,14 +8,14 @@ import pytest
 from tests.engines.servers import Orders
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import ApplySettings, CarriedBy, LinkEffect, PublishDiscovery, named_by
+from cachekeep.compute.contract import ApplyParts, CarriedBy, LinkEffect, PublishDiscovery, named_by
 from cachekeep.compute.link import EngineLink
-from cachekeep.model import Configure, Discover, Effect, Erase, Limit, Point, Start, Stop, Witness
+from cachekeep.model import Apply, Discover, Effect, Erase, Point, Start, Stop, Witness
 from cachekeep.sim.cluster import ClusterWorld
 from cachekeep.sim.cluster_doors import SimClusteredLink
 
-DRIVERS_AND_FRONTS = {Start, Stop, Erase, Limit, Point}
-COMPOSED = {Configure: ApplySettings, Discover: PublishDiscovery}
+DRIVERS_AND_FRONTS = {Start, Stop, Erase, Point}
+COMPOSED = {Apply: ApplyParts, Discover: PublishDiscovery}
 """Effects that take more than the link, and what they come down to for it."""
 
 

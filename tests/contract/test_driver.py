@@ -241,7 +241,7 @@ async def test_nobody_unknown_takes_orders(world: World) -> None:
     with pytest.raises(OrderFailed, match="never started"):
         await driver.admit(("uid-1", "nobody"), 1)
     with pytest.raises(OrderFailed, match="never started"):
-        await driver.rewrite(("uid-1", "nobody"), {"x": File("y")}, live_digest="d")
+        await driver.rewrite(("uid-1", "nobody"), {"x": File("y")}, digests={"settings": "d"})
 
 
 async def test_a_new_incarnation_keeps_the_last_order(world: World) -> None:
@@ -329,15 +329,15 @@ async def test_when_a_process_ended_is_known_if_somebody_saw_it(world: World) ->
 async def test_the_digest_follows_a_rewrite(world: World) -> None:
     driver, spec = await world.driver(), world.spec()
     await driver.start(spec)
-    await driver.rewrite(spec.key, spec.files, live_digest="second")
-    assert (await seen(driver, spec.key)).live_digest == "second"
+    await driver.rewrite(spec.key, spec.files, digests={"settings": "second"})
+    assert (await seen(driver, spec.key)).digests == {**spec.digests, "settings": "second"}
 
 
 async def test_processes_outlive_the_driver_and_are_known_again(world: World) -> None:
     driver, spec = await world.driver(), world.spec(incarnation=2)
     await driver.start(spec)
     assert await driver.admit(spec.key, 6)
-    await driver.rewrite(spec.key, spec.files, live_digest="d")
+    await driver.rewrite(spec.key, spec.files, digests={"settings": "d"})
     before = await seen(driver, spec.key)
     driver = await world.driver()
     assert await seen(driver, spec.key) == before

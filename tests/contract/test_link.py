@@ -10,7 +10,7 @@ import uvloop
 from tests.contract.link_fixtures import World, real_engines, world
 from tests.engines.servers import carry, until
 
-from cachekeep.compute.contract import ApplySettings, Key, Link, Target
+from cachekeep.compute.contract import ApplyParts, Key, Link, Target
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Admit, Bind, Detach, Follow, HandOver, Interrupt, NodeView, Plight, Promote, Silence
 
@@ -166,15 +166,15 @@ async def test_promote_with_a_taken_address_fails_and_the_node_still_serves_its_
 async def test_settings_apply_all_or_none_and_leave_others_alone(world: World) -> None:
     (node,) = await world.start(1)
     await carry(world.link, Promote(node.name, 1, (node.address,)), node)
-    await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "1"}), node)
-    await carry(world.link, ApplySettings(node.name, {"maxmemory": "104857600"}), node)
+    await carry(world.link, ApplyParts(node=node.name, settings={"min-replicas-to-write": "1"}), node)
+    await carry(world.link, ApplyParts(node=node.name, settings={"maxmemory": "104857600"}), node)
     with pytest.raises(Exception, match="NOREPLICAS"):
         await world.write(node.address, "k", "v")
     with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
-        await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "0", "no-such-setting": "1"}), node)
+        await carry(world.link, ApplyParts(node=node.name, settings={"min-replicas-to-write": "0", "no-such-setting": "1"}), node)
     with pytest.raises(Exception, match="NOREPLICAS"):
         await world.write(node.address, "k", "v")
-    await carry(world.link, ApplySettings(node.name, {"min-replicas-to-write": "0"}), node)
+    await carry(world.link, ApplyParts(node=node.name, settings={"min-replicas-to-write": "0"}), node)
     await world.write(node.address, "k", "v")
 
 
@@ -182,12 +182,12 @@ async def test_settings_apply_all_or_none_and_leave_others_alone(world: World) -
 async def test_a_limit_of_memory_is_in_force_at_once(world: World) -> None:
     (node,) = await world.start(1)
     await carry(world.link, Promote(node.name, 1, (node.address,)), node)
-    await carry(world.link, ApplySettings(node.name, {"maxmemory": "1048576", "maxmemory-policy": "noeviction"}), node)
+    await carry(world.link, ApplyParts(node=node.name, settings={"maxmemory": "1048576", "maxmemory-policy": "noeviction"}), node)
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k", "v" * 2_000_000)
         await world.write(node.address, "k2", "v")
     with pytest.raises(OrderFailed, match=r"no-such-setting|nsupported|nknown"):
-        await carry(world.link, ApplySettings(node.name, {"maxmemory": "536870912", "no-such-setting": "1"}), node)
+        await carry(world.link, ApplyParts(node=node.name, settings={"maxmemory": "536870912", "no-such-setting": "1"}), node)
     with pytest.raises(Exception, match="maxmemory"):
         await world.write(node.address, "k2", "v")
 

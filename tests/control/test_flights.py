@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachekeep.control.flights import LONGEST_REST_SECONDS, STEADY_SECONDS, Flights
-from cachekeep.model import Configure, Follow, Start, Stop
+from cachekeep.model import Apply, Follow, Start, Stop
 
 UID, START, FOLLOW = "u1", Start("demo-002"), Follow("demo-002", "demo-001", 1)
 
@@ -91,11 +91,11 @@ def test_what_nobody_asks_for_any_more_is_forgotten(flights: Flights, time: Time
 
 def test_how_something_ends_that_was_overtaken_means_nothing(flights: Flights) -> None:
     flights.begin(UID, START, "because", deadline_seconds=20)
-    flights.begin(UID, Configure("demo-003"), "because", deadline_seconds=20)
+    flights.begin(UID, Apply("demo-003", ("settings",)), "because", deadline_seconds=20)
     flights.begin(UID, Stop("demo-002"), "because", deadline_seconds=20)
     flights.end(UID, START, "stopped while it was starting")
     flying, failures = flights.seen(UID)
-    assert [f.effect for f in flying] == [Configure("demo-003"), Stop("demo-002")]
+    assert [f.effect for f in flying] == [Apply("demo-003", ("settings",)), Stop("demo-002")]
     assert (failures, flights.problems(UID)) == ((), {})
 
 

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_of, carry, node_of, servers
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import ApplySettings
+from cachekeep.compute.contract import ApplyParts
 from cachekeep.compute.link import EngineLink
 from cachekeep.engines.catalogue import Build, family_of
-from cachekeep.engines.config import boot_digest, live_digest, pending_reboot, settings, within
+from cachekeep.engines.config import settings, within
 from cachekeep.engines.launch import launch
 from cachekeep.engines.parameters import defaults, parameters
+from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import default_user
 from cachekeep.model import Shard
 
@@ -67,10 +68,10 @@ def test_a_live_change_needs_no_reboot_and_a_boot_change_does() -> None:
     cache, node = of()
     live, node = of(parameters={"maxmemory-policy": "noeviction"})
     boot, node = of(parameters={"databases": "3"})
-    assert live_digest(live, node) != live_digest(cache, node)
-    assert not pending_reboot(live, node, boot_digest(cache, node))
-    assert live_digest(boot, node) == live_digest(cache, node)
-    assert pending_reboot(boot, node, boot_digest(cache, node))
+    runs_with = runtime(cache, node).digests
+    for changed, part in ((live, "settings"), (boot, "boot")):
+        digests = runtime(changed, node).digests
+        assert {p for p in digests if digests[p] != runs_with[p]} == {part}
 
 
 @pytest.mark.parametrize(
@@ -83,14 +84,14 @@ def test_a_live_change_needs_no_reboot_and_a_boot_change_does() -> None:
 )
 def test_a_primary_that_may_be_starved_depends_on_its_replicas(parameters: dict[str, str], needed: str, lag: str) -> None:
     cache, node = of(parameters=parameters)
-    before = live_digest(cache, node)
+    before = runtime(cache, node).digests["settings"]
     shard = Shard(id=node.shard, primary=node.name, min_replicas=2)
     armed = replace(cache, decided=replace(cache.decided, shards=(shard,)))
     live = settings(armed, node).live
     assert (live["min-replicas-to-write"], live["min-replicas-max-lag"]) == (needed, lag)
-    assert (live_digest(armed, node) == before) == (settings(cache, node).live == live)
+    assert (runtime(armed, node).digests["settings"] == before) == (settings(cache, node).live == live)
     replica = replace(armed, decided=replace(armed.decided, shards=(replace(shard, primary="another"),)))
-    assert live_digest(replica, node) == before, "a replica does not"
+    assert runtime(replica, node).digests["settings"] == before, "a replica does not"
 
 
 def test_the_password_is_only_in_a_secret_file() -> None:
@@ -122,7 +123,7 @@ def test_real_servers_run_with_every_setting_and_take_the_live_ones_again(engine
             link = EngineLink(Orders(), SystemClock())
             await carry(
                 link,
-                ApplySettings(server.target.name, within(expected.live, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+                ApplyParts(node=server.target.name, settings=within(expected.live, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
                 server.target,
             )
             await link.aclose()

@@ -36,7 +36,7 @@ from cachekeep.clock import SystemClock, boot_id
 from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import LocalDriver, sockets
 from cachekeep.compute.local import driver as driver_module
-from cachekeep.compute.local.ledger import write_atomically
+from cachekeep.compute.local.ledger import Ledger, write_atomically
 from cachekeep.compute.local.output import LOG_KEPT_BYTES
 from cachekeep.compute.local.probe import why_not_free
 from cachekeep.compute.local.proc import is_doomed, parse_stat, process_of, sessions_in, stat
@@ -65,6 +65,18 @@ def test_state_letters(letters: str, process: str) -> None:
 def test_a_command_name_may_look_like_the_rest_of_the_line() -> None:
     rest = " ".join(["R", "7", "42", "42", *"0" * 15, "99", "0"])
     assert parse_stat(f"42 (a) S 1 (b) {rest}")[:] == ("R", 7, 42, 42, 99)
+
+
+def test_what_a_release_wrote_that_knew_two_digests_is_known_still(tmp_path: Path) -> None:
+    """So nobody is told that a node has to restart; what was never written down is told anew."""
+    for name, record in {"old": {"live_digest": "l", "boot_digest": "b"}, "new": {"digests": {"acl": "a"}}, "bare": {}}.items():
+        directory = tmp_path / "uid" / name
+        directory.mkdir(parents=True)
+        (directory / "process.json").write_bytes(msgspec.json.encode({"incarnation": 3, **record}))
+    ledger = Ledger(tmp_path, tmp_path)
+    ledger.load()
+    found = {name: record.digests for name in ("old", "new", "bare") if (record := ledger.get(("uid", name)))}
+    assert found == {"old": {"settings": "l", "boot": "b"}, "new": {"acl": "a"}, "bare": {}}
 
 
 async def test_memcached_starts_and_is_adopted(local: LocalWorld) -> None:
@@ -154,7 +166,7 @@ async def test_files_keep_to_their_directory(local: LocalWorld, name: str) -> No
 async def test_a_rewrite_is_all_new_or_all_old(local: LocalWorld) -> None:
     driver, spec = await local.driver(), redis_spec()
     await driver.start(spec)
-    await driver.rewrite(spec.key, {"users.acl": File("in {dir} at {listen}")}, live_digest="d2")
+    await driver.rewrite(spec.key, {"users.acl": File("in {dir} at {listen}")}, digests={"settings": "d2"})
     directory = local.directory / "nodes" / "uid-1" / "a-001"
     assert (directory / "users.acl").read_text() == f"in {directory} at {spec.address}"
     assert modes.S_IMODE((directory / "users.acl").stat().st_mode) == 0o600
@@ -454,9 +466,9 @@ async def test_a_full_disk_is_said_and_forgiven(small_disk: Path) -> None:
     for order in (2, 3):
         assert await driver.admit(spec.key, order), "for orders there is always room"
     with pytest.raises(OrderFailed, match="No space left"):
-        await driver.rewrite(spec.key, {"redis.conf": File("x" * 100_000)}, live_digest="d")
+        await driver.rewrite(spec.key, {"redis.conf": File("x" * 100_000)}, digests={"settings": "d"})
     found = await seen(driver, spec.key)
-    assert (found.process, found.last_order, found.live_digest) == ("running", 3, None)
+    assert (found.process, found.last_order, found.digests) == ("running", 3, {})
     await driver.stop(spec.key, grace_seconds=0)
     assert (await seen(driver, spec.key)).process == "exited"
     filler.unlink()

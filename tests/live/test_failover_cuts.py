@@ -30,7 +30,7 @@ from tests.live.test_failover import (
 
 from cachekeep.chaos.cuts import Cuts, unusable
 from cachekeep.compute.contract import Key
-from cachekeep.engines.config import live_digest
+from cachekeep.engines.runtime import runtime
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache
 from cachekeep.plan import Policy
@@ -169,7 +169,7 @@ async def _armed(live: LiveCache, cache: Cache) -> bool:
     """The primary has its orders to take no writes without its replicas, and is known to have them."""
     primary = cache.node(live.primary_of(cache))
     assert primary is not None
-    in_force = (await live.view()).node(primary.name).live_digest == live_digest(cache, primary)
+    in_force = runtime(cache, primary).is_in((await live.view()).node(primary.name).digests, "settings")
     return cache.decided.shards[0].min_replicas > 0 and in_force
 
 

@@ -13,10 +13,10 @@ from tests.addresses import new_address
 from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, Server, build_of, carry, servers, until
 
 from cachekeep.clock import SystemClock
-from cachekeep.compute.contract import ApplySettings
+from cachekeep.compute.contract import ApplyParts
 from cachekeep.compute.line import parse_resp
 from cachekeep.compute.link import EngineLink
-from cachekeep.engines.config import settings
+from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import ADMIN, MOVER, REPLICA, secret_of
 from cachekeep.model import Follow, Promote
 
@@ -58,9 +58,16 @@ async def linked_as(replica: Server, primary: Server) -> str | None:
     return next((word.partition("=")[2] for word in words if word.startswith("user=")), None)
 
 
-def ours(server: Server) -> dict[str, str]:
-    """Of what a node is set to, what this is about."""
-    return {"masteruser": settings(server.cache, server.node).live["masteruser"]}
+def users_of(server: Server) -> ApplyParts:
+    """All that a node of this release knows."""
+    return ApplyParts(node=server.node.name, acl=runtime(server.cache, server.node).acl)
+
+
+def login_of(server: Server) -> ApplyParts:
+    """What it says to its primary."""
+    login = runtime(server.cache, server.node).login
+    assert login is not None
+    return ApplyParts(node=server.node.name, login=login.user)
 
 
 async def as_before(server: Server) -> None:
@@ -151,6 +158,8 @@ async def test_nodes_of_a_release_before_go_over_one_after_the_other(engine: str
         await as_before(old)
         await as_before(other)
         async with link() as made:
+            for server in (old, other):
+                await carry(made, users_of(server), server.target)
             for order, (primary, replicas) in enumerate([(old, (other, new)), (new, (old, other)), (other, (new, old))], start=1):
                 await carry(made, Promote(primary.node.name, order, (primary.node.address,)), primary.target)
                 for replica in replicas:
@@ -158,8 +167,7 @@ async def test_nodes_of_a_release_before_go_over_one_after_the_other(engine: str
                 for replica in replicas:
                     await until(lambda r=replica, p=primary: linked_as(r, p))
             for server in (new, old, other):
-                name = server.node.name
-                await carry(made, ApplySettings(name, ours(server)), server.target)
+                await carry(made, login_of(server), server.target)
                 assert await linked_as(new, other)
                 assert await linked_as(old, other)
             await ask(other, "CLIENT", "KILL", "TYPE", "replica")
@@ -169,13 +177,19 @@ async def test_nodes_of_a_release_before_go_over_one_after_the_other(engine: str
 
 
 @engines
-async def test_a_node_that_could_not_be_told_at_first_is_told_with_its_settings(engine: str, major: int, tmp_path: Path) -> None:
+async def test_a_node_is_told_anew_what_it_was_never_told_or_lost(engine: str, major: int, tmp_path: Path) -> None:
+    """All of it begins anew: what somebody has added to a user is gone, and clients that are there notice nothing."""
     with servers(build_of(engine, major), tmp_path, 1) as (server,):
-        async with link() as made:
-            await made.look(server.target, deadline_seconds=30)
+        async with link() as made, valkey.asyncio.Valkey(host=server.node.address, port=server.node.port) as user:
+            mine = await user.client_id()
             await as_before(server)
-            await carry(made, ApplySettings(server.node.name, ours(server)), server.target)
+            await ask(server, "ACL", "SETUSER", "default", "+config")
+            await carry(made, users_of(server), server.target)
+            await carry(made, login_of(server), server.target)
             assert await ask(server, "PING", user=REPLICA)
             assert await ask(server, "PING", user=MOVER)
             told = await ask(server, "CONFIG", "GET", "masterauth")
             assert secret_of(REPLICA, PASSWORD) in str(told)
+            assert await user.client_id() == mine
+            with pytest.raises(valkey.exceptions.NoPermissionError):
+                await user.config_get("maxmemory")

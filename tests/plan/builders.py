@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import boot_digest, live_digest
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import (
     Cache,
     Confirmed,
@@ -181,8 +181,7 @@ def _node(cache: Cache, shard: Shard, node: Node) -> NodeView:
         lead_order=shard.lead_order if leads else 0,
         replicas=tuple(ReplicaSeen(n.address, n.port, True, 1000, 0) for n in others if n.name in shard.in_sync) if leads else (),
         bound=frozenset(bound),
-        live_digest=live_digest(cache, node),
-        boot_digest=boot_digest(cache, node),
+        digests=runtime(cache, node).digests,
     )
 
 

@@ -30,7 +30,7 @@ def settled(shards: int) -> tuple[Cache, View]:
     step = plan(cache, view, NOW, MOMENT)
     assert isinstance(step, Decide)
     decided = replace(step.decided, configuration_node=step.decided.nodes[0].name)
-    from cachekeep.engines.config import boot_digest, live_digest
+    from cachekeep.engines.runtime import runtime
 
     cache = replace(cache, decided=decided)
     ids = frozenset(cluster_node_id(cache, n) for n in decided.nodes)
@@ -54,8 +54,7 @@ def settled(shards: int) -> tuple[Cache, View]:
                 bound=frozenset(
                     {node.address, decided.configuration_address or ""} if node is decided.nodes[0] else {node.address}
                 ),
-                live_digest=live_digest(cache, node),
-                boot_digest=boot_digest(cache, node),
+                digests=runtime(cache, node).digests,
                 cluster=ClusterSeen(
                     id=cluster_node_id(cache, node), ok=True, epoch=shard.epoch, slots=shard.owned if leads else (), knows=ids
                 ),

@@ -10,8 +10,9 @@ from tests.plan.builders import MOMENT, gone, later, step
 from tests.plan.test_cluster_keeping import THREE, one_shard, stopped_by
 from tests.plan.test_cluster_plan import ONE, OTHER, TWO, cluster, electing, first, seen, settled, shard
 
-from cachekeep.engines.config import live_digest, settings
-from cachekeep.model import Act, Cache, Configure, Decide, Elect, Silence, View
+from cachekeep.engines.config import settings
+from cachekeep.engines.runtime import runtime
+from cachekeep.model import Act, Apply, Cache, Decide, Elect, Silence, View
 
 
 def rival(**changes: Any) -> tuple[Cache, View]:
@@ -43,17 +44,17 @@ def test_a_takeover_is_called_off_when_nothing_comes_of_it() -> None:
 
 def test_nobody_takes_over_while_another_could_be_elected() -> None:
     cache, view = rival()
-    assert step(cache, view) == Act(((Configure(THREE),),), f"{THREE} abstains from elections while {TWO} takes over")
+    assert step(cache, view) == Act(((Apply(THREE, ("settings",)),),), f"{THREE} abstains from elections while {TWO} takes over")
     taker, third = cache.node(TWO), cache.node(THREE)
     assert taker is not None
     assert third is not None
     assert settings(cache, third).live["cluster-replica-no-failover"] == "yes"
     assert settings(cache, taker).live["cluster-replica-no-failover"] == "no"
-    confirmed = rival(live_digest=live_digest(cache, third))
+    confirmed = rival(digests=runtime(cache, third).digests)
     assert first(step(*confirmed)) == Elect(TWO, 2, True, (OTHER, "demo-0003-001"))
     over = shard(cache, seize=False, moving_to=None)
     assert settings(over, third).live["cluster-replica-no-failover"] == "no"
-    assert live_digest(over, third) != live_digest(cache, third), "so it is configured again"
+    assert runtime(over, third).digests != runtime(cache, third).digests, "so it is configured again"
 
 
 def test_one_that_is_gone_cannot_be_elected() -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, step
 
-from cachekeep.engines.config import boot_digest, live_digest
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import Act, Cache, Decide, Erase, FrontView, Start, View, Wait
 from cachekeep.plan import Policy
 from cachekeep.plan.members import addresses_needed
@@ -69,8 +69,7 @@ def test_no_setting_of_an_engine_changes() -> None:
     before = group(3)
     after = replace(before, wanted=replace(before.wanted, **ON))
     for node in before.decided.nodes:
-        assert live_digest(before, node) == live_digest(after, node)
-        assert boot_digest(before, node) == boot_digest(after, node)
+        assert runtime(before, node).digests == runtime(after, node).digests
 
 
 def test_it_is_modifying_until_the_front_answers_and_available_then() -> None:

@@ -94,7 +94,7 @@ def test_who_was_in_sync_with_a_lead_that_is_over(confirmed: Confirmed, in_sync:
 def test_who_takes_no_writes_without_replicas(policy: Policy, changes: Any, digest: bool, name: str, armed: bool) -> None:
     """Of it, what was acknowledged after it was last heard is what starving costs."""
     cache = with_lead(group(), **changes)
-    view = running(cache, name) if digest else running(cache, name, live_digest="other")
+    view = running(cache, name) if digest else running(cache, name, digests={"settings": "other"})
     at = later(-1)
     view = replace(view, still_since=at)
     s = situation(cache, healthy(cache, **{name.replace("-", "_"): view}), policy)

@@ -10,9 +10,9 @@ from tests.plan.builders import MOMENT, NOW, decided, gone, group, healthy, memc
 
 from cachekeep.model import (
     Act,
+    Apply,
     Bind,
     Cache,
-    Configure,
     Convert,
     Decide,
     Discover,
@@ -77,11 +77,11 @@ def absent(*names: str) -> dict[str, NodeView]:
         (Start("a"), Start("b"), False, False),
         (Follow("a", "b", 1), Promote("b", 1, ()), False, False),
         (Follow("a", "b", 2), Bind("a", ()), True, False),
-        (Promote("a", 2, ()), Configure("a"), False, False),
-        (Configure("a"), Follow("a", "b", 2), False, False),
-        (Configure("a"), Configure("a"), True, False),
-        (Configure("a"), Configure("b"), False, False),
-        (Stop("a"), Configure("a"), False, True),
+        (Promote("a", 2, ()), Apply("a", ("settings",)), False, False),
+        (Apply("a", ("settings",)), Follow("a", "b", 2), False, False),
+        (Apply("a", ("settings",)), Apply("a", ("settings",)), True, False),
+        (Apply("a", ("settings",)), Apply("b", ("settings",)), False, False),
+        (Stop("a"), Apply("a", ("settings",)), False, True),
         (Promote("demo-002", 3, ()), HAND_OVER, True, False),
         (Point("readers", ("a",)), Point("readers", ("b",)), True, False),
         (Stop("a"), Start("a"), False, True),
@@ -163,8 +163,8 @@ def test_settings_that_one_does_not_take_are_given_to_the_others() -> None:
     cache = group()
     other = replace(cache, wanted=replace(cache.wanted, parameters={"maxmemory-policy": "allkeys-lru"}))
     stale = {n.name.replace("-", "_"): running(cache, n.name) for n in cache.decided.nodes}
-    view = failed(healthy(other, **stale), Configure("demo-001"))
-    assert stages(step(other, view)) == ((Configure("demo-002"), Configure("demo-003")),)
+    view = failed(healthy(other, **stale), Apply("demo-001", ("settings",)))
+    assert stages(step(other, view)) == ((Apply("demo-002", ("settings",)), Apply("demo-003", ("settings",))),)
 
 
 def test_a_memcached_node_that_hangs_keeps_nobody_from_the_list() -> None:
@@ -303,7 +303,7 @@ def test_a_fence_waits_for_nothing() -> None:
     nodes = tuple(replace(n, condemned=n.name == "demo-001") for n in cache.decided.nodes)
     cache = replace(cache, decided=replace(cache.decided, nodes=nodes))
     view = healthy(cache, demo_001=silent(cache, "demo-001", 9.0))
-    assert stages(step(cache, flies(view, Configure("demo-001"), Start("demo-001")))) == ((Stop("demo-001"),),)
+    assert stages(step(cache, flies(view, Apply("demo-001", ("settings",)), Start("demo-001")))) == ((Stop("demo-001"),),)
     assert isinstance(step(cache, flies(view, Stop("demo-001"))), Wait)
 
 

@@ -8,25 +8,34 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import NOW, group, healthy, memcached, running, step
 
-from cachekeep.engines.config import boot_digest, bounds, live_digest
+from cachekeep.engines.config import bounds
 from cachekeep.engines.limits import front_limits, limits
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import (
     Act,
+    Apply,
     Cache,
-    Configure,
     Decide,
+    Effect,
     Failure,
     FrontView,
-    Limit,
     Limits,
     LimitsSeen,
     Node,
     NodeView,
+    Part,
     Silence,
+    Step,
     View,
     Wait,
 )
 from cachekeep.model.limits import lowered, raised
+
+
+def stages(step: Step) -> tuple[tuple[Effect, ...], ...]:
+    assert isinstance(step, Act)
+    return step.stages
+
 
 MOST = Limits(memory_bytes=1 << 40, cpus=64.0, open_files=1 << 20)
 MIB = 1 << 20
@@ -74,14 +83,15 @@ def test_upwards_the_limits_go_first() -> None:
     assert answer == Act(
         (
             tuple(
-                Limit(n.name, Limits(memory_bytes=wanted.memory_bytes, open_files=wanted.open_files)) for n in LARGE.decided.nodes
+                Apply(n.name, limits=Limits(memory_bytes=wanted.memory_bytes, open_files=wanted.open_files))
+                for n in LARGE.decided.nodes
             ),
         ),
         "demo-001, demo-002 and demo-003 may use more than before",
     )
     widened = {n.name.replace("-", "_"): as_it_was(SMALL, n.name, limits=held(LARGE, n.name)) for n in LARGE.decided.nodes}
     assert step(LARGE, healthy(LARGE, **widened)) == Act(
-        ((Configure("demo-002"), Configure("demo-003")), (Configure("demo-001"),)),
+        ((Apply("demo-002", ("settings",)), Apply("demo-003", ("settings",))), (Apply("demo-001", ("settings",)),)),
         "demo-001, demo-002 and demo-003 get changed settings",
     )
 
@@ -91,7 +101,7 @@ def test_nobody_fills_more_while_one_of_the_shard_cannot_be_given_the_room() -> 
     widened = {n.name.replace("-", "_"): as_it_was(SMALL, n.name, limits=held(LARGE, n.name)) for n in LARGE.decided.nodes}
     view = healthy(LARGE, **(widened | {"demo_002": as_it_was(SMALL, "demo-002")}))
     wanted = limits(LARGE, LARGE.decided.nodes[0])
-    more = Limit("demo-002", Limits(memory_bytes=wanted.memory_bytes, open_files=wanted.open_files))
+    more = Apply("demo-002", limits=Limits(memory_bytes=wanted.memory_bytes, open_files=wanted.open_files))
     assert step(LARGE, view) == Act(((more,),), "demo-002 may use more than before")
     failing = replace(view, failures=(Failure(effect=more, problem="demo-002: read-only", again_seconds=1.0, since_seconds=2.0),))
     said = "demo-002 cannot be held to its limits: read-only. It is tried again every few seconds"
@@ -105,7 +115,7 @@ def test_nobody_fills_more_while_one_of_the_shard_cannot_be_given_the_room() -> 
 
 def test_downwards_the_engine_goes_first() -> None:
     assert step(SMALL, views(LARGE, SMALL)) == Act(
-        ((Configure("demo-002"), Configure("demo-003")), (Configure("demo-001"),)),
+        ((Apply("demo-002", ("settings",)), Apply("demo-003", ("settings",))), (Apply("demo-001", ("settings",)),)),
         "demo-001, demo-002 and demo-003 get changed settings",
     )
     told = {n.name.replace("-", "_"): as_it_was(SMALL, n.name, limits=held(LARGE, n.name)) for n in SMALL.decided.nodes}
@@ -133,7 +143,7 @@ def test_a_limit_that_cannot_be_lowered_yet_stays_and_says_why(changes: dict[str
     told["demo_002"] = as_it_was(SMALL, "demo-002", limits=above, **changes)
     answer = step(SMALL, healthy(SMALL, **told))
     if because is None:  # it has not heeded what it was told: it is told again first
-        assert answer == Act(((Configure("demo-002"),),), "demo-002 gets changed settings")
+        assert answer == Act(((Apply("demo-002", ("settings",)),),), "demo-002 gets changed settings")
     else:
         assert isinstance(answer, Wait)
         assert (answer.refused, answer.because) == (True, f"demo-002 keeps its limits: {because}")
@@ -155,7 +165,7 @@ def test_what_somebody_changed_is_put_right(resource: str) -> None:
     for factor, words in ((2, "less"), (0.5, "more")):
         view = as_it_was(SMALL, "demo-003", limits=held(SMALL, "demo-003", **{resource: type(decided)(decided * factor)}))
         assert step(SMALL, views(SMALL, demo_003=view)) == Act(
-            ((Limit("demo-003", Limits(**{resource: decided})),),), f"demo-003 may use {words} than before"
+            ((Apply("demo-003", limits=Limits(**{resource: decided})),),), f"demo-003 may use {words} than before"
         )
 
 
@@ -163,7 +173,7 @@ def test_what_the_engine_was_told_by_somebody_else_is_put_right() -> None:
     for name in ("maxmemory", "maxclients", "client-output-buffer-limit", "maxmemory-clients", "repl-backlog-size"):
         settings = as_it_was(SMALL, "demo-003").settings | {name: "1"}
         answer = step(SMALL, views(SMALL, demo_003=as_it_was(SMALL, "demo-003", settings=settings)))
-        assert answer == Act(((Configure("demo-003"),),), "demo-003 gets changed settings"), name
+        assert answer == Act(((Apply("demo-003", ("settings",)),),), "demo-003 gets changed settings"), name
 
 
 def test_fewer_clients_where_fewer_files_may_be_opened_are_no_reason_to_try_for_ever() -> None:
@@ -185,7 +195,7 @@ def test_a_front_is_held_to_its_limits_too() -> None:
     few = LimitsSeen(held=Limits(memory_bytes=1, cpus=1.0, open_files=100), most=MOST)
     fronts = {"readers": replace(seen.fronts["readers"], limits=few)}
     assert step(SMALL, replace(seen, fronts=fronts)) == Act(
-        ((Limit("readers", front_limits(front)),),), "readers may use more than before"
+        ((Apply("readers", limits=front_limits(front)),),), "readers may use more than before"
     )
     assert isinstance(fronts["readers"], FrontView)
 
@@ -207,7 +217,7 @@ def test_parameters_that_change_what_is_needed_move_the_limit_first() -> None:
         cache = replace(SMALL, wanted=replace(SMALL.wanted, parameters={name: value}))
         answer = step(cache, views(SMALL, cache))
         assert isinstance(answer, Act), name
-        assert {type(e) for e in answer.stages[0]} == {Limit}, name
+        assert {type(e) for e in answer.stages[0]} == {Apply}, name
 
 
 def test_memcached_restarts_before_its_limit_is_lowered() -> None:
@@ -220,7 +230,7 @@ def test_memcached_restarts_before_its_limit_is_lowered() -> None:
     larger = of_type(cache, "cache.t3.small")
     old = NodeView(
         process="running", incarnation=1, answer="complete", limits=held(larger, "mc.0001"),
-        live_digest=live_digest(cache, node), boot_digest=boot_digest(larger, larger.decided.nodes[0]),
+        digests=runtime(cache, node).digests | {"boot": runtime(larger, larger.decided.nodes[0]).digests["boot"]},
     )  # fmt: skip
     from tests.plan.builders import MOMENT
 
@@ -230,7 +240,7 @@ def test_memcached_restarts_before_its_limit_is_lowered() -> None:
     waiting = narrow(Situation(cache, View(nodes={"mc.0001": old}), NOW, MOMENT, Policy()))
     assert isinstance(waiting, Wait)
     assert waiting.because == "mc.0001 keeps its limits: it has not restarted yet"
-    restarted = replace(old, boot_digest=boot_digest(cache, node))
+    restarted = replace(old, digests=runtime(cache, node).digests)
     assert isinstance(narrow(Situation(cache, View(nodes={"mc.0001": restarted}), NOW, MOMENT, Policy())), Act)
 
 
@@ -242,3 +252,57 @@ def test_limits_are_compared_resource_by_resource() -> None:
     assert raised(decided, seen) == Limits(memory_bytes=100)
     assert lowered(decided, seen) is None
     assert lowered(decided, replace(seen, most=MOST)) == Limits(open_files=50)
+
+
+def told(cache: Cache, **digests: dict[str, str]) -> View:
+    """All is well, but for what these nodes were last told."""
+    seen: dict[str, Any] = {}
+    for name, changed in digests.items():
+        node = cache.node(name.replace("_", "-"))
+        assert node is not None
+        seen[name] = running(cache, node.name, digests=runtime(cache, node).digests | changed)
+    return healthy(cache, **seen)
+
+
+@pytest.mark.parametrize(
+    ("astray", "parts", "because"),
+    [
+        ({"settings": "x"}, ("settings",), "demo-002 gets changed settings"),
+        ({"acl": "x"}, ("acl",), "demo-002 gets changed users"),
+        ({"login": "x"}, ("login",), "demo-002 gets another login at its primary"),
+        ({"settings": "x", "acl": "x"}, ("acl", "settings"), "demo-002 gets changed users and changed settings"),
+    ],
+)
+def test_what_differs_is_applied_and_nothing_else(astray: dict[str, str], parts: tuple[Part, ...], because: str) -> None:
+    cache = group(3)
+    assert step(cache, told(cache, demo_002=astray)) == Act(((Apply("demo-002", parts),),), because)
+
+
+def test_a_part_that_only_a_restart_changes_is_not_applied() -> None:
+    cache = group(3)
+    assert isinstance(step(cache, told(cache, demo_002={"boot": "x"})), Wait)
+
+
+def test_what_nobody_knows_is_not_applied() -> None:
+    cache = group(3)
+    assert isinstance(step(cache, healthy(cache, demo_002=running(cache, "demo-002", digests=None))), Wait)
+
+
+def test_nobody_comes_to_a_primary_by_what_some_node_does_not_know() -> None:
+    """Whoever leads next knows it too."""
+    cache = group(3)
+    first, then = {"login": "x", "acl": "x"}, {"login": "x"}
+    every = dict.fromkeys(("demo_001", "demo_002", "demo_003"), first)
+    assert stages(step(cache, told(cache, **every))) == (
+        (Apply("demo-002", ("acl",)), Apply("demo-003", ("acl",))),
+        (Apply("demo-001", ("acl",)),),
+    )
+    view = told(cache, **every | {"demo_001": then})
+    assert stages(step(cache, view)) == ((Apply("demo-002", ("acl",)), Apply("demo-003", ("acl",))),)
+    mute = replace(view, nodes=view.nodes | {"demo-003": replace(view.node("demo-003"), answer=Silence(1.0))})
+    assert stages(step(cache, mute)) == ((Apply("demo-002", ("acl",)),),)
+    view = told(cache, **dict.fromkeys(every, then))
+    assert stages(step(cache, view)) == (
+        (Apply("demo-002", ("login",)), Apply("demo-003", ("login",))),
+        (Apply("demo-001", ("login",)),),
+    )

@@ -11,8 +11,8 @@ from tests.plan.builders import ADDRESSES, NOW, decided, gone, group, healthy, m
 
 from cachekeep.model import (
     Act,
+    Apply,
     Bind,
-    Configure,
     Decide,
     Discover,
     Erase,
@@ -583,7 +583,9 @@ def test_a_deferred_change_waits_for_the_window() -> None:
     resized = replace(cache, decided=answer.decided)
     stale = {n.name.replace("-", "_"): running(cache, n.name) for n in cache.decided.nodes}
     act = step(resized, healthy(resized, **stale), now=outside)
-    assert act == Act(((Configure("demo-002"), Configure("demo-003")), (Configure("demo-001"),)), act.because)
+    assert act == Act(
+        ((Apply("demo-002", ("settings",)), Apply("demo-003", ("settings",))), (Apply("demo-001", ("settings",)),)), act.because
+    )
 
 
 # -- endpoints

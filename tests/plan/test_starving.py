@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import MOMENT, gone, group, healthy, later, running, shard, silent, step
 
-from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Cache, Configure, Decide, Detach, NodeView, Promote, Silence, Stop, View, Wait
+from cachekeep.engines.runtime import runtime
+from cachekeep.model import Act, Apply, Cache, Decide, Detach, NodeView, Promote, Silence, Stop, View, Wait
 from cachekeep.plan import Policy
 from cachekeep.plan.situation import with_nodes
 from cachekeep.plan.starving import STARVING_SECONDS
@@ -27,7 +27,7 @@ def lost(count: int = 3, **shards: Any) -> Cache:
 
 def view(cache: Cache, *, follow: bool = True, **others: Any) -> View:
     """It takes nothing from here; the others answer, and follow it or nobody."""
-    away = replace(silent(cache, "demo-001", 1.0, reachable=False), live_digest=live_digest(cache, cache.node("demo-001")))  # type: ignore[arg-type]
+    away = replace(silent(cache, "demo-001", 1.0, reachable=False), digests=runtime(cache, cache.node("demo-001")).digests)  # type: ignore[arg-type]
     alone = {} if follow else {"follows": None, "link_up": None}
     names = [n.name for n in cache.decided.nodes if n.name != "demo-001"]
     seen = {n.replace("-", "_"): running(cache, n, **alone) for n in names}
@@ -41,7 +41,7 @@ def test_a_primary_depends_on_a_majority_of_its_shard(nodes: int, needed: int) -
     assert isinstance(answer, Decide)
     assert shard(answer.decided).min_replicas == needed
     armed = replace(cache, decided=answer.decided)
-    assert step(armed, healthy(cache), STARVE) == Act(((Configure("demo-001"),),), "demo-001 gets changed settings")
+    assert step(armed, healthy(cache), STARVE) == Act(((Apply("demo-001", ("settings",)),),), "demo-001 gets changed settings")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_keeps_it_from_being_succeeded(changes: dict[str, Any], others: dic
 def test_a_guard_that_is_not_known_to_be_armed_is_none() -> None:
     cache = lost()
     seen = view(cache)
-    other = replace(seen, nodes=seen.nodes | {"demo-001": replace(seen.node("demo-001"), live_digest="another")})
+    other = replace(seen, nodes=seen.nodes | {"demo-001": replace(seen.node("demo-001"), digests={"settings": "another"})})
     answer = step(cache, other, STARVE, LATER)
     assert isinstance(answer, Wait)
     assert "it does not depend on its replicas" in answer.because

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, later, running, shard_with, silent, step
 
-from cachekeep.engines.config import live_digest, settings
+from cachekeep.engines.config import settings
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import (
     Act,
     Bind,
@@ -94,7 +95,7 @@ def successor(cache: Cache, name: str, *, refused: int = 0, **changes: Any) -> N
         stream=Stream("a", 1000),
         has_history=True,
         bound=frozenset({node.address}),
-        live_digest=live_digest(cache, node),
+        digests=runtime(cache, node).digests,
         last_order=1,
         cluster=ClusterSeen(id=cluster_node_id(cache, node), ok=True, epoch=1, refused=refused),
     )

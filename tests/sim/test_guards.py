@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ApplySettings, ProcessSpec, Targets
+from cachekeep.compute.contract import ApplyParts, ProcessSpec, Targets
 from cachekeep.model import Act, Decide, Ended, Moment, Node, Promote, Shard, Step
 from cachekeep.plan import evidence, judge, leaders, limits, members, planner, situation, starving
 from cachekeep.plan.situation import Situation, with_shard
@@ -145,9 +145,9 @@ def _fed_by_others(patch: pytest.MonkeyPatch) -> None:
 def _starved_unarmed(patch: pytest.MonkeyPatch) -> None:
     """The primary takes writes without replicas, and is starved all the same."""
 
-    async def apply_settings(self: SimLink, effect: ApplySettings, at: Targets) -> None: ...
+    async def apply_parts(self: SimLink, effect: ApplyParts, at: Targets) -> None: ...
 
-    patch.setattr(SimLink, "apply_settings", apply_settings)
+    patch.setattr(SimLink, "apply_parts", apply_parts)
 
 
 def _fill_before_there_is_room(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ApplySettings, Targets
+from cachekeep.compute.contract import ApplyParts, Targets
 from cachekeep.sim.doors import SimLink
 from cachekeep.sim.run import UID, Run
 from cachekeep.sim.scenario import Scenario
@@ -15,10 +15,10 @@ from cachekeep.sim.timeless import run
 def test_a_setting_that_is_not_heeded_is_told_and_not_tried_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    async def apply_settings(self: SimLink, effect: ApplySettings, at: Targets) -> None:
+    async def apply_parts(self: SimLink, effect: ApplyParts, at: Targets) -> None:
         tried.append(effect.node)
 
-    monkeypatch.setattr(SimLink, "apply_settings", apply_settings)
+    monkeypatch.setattr(SimLink, "apply_parts", apply_parts)
     story = Run(Scenario(1, nodes=1, faults=False, moves=False, two_keepers=False, flaky=0.0))
 
     async def tell() -> str:

@@ -127,7 +127,7 @@ def explain(name: str, everything: bool, as_json: bool, **flags: Any) -> None:
 
 def _facts(view: Mapping[str, Any]) -> Iterable[str]:
     """What is known, for people: of what a node has said of its data, kept word by word for a failover, only the last."""
-    hidden = ("live_digest", "boot_digest")
+    hidden = ("digests",)
     last = {**view, "heard": view["heard"][0]["stream"]} if view.get("heard") else view
     return [f"{k}={v}" for k, v in last.items() if v not in (None, [], "", False) and k not in hidden]
 

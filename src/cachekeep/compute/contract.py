@@ -13,6 +13,7 @@ import msgspec
 from cachekeep.model import (
     Admit,
     Convert,
+    Digests,
     Elect,
     EngineEffect,
     Follow,
@@ -74,8 +75,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole process, as far as the machine holds processes to limits."""
     settings: dict[str, str] = {}
     """Those of the engine's settings that it can be told anew while it runs."""
-    live_digest: str | None = None
-    boot_digest: str | None = None
+    digests: Digests = {}
+    """Of what it starts with."""
     order: int = 0
     """The process is born having seen this order: one that was meant for an earlier process of the node finds deaf ears."""
 
@@ -88,8 +89,8 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     decision: int = 0
     """That had it started."""
     pid: int | None = None
-    live_digest: str | None = None
-    boot_digest: str | None = None
+    digests: Digests | None = None
+    """Of what it runs with, as far as it was told."""
     last_order: int = 0
     lead_order: int = 0
     """The last order by which it was let lead; 0: none was."""
@@ -157,8 +158,8 @@ class Driver(Memory, Protocol):
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
         """What is known of these processes; cheap enough for every pass."""
 
-    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
-        """Replace files of a process atomically and remember the digest of what it now runs with."""
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, digests: Digests) -> None:
+        """Replace files of a process atomically and remember the digests of those parts that it has just been told."""
 
     async def limit(self, key: Key, limits: Limits) -> None:
         """Hold the running process to these limits; those that are None stay as they are.
@@ -200,11 +201,14 @@ Targets = Mapping[str, Target]
 """The nodes that an effect names, by their names."""
 
 
-class ApplySettings(msgspec.Struct, frozen=True):
-    """What ``Configure`` comes down to for the engine: these settings, all or none."""
+class ApplyParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``Apply`` comes down to for the engine: one part after the other, in this order, each all or none."""
 
     node: str
-    settings: Mapping[str, str]
+    acl: tuple[str, ...] = ()
+    login: str = ""
+    """As which user it is to come to its primary."""
+    settings: Mapping[str, str] = {}
 
 
 class PublishDiscovery(msgspec.Struct, frozen=True):
@@ -214,7 +218,7 @@ class PublishDiscovery(msgspec.Struct, frozen=True):
     payload: str
 
 
-LinkEffect = EngineEffect | ApplySettings | PublishDiscovery
+LinkEffect = EngineEffect | ApplyParts | PublishDiscovery
 """Effects that a link carries out."""
 
 

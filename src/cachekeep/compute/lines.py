@@ -13,7 +13,7 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, LineLost, ReplyError, connect, dial, line_over, parse_memcached, parse_resp, resp
-from cachekeep.compute.logins import know_users, log_in
+from cachekeep.compute.logins import log_in
 from cachekeep.compute.spares import Spares
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import excuse
@@ -81,19 +81,11 @@ class Lines:
                     raise
                 line = spare
             self._lines[target.key] = (target.address, target.port, line)
-            self._see_to_users(target, line)
             if self._spares is not None and target.engine != "memcached":
                 self._targets[target.key] = target
                 self._keeping = self._keeping or asyncio.get_running_loop().create_task(self._keep_spares(self._spares))
                 self._more.set()
             return line
-
-    def _see_to_users(self, target: Target, line: Line) -> None:
-        """Before anything else is said, and nothing waits for it. One that refuses it now (it is busy with a script) is told again
-        with its settings."""
-        if target.engine != "memcached":
-            commands = know_users(target)
-            line.send(resp(*commands), len(commands), lambda replies: None)
 
     async def _spare(self, target: Target) -> Line | None:
         """The spare line to a node, as one that is kept. Whatever it may still hold is read up to our own word."""

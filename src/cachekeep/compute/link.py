@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cachekeep.clock import Clock
 from cachekeep.compute.beliefs import Beliefs
 from cachekeep.compute.commands import Commands
-from cachekeep.compute.contract import ApplySettings, CarriedBy, Key, LinkEffect, Memory, PublishDiscovery, Target, Targets
+from cachekeep.compute.contract import ApplyParts, CarriedBy, Key, LinkEffect, Memory, PublishDiscovery, Target, Targets
 from cachekeep.compute.lines import Lines
 from cachekeep.compute.looks import Looks
 from cachekeep.compute.orders import Orders
@@ -63,7 +63,7 @@ class EngineLink:
             Admit: orders.admit,
             Interrupt: orders.interrupt,
             Bind: orders.bind,
-            ApplySettings: orders.apply_settings,
+            ApplyParts: orders.apply_parts,
             PublishDiscovery: orders.publish_discovery,
             Elect: orders.elect,
             Replicate: orders.replicate,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cachekeep.clock import Clock
 from cachekeep.compute.beliefs import Beliefs
 from cachekeep.compute.commands import ORDER_SECONDS, Command, Commands, but_for, failures, offset, replicaof, set_bind
-from cachekeep.compute.contract import ApplySettings, PublishDiscovery, Target, Targets
+from cachekeep.compute.contract import ApplyParts, PublishDiscovery, Target, Targets
 from cachekeep.compute.line import resp, text
 from cachekeep.compute.lines import Lines
-from cachekeep.compute.logins import come_as, know_users
+from cachekeep.compute.logins import come_as
 from cachekeep.compute.looks import Looks
 from cachekeep.engines import discovery
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import reaches
-from cachekeep.engines.users import REPLICA
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
     Admit,
@@ -136,33 +135,36 @@ class Orders:
             if effect.drop_clients:
                 await self._commands.send(target, *DROP)
 
-    async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
-        """All of them or none. What a node says to its primary is a secret, so it is no setting that is carried here."""
-        target, settings = at[effect.node], dict(effect.settings)
+    async def apply_parts(self, effect: ApplyParts, at: Targets) -> None:
+        target = at[effect.node]
         async with self._commands.one_at_a_time(target):
-            if not settings:
-                return
-            if target.engine == "memcached":
-                for name, value in settings.items():
-                    await self._commands.send_memcached(target, f"{name} {value}\r\n".encode(), expect="OK")
-                return
-            if "masteruser" in settings:
-                await self._commands.send(target, *know_users(target))
-                settings |= come_as(REPLICA, target)
-            if _version(target) >= (7, 0):  # atomic since then
-                await self._commands.send(target, ("CONFIG", "SET", *(word for pair in settings.items() for word in pair)))
-                return
-            before = [await self._commands.send(target, ("CONFIG", "GET", name)) for name in settings]
-            done: list[Command] = []
-            for (name, value), (old,) in zip(settings.items(), before, strict=True):
-                try:
-                    await self._commands.send(target, ("CONFIG", "SET", name, value))
-                except OrderFailed:
-                    for undo in reversed(done):
-                        await self._commands.send(target, undo)
-                    raise
-                if isinstance(old, list) and len(old) == 2:
-                    done.append(("CONFIG", "SET", name, text(old[1])))
+            if effect.acl:
+                await self._commands.send(target, *(("ACL", "SETUSER", *line.split()) for line in effect.acl))
+            if effect.login:
+                await self._apply_settings(target, come_as(effect.login, target))
+            if effect.settings:
+                await self._apply_settings(target, effect.settings)
+
+    async def _apply_settings(self, target: Target, settings: Mapping[str, str]) -> None:
+        """All of them or none."""
+        if target.engine == "memcached":
+            for name, value in settings.items():
+                await self._commands.send_memcached(target, f"{name} {value}\r\n".encode(), expect="OK")
+            return
+        if _version(target) >= (7, 0):  # atomic since then
+            await self._commands.send(target, ("CONFIG", "SET", *(word for pair in settings.items() for word in pair)))
+            return
+        before = [await self._commands.send(target, ("CONFIG", "GET", name)) for name in settings]
+        done: list[Command] = []
+        for (name, value), (old,) in zip(settings.items(), before, strict=True):
+            try:
+                await self._commands.send(target, ("CONFIG", "SET", name, value))
+            except OrderFailed:
+                for undo in reversed(done):
+                    await self._commands.send(target, undo)
+                raise
+            if isinstance(old, list) and len(old) == 2:
+                done.append(("CONFIG", "SET", name, text(old[1])))
 
     async def publish_discovery(self, effect: PublishDiscovery, at: Targets) -> None:
         data = effect.payload.encode()

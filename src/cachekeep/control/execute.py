@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ApplySettings, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
+from cachekeep.compute.contract import ApplyParts, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, target
 from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.engines.config import boot_digest, live_digest
 from cachekeep.engines.launch import ENGINES_OWN, launch
+from cachekeep.engines.runtime import runtime
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
+    Apply,
     Cache,
-    Configure,
     Convert,
     Decided,
     Discover,
@@ -28,9 +28,10 @@ from cachekeep.model import (
     Erase,
     Front,
     HandOver,
-    Limit,
+    Limits,
     MoveSlots,
     Node,
+    Part,
     Point,
     Start,
     Stop,
@@ -64,8 +65,7 @@ def specs(catalogue: Catalogue, *, run_as: str | None = None, open_files: int | 
             probe=plan.probe,
             limits=plan.limits,
             settings=plan.settings,
-            live_digest=live_digest(cache, node),
-            boot_digest=boot_digest(cache, node),
+            digests=plan.digests,
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 
@@ -160,12 +160,10 @@ class Hands:
             case Erase(name):
                 self._link.unwatch((cache.uid, name))
                 await self._driver.erase((cache.uid, name), decision=cache.decided.serial)
-            case Limit(name, limits):
-                await self._driver.limit((cache.uid, name), limits)
+            case Apply():
+                await self._apply(cache, effect)
             case Point(front, targets, version):
                 await self._fronts.point(cache, _front(cache, front), _nodes(cache, targets), version)
-            case Configure(node):
-                await self._configure(cache, _node(cache, node))
             case Discover(node, targets, version):
                 payload = discovery.payload(version, _nodes(cache, targets))
                 await self._fronts.post(cache, _node(cache, node), payload)
@@ -192,17 +190,34 @@ class Hands:
             return listed
         return _nodes(cache, tuple(cache.decided.shards[0].in_sync) or (cache.decided.shards[0].primary,))
 
-    async def _configure(self, cache: Cache, node: Node) -> None:
-        """The running process first, and its own word for it; then the files that it would be restarted with, then the digest that
-        says so."""
+    async def _apply(self, cache: Cache, effect: Apply) -> None:
+        """The process's limits; then the engine's parts, and its own word for what it says of them; then the files that it would be
+        restarted with, and the digests that say so."""
+        if effect.limits != Limits():
+            await self._driver.limit((cache.uid, effect.name), effect.limits)
+        if not effect.parts:
+            return
+        node = _node(cache, effect.name)
         spec = self._specs(cache, node)
-        await self._tell(cache, ApplySettings(node.name, spec.settings))
-        seen = await self._link.look(target(cache, node), deadline_seconds=ORDER_SECONDS)
-        for name, value in seen.settings.items():
-            if spec.settings.get(name, value) != value:  # it would be told the same again and again
-                raise OrderFailed(f"{node.name}: {name} is {value} after it was set to {spec.settings[name]}")
+        await self._tell(cache, _parts(cache, node, effect.parts, spec.settings))
+        if "settings" in effect.parts:
+            seen = await self._link.look(target(cache, node), deadline_seconds=ORDER_SECONDS)
+            for name, value in seen.settings.items():
+                if spec.settings.get(name, value) != value:  # it would be told the same again and again
+                    raise OrderFailed(f"{node.name}: {name} is {value} after it was set to {spec.settings[name]}")
         files = {name: file for name, file in spec.files.items() if name not in ENGINES_OWN}
-        await self._driver.rewrite(spec.key, files, live_digest=spec.live_digest)
+        await self._driver.rewrite(spec.key, files, digests={p: d for p, d in spec.digests.items() if p in effect.parts})
+
+
+def _parts(cache: Cache, node: Node, parts: Collection[Part], settings: Mapping[str, str]) -> ApplyParts:
+    """What its engine is told: ``settings`` as this machine has room for them, the rest as it is decided."""
+    wanted = runtime(cache, node)
+    return ApplyParts(
+        node=node.name,
+        acl=wanted.acl if "acl" in parts else (),
+        login=wanted.login.user if "login" in parts and wanted.login is not None else "",
+        settings=settings if "settings" in parts else {},
+    )
 
 
 def deadline_seconds(effect: Effect) -> float:

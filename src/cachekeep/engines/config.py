@@ -6,8 +6,7 @@ Nothing is passed on blindly: a table says which engine version knows a name, an
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ import msgspec
 from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.node_types import NodeType, node_type
 from cachekeep.engines.parameters import defaults, node_type_value, parameters
-from cachekeep.engines.users import REPLICA
 from cachekeep.model import Cache, Node
 
 _MIB = 1024 * 1024
@@ -89,7 +87,7 @@ only five seconds after it has taken the lead."""
 MAX_LAG_SECONDS = 2
 """Of a primary that may be starved: a replica that has acknowledged nothing for longer does not count.
 Replicas do so once a second."""
-_OUR_OWN_LIVE = {"replica-lazy-flush": "yes", "masteruser": REPLICA}
+_OUR_OWN_LIVE = {"replica-lazy-flush": "yes"}
 CLIENTS_BOUNDED_SINCE = (7, 0)
 IDLE_CLIENT_BYTES = 5 << 10
 """Of a connected client that waits: 1.5 KiB (Redis 7.0, Valkey 8.0) to 4.5 KiB (Valkey 9.1), measured with 9,000 of them."""
@@ -234,7 +232,7 @@ def within(live: dict[str, str], open_files: int | None) -> dict[str, str]:
     return live | {"maxclients": str(min(int(live["maxclients"]), max(open_files - ENGINES_OWN_FILES, 1)))}
 
 
-def item_mb(values: dict[str, str]) -> int:
+def item_mb(values: Mapping[str, str]) -> int:
     """Memcached's item memory, MiB [AWS: Memcached specific parameters, memcached_connections_overhead]."""
     return max(int(values["max_cache_memory"]) - int(values["memcached_connections_overhead"]), 8)
 
@@ -243,31 +241,6 @@ def bounds(cache: Cache, node: Node, open_files: int | None) -> dict[str, str]:
     """What an engine says of its ``BOUNDS`` when all is as it should be, where it is held to so many open files."""
     live = within(settings(cache, node).live, open_files)
     return {name: live[name] for name in (*BOUNDS, "cache_memlimit") if name in live}
-
-
-def live_digest(cache: Cache, node: Node) -> str:
-    """Of the settings that a running server can change: equal digests, nothing to configure."""
-    return _digests(sort(cache, node))[0]
-
-
-def boot_digest(cache: Cache, node: Node) -> str:
-    """Of the settings that only a restart changes."""
-    return _digests(sort(cache, node))[1]
-
-
-def pending_reboot(cache: Cache, node: Node, boot_digest_seen: str) -> bool:
-    """Whether the process runs with boot settings other than those it should have (``ParameterApplyStatus: pending-reboot``)."""
-    return boot_digest(cache, node) != boot_digest_seen
-
-
-@lru_cache(maxsize=1024)
-def _digests(node: Sort) -> tuple[str, str]:
-    found = settings_of(node)
-    return _digest(found.live), _digest(found.boot)
-
-
-def _digest(values: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parameter_values(node: Sort) -> dict[str, str]:

@@ -8,17 +8,18 @@ the new one). ``{dir}`` stands for the process's own directory, ``{listen}`` for
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.config import EngineSettings, boot_digest, item_mb, live_digest, settings, within
-from cachekeep.engines.limits import MEMCACHED_OWN_FILES, limits
-from cachekeep.engines.users import REPLICA, default_user, our_users, secret_of
-from cachekeep.model import Cache, Limits, Node, Shard
+from cachekeep.engines.config import item_mb, within
+from cachekeep.engines.limits import MEMCACHED_OWN_FILES
+from cachekeep.engines.runtime import runtime
+from cachekeep.engines.users import secret_of
+from cachekeep.model import Cache, Digests, Limits, Node, Runtime, Shard
 
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
@@ -37,8 +38,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     settings: dict[str, str]
     """Those that a running server can be told anew."""
-    live_digest: str
-    boot_digest: str
+    digests: Digests
+    """Of all parts that it starts with."""
 
 
 def launch(
@@ -46,42 +47,40 @@ def launch(
     cache: Cache,
     node: Node,
     *,
-    users: Sequence[str] = (),
     run_as: str | None = None,
     open_files: int | None = None,
 ) -> Launch:
     """The launch of ``node`` by ``build``.
 
-    ``users``: ACL lines (``default on nopass …``) in place of the default user that ElastiCache gives a cache without AUTH or RBAC.
     ``run_as``: the account to which Memcached changes, which must be given where it is started by root.
     ``open_files``: the most that a process is allowed here; an engine that is to have more clients than that is given fewer.
     """
-    wanted = settings(cache, node)
-    wanted = msgspec.structs.replace(wanted, live=within(wanted.live, open_files))
+    wanted = runtime(cache, node)
+    told = within(wanted.settings, open_files)
     if node.engine == "memcached":
-        argv, files = _memcached_argv(build, node, wanted, run_as, open_files), _board(cache)
+        argv, files = _memcached_argv(build, node, wanted.boot, run_as, open_files), _board(cache)
     else:
         argv = (build.program, "{dir}/server.conf")
-        files = {"server.conf": (server_conf(build, cache, node, wanted, users), True)}
+        files = {"server.conf": (server_conf(build, cache, node, wanted, told), True)}
         if cache.in_cluster_mode(node):
             files["nodes.conf"] = (nodes_conf(cache, node), False)
     return Launch(
         argv=argv,
         files=files,
         probe="memcached" if node.engine == "memcached" else "resp",
-        limits=limits(cache, node),
-        settings=wanted.live,
-        live_digest=live_digest(cache, node),
-        boot_digest=boot_digest(cache, node),
+        limits=wanted.limits,
+        settings=told,
+        digests=wanted.digests,
     )
 
 
 # --- Valkey and Redis
 
 
-def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, users: Sequence[str] = ()) -> str:
-    """The server's configuration file. It holds what a replica says to its primary, and has to stay secret."""
-    clustered = cache.in_cluster_mode(node)
+def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, settings: Mapping[str, str]) -> str:
+    """The server's configuration file. It holds what a replica says to its primary, and has to stay secret. ``settings``: those of
+    ``wanted`` that a running server can change, as this machine has room for them."""
+    clustered, as_whom = cache.in_cluster_mode(node), wanted.login
     lines: list[tuple[str, ...]] = [
         ("bind", "{listen}"),
         ("bind-source-addr", "{listen}"),
@@ -98,9 +97,8 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, 
         # What is left of a replication must never be loaded: a process that is started anew is empty, or it would serve stale data.
         ("rdb-del-sync-files", "yes"),
         ("dbfilename", f"replication-{node.incarnation}.rdb"),
-        *(("user", *line.split()) for line in our_users(build.engine, build.numbers, cache.admin_password)),
-        *(("user", *line.split()) for line in (users or (default_user(build.engine, build.numbers),))),
-        ("masterauth", secret_of(REPLICA, cache.admin_password)),
+        *(("user", *line.split()) for line in wanted.acl),
+        *((("masteruser", as_whom.user), ("masterauth", secret_of(as_whom.user, cache.admin_password))) if as_whom else ()),
         ("replica-announce-ip", node.address),
         ("replica-announce-port", str(node.port)),
         ("replica-read-only", "yes"),
@@ -130,7 +128,7 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: EngineSettings, 
         ]
     else:
         lines.append(("replicaof", node.address, str(NOBODY_PORT)))
-    lines += [(name, value) for name, value in sorted({**wanted.boot, **wanted.live}.items())]
+    lines += [(name, value) for name, value in sorted({**wanted.boot, **settings}.items())]
     return "".join(f"{' '.join((name, *map(_quoted, values)))}\n" for name, *values in map(_split_limits, lines))
 
 
@@ -224,11 +222,8 @@ def _board(cache: Cache) -> dict[str, tuple[str, bool]]:
     return {discovery.BOARD: (discovery.first_board(discovery.payload(cache.decided.discovery_version, listed)), False)}
 
 
-def _memcached_argv(
-    build: Build, node: Node, wanted: EngineSettings, run_as: str | None, open_files: int | None
-) -> tuple[str, ...]:
+def _memcached_argv(build: Build, node: Node, v: Mapping[str, str], run_as: str | None, open_files: int | None) -> tuple[str, ...]:
     """Arguments of memcached(1) for ElastiCache's parameters [AWS: Memcached specific parameters]."""
-    v = wanted.boot
     on = {name for name, value in v.items() if value == "1"}
     item_bytes, chunk_bytes = _item_sizes(v)
     connections = int(v["max_simultaneous_connections"])
@@ -250,7 +245,7 @@ def _memcached_argv(
     return (*argv, "-o", ",".join(_memcached_options(v, on, chunk_bytes)))
 
 
-def _item_sizes(v: dict[str, str]) -> tuple[int, int]:
+def _item_sizes(v: Mapping[str, str]) -> tuple[int, int]:
     """(largest item, largest slab chunk), bytes. Memcached starts only if the second divides the first,
     so the first is rounded up."""
     item, chunk = int(v["max_item_size"]), int(v["slab_chunk_max"])
@@ -258,7 +253,7 @@ def _item_sizes(v: dict[str, str]) -> tuple[int, int]:
     return -(-item // chunk) * chunk, chunk
 
 
-def _memcached_options(v: dict[str, str], on: set[str], chunk_bytes: int) -> list[str]:
+def _memcached_options(v: Mapping[str, str], on: set[str], chunk_bytes: int) -> list[str]:
     options = ["no_modern"] if "no_modern" in on else []
     options += [
         name if name in on else f"no_{name}" for name in ("lru_crawler", "lru_maintainer", "slab_reassign", "maxconns_fast")

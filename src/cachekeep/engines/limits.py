@@ -46,7 +46,7 @@ CONNECTION_BYTES: Final = 1 << 10
 
 def limits(cache: Cache, node: Node) -> Limits:
     """What the process of ``node`` may use."""
-    return _limits(sort(cache, node))
+    return limits_of(sort(cache, node))
 
 
 def front_limits(front: Front) -> Limits:
@@ -73,7 +73,8 @@ def _sort_of(wanted: Wanted) -> Sort:
 
 
 @lru_cache(maxsize=1024)
-def _limits(node: Sort) -> Limits:
+def limits_of(node: Sort) -> Limits:
+    """What each process of nodes of a sort may use."""
     return Limits(memory_bytes=_memory_bytes(node), cpus=float(node.machine.vcpu), open_files=_open_files(node))
 
 

@@ -36,10 +36,11 @@ def our_users(engine: str, numbers: tuple[int, ...], admin: Secret) -> tuple[str
         # And it may follow: a source whose move was cut short may be a replica the next moment.
         moves = "~* &* +@all -@admin +cluster|syncslots +psync +replconf"
     rules = {ADMIN: "~* &* +@all", REPLICA: "+ping +psync +replconf", MOVER: moves}
-    return tuple(f"{user} reset on #{_digest(secret_of(user, admin))} {may}" for user, may in rules.items())
+    return tuple(f"{user} reset on #{hash_of(secret_of(user, admin))} {may}" for user, may in rules.items())
 
 
-def _digest(secret: str) -> str:
+def hash_of(secret: str) -> str:
+    """By which an engine checks a password."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -67,7 +68,8 @@ _SINCE: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {  # command
 
 
 def default_user(engine: str, numbers: tuple[int, ...]) -> str:
-    """The ACL line of ``default``: what ElastiCache gives a client of a cache without AUTH or RBAC, and not what it withholds.
+    """The ACL line of ``default``, which begins anew as ours do: what ElastiCache gives a client of a cache without AUTH or RBAC,
+    and not what it withholds.
 
     Before Redis 7 rules cannot withhold a subcommand, only give it: there, each command of which some are withheld is withheld
     whole, and its harmless subcommands are given back.
@@ -79,7 +81,7 @@ def default_user(engine: str, numbers: tuple[int, ...]) -> str:
     else:
         parts = [f"{command}|{name}" for command, subcommands in _WITHHELD_OF.items() for name in subcommands.split()]
         rules += [f"-{name}" for name in parts if _knows(engine, numbers, name)]
-    return f"default on nopass ~* &* +@all {' '.join(rules)}"
+    return f"default reset on nopass ~* &* +@all {' '.join(rules)}"
 
 
 def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from cachekeep.model.cache import Decided, SlotRange
 from cachekeep.model.limits import Limits
 from cachekeep.model.resources import Event
+from cachekeep.model.runtime import Part
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -113,18 +114,13 @@ class Bind(msgspec.Struct, frozen=True):
     drop_clients: bool = False
 
 
-class Configure(msgspec.Struct, frozen=True):
-    """Bring the settings that a running process can change to what they should be."""
-
-    node: str
-
-
-class Limit(msgspec.Struct, frozen=True):
-    """Hold the running process of a node or front to these limits; those that are None stay as they are. A limit is not
-    lowered below what is in use."""
+class Apply(msgspec.Struct, frozen=True):
+    """Bring the running process of a node or front to what it should run with: hold it to ``limits``, of which those that are None
+    stay as they are, and have a node's engine told ``parts``. A limit is not lowered below what is in use."""
 
     name: str
-    limits: Limits
+    parts: tuple[Part, ...] = ()
+    limits: Limits = Limits()
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -244,13 +240,13 @@ EngineEffect = (
     | MoveSlots
 )
 """Carried to an engine as they are."""
-Effect = Start | Stop | Erase | Configure | Limit | Point | Discover | EngineEffect
+Effect = Start | Stop | Erase | Apply | Point | Discover | EngineEffect
 
 
 def subjects(effect: Effect) -> tuple[str, ...]:
     """The nodes or fronts that an effect is carried out on, the one that it is about first."""
     match effect:
-        case Start(name) | Stop(name) | Erase(name) | Limit(name):
+        case Start(name) | Stop(name) | Erase(name) | Apply(name):
             return (name,)
         case HandOver() | Convert() | Swap():
             return effect.taker, effect.giver
@@ -272,13 +268,18 @@ def overtakes(effect: Effect, other: Effect) -> bool:
 
 
 def collides(effect: Effect, other: Effect) -> bool:
-    """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. But for settings, which nobody
-    waits for; and of moves of slots each has a source to itself, which nobody gives to meanwhile, and targets are shared."""
+    """Whether ``effect`` has to wait for the end of ``other``: one order at a time to each subject. But for what an engine is told
+    to run with, which waits for its like alone; and of moves of slots each has a source to itself, which nobody gives to
+    meanwhile, and targets are shared."""
     if isinstance(effect, MoveSlots) and isinstance(other, MoveSlots):
         return effect.source in subjects(other) or effect.target == other.source
-    if isinstance(effect, Configure) or isinstance(other, Configure):
-        return effect == other
+    if _tells(effect) or _tells(other):
+        return _tells(effect) and _tells(other) and subjects(effect) == subjects(other)
     return not set(subjects(effect)).isdisjoint(subjects(other)) and not overtakes(effect, other)
+
+
+def _tells(effect: Effect) -> bool:
+    return isinstance(effect, Apply) and bool(effect.parts)
 
 
 class Decide(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 from cachekeep.model.cache import SlotRange
 from cachekeep.model.limits import LimitsSeen
 from cachekeep.model.moment import Moment
+from cachekeep.model.runtime import Digests
 from cachekeep.model.step import Effect, Reason
 from cachekeep.model.stream import Heard, Stream
 
@@ -131,10 +132,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """How many more connections it takes, of whatever kind."""
     settings: dict[str, str] = {}
     """What the engine itself says of those of its settings by which its needs are bounded; empty: it did not say."""
-    live_digest: str | None = None
-    """Of the settings that were last applied to the running process."""
-    boot_digest: str | None = None
-    """Of the settings that the process was started with and that only a restart changes."""
+    digests: Digests | None = None
+    """Of what its process runs with, part by part, as far as it was told; None: nobody knows."""
     discovery_version: int | None = None
     """Memcached: version in the node's own AmazonElastiCache:cluster key, 0 when it holds none."""
     last_order: int | None = None

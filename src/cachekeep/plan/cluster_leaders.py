@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import live_digest
-from cachekeep.model import Act, Configure, Decide, Effect, Elect, Node, Replicate, Shard, Step, Stream, Swap, Wait
+from cachekeep.engines.runtime import runtime
+from cachekeep.model import Act, Apply, Decide, Effect, Elect, Node, Replicate, Shard, Step, Stream, Swap, Wait
 from cachekeep.plan import evidence, judge, leaders
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
@@ -204,9 +204,9 @@ def _rivals(s: Situation, shard: Shard, taker: Node) -> Step | None:
     then seen to be a replica still. Without another shard there is nobody who could vote for them."""
     voters = any(x.owned for x in s.decided.shards if x is not shard)
     rivals = [n for n in s.replicas(shard) if voters and n is not taker and not s.gone(n)]
-    asked = [n for n in rivals if s.alive(n) and s.seen(n).live_digest != live_digest(s.cache, n)]
+    asked = [n for n in rivals if s.alive(n) and not runtime(s.cache, n).is_in(s.seen(n).digests, "settings")]
     if asked:
-        effects: tuple[Effect, ...] = tuple(Configure(n.name) for n in asked)
+        effects: tuple[Effect, ...] = tuple(Apply(n.name, ("settings",)) for n in asked)
         return Act((effects,), f"{names(asked)} {verb(asked, 'abstains', 'abstain')} from elections while {taker.name} takes over")
     silent = [n for n in rivals if not s.alive(n)]
     if not silent:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import live_digest
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import Ended, Node, Shard, Stream, elapsed
 from cachekeep.plan.situation import Situation
 
@@ -102,7 +102,7 @@ def armed(s: Situation, node: Node) -> bool:
     acknowledges where nobody hears it is what starving costs, and no more than that."""
     shard = s.cache.shard(node.shard)
     led = shard is not None and shard.primary == node.name and shard.min_replicas > 0
-    return led and s.policy.fence == "starve" and s.seen(node).live_digest == live_digest(s.cache, node)
+    return led and s.policy.fence == "starve" and runtime(s.cache, node).is_in(s.seen(node).digests, "settings") is True
 
 
 def lack(s: Situation, ends: tuple[Ended, ...], held: Stream | None) -> Lack:

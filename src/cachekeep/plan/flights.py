@@ -7,14 +7,15 @@ becomes a wait, which does not keep the steps after it from being asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec.structs import replace
 
 from cachekeep.model import (
     Act,
     Admit,
+    Apply,
     Bind,
-    Configure,
     Discover,
     Effect,
     Elect,
@@ -23,7 +24,7 @@ from cachekeep.model import (
     Follow,
     HandOver,
     Interrupt,
-    Limit,
+    Part,
     Point,
     Promote,
     Replicate,
@@ -35,7 +36,7 @@ from cachekeep.model import (
     collides,
     subjects,
 )
-from cachekeep.plan.situation import Situation
+from cachekeep.plan.situation import Situation, listed
 
 LASTING_SECONDS = 1.0
 """What has been failing for so long is for the user to read; before that it may heal by itself."""
@@ -106,14 +107,12 @@ def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
 _DONE = {
     Admit: "let in at its primary",
     Bind: "given its addresses",
-    Configure: "given its settings",
     Discover: "told the list of nodes",
     Elect: "elected",
     Erase: "erased",
     Follow: "made to follow its primary",
     HandOver: "given the lead",
     Interrupt: "made to end its script",
-    Limit: "held to its limits",
     Point: "pointed at its nodes",
     Promote: "made primary",
     Replicate: "made to follow its primary",
@@ -123,8 +122,15 @@ _DONE = {
 }
 
 
+_PARTS: Final[dict[Part, str]] = {"acl": "users", "login": "login at its primary", "settings": "settings"}
+
+
 def said(failure: Failure) -> str:
     """What fails, why, and what comes of it."""
     subject, kind = subjects(failure.effect)[0], type(failure.effect)
-    what = f"{subject} cannot be {_DONE[kind]}" if kind in _DONE else f"{kind.__name__} of {subject} fails"
+    done = _DONE.get(kind)
+    if isinstance(failure.effect, Apply):
+        parts = [_PARTS[part] for part in failure.effect.parts]
+        done = f"given its {listed(parts)}" if parts else "held to its limits"
+    what = f"{subject} cannot be {done}" if done else f"{kind.__name__} of {subject} fails"
     return f"{what}: {failure.problem.removeprefix(f'{subject}: ').rstrip('.')}. It is tried again every few seconds"

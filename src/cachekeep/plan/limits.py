@@ -5,17 +5,24 @@ holds."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final, get_args
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import ENGINES_OWN_FILES, boot_digest, bounds, live_digest
+from cachekeep.engines.config import ENGINES_OWN_FILES, bounds
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES, front_limits, limits
-from cachekeep.model import Act, Configure, Effect, Limit, Limits, LimitsSeen, Node, Step, Wait
+from cachekeep.engines.runtime import runtime
+from cachekeep.model import Act, Apply, Effect, Limits, LimitsSeen, Node, Part, Step, Wait
 from cachekeep.model.limits import lowered, raised
 from cachekeep.plan.flights import first
-from cachekeep.plan.situation import Situation, listed, names, verb
+from cachekeep.plan.situation import Situation, listed
 
 _MIB = 1 << 20
+_WORDS: Final[dict[Part, str]] = {
+    "acl": "changed users",
+    "login": "another login at its primary",
+    "settings": "changed settings",
+}
 _MARGIN_BYTES = 64 * _MIB
 """What a process's group is charged with beside its own pages, before a limit is lowered to what is in use."""
 
@@ -25,21 +32,23 @@ def widen(s: Situation) -> Step | None:
     short = {name: more for name, decided, seen in _running(s) if (more := raised(decided, seen)) is not None}
     if not short:
         return None
-    return Act((tuple(Limit(name, more) for name, more in short.items()),), f"{listed(short)} may use more than before")
+    return Act((tuple(Apply(name, limits=more) for name, more in short.items()),), f"{listed(short)} may use more than before")
 
 
 def configure(s: Situation) -> Step | None:
-    """Settings that a running process can change are brought to what they should be: no node before all of its shard
-    have the limits for it; replicas first, so that whoever takes over has room for what its primary holds."""
+    """What a running engine can be told anew is brought to what it should be. Settings: no node before all of its shard have the
+    limits for them; replicas first, so that whoever takes over has room for what its primary holds. Logins: no node comes to
+    another by one that any node does not know yet."""
     there = (*s.decided.nodes, *s.decided.successors)
-    astray = [n for n in there if s.alive(n) and _astray(s, n) and all(_has_room(s, m) for m in _fed_together(s, n))]
-    if not astray:
+    due = {n.name: parts for n in there if s.alive(n) and (parts := _due(s, n))}
+    if not due:
         return None
     leads = {x.primary for x in s.decided.shards}
     stages: list[tuple[Effect, ...]] = [
-        tuple(Configure(n.name) for n in astray if (n.name in leads) is last) for last in (False, True)
+        tuple(Apply(name, parts) for name, parts in due.items() if (name in leads) is last) for last in (False, True)
     ]
-    return Act(tuple(filter(None, stages)), f"{names(astray)} {verb(astray, 'gets', 'get')} changed settings")
+    what = [_WORDS[part] for part in _WORDS if any(part in parts for parts in due.values())]
+    return Act(tuple(filter(None, stages)), f"{listed(due)} {'gets' if len(due) == 1 else 'get'} {listed(what)}")
 
 
 def narrow(s: Situation) -> Step | None:
@@ -56,7 +65,9 @@ def narrow(s: Situation) -> Step | None:
         if less != Limits():
             now[name] = less
     if now:
-        steps.append(Act((tuple(Limit(name, less) for name, less in now.items()),), f"{listed(now)} may use less than before"))
+        steps.append(
+            Act((tuple(Apply(name, limits=less) for name, less in now.items()),), f"{listed(now)} may use less than before")
+        )
     return first(s, steps)
 
 
@@ -109,11 +120,24 @@ def _has_room(s: Situation, node: Node) -> bool:
     return not s.runs(node) or seen is None or raised(limits(s.cache, node), seen) is None
 
 
-def _astray(s: Situation, node: Node) -> bool:
-    """It was last told other settings than it should have, or says other bounds of itself."""
-    seen = s.seen(node)
-    told = seen.live_digest is not None and seen.live_digest != live_digest(s.cache, node)
-    return told or not _bounded(s, node)
+def astray(s: Situation, node: Node) -> tuple[Part, ...]:
+    """What it was last told otherwise than it should have been, or never; settings too if it says other bounds of itself."""
+    wanted, seen = runtime(s.cache, node), s.seen(node)
+    return tuple(
+        part
+        for part in get_args(Part)
+        if wanted.is_in(seen.digests, part) is False or (part == "settings" and not _bounded(s, node))
+    )
+
+
+def _due(s: Situation, node: Node) -> tuple[Part, ...]:
+    """Those that it can be told now."""
+    parts = astray(s, node)
+    if "settings" in parts and not all(_has_room(s, mate) for mate in _fed_together(s, node)):
+        parts = tuple(part for part in parts if part != "settings")
+    if "login" in parts and any("acl" in astray(s, other) for other in s.decided.everyone if s.runs(other)):
+        parts = tuple(part for part in parts if part != "login")
+    return parts
 
 
 def _bounded(s: Situation, node: Node) -> bool:
@@ -126,12 +150,12 @@ def _bounded(s: Situation, node: Node) -> bool:
 
 def _why_not_yet(s: Situation, node: Node, less: Limits, seen: LimitsSeen) -> str | None:
     """Why a node cannot be held to less yet: what a primary takes in, its replicas hold too."""
-    if not s.replicated and s.seen(node).boot_digest != boot_digest(s.cache, node):
+    if not s.replicated and not runtime(s.cache, node).is_in(s.seen(node).digests, "boot"):
         return "it has not restarted yet"
     for mate in _fed_together(s, node):
         if not s.alive(mate):
             return f"{mate.name} does not answer"
-        if _astray(s, mate):
+        if "settings" in astray(s, mate):
             return f"{mate.name} has not been told yet to use less"
     used, clients = s.seen(node).used_bytes, s.seen(node).clients
     data = int(bounds(s.cache, node, None).get("maxmemory", 0))

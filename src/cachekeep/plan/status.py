@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from cachekeep.engines.config import pending_reboot
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
 from cachekeep.model.condition import CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
@@ -115,7 +115,7 @@ def _node(s: Situation, node: Node) -> NodeCondition:
         role=role,
         in_sync=shard is not None and node.name in shard.in_sync and _led(s, shard),
         lag_bytes=lag,
-        pending_reboot=v.boot_digest is not None and pending_reboot(s.cache, node, v.boot_digest),
+        pending_reboot=runtime(s.cache, node).is_in(v.digests, "boot") is False,
         holds_bytes=holds(s, node),
         fewer_clients=fewer_clients(s, node),
         problem=v.problem,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ApplySettings, Key, ProcessSpec, Target, Targets
+from cachekeep.compute.contract import ApplyParts, Key, ProcessSpec, Target, Targets
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
@@ -105,8 +105,8 @@ class SimClusteredLink(SimLink):
             ),
         )
 
-    async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
-        await super().apply_settings(effect, at)
+    async def apply_parts(self, effect: ApplyParts, at: Targets) -> None:
+        await super().apply_parts(effect, at)
         settings = effect.settings
         if (member := self._clustered.members.get(at[effect.node].key)) and "cluster-node-timeout" in settings:
             member.timeout_seconds = float(settings["cluster-node-timeout"]) / 1000

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from cachekeep.compute.contract import (
-    ApplySettings,
+    ApplyParts,
     CarriedBy,
     File,
     Kept,
@@ -26,6 +26,7 @@ from cachekeep.model import (
     Admit,
     Bind,
     Detach,
+    Digests,
     Excuse,
     Follow,
     HandOver,
@@ -92,7 +93,7 @@ class SimDriver:
             spec,
             world.orders.get(spec.key, 0),
             pid=world.born,
-            live_digest=spec.live_digest,
+            digests=spec.digests,
             lineage=Stream(world.new_history(), 0),
         )
         engine.heed(spec.settings)
@@ -139,20 +140,19 @@ class SimDriver:
             pid=engine.pid if engine.alive else None,
             problem=engine.problem,
             limits=LimitsSeen(held=engine.limits, most=PLENTY, resident_bytes=0) if engine.alive else None,
-            live_digest=engine.live_digest,
-            boot_digest=engine.spec.boot_digest,
+            digests=engine.digests,
             last_order=self._world.orders.get(key, 0),
             lead_order=self._world.lead_orders.get(key, 0),
             heard=self._world.heard.get(key, ()),
             ended_at=None if engine.alive else self._world.ended.get(key),
         )
 
-    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, digests: Digests) -> None:
         await self._world.progress(key)
         if (engine := self._world.processes.get(key)) is None:
             raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite")
         self._needs_disk(key)
-        engine.live_digest = live_digest
+        engine.digests = {**engine.digests, **digests}
 
     async def limit(self, key: Key, limits: Limits) -> None:
         await asyncio.sleep(0.001)
@@ -224,7 +224,7 @@ class SimLink:
             Interrupt: self.interrupt,
             Detach: self.detach,
             Bind: self.bind,
-            ApplySettings: self.apply_settings,
+            ApplyParts: self.apply_parts,
             PublishDiscovery: self.publish_discovery,
         }
 
@@ -424,7 +424,7 @@ class SimLink:
         if effect.drop_clients:
             await asyncio.sleep(0.001)
 
-    async def apply_settings(self, effect: ApplySettings, at: Targets) -> None:
+    async def apply_parts(self, effect: ApplyParts, at: Targets) -> None:
         await asyncio.sleep(0.001)
         engine = self._reached(at[effect.node])
         if unknown := [name for name in effect.settings if self._world.unknown(name)]:

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import Key, Places, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
-from cachekeep.engines.config import boot_digest, live_digest, settings
 from cachekeep.engines.limits import limits
+from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
@@ -247,16 +247,16 @@ class Run(Users):
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
         """A node of the simulated world needs no installed engine: its name and its address are all."""
+        with_what = runtime(cache, node)
         return ProcessSpec(
             key=(cache.uid, node.name),
             incarnation=node.incarnation,
             argv=(node.engine, node.version),
             address=node.address,
             port=node.port,
-            live_digest=live_digest(cache, node),
-            boot_digest=boot_digest(cache, node),
-            limits=limits(cache, node),
-            settings=settings(cache, node).live,
+            digests=with_what.digests,
+            limits=with_what.limits,
+            settings=with_what.settings,
             order=shard.order if (shard := cache.shard(node.shard)) is not None else 0,
         )
 

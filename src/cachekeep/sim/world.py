@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Heard, Limits, Moment, Plight, Stream
+from cachekeep.model import Digests, Heard, Limits, Moment, Plight, Stream
 from cachekeep.plan import Policy
 from cachekeep.sim.halts import outside
 from cachekeep.sim.timeless import SimHost
@@ -63,7 +63,7 @@ class Engine:
     writes: list[int] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
     paused_until: float = 0.0
-    live_digest: str | None = None
+    digests: Digests = field(default_factory=dict)
     problem: str | None = None
     """Why it ended, unless that was ordered."""
     targets: tuple[str, ...] = ()

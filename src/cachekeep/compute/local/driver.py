@@ -30,7 +30,7 @@ from cachekeep.compute.local.probe import accepts, why_not_free
 from cachekeep.compute.local.spawn import Gated, spawn
 from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
-from cachekeep.model import Heard, Limits, Process
+from cachekeep.model import Digests, Heard, Limits, Process
 
 Programs = Callable[[str], Sequence[str]]
 """The words that a program is run by on this machine. Raises ``EngineMissing``."""
@@ -131,8 +131,7 @@ class LocalDriver:
             incarnation=record.incarnation,
             decision=record.decision,
             pid=held.pid if held and alive else None,
-            live_digest=record.live_digest,
-            boot_digest=record.boot_digest,
+            digests=record.digests,
             last_order=record.last_order,
             lead_order=record.lead_order,
             heard=self._words.of(key),
@@ -198,9 +197,9 @@ class LocalDriver:
         await self.stop(key, grace_seconds=0, decision=decision)
         await self._carry(self._erase(key, decision))
 
-    async def rewrite(self, key: Key, files: Mapping[str, File], *, live_digest: str | None) -> None:
+    async def rewrite(self, key: Key, files: Mapping[str, File], *, digests: Digests) -> None:
         """See ``Driver.rewrite``. Raises ``OrderFailed`` if the process was never started or the disk is full."""
-        await self._carry(self._rewrite(key, files, live_digest))
+        await self._carry(self._rewrite(key, files, digests))
 
     async def limit(self, key: Key, limits: Limits) -> None:
         """See ``Driver.limit``."""
@@ -338,8 +337,7 @@ class LocalDriver:
                 address=spec.address,
                 port=spec.port,
                 files=files,
-                live_digest=spec.live_digest,
-                boot_digest=spec.boot_digest,
+                digests=spec.digests,
                 cgroups=confinement.groups,
                 memory_kills=self._limiter.memory_kills(confinement.groups),
                 problem=None,
@@ -477,13 +475,13 @@ class LocalDriver:
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: not erased: {error.strerror} ({error.filename}).") from error
 
-    async def _rewrite(self, key: Key, files: Mapping[str, File], live_digest: str | None) -> None:
+    async def _rewrite(self, key: Key, files: Mapping[str, File], digests: Digests) -> None:
         async with self._lock(key):
             if (record := self._ledger.get(key)) is None:
                 raise OrderFailed(f"{key[1]}: was never started, so there is nothing to rewrite.")
             try:
                 names = await asyncio.to_thread(self._ledger.write_files, key, files, record.address)
-                await asyncio.to_thread(self._ledger.change, key, files=names, live_digest=live_digest)
+                await asyncio.to_thread(self._ledger.change, key, files=names, digests={**record.digests, **digests})
             except OSError as error:
                 raise OrderFailed(f"{key[1]}: its files were not rewritten: {error.strerror} ({error.filename}).") from error
 

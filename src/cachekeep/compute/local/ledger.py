@@ -27,7 +27,7 @@ from cachekeep.clock import Clock
 from cachekeep.compute.contract import File, Kept, Key
 from cachekeep.compute.local import proc
 from cachekeep.errors import OrderFailed, Unusable, printable
-from cachekeep.model import Moment
+from cachekeep.model import Digests, Moment
 
 _RECORD = "process.json"
 LOG = "log"
@@ -58,8 +58,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     files: tuple[str, ...] = ()
     """Those of text: what stands in them is not told with the last words of its log."""
-    live_digest: str | None = None
-    boot_digest: str | None = None
+    digests: Digests = {}
+    """Of what it runs with, part by part, as far as it was told."""
     last_order: int = 0
     lead_order: int = 0
     ended_at: Moment | None = None
@@ -67,6 +67,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     memory_kills: int = 0
     """Counted by the control groups before this process: what is above is its own."""
     problem: str | None = None
+
+
+class _Before(msgspec.Struct, frozen=True):
+    """How a release that knew two digests wrote them."""
+
+    live_digest: str | None = None
+    boot_digest: str | None = None
+
+
+def _record_of(content: bytes) -> Record:
+    record, before = msgspec.json.decode(content, type=Record), msgspec.json.decode(content, type=_Before)
+    if record.digests or before.boot_digest is None:
+        return record
+    return msgspec.structs.replace(record, digests={"settings": before.live_digest or "", "boot": before.boot_digest})
 
 
 def place(text: str, directory: Path, address: str) -> str:
@@ -145,7 +159,7 @@ class Ledger:
         for path in self.root.glob(f"*/*/{_RECORD}"):
             key = (path.parent.parent.name, path.parent.name)
             try:
-                self._records[key] = msgspec.json.decode(path.read_bytes(), type=Record)
+                self._records[key] = _record_of(path.read_bytes())
             except msgspec.DecodeError:
                 self._unreadable[key] = path.parent
 
