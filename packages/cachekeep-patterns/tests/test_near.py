@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
-from cachekeep_patterns import AsyncCache, Cache, NearCache, Policy, connect, connect_async
+from cachekeep_patterns import AsyncCache, Cache, Msgspec, NearCache, Policy, connect, connect_async
 from patterns_rig.servers import Server, cluster, engine, wait_for
 
 
@@ -272,3 +272,49 @@ def test_cluster() -> None:
         wait_for(lambda: len(near) == 0, "the flush after the loss of a node")
         assert cache.get_many(["a", "b"], lambda ks: dict.fromkeys(ks, 1), tags=[]) == {"a": 1, "b": 1}
         near.close()
+
+
+def test_a_tag_invalidated_while_its_value_is_decoded_is_noticed(server: Server) -> None:
+    class Slow(Msgspec):
+        def decode(self, data: bytes, key: str) -> Any:
+            value = super().decode(data, key)
+            if during:
+                heard = near._changes[bucket]
+                other.invalidate(tags=["red"])
+                during.clear()
+                wait_for(lambda: near._changes[bucket] > heard, "the notice")
+            return value
+
+    bucket = hash("t:#red") % 4096
+    during: list[int] = []
+    other = Cache(connect(url(server)), namespace="t")
+    with NearCache(connect(url(server))) as near:
+        cache = Cache(connect(url(server)), namespace="t", near=near, codec=Slow())
+        near.wait_trusted()
+        assert cache.get("k", lambda: "old", tags=["red"]) == "old"
+        near.flush()
+        during.append(1)
+        assert cache.get("k", lambda: "new", tags=["red"]) in ("old", "new")
+        assert cache.get("k", lambda: "new", tags=["red"]) == "new"
+
+
+def test_a_namespace_that_is_not_tracked_is_refused(server: Server) -> None:
+    client = connect(url(server))
+    near = NearCache(client)
+    Cache(client, namespace="one", near=near)
+    Cache(client, namespace="one", near=near)
+    with pytest.raises(ValueError, match="one of its own"):
+        Cache(client, namespace="two", near=near)
+    with pytest.raises(ValueError, match="one of its own"):
+        Cache(client, near=near)
+    Cache(client, namespace="two", near=NearCache(client, prefix=""))
+
+
+def test_what_a_replica_answered_is_not_kept(server: Server) -> None:
+    """The replica lags: it may answer what the notice was about, after the notice."""
+    client = connect(url(server), reader=url(server))
+    with NearCache(connect(url(server))) as near:
+        cache = Cache(client, namespace="t", near=near)
+        near.wait_trusted()
+        assert [cache.get("k", lambda: 1) for _ in range(3)] == [1, 1, 1]
+        assert (len(near), cache.counters.hits) == (0, 2)

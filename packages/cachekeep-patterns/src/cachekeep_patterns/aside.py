@@ -107,7 +107,7 @@ class Aside:
 
     async def get(self, request: Request, known: Any = UNASKED) -> Any:
         """``known``: what the caller found at the key (bytes, None, the error of asking), ``request.arrived`` taken before."""
-        ticket = self.near.ticket(request.key) if self.near is not None else None
+        ticket = self.near.ticket(request.key, request.tags) if self.near is not None and not self.store.lags else None
         sight: Sight | None
         try:
             if known is UNASKED:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from cachekeep_patterns.aside import UNASKED, Aside, Request
 from cachekeep_patterns.codecs import Codec, codec_for
 from cachekeep_patterns.dryrun import DryRun
 from cachekeep_patterns.errors import CacheDown
-from cachekeep_patterns.keys import KeyBuilder, safe
+from cachekeep_patterns.functions import AsyncCachedFunction, CachedFunction, Key, Tags
+from cachekeep_patterns.keys import Namespace
 from cachekeep_patterns.near import MISS, NearCache
 from cachekeep_patterns.observe import Counters
 from cachekeep_patterns.policy import Breaker, Policy
@@ -24,15 +24,13 @@ from cachekeep_patterns.write import Write
 T = TypeVar("T")
 P = ParamSpec("P")
 
-Key = str | Callable[..., str] | None
-Tags = Sequence[str] | Callable[..., Sequence[str]]
-
 
 class _Face:
     """What both faces share: names, policies, and making requests.
 
     ``client``             a valkey-py, redis-py, pymemcache, emcache or GLIDE client (see topology.py), or a Store
-    ``namespace``          put before every key; one cache per application and purpose
+    ``namespace``          put before every key; one cache per application and purpose. Without one, keys are the server's own,
+                           shared with everybody: only namespaces keep two caches apart (keys.py)
     ``policy``             the default for every call
     ``codec``              "json" (msgspec), "msgpack", "plain-json", "raw", or an object with encode and decode
     ``near``               a NearCache over the same server
@@ -64,11 +62,12 @@ class _Face:
         self.namespace = namespace
         self.near = near
         self.saved = DryRun() if dry_run else None
-        self._codec_name = codec
-        self._prefix = f"{namespace}:" if namespace else ""
-        self._always = (f"{self._prefix}#all",) if clearable else ()
-        if near is not None and not near.prefix:
-            near.prefix = self._prefix
+        self.codec_name = codec if isinstance(codec, str) else None
+        self._names = Namespace(namespace)
+        self._full = self._names.key
+        self._always = (self._names.everything,) if clearable else ()
+        if near is not None:
+            near.track(self._names.prefix)
         self._near_hit = self.counters.add["near_hits"]
         if client is None and not dry_run:
             raise TypeError("a client is needed, or dry_run=True")
@@ -86,11 +85,8 @@ class _Face:
             else cast(Aside, None)
         )
 
-    def _full(self, key: str) -> str:
-        return self._prefix + (key if key.isalnum() and len(key) < 64 and key.isascii() else safe(key))
-
     def _tag_keys(self, tags: Iterable[str]) -> tuple[str, ...]:
-        return (*self._always, *(f"{self._prefix}#{safe(tag)}" for tag in tags)) if tags else self._always
+        return (*self._always, *self._names.tags(tags)) if tags else self._always
 
     def _request(
         self,
@@ -113,7 +109,7 @@ class _Face:
         policy: Policy | None = None,
         codec: Codec | None = None,
     ) -> Write:
-        full = [self._full(key) for key in keys] + [f"{self._prefix}#{safe(tag)}" for tag in tags]
+        full = [self._full(key) for key in keys] + self._names.tags(tags)
         return Write(
             self._aside,
             lambda key: self._request(key, _no_load, publish_tags, policy, codec),
@@ -196,7 +192,7 @@ class Cache(_Face):
         if self.saved is not None:
             self.saved.forget(keys)
             return
-        run(self._aside.invalidate([*map(self._full, keys), *(f"{self._prefix}#{safe(tag)}" for tag in tags)]))
+        run(self._aside.invalidate([*map(self._full, keys), *self._names.tags(tags)]))
 
     def clear(self) -> None:
         """Invalidate the whole namespace in one step (``clearable=True``)."""
@@ -317,7 +313,7 @@ class AsyncCache(_Face):
         if self.saved is not None:
             self.saved.forget(keys)
             return
-        await self._aside.invalidate([*map(self._full, keys), *(f"{self._prefix}#{safe(tag)}" for tag in tags)])
+        await self._aside.invalidate([*map(self._full, keys), *self._names.tags(tags)])
 
     async def clear(self) -> None:
         _check_clearable(self)
@@ -397,118 +393,3 @@ async def _pick(loading: Awaitable[Mapping[str, Any]], name: str) -> Any:
 def _check_clearable(face: _Face) -> None:
     if not face._always:
         raise CacheDown("this cache was not made with clearable=True; its entries do not hang on the namespace")
-
-
-# --------------------------------------------------------------------------- decorated functions
-
-
-class _Decorated(Generic[P, T]):
-    """The parts of a decorated function that do not wait."""
-
-    def __init__(
-        self,
-        function: Callable[P, Any],
-        key: Key,
-        tags: Tags,
-        skip: tuple[str, ...],
-        face: _Face,
-        codec: Codec | None,
-    ) -> None:
-        functools.update_wrapper(cast(Any, self), function)
-        self._function = function
-        self._build = KeyBuilder(function, key, skip)
-        self._tag_function = tags if callable(tags) else None
-        self._tag_builders = () if callable(tags) else tuple(KeyBuilder(function, tag) for tag in tags)
-        self._codec = codec or _annotated_codec(function, face)
-
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key of a call (without the namespace)."""
-        return self._build(args, kwargs)
-
-    def tags(self, *args: P.args, **kwargs: P.kwargs) -> Sequence[str]:
-        if self._tag_function is not None:
-            return self._tag_function(*args, **kwargs)
-        return [build(args, kwargs) for build in self._tag_builders]
-
-
-def _annotated_codec(function: Callable[..., Any], face: _Face) -> Codec | None:
-    """JSON that decodes to the annotated return type, where the cache's codec is one of msgspec's by name."""
-    if face._codec_name not in ("json", "msgpack"):
-        return None
-    try:
-        returned = typing.get_type_hints(function).get("return", Any)
-    except (NameError, TypeError):
-        return None
-    if returned is Any or isinstance(returned, TypeVar):
-        return None
-    try:
-        return codec_for(face._codec_name, returned)
-    except TypeError:
-        return None
-
-
-class CachedFunction(_Decorated[P, T]):
-    """Call it like the function. Also: `key`, `invalidate`, `uncached`."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        function: Callable[P, T],
-        key: Key,
-        tags: Tags,
-        skip: tuple[str, ...],
-        policy: Policy | None,
-        codec: Codec | None,
-    ) -> None:
-        super().__init__(function, key, tags, skip, cache, codec)
-        self._cache, self._policy = cache, policy
-        self.uncached = function
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._cache.get(
-            self._build(args, kwargs),
-            lambda: self.uncached(*args, **kwargs),
-            tags=self.tags(*args, **kwargs),
-            policy=self._policy,
-            codec=self._codec,
-        )
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
-
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Forget this call's result."""
-        self._cache.invalidate(self._build(args, kwargs))
-
-
-class AsyncCachedFunction(_Decorated[P, T]):
-    """Await it like the function. Also: `key`, `invalidate`, `uncached`."""
-
-    def __init__(
-        self,
-        cache: AsyncCache,
-        function: Callable[P, Coroutine[Any, Any, T]],
-        key: Key,
-        tags: Tags,
-        skip: tuple[str, ...],
-        policy: Policy | None,
-        codec: Codec | None,
-    ) -> None:
-        super().__init__(function, key, tags, skip, cache, codec)
-        self._cache, self._policy = cache, policy
-        self.uncached = function
-
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._cache.get(
-            self._build(args, kwargs),
-            lambda: self.uncached(*args, **kwargs),
-            tags=self.tags(*args, **kwargs),
-            policy=self._policy,
-            codec=self._codec,
-        )
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        await self._cache.invalidate(self._build(args, kwargs))

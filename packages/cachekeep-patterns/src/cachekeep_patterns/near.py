@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cachekeep_patterns.errors import CacheDown
@@ -42,7 +42,7 @@ class NearCache:
 
     ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials
                            are used, on connections of our own (a daemon thread reads them)
-    ``prefix``             only keys that begin so are tracked; a `Cache` sets it to its namespace
+    ``prefix``             only keys that begin so are tracked; None: those of the namespace of the `Cache` it is given to
     ``max_entries``        and ``max_bytes`` (of stored size, an estimate): the oldest go first
     ``max_age_seconds``    however fresh, ask the server again after this; bounds what even a fenced-off primary could hide
     ``max_stale_seconds``  the bound on staleness described above; the heartbeat runs three times as often
@@ -52,7 +52,7 @@ class NearCache:
         self,
         client: Any,
         *,
-        prefix: str = "",
+        prefix: str | None = None,
         max_entries: int = 10_000,
         max_bytes: int = 64_000_000,
         max_age_seconds: float = 60.0,
@@ -86,12 +86,27 @@ class NearCache:
 
     # ------------------------------------------------------------------ filling
 
-    def ticket(self, key: str) -> tuple[int, int, int]:
-        """Take one before asking the server; `keep` refuses the answer if the key changed, or others were answered, in between."""
+    def track(self, prefix: str) -> None:
+        """What begins with ``prefix`` is going to be kept here. Raises ValueError if that would not be heard of."""
+        if self.prefix is None:
+            self.prefix = prefix
+        if not prefix.startswith(self.prefix):
+            raise ValueError(
+                f"this NearCache hears of changes below {self.prefix!r}, not below {prefix!r}: give each namespace one of its own"
+            )
+
+    def ticket(self, key: str, tags: Sequence[str] = ()) -> tuple[int, ...]:
+        """Take one before asking the server; `keep` refuses the answer if the key or one of its tags changed, or others were
+        answered, in between.
+        """
         if self._tracker is None:
             self.start()
+        return self._state(key, tags)
+
+    def _state(self, key: str, tags: Sequence[str]) -> tuple[int, ...]:
         bucket = hash(key) % _BUCKETS
-        return self._generation, self._changes[bucket], self._answers[bucket]
+        of_tags = [self._changes[hash(tag) % _BUCKETS] for tag in tags]
+        return (self._generation, self._changes[bucket], self._answers[bucket], *of_tags)
 
     def keep(
         self,
@@ -108,7 +123,7 @@ class NearCache:
         cost = size_bytes + len(key) + _SLOT_BYTES
         bucket = hash(key) % _BUCKETS
         with self._keeping:
-            undisturbed = ticket == (self._generation, self._changes[bucket], self._answers[bucket])
+            undisturbed = ticket == self._state(key, tags)
             self._answers[bucket] += 1
             slot = self._slots.get(key)
             if slot is not None and slot[4] == mark and now < slot[1]:
@@ -173,6 +188,7 @@ class NearCache:
         from cachekeep_patterns.tracking import Tracker
 
         with self._keeping:
+            self.prefix = self.prefix or ""
             if self._tracker is None or not self._tracker.ours:
                 self._tracker = Tracker(self, self._client)
         self._tracker.start()

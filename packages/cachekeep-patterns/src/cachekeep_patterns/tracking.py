@@ -41,7 +41,7 @@ _SETTINGS = frozenset(
 class Tracked(Protocol):
     """The memory: `near.NearCache`."""
 
-    prefix: str
+    prefix: str | None
     max_stale_seconds: float
     trusted_until: float
 

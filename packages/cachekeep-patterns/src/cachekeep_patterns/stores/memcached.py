@@ -39,6 +39,7 @@ class MemcachedStore:
         self.quick: Callable[[str], Any] | None = None
         self.down = client.down
         self.refused = client.refused
+        self.lags = False
 
     async def read(self, key: str) -> bytes | None:
         return await self.client.get(key)

@@ -14,6 +14,7 @@ class Store(Protocol):
     quick: Callable[[str], Any] | None  # `read` without a wrapper (plain or async, as the client is), for the hot path
     down: tuple[type[BaseException], ...]
     refused: tuple[type[BaseException], ...]
+    lags: bool  # whether `read` may be answered by a replica, so that what was read may be older than what is known to be there
 
     async def read(self, key: str) -> bytes | None: ...
 

@@ -19,6 +19,7 @@ class Commands(Protocol):
     down: tuple[type[BaseException], ...]
     refused: tuple[type[BaseException], ...]
     cluster: bool
+    lags: bool
 
     async def __call__(self, *command: Any) -> Any: ...
     async def many(self, commands: Sequence[Command]) -> list[Any]:
@@ -86,6 +87,7 @@ class ValkeyStore:
         self.quick: Callable[[str], Any] | None = None if execute is None else partial(execute, "GET")
         self.down = commands.down
         self.refused = commands.refused
+        self.lags = commands.lags
 
     async def read(self, key: str) -> bytes | None:
         value: bytes | None = await self.commands("GET", key)
@@ -164,6 +166,9 @@ class _Commands:
         self.client = client
         self.down, self.refused = _errors_of(client)
         self.cluster = "Cluster" in type(client).__name__
+        self.lags = hasattr(client, "reader") or any(
+            getattr(client, name, None) for name in ("read_from_replicas", "load_balancing_strategy")
+        )
         self.execute = client.execute_command
 
     def _pipeline(self, commands: Sequence[Command]) -> Any:
@@ -201,6 +206,7 @@ class GlideCommands:
         self.down: tuple[type[BaseException], ...] = (glide.ConnectionError, glide.TimeoutError, glide.ClosingError, OSError)
         self.refused: tuple[type[BaseException], ...] = (glide.GlideError,)
         self.cluster = "Cluster" in type(client).__name__
+        self.lags = getattr(getattr(client, "config", None), "read_from", glide.ReadFrom.PRIMARY) is not glide.ReadFrom.PRIMARY
 
     async def __call__(self, *command: Any) -> Any:
         return await self.client.custom_command([part if isinstance(part, (str, bytes)) else str(part) for part in command])
