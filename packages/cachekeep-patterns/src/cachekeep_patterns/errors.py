@@ -45,3 +45,7 @@ class DuplicateRequest(PatternError):
 
 class KeyReused(PatternError):
     """The idempotency key was used before with other arguments; nothing was done."""
+
+
+class UnseenChange(PatternError):
+    """A transaction changed rows in a way that does not tell which cached values change with them; it was not committed."""
