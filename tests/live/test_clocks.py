@@ -78,7 +78,7 @@ async def test_an_election_goes_by_no_wall_clock(engine: str, major: int, by: dt
 
         def begun(cache: Cache) -> bool:
             shard = cache.decided.shards[0]
-            return shard.recovering_from == led or shard.primary != led
+            return shard.lost == led or shard.primary != led
 
         await live.until(begun, "a successor is chosen")
         wall.ahead = -by

@@ -107,7 +107,7 @@ def in_order(cache: Cache) -> bool:
     """Every wanted node is there, announced, in sync or leading."""
     return all(
         x.moving_to is None
-        and x.recovering_from is None
+        and x.lost is None
         and x.in_sync == {n.name for n in cache.decided.nodes if n.shard == x.id} - {x.primary}
         for x in cache.decided.shards
     ) and all(n.announced and not n.due for n in cache.decided.nodes)

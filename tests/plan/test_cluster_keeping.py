@@ -10,7 +10,23 @@ from tests.plan.builders import MOMENT, gone, heard, later, silent, step
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, first, seen, settled, shard
 
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
-from cachekeep.model import Act, Cache, Decide, Errand, Flight, MoveSlots, Own, Replicate, Step, Stop, Stream, View, Wait
+from cachekeep.model import (
+    Act,
+    Cache,
+    Decide,
+    Election,
+    Errand,
+    Flight,
+    Move,
+    MoveSlots,
+    Own,
+    Replicate,
+    Step,
+    Stop,
+    Stream,
+    View,
+    Wait,
+)
 
 
 def with_node(cache: Cache, name: str, **changes: Any) -> Cache:
@@ -175,7 +191,7 @@ def test_consent_does_not_wait_for_a_move_that_waits_for_it() -> None:
     consent = Errand(serial=1, kind="promote-stale", shard="0001")
     cache = replace(cache, wanted=replace(cache.wanted, errands=(consent,)))
     one, two, *rest = cache.decided.shards
-    shards = (one, replace(two, moving_to=OTHERS_REPLICA, order=2), *rest)
+    shards = (one, replace(two, change=Move(to=OTHERS_REPLICA), order=2), *rest)
     cache = replace(cache, decided=replace(cache.decided, resharding=1, shards=shards))
     view = seen(view, demo_0001_001=gone(said=()), demo_0002_001=cluster(view, OTHER, importing={7: source}))
     assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
@@ -184,7 +200,7 @@ def test_consent_does_not_wait_for_a_move_that_waits_for_it() -> None:
 def test_a_move_to_who_took_over_nothing_is_called_off() -> None:
     """It had not heard what it would lead. It follows again, and the user's next wish is not kept waiting."""
     cache, view = settled(2)
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     view = seen(view, demo_0001_002={"role": "primary", "follows": None, "link_up": None})
     answer = step(cache, view)
     assert isinstance(answer, Decide)
@@ -232,7 +248,7 @@ def taking_over(seconds: float, **changes: Any) -> tuple[Cache, View]:
     """The second shall take over without a vote, and does not answer."""
     cache, view = one_shard()
 
-    cache = shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=later(-seconds), order=2, seize=True, **changes)
+    cache = shard(cache, change=Election(to=TWO, lost=ONE, since=later(-seconds), seize=True), order=2, **changes)
     return cache, seen(view, demo_0001_001=gone(), demo_0001_002=silent(cache, TWO, 2.0))
 
 
@@ -279,7 +295,7 @@ def stopped_by(answer: Step) -> list[str]:
 )
 def test_a_taker_that_was_told_and_hangs_is_stopped_while_the_giver_is_paused(taker: dict[str, Any], stopped: bool) -> None:
     cache, view = settled(3)
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     hangs = replace(silent(cache, TWO, taker["seconds"], process=taker["process"]), last_order=taker["last_order"])
     answer = step(cache, seen(view, demo_0001_002=hangs))
     assert stopped_by(answer) == ([TWO] if stopped else [])
@@ -287,7 +303,7 @@ def test_a_taker_that_was_told_and_hangs_is_stopped_while_the_giver_is_paused(ta
 
 def test_a_taker_that_was_told_and_hangs_is_stopped_before_anybody_succeeds_a_giver_that_died() -> None:
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     hangs = replace(silent(cache, TWO, 0.1), last_order=2)
     answer = step(cache, seen(view, demo_0001_001=gone(), demo_0001_002=hangs))
     assert stopped_by(answer) == [TWO]
@@ -295,7 +311,7 @@ def test_a_taker_that_was_told_and_hangs_is_stopped_before_anybody_succeeds_a_gi
 
 def test_who_has_led_for_a_moment_is_succeeded_by_its_replica_not_by_the_giver_that_dropped_its_keys() -> None:
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     emptied = cluster(view, ONE, slots=())
     view = seen(view, demo_0001_001=emptied, demo_0001_002=gone())
     answer = step(cache, view)
@@ -311,7 +327,7 @@ def test_who_has_led_for_a_moment_is_succeeded_by_its_replica_not_by_the_giver_t
 
 def test_a_giver_that_owns_its_slots_leads_on_when_the_taker_dies() -> None:
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     answer = step(cache, seen(view, demo_0001_002=gone()))
     assert answer.because == f"the lead of shard 0001 does not go to {TWO}: {TWO} is gone"
 
@@ -319,7 +335,7 @@ def test_a_giver_that_owns_its_slots_leads_on_when_the_taker_dies() -> None:
 def test_a_giver_that_cannot_be_asked_when_the_taker_is_gone_is_waited_for() -> None:
     """It may have dropped its keys."""
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     dead = replace(gone(), last_order=2)
     answer = step(cache, seen(view, demo_0001_001=silent(cache, ONE, 0.3), demo_0001_002=dead))
     assert not isinstance(answer, Decide) or answer.decided.shards[0].moving_to == TWO
@@ -347,7 +363,7 @@ def test_an_emptied_primary_is_succeeded_by_a_replica_that_followed_who_emptied_
 
 def test_a_taker_that_was_told_is_stopped_when_the_giver_hangs_too() -> None:
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     told = replace(silent(cache, TWO, 0.6), last_order=2)
     answer = step(cache, seen(view, demo_0001_001=silent(cache, ONE, 6.0, process="frozen"), demo_0001_002=told))
     assert stopped_by(answer) == [TWO]

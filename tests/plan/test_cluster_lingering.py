@@ -9,7 +9,7 @@ from tests.plan.builders import MOMENT, NOW, gone, later, silent, step
 from tests.plan.test_cluster_keeping import plan_until_wait, with_node, without_members
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, seen, settled, shard
 
-from cachekeep.model import Act, Cache, Decide, Erase, View, Wait
+from cachekeep.model import Act, Cache, Decide, Erase, Move, View, Wait
 from cachekeep.plan import Policy, condition
 from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
 from cachekeep.plan.situation import Situation
@@ -101,7 +101,7 @@ def handed_over(seconds: float, **node: Any) -> tuple[Cache, View]:
 
 def test_who_led_before_and_since_when_another_does_is_written_down() -> None:
     cache, view = settled(2)
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     view = seen(view, demo_0001_001={"role": "replica", "follows": view.node(ONE).follows})
     view = seen(
         view, demo_0001_001=cluster(view, ONE, slots=()), demo_0001_002={"role": "primary", **cluster(view, TWO, slots=HALF)}

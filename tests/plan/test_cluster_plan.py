@@ -10,7 +10,24 @@ from tests.plan.builders import MOMENT, NOW, gone, later, shard_with, silent, st
 from tests.plan.test_cluster_growth import settled as grown
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Act, Cache, Decide, Disown, Elect, Errand, Introduce, Meet, MoveSlots, NodeView, Step, Swap, View, Wait
+from cachekeep.model import (
+    Act,
+    Cache,
+    Decide,
+    Disown,
+    Elect,
+    Election,
+    Errand,
+    Introduce,
+    Meet,
+    Move,
+    MoveSlots,
+    NodeView,
+    Step,
+    Swap,
+    View,
+    Wait,
+)
 from cachekeep.plan import Policy
 from cachekeep.plan.announce import announce
 from cachekeep.plan.situation import Situation
@@ -50,9 +67,9 @@ def shard(cache: Cache, **changes: Any) -> Cache:
     return replace(cache, decided=replace(cache.decided, shards=(shard_with(first, **changes), *rest)))
 
 
-def electing(cache: Cache, seconds: float, **changes: Any) -> Cache:
+def electing(cache: Cache, seconds: float, *, seize: bool = False) -> Cache:
     """An election in the first shard that was decided so long ago."""
-    return shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=later(-seconds), order=2, **changes)
+    return shard(cache, change=Election(to=TWO, lost=ONE, since=later(-seconds), seize=seize), order=2)
 
 
 def first(answer: Step) -> Any:
@@ -67,7 +84,7 @@ def test_three_shards_vote_for_the_replica_of_a_primary_that_is_gone() -> None:
     assert isinstance(answer, Decide)
     assert answer.because == f"{ONE} is gone: {TWO} has the most of what it wrote and shall lead"
     led = answer.decided.shards[0]
-    assert (led.primary, led.moving_to, led.recovering_from, led.seize, led.order) == (ONE, TWO, ONE, False, 2)
+    assert (led.primary, led.order, led.change) == (ONE, 2, Election(to=TWO, lost=ONE, since=MOMENT))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +106,9 @@ def test_without_a_majority_it_takes_over_only_where_nobody_can_object(changes: 
         assert answer.refused
     else:
         assert isinstance(answer, Decide)
-        assert answer.decided.shards[0].seize
+        change = answer.decided.shards[0].change
+        assert isinstance(change, Election)
+        assert change.seize
 
 
 def test_one_election_at_a_time() -> None:
@@ -135,7 +154,7 @@ def test_a_takeover_gets_a_time_of_its_own() -> None:
     answer = step(electing(cache, 60.0), view)
     assert isinstance(answer, Decide)
     decided = answer.decided.shards[0]
-    assert (decided.seize, decided.order, decided.ordered_at) == (True, 3, MOMENT)
+    assert (decided.order, decided.change) == (3, Election(to=TWO, lost=ONE, since=MOMENT, seize=True))
 
 
 def test_an_election_is_called_off_when_the_primary_is_back() -> None:
@@ -168,7 +187,7 @@ def test_a_planned_move_waits_for_slots_that_are_half_open() -> None:
     cache, view = settled(2)
     other = cluster_node_id(cache, cache.decided.nodes[2])
     mine = cluster_node_id(cache, cache.decided.nodes[0])
-    cache = shard(replace(cache, decided=replace(cache.decided, resharding=1)), moving_to=TWO, order=2)
+    cache = shard(replace(cache, decided=replace(cache.decided, resharding=1)), change=Move(to=TWO), order=2)
     open_ = seen(
         view,
         demo_0001_001=cluster(view, ONE, migrating={7: other}),
@@ -275,8 +294,7 @@ def test_nobody_is_introduced_who_is_not_there_for_clients(name: str, change: di
 
 def test_a_new_cluster_is_available_when_clients_are_told_of_everybody() -> None:
     cache, view = settled(2)
-    cache = replace(cache, decided=replace(cache.decided, available_at=None))
-    cache = shard(cache, ordered_at=later(-5))
+    cache = replace(cache, decided=replace(cache.decided, available_at=None, appointed_at=later(-5)))
     unheard = frozenset({cluster_node_id(cache, next(n for n in cache.decided.nodes if n.name == TWO))})
     mute = seen(view, demo_0001_001=cluster(view, ONE, untold=unheard))
     assert first(step(cache, mute)) == Introduce(TWO, ONE, (ONE,))

@@ -12,13 +12,23 @@ from tests.plan.test_cluster_plan import ONE, OTHER, TWO, cluster, electing, fir
 
 from cachekeep.engines.config import settings
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Act, Apply, Cache, Decide, Elect, Silence, View
+from cachekeep.model import (
+    Act,
+    Apply,
+    Cache,
+    Decide,
+    Elect,
+    Election,
+    Move,
+    Silence,
+    View,
+)
 
 
 def rival(**changes: Any) -> tuple[Cache, View]:
     """The second is to take over from the first, which is gone; the third, in sync as well, could be elected by the engines."""
     cache, view = one_shard()
-    cache = shard(cache, moving_to=TWO, recovering_from=ONE, ordered_at=later(-0.1), order=2, seize=True)
+    cache = shard(cache, change=Election(to=TWO, lost=ONE, since=later(-0.1), seize=True), order=2)
     return cache, seen(view, demo_0001_001=gone(), demo_0001_003=changes)
 
 
@@ -33,7 +43,7 @@ def test_a_vote_that_has_failed_is_followed_by_a_takeover_with_a_time_of_its_own
         == f"the vote for {TWO} has failed, and {ONE} is confirmed stopped: it takes over when nobody else can be elected"
     )
     decided = answer.decided.shards[0]
-    assert (decided.seize, decided.order, decided.ordered_at) == (True, 3, MOMENT)
+    assert (decided.order, decided.change) == (3, Election(to=TWO, lost=ONE, since=MOMENT, seize=True))
 
 
 def test_a_takeover_is_called_off_when_nothing_comes_of_it() -> None:
@@ -52,7 +62,7 @@ def test_nobody_takes_over_while_another_could_be_elected() -> None:
     assert settings(cache, taker).live["cluster-replica-no-failover"] == "no"
     confirmed = rival(digests=runtime(cache, third).digests)
     assert first(step(*confirmed)) == Elect(TWO, 2, True, (OTHER, "demo-0003-001"))
-    over = shard(cache, seize=False, moving_to=None)
+    over = shard(cache, change=None)
     assert settings(over, third).live["cluster-replica-no-failover"] == "no"
     assert runtime(over, third).digests != runtime(cache, third).digests, "so it is configured again"
 
@@ -92,7 +102,7 @@ def test_a_giver_that_has_not_heard_that_it_was_replaced_is_stopped_for_certain(
     """Its pause ends soon, and then it would take writes beside the taker."""
     cache, view = settled(3)
     mine = cache.decided.shards[0].owned
-    cache = shard(cache, moving_to=TWO, order=2)
+    cache = shard(cache, change=Move(to=TWO), order=2)
     taken = {"role": "primary", "follows": None, "last_order": 2, **cluster(view, TWO, slots=mine, epoch=9)}
     answer = step(cache, seen(view, demo_0001_002=taken))
     assert isinstance(answer, Decide)

@@ -26,12 +26,15 @@ from tests.plan.builders import (
 from cachekeep.model import (
     Act,
     Cache,
+    Condemned,
     Confirmed,
     Decide,
     Decided,
     Ended,
+    Halted,
     HandOver,
     Moment,
+    Move,
     Promote,
     Stop,
     Stream,
@@ -306,7 +309,7 @@ def test_in_sync_with_the_one_before_is_enough_only_if_the_next_has_not_led(
 
 def moved(told: int, said: Any, **giver: Any) -> tuple[Cache, View]:
     """A hand-over (order 2) in which ``demo-001`` has stepped down, and ``demo-002`` is gone."""
-    cache = group(2, shards={"moving_to": TWO, "order": 2})
+    cache = group(2, shards={"change": Move(to=TWO), "order": 2})
     down = running(cache, ONE, role="replica", follows=None, link_up=None, **giver)
     return cache, healthy(cache, demo_001=down, demo_002=gone(said=heard(*said), lead_order=told))
 
@@ -338,7 +341,7 @@ def with_shard_of(of: Decided, **changes: Any) -> Decided:
 
 def test_a_giver_that_leads_on_is_not_asked_about_its_taker() -> None:
     """It had not stepped down, so the taker has not led; and from now on its order is no later one."""
-    cache = group(shards={"moving_to": TWO, "order": 2})
+    cache = group(shards={"change": Move(to=TWO), "order": 2})
     after, _ = settled(cache, healthy(cache, demo_002=gone(lead_order=2, said=())))
     assert (shard(after.decided).lead_order, shard(after.decided).in_sync) == (2, {THREE})
     assert led_by(after, healthy(after, demo_001=gone(), demo_002=gone(2, lead_order=2, said=()))) == THREE
@@ -396,7 +399,7 @@ def test_a_hung_primary_is_stopped_only_for_one_who_has_what_it_has() -> None:
 )
 def test_one_that_was_to_be_stopped_before_its_keeper_went_away_is_judged_anew(view: dict[str, Any], why: str) -> None:
     cache = group()
-    condemned = replace(cache.decided.nodes[0], condemned=True, condemned_at=later(-3600))
+    condemned = replace(cache.decided.nodes[0], fate=Condemned(since=later(-3600)))
     cache = replace(cache, decided=with_nodes(cache.decided, [condemned]))
     answer = step(cache, healthy(cache, demo_001=running(cache, ONE, **view)))
     assert isinstance(answer, Decide)
@@ -406,7 +409,7 @@ def test_one_that_was_to_be_stopped_before_its_keeper_went_away_is_judged_anew(v
 
 def test_one_that_the_user_gave_up_is_stopped_whatever_it_holds() -> None:
     cache = group(shards={"accept_stale": True})
-    given_up = replace(cache.decided.nodes[0], due="reboot", condemned=True)
+    given_up = replace(cache.decided.nodes[0], due="reboot", fate=Halted())
     cache = replace(cache, decided=with_nodes(cache.decided, [given_up]))
     frozen = replace(silent(cache, ONE, 60, process="frozen"), heard=())
     answer = step(cache, healthy(cache, demo_001=frozen))
@@ -430,7 +433,7 @@ def test_in_sync_is_true_of_one_lead_only(primary: str, order: int, known: set[s
 
 def test_a_hand_over_goes_on_with_who_is_in_sync_with_the_giver() -> None:
     """Its order is a later one; its primary is not."""
-    cache = group(shards={"moving_to": TWO, "order": 5, "lead_order": 3})
+    cache = group(shards={"change": Move(to=TWO), "order": 5, "lead_order": 3})
     answer = step(cache, healthy(cache))
     assert isinstance(answer, Act)
     assert isinstance(answer.stages[0][0], HandOver)

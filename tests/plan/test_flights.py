@@ -23,11 +23,14 @@ from cachekeep.model import (
     Flight,
     Follow,
     FrontView,
+    Halted,
     HandOver,
+    Move,
     MoveSlots,
     NodeView,
     Point,
     Promote,
+    Recovery,
     Silence,
     Start,
     Step,
@@ -179,7 +182,7 @@ def test_a_memcached_node_that_hangs_keeps_nobody_from_the_list() -> None:
 
 def test_a_stop_with_grace_keeps_nobody_from_leading() -> None:
     cache = group(shards={"in_sync": frozenset({"demo-003"})})
-    nodes = tuple(replace(n, condemned=True, due="reboot") if n.name == "demo-002" else n for n in cache.decided.nodes)
+    nodes = tuple(replace(n, fate=Halted(), due="reboot") if n.name == "demo-002" else n for n in cache.decided.nodes)
     cache = replace(cache, decided=replace(cache.decided, nodes=nodes))
     view = healthy(cache, demo_001=gone())
     assert stages(step(cache, view)) == ((Stop("demo-002", 5.0),),)
@@ -188,7 +191,7 @@ def test_a_stop_with_grace_keeps_nobody_from_leading() -> None:
 
 def test_one_that_cannot_be_stopped_keeps_no_older_process_of_another_alive() -> None:
     cache = group()
-    nodes = tuple(replace(n, condemned=True) if n.name == "demo-002" else n for n in cache.decided.nodes)
+    nodes = tuple(replace(n, fate=Halted()) if n.name == "demo-002" else n for n in cache.decided.nodes)
     cache = replace(cache, decided=replace(cache.decided, nodes=nodes))
     view = healthy(cache, demo_003=running(cache, "demo-003", incarnation=7))
     assert stages(step(cache, failed(view, Stop("demo-002")))) == ((Stop("demo-003"),),)
@@ -250,7 +253,9 @@ def test_nobody_is_promoted_while_a_rival_has_not_been_told_to_follow() -> None:
 
 
 def test_what_comes_after_is_begun_for_those_who_can() -> None:
-    cache = group(shards={"primary": "demo-003", "order": 2, "in_sync": frozenset({"demo-002"}), "recovering_from": "demo-001"})
+    cache = group(
+        shards={"primary": "demo-003", "order": 2, "in_sync": frozenset({"demo-002"}), "change": Recovery(lost="demo-001")}
+    )
     order = {"role": "replica", "link_up": False}
     view = healthy(
         cache,
@@ -268,7 +273,9 @@ def test_what_comes_after_is_begun_for_those_who_can() -> None:
 
 
 def _moving(cache: Cache) -> Cache:
-    return replace(cache, decided=replace(cache.decided, shards=(replace(shard(cache.decided), moving_to="demo-002", order=2),)))
+    return replace(
+        cache, decided=replace(cache.decided, shards=(replace(shard(cache.decided), change=Move(to="demo-002"), order=2),))
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +307,7 @@ def test_others_of_the_shard_are_looked_after_while_the_lead_moves() -> None:
 
 def test_a_fence_waits_for_nothing() -> None:
     cache = group()
-    nodes = tuple(replace(n, condemned=n.name == "demo-001") for n in cache.decided.nodes)
+    nodes = tuple(replace(n, fate=Halted() if n.name == "demo-001" else None) for n in cache.decided.nodes)
     cache = replace(cache, decided=replace(cache.decided, nodes=nodes))
     view = healthy(cache, demo_001=silent(cache, "demo-001", 9.0))
     assert stages(step(cache, flies(view, Apply("demo-001", ("settings",)), Start("demo-001")))) == ((Stop("demo-001"),),)

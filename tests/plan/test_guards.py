@@ -16,7 +16,9 @@ from cachekeep.model import (
     Excuse,
     Flight,
     Follow,
+    Halted,
     HandOver,
+    Move,
     NodeView,
     Promote,
     ReplicaSeen,
@@ -83,17 +85,17 @@ def test_a_consent_that_was_not_needed_is_used_up_too() -> None:
 
 
 def test_a_taker_that_has_fallen_out_of_sync_is_not_handed_to() -> None:
-    cache = group(2, shards={**NOBODY_IN_SYNC, "moving_to": "demo-002"})
+    cache = group(2, shards={**NOBODY_IN_SYNC, "change": Move(to="demo-002")})
     answer = step(cache, healthy(cache))
     assert isinstance(answer, Decide)
     assert shard(answer.decided).moving_to is None
     assert shard(answer.decided).primary == "demo-001"
-    in_sync = group(2, shards={"moving_to": "demo-002"})
+    in_sync = group(2, shards={"change": Move(to="demo-002")})
     assert any(isinstance(e, HandOver) for e in effects(step(in_sync, healthy(in_sync))))
 
 
 def test_a_taker_out_of_sync_does_not_inherit_from_a_giver_that_dies() -> None:
-    cache = group(3, shards={"in_sync": frozenset({"demo-003"}), "moving_to": "demo-002"})
+    cache = group(3, shards={"in_sync": frozenset({"demo-003"}), "change": Move(to="demo-002")})
     answer = step(cache, healthy(cache, demo_001=gone()))
     assert isinstance(answer, Decide)
     assert shard(answer.decided).moving_to is None
@@ -301,7 +303,7 @@ def test_the_next_node_restarts_when_the_last_is_back() -> None:
 def test_the_next_node_does_not_restart_while_the_last_is_being_stopped() -> None:
     """With its grace a stop may take long."""
     cache = group(4, shards={"in_sync": frozenset({"demo-003", "demo-004"})})
-    cache = changed(changed(cache, "demo-003", due="reboot"), "demo-002", due="reboot", condemned=True)
+    cache = changed(changed(cache, "demo-003", due="reboot"), "demo-002", due="reboot", fate=Halted())
     stopping = Flight(effect=Stop("demo-002", 5.0), because="it must be stopped first", since_seconds=1.0, left_seconds=4.0)
     answer = step(cache, replace(healthy(cache), flights=(stopping,)))
     assert isinstance(answer, Wait)

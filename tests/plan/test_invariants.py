@@ -13,7 +13,7 @@ from tests.plan.builders import ADDRESSES, MOMENT, group, healthy, later, step
 from tests.plan.test_cluster_plan import settled
 from tests.plan.test_switching import fed, seen
 
-from cachekeep.model import Cache, Decide, Decided, Ended, Errand, Excuse, NodeView, Silence, View
+from cachekeep.model import Cache, Decide, Decided, Ended, Errand, Excuse, Move, NodeView, Silence, View
 from cachekeep.plan.invariants import Unsound, check, demand
 from cachekeep.plan.situation import with_nodes, with_shard
 from cachekeep.plan.slots import SLOTS
@@ -38,17 +38,13 @@ BROKEN: dict[str, Decided] = {
     f"demo-001 and an endpoint have {PLAIN.shards[0].reader_address}": with_node(PLAIN, address=PLAIN.shards[0].reader_address),
     "demo-001 has incarnation 0": with_node(PLAIN, incarnation=0),
     "demo-003 belongs to shard 0009, which is not there": with_nodes(PLAIN, [replace(PLAIN.nodes[2], shard="0009")]),
-    "demo-001 is not condemned, but since when is known": with_node(PLAIN, condemned_at=MOMENT),
-    "demo-001 was starved, and is not to be stopped": with_node(PLAIN, starved=True),
     "x succeeds nobody": replace(PLAIN, successors=(replace(PLAIN.nodes[0], name="x", address="127.77.9.9"),)),
     "shard 0001: its primary leads by order 7, and the last one was 1": with_first_shard(PLAIN, lead_order=7),
     "shard 0001: demo-001 led by order 7, and the last one was 1": with_first_shard(
         PLAIN, ended=(Ended(primary="demo-001", order=7, at=MOMENT),)
     ),
-    "shard 0001: demo-001 hands over to itself": with_first_shard(PLAIN, moving_to="demo-001"),
-    "shard 0001: nobody takes over without a vote where nobody was lost": with_first_shard(PLAIN, moving_to="demo-002", seize=True),
-    "shard 0001: its replicas have left a primary that does not starve": with_first_shard(PLAIN, starved_since=MOMENT),
-    "shard 0001: demo-0002-001 is a node of shard 0002": with_first_shard(CLUSTERED, moving_to="demo-0002-001"),
+    "shard 0001: demo-001 hands over to itself": with_first_shard(PLAIN, change=Move(to="demo-001")),
+    "shard 0001: demo-0002-001 is a node of shard 0002": with_first_shard(CLUSTERED, change=Move(to="demo-0002-001")),
     "shard 0001: ((5, 9), (10, 12)) are no slots in order": with_first_shard(CLUSTERED, owned=((5, 9), (10, 12))),
     f"shard 0001: ((0, {SLOTS}),) are no slots in order": with_first_shard(CLUSTERED, owned=((0, SLOTS),)),
     "slots ((8192, 8193),) are to belong to shard 0002 and to another": with_first_shard(CLUSTERED, slots=((0, 8193),)),

@@ -16,7 +16,7 @@ from tests.plan import test_switching as switching
 from tests.plan.builders import MOMENT, NOW, gone, group, healthy, later, step
 
 from cachekeep.clock import SystemClock
-from cachekeep.model import UNKNOWN, Cache, Decide, Moment, View, elapsed
+from cachekeep.model import UNKNOWN, Cache, Condemned, Decide, Election, Moment, Spoilt, Starving, View, elapsed
 from cachekeep.plan import Policy
 from cachekeep.plan.cluster_leaders import ELECTION_SECONDS
 from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
@@ -51,25 +51,25 @@ def test_a_decision_of_another_process_on_this_host_can_be_compared() -> None:
 
 def election(begun: Moment) -> tuple[Cache, View, Policy]:
     cache, view = clusters.settled(3)
-    cache = clusters.shard(cache, moving_to=clusters.TWO, recovering_from=clusters.ONE, ordered_at=begun, order=2)
+    cache = clusters.shard(cache, change=Election(to=clusters.TWO, lost=clusters.ONE, since=begun), order=2)
     return cache, clusters.seen(view, demo_0001_001=gone(), demo_0001_002={"last_order": 2}), Policy()
 
 
 def starved(begun: Moment) -> tuple[Cache, View, Policy]:
-    cache = starving.lost(starving=True, starved_since=begun)
+    cache = starving.lost(change=Starving(since=begun))
     return cache, starving.view(cache, follow=False), starving.STARVE
 
 
 def confirmed(begun: Moment) -> tuple[Cache, View, Policy]:
     cache = starving.lost()
-    cache = replace(cache, decided=with_nodes(cache.decided, [replace(cache.decided.nodes[0], condemned_at=begun)]))
+    cache = replace(cache, decided=with_nodes(cache.decided, [replace(cache.decided.nodes[0], fate=Condemned(since=begun))]))
     return cache, starving.view(cache), starving.STARVE
 
 
 def resting(begun: Moment) -> tuple[Cache, View, Policy]:
     cache = switching.fed()
     one, two, three = cache.decided.successors
-    spoilt = (one, replace(two, condemned_at=begun), three)
+    spoilt = (one, replace(two, fate=Spoilt(since=begun)), three)
     known = replace(cache.decided.confirmed, nodes=frozenset({one.name, three.name}))
     cache = replace(cache, decided=replace(cache.decided, successors=spoilt, confirmed=known))
     return cache, switching.seen(cache, t2=switching.successor(cache, switching.T2, refused=1)), Policy()
@@ -138,9 +138,8 @@ def test_where_nothing_takes_its_time_nothing_is_counted() -> None:
 
 def test_a_new_cluster_is_waited_for_by_no_wall_clock() -> None:
     cache, view = clusters.settled(2)
-    shards = tuple(replace(x, ordered_at=later(-0.5)) for x in cache.decided.shards)
     nodes = tuple(replace(n, announced=False) for n in cache.decided.nodes)
-    cache = replace(cache, decided=replace(cache.decided, available_at=None, shards=shards, nodes=nodes))
+    cache = replace(cache, decided=replace(cache.decided, available_at=None, appointed_at=later(-0.5), nodes=nodes))
     view = clusters.seen(view, demo_0001_001=clusters.cluster(view, clusters.ONE, ok=False))
     answer = step(cache, view, now=NOW - dt.timedelta(hours=1))
     assert answer.because == "the engines will serve when they have been up for two seconds"

@@ -20,11 +20,14 @@ from cachekeep.model import (
     Follow,
     Forget,
     FrontView,
+    Halted,
     HandOver,
     Member,
+    Move,
     NodeView,
     Point,
     Promote,
+    Recovery,
     ReplicaSeen,
     Silence,
     Start,
@@ -167,7 +170,9 @@ def test_between_equals_another_zone_than_the_lost_one_comes_last() -> None:
 
 
 def test_the_new_primary_gets_the_endpoint_and_the_others_follow_in_one_act() -> None:
-    cache = group(shards={"primary": "demo-003", "order": 2, "in_sync": frozenset({"demo-002"}), "recovering_from": "demo-001"})
+    cache = group(
+        shards={"primary": "demo-003", "order": 2, "in_sync": frozenset({"demo-002"}), "change": Recovery(lost="demo-001")}
+    )
     first, _second, third = cache.decided.nodes
     view = healthy(
         cache,
@@ -298,7 +303,7 @@ def test_a_frozen_primary_is_confirmed_stopped_before_anybody_takes_over() -> No
 def test_a_stopped_primary_that_the_kernel_holds_is_succeeded_and_not_started_beside() -> None:
     cache = group()
     stuck = replace(gone(), process="stuck")
-    condemned = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), condemned=True)]))  # type: ignore[type-var]
+    condemned = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), fate=Halted())]))  # type: ignore[type-var]
     answer = step(condemned, healthy(condemned, demo_001=stuck))
     assert isinstance(answer, Decide)
     assert shard(answer.decided).primary == "demo-002"
@@ -306,7 +311,7 @@ def test_a_stopped_primary_that_the_kernel_holds_is_succeeded_and_not_started_be
         condemned,
         decided=replace(
             answer.decided,
-            shards=(shard_with(shard(answer.decided), recovering_from=None, ended=(), in_sync=frozenset({"demo-003"})),),
+            shards=(shard_with(shard(answer.decided), change=None, ended=(), in_sync=frozenset({"demo-003"})),),
         ),
     )
     answer = step(led, healthy(led, demo_001=stuck))
@@ -383,7 +388,9 @@ def test_unknown_is_not_down() -> None:
 
 
 def test_a_failover_is_told_when_it_is_done_and_the_lost_node_recovered_after_it() -> None:
-    cache = group(shards={"primary": "demo-002", "order": 2, "in_sync": frozenset({"demo-003"}), "recovering_from": "demo-001"})
+    cache = group(
+        shards={"primary": "demo-002", "order": 2, "in_sync": frozenset({"demo-003"}), "change": Recovery(lost="demo-001")}
+    )
     view = healthy(cache, demo_001=gone())
     told = step(cache, view)
     assert isinstance(told, Decide)
@@ -417,7 +424,7 @@ def test_a_hand_over_is_decided_with_its_order_before_an_engine_hears_of_it() ->
 
 
 def test_a_move_is_called_off_when_the_taker_is_lost() -> None:
-    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    cache = group(shards={"change": Move(to="demo-003"), "order": 2})
     answer = step(cache, healthy(cache, demo_003=gone()))
     assert isinstance(answer, Decide)
     assert shard(answer.decided).moving_to is None
@@ -426,7 +433,7 @@ def test_a_move_is_called_off_when_the_taker_is_lost() -> None:
 
 
 def test_a_move_whose_giver_crashes_becomes_a_failover_to_the_taker() -> None:
-    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    cache = group(shards={"change": Move(to="demo-003"), "order": 2})
     answer = step(cache, healthy(cache, demo_001=gone()))
     assert isinstance(answer, Decide)
     after = shard(answer.decided)
@@ -434,14 +441,14 @@ def test_a_move_whose_giver_crashes_becomes_a_failover_to_the_taker() -> None:
 
 
 def test_unless_another_has_more_than_the_taker() -> None:
-    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    cache = group(shards={"change": Move(to="demo-003"), "order": 2})
     answer = step(cache, healthy(cache, demo_001=gone(), demo_002=running(cache, "demo-002", offset=1001)))
     assert isinstance(answer, Decide)
     assert (shard(answer.decided).primary, shard(answer.decided).moving_to) == ("demo-002", None)
 
 
 def test_and_if_the_taker_leads_already_the_move_is_done() -> None:
-    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    cache = group(shards={"change": Move(to="demo-003"), "order": 2})
     led = running(cache, "demo-003", role="primary", follows=None, link_up=None)
     answer = step(cache, healthy(cache, demo_001=gone(), demo_002=running(cache, "demo-002", offset=1001), demo_003=led))
     assert isinstance(answer, Decide)
@@ -463,7 +470,7 @@ def test_a_primary_that_does_not_lead_yet_is_succeeded_by_who_has_more() -> None
 
 def test_a_half_done_hand_over_is_finished_not_undone() -> None:
     """The giver was demoted, then the control plane died: both follow each other, nobody leads, the taker has everything."""
-    cache = group(shards={"moving_to": "demo-003", "order": 2})
+    cache = group(shards={"change": Move(to="demo-003"), "order": 2})
     demoted = running(cache, "demo-001", role="replica", follows=cache.decided.nodes[2].address, link_up=False)
     answer = step(cache, healthy(cache, demo_001=demoted))
     assert isinstance(answer, Decide)
@@ -471,7 +478,7 @@ def test_a_half_done_hand_over_is_finished_not_undone() -> None:
 
 
 def test_a_silent_taker_keeps_the_lead_that_it_may_have_taken() -> None:
-    cache = group(shards={"moving_to": "demo-002", "order": 2})
+    cache = group(shards={"change": Move(to="demo-002"), "order": 2})
     down = running(cache, "demo-001", role="replica", follows=None, link_up=None)
     answer = step(cache, healthy(cache, demo_001=down, demo_002=silent(cache, "demo-002", 2.0, reachable=False)))
     assert isinstance(answer, Decide)

@@ -9,7 +9,23 @@ from msgspec.structs import replace
 from tests.plan.builders import MOMENT, gone, group, healthy, later, running, shard, silent, step
 
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Act, Apply, Cache, Decide, Detach, NodeView, Promote, Silence, Stop, View, Wait
+from cachekeep.model import (
+    Act,
+    Apply,
+    Cache,
+    Condemned,
+    Decide,
+    Detach,
+    NodeView,
+    Promote,
+    Recovery,
+    Silence,
+    Starved,
+    Starving,
+    Stop,
+    View,
+    Wait,
+)
 from cachekeep.plan import Policy
 from cachekeep.plan.situation import with_nodes
 from cachekeep.plan.starving import STARVING_SECONDS
@@ -21,7 +37,7 @@ LATER = later(2)
 def lost(count: int = 3, **shards: Any) -> Cache:
     """``demo-001`` was condemned a moment ago, and its guard is armed."""
     cache = group(count, shards={"min_replicas": count // 2} | shards)
-    condemned = replace(cache.node("demo-001"), condemned=True, condemned_at=MOMENT)  # type: ignore[type-var]
+    condemned = replace(cache.node("demo-001"), fate=Condemned(since=MOMENT))  # type: ignore[type-var]
     return replace(cache, decided=with_nodes(cache.decided, [condemned]))
 
 
@@ -89,7 +105,7 @@ def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() 
     assert isinstance(answer, Decide)
     assert answer.because == "demo-001 has been without replicas for 5 s and takes no writes: demo-002 shall lead"
     led = shard(answer.decided)
-    assert (led.primary, led.order, led.min_replicas, led.starving, led.starved_since) == ("demo-002", 3, 0, False, None)
+    assert (led.primary, led.order, led.min_replicas, led.change) == ("demo-002", 3, 0, Recovery(lost="demo-001"))
     cache = replace(cache, decided=answer.decided)
     second = running(cache, "demo-002", role="replica", follows=None, link_up=None)
     answer = step(cache, view(cache, follow=False, demo_002=second), STARVE, LATER)
@@ -124,14 +140,14 @@ def test_a_guard_that_is_not_known_to_be_armed_is_none() -> None:
 
 
 def test_replicas_that_are_gone_acknowledge_nothing() -> None:
-    cache = lost(in_sync=frozenset({"demo-002"}), starving=True)
+    cache = lost(in_sync=frozenset({"demo-002"}), change=Starving())
     answer = step(cache, view(cache, follow=False, demo_003=gone()), STARVE, LATER)
     assert isinstance(answer, Decide)
-    assert shard(answer.decided).starved_since == LATER
+    assert shard(answer.decided).change == Starving(since=LATER)
 
 
 def test_one_that_is_gone_after_all_is_succeeded_at_once() -> None:
-    cache = lost(starving=True, starved_since=MOMENT)
+    cache = lost(change=Starving(since=MOMENT))
     answer = step(cache, view(cache, follow=False, demo_001=gone()), STARVE, LATER)
     assert isinstance(answer, Decide)
     assert answer.because == "demo-001 is gone: demo-002 has the most of what it wrote and shall lead"
@@ -139,10 +155,25 @@ def test_one_that_is_gone_after_all_is_succeeded_at_once() -> None:
 
 def test_it_is_stopped_when_its_host_is_back_and_then_started_as_any_other() -> None:
     cache = lost(primary="demo-002", in_sync=frozenset({"demo-003"}))
-    cache = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), starved=True)]))  # type: ignore[type-var]
+    cache = replace(cache, decided=with_nodes(cache.decided, [replace(cache.node("demo-001"), fate=Starved())]))  # type: ignore[type-var]
     answer = step(cache, healthy(cache), STARVE)
     assert answer == Act(((Stop("demo-001"),),), "demo-001 can be reached again and is stopped")
     answer = step(cache, healthy(cache, demo_001=gone()), STARVE)
     assert isinstance(answer, Decide)
     again = next(n for n in answer.decided.nodes if n.name == "demo-001")
-    assert (again.incarnation, again.condemned, again.condemned_at, again.starved) == (2, False, None, False)
+    assert (again.incarnation, again.fate) == (2, None)
+
+
+def test_one_that_is_let_live_is_not_starved_later_by_what_was_begun_now() -> None:
+    """Its replicas follow it again: the next time it is condemned, the time for which they have to be away begins anew."""
+    cache = lost(change=Starving(since=MOMENT))
+    answer = step(cache, healthy(cache), Policy(), LATER)
+    assert answer.because == "demo-001 answers again: it is not stopped"
+    assert shard(answer.decided).change is None  # type: ignore[union-attr]
+
+
+def test_another_process_in_its_place_is_not_starved_by_what_was_begun_with_the_first() -> None:
+    cache = lost(1, change=Starving(since=MOMENT))
+    answer = step(cache, view(cache, demo_001=gone()), STARVE, LATER)
+    assert answer.because == "demo-001 ended and is started again; what only demo-001 held is lost"
+    assert shard(answer.decided).change is None  # type: ignore[union-attr]

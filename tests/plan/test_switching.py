@@ -18,6 +18,7 @@ from cachekeep.model import (
     Cache,
     ClusterSeen,
     Confirmed,
+    Conversion,
     Convert,
     Decide,
     Elect,
@@ -27,6 +28,7 @@ from cachekeep.model import (
     ReplicaSeen,
     Replicate,
     Start,
+    Starving,
     Stop,
     Stream,
     View,
@@ -62,7 +64,7 @@ def turning(**shard: Any) -> Cache:
     """The lead is about to go to the first successor, by order 2."""
     cache = fed()
     (only,) = cache.decided.shards
-    given = {"moving_to": T1, "order": 2, "lead_order": 1, "ordered_at": MOMENT} | shard
+    given = {"change": Conversion(to=T1, since=MOMENT), "order": 2, "lead_order": 1, "ordered_at": MOMENT} | shard
     return replace(cache, decided=replace(cache.decided, shards=(shard_with(only, **given),)))
 
 
@@ -169,7 +171,7 @@ def test_the_primarys_own_successor_shall_lead_by_an_order_of_its_own() -> None:
     answer = step(fed(), seen(fed()))
     assert isinstance(answer, Decide)
     (shard,) = answer.decided.shards
-    assert (shard.primary, shard.moving_to, shard.order, shard.ordered_at) == ("demo-001", T1, 2, MOMENT)
+    assert (shard.primary, shard.change, shard.order) == ("demo-001", Conversion(to=T1, since=MOMENT), 2)
     cache = turning()
     assert act(step(cache, seen(cache))) == ((Convert("demo-001", T1, 2, (cache.decided.nodes[0].address,), 1.0),),)
 
@@ -349,7 +351,7 @@ def test_what_was_fed_by_a_primary_of_before_inherits_nothing() -> None:
 
 
 def test_who_leads_in_vain_starts_anew_and_the_move_is_tried_again_after_a_while() -> None:
-    cache = turning(moving_to=None, order=3)
+    cache = turning(change=None, order=3)
     answer = step(cache, seen(cache, t1=leading(cache)))
     assert isinstance(answer, Decide)
     assert answer.decided.fed == {T2, T3}
@@ -379,7 +381,7 @@ def test_a_crash_meanwhile_is_for_the_replicas_and_successors_are_fed_by_the_new
         cache,
         decided=replace(
             cache.decided,
-            shards=(shard_with(shard, in_sync=frozenset({"demo-001", "demo-003"}), recovering_from=None, ended=()),),
+            shards=(shard_with(shard, in_sync=frozenset({"demo-001", "demo-003"}), change=None, ended=()),),
         ),
     )
     old = {f"t{i}": successor(fed(), name, link_up=False) for i, name in enumerate((T1, T2, T3), 1)}
@@ -395,7 +397,7 @@ def test_without_any_replica_left_a_successor_inherits() -> None:
     answer = step(cache, seen(cache, **lost, t2=successor(cache, T2, offset=1001)))
     assert isinstance(answer, Decide)
     (shard,) = answer.decided.shards
-    assert (shard.moving_to, shard.order, shard.recovering_from) == (T2, 2, "demo-001")  # it has most
+    assert (shard.moving_to, shard.order, shard.lost) == (T2, 2, "demo-001")  # it has most
     cache = replace(cache, decided=answer.decided)
     assert act(step(cache, seen(cache, **lost))) == ((Elect(T2, 2, seize=True),),)
     answer = step(cache, seen(cache, **lost, t2=leading(cache, T2)))
@@ -422,7 +424,7 @@ def test_successors_inherit_too_when_the_primary_was_to_come_back_empty_meanwhil
 def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
     cache = fed(2)
     (shard,) = cache.decided.shards
-    given = replace(shard, moving_to=T1, order=2, ordered_at=MOMENT, recovering_from="demo-001")
+    given = replace(shard, change=Conversion(to=T1, since=MOMENT, lost="demo-001"), order=2, ordered_at=MOMENT)
     cache = replace(cache, decided=replace(cache.decided, shards=(given,)))
     lost = {"demo_001": gone(), "demo_002": gone(), "t1": replace(silent(cache, T1, 60.0), last_order=2)}
     much_later = later(60)
@@ -470,7 +472,7 @@ def test_who_was_never_fed_or_has_refused_something_inherits_nothing() -> None:
 def test_a_primary_that_shall_starve_is_left_by_successors_first() -> None:
     cache = fed()
     (shard,) = cache.decided.shards
-    cache = replace(cache, decided=replace(cache.decided, shards=(replace(shard, starving=True),)))
+    cache = replace(cache, decided=replace(cache.decided, shards=(replace(shard, change=Starving()),)))
     assert act(step(cache, seen(cache), Policy(fence="starve")))[0] == (Stop(T1), Stop(T2), Stop(T3))
 
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import Rig, refused
 
+from cachekeep.model import UNKNOWN, Conversion
 from cachekeep.plan.slots import count, even
 
 ON, OFF = "default.valkey8.cluster.on", "default.valkey8"
@@ -504,7 +505,7 @@ def test_back_to_compatible_while_it_is_on_its_way_and_not_once_it_is_there(rig:
 def test_not_back_any_more_when_the_lead_is_on_its_way(rig: Rig) -> None:
     enabling(rig)
     cache = rig.stored("demo")
-    shards = (replace(cache.decided.shards[0], moving_to="demo-001.cluster"),)
+    shards = (replace(cache.decided.shards[0], change=Conversion(to="demo-001.cluster", since=UNKNOWN)),)
     rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, shards=shards))))
     failed = refused(lambda: mode(rig, "compatible"))
     assert failed.code == "InvalidReplicationGroupState"

@@ -12,7 +12,7 @@ import pytest
 from cachekeep.model import ClusterSeen
 from cachekeep.plan import cluster_leaders, cluster_members, cluster_slots
 from cachekeep.plan.situation import Situation
-from cachekeep.plan.slots import Move
+from cachekeep.plan.slots import SlotMigration
 from cachekeep.sim.cluster_doors import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
@@ -65,7 +65,7 @@ def test_a_seed_is_a_seed() -> None:
 def _close_what_is_half_open(patch: pytest.MonkeyPatch) -> None:
     """Slots that were half open towards a primary of before are closed, not finished."""
 
-    def closed(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
+    def closed(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[SlotMigration], dict[str, list[int]]]:
         stray = {s.cache.shard(id).primary: [*v.migrating, *v.importing] for id, v in now.items()}  # type: ignore[union-attr]
         return [], {name: slots for name, slots in stray.items() if name and slots}
 

@@ -15,7 +15,11 @@ import msgspec
 from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.node_types import NodeType, node_type
 from cachekeep.engines.parameters import defaults, node_type_value, parameters
-from cachekeep.model import Cache, Node
+from cachekeep.model import (
+    Cache,
+    Election,
+    Node,
+)
 
 _MIB = 1024 * 1024
 
@@ -148,7 +152,8 @@ def sort(cache: Cache, node: Node) -> Sort:
     timeout = 0
     if cache.in_cluster_mode(node):
         timeout = PATIENT_MS if node in cache.decided.successors else NODE_TIMEOUT_MS
-    abstains = bool(timeout) and shard is not None and shard.seize and shard.moving_to != node.name
+    change = shard.change if shard is not None else None
+    abstains = bool(timeout) and isinstance(change, Election) and change.seize and change.to != node.name
     return Sort(node.engine, node.version, node.node_type, timeout, abstains, needed, tuple(wanted.parameters.items()))
 
 

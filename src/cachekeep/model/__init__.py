@@ -17,6 +17,19 @@ from cachekeep.model.cache import (
     Wanted,
     WantedShard,
 )
+from cachekeep.model.change import (
+    Change,
+    Condemned,
+    Conversion,
+    Election,
+    Fate,
+    Halted,
+    Move,
+    Recovery,
+    Spoilt,
+    Starved,
+    Starving,
+)
 from cachekeep.model.condition import Condition, NodeCondition
 from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
@@ -78,6 +91,17 @@ from cachekeep.model.view import (
 )
 
 __all__ = [
+    "Change",
+    "Condemned",
+    "Conversion",
+    "Election",
+    "Fate",
+    "Halted",
+    "Move",
+    "Recovery",
+    "Spoilt",
+    "Starved",
+    "Starving",
     "UNKNOWN",
     "Act",
     "Admit",

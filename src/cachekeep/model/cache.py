@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.change import Change, Condemned, Conversion, Election, Fate, Halted, Move, Recovery, Starved
 from cachekeep.model.moment import Moment
 from cachekeep.model.stream import Heard
 
@@ -106,12 +107,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     node_type: str
     incarnation: int = 1
-    condemned: bool = False
-    """Must be confirmed stopped before anything else happens to its shard."""
-    condemned_at: Moment | None = None
-    """When it was found hung or lost: by then it led. Of a successor: when it was found to have refused something."""
-    starved: bool = False
-    """Was succeeded without having been confirmed stopped: it is to be stopped yet, but its shard does not wait for that."""
+    fate: Fate | None = None
     leaving: bool = False
     """On its way out: no endpoint, no role; then stopped and erased."""
     due: Literal["", "reboot", "upgrade"] = ""
@@ -121,6 +117,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     created_at: dt.datetime | None = None
     in_place_of: str = ""
     """The member that it is, where its own name is another: it took the place of the member's node without cluster mode."""
+
+    @property
+    def condemned(self) -> bool:
+        """It must be confirmed stopped: nothing that it says counts."""
+        return isinstance(self.fate, Halted | Condemned | Starved)
 
     @property
     def member(self) -> str:
@@ -190,30 +191,31 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     """The highest configuration epoch at which its primary was seen."""
     ordered_at: Moment | None = None
-    """When its last election, or move to cluster mode, was decided; of the first shards in cluster mode, until they serve: when
-    they were."""
+    """When its last move to cluster mode was decided; of the first shards in cluster mode, until they serve: when they were."""
     led_before: str | None = None
     """Cluster mode: who led before its primary. Clients that have not heard of that still come to it."""
     led_since: Moment | None = None
     """When the primary was seen to lead in place of that one."""
     min_replicas: int = 0
     """So many replicas must keep up with its primary, or it takes no writes (min-replicas-to-write); 0: it needs none."""
-    starving: bool = False
-    """Its primary cannot be confirmed stopped: its replicas leave it, and lead when it must refuse writes for want of them."""
-    starved_since: Moment | None = None
-    """When its replicas were seen to have left."""
-    seize: bool = False
-    """``moving_to`` takes over without a vote: nobody is left who could vote, or object."""
+    change: Change | None = None
+    """What is going on about who leads it."""
     primary_address: str | None = None
     reader_address: str | None = None
-    moving_to: str | None = None
-    """A hand-over in progress: the node that shall lead next. Decided before the engines hear of it."""
-    recovering_from: str | None = None
-    """The primary that was lost: set at a failover, cleared when its replacement is in sync again."""
     preferred: str | None = None
     """Lead goes back to this node when it is in sync (a crash without automatic failover)."""
     accept_stale: bool = False
     """The user allows, once, to promote a node that cannot be shown to have what the leads before it acknowledged."""
+
+    @property
+    def moving_to(self) -> str | None:
+        """The node that is to lead next."""
+        return self.change.to if isinstance(self.change, Move | Conversion | Election) else None
+
+    @property
+    def lost(self) -> str | None:
+        """The primary that was lost, until its successor is seen to lead."""
+        return self.change.lost if isinstance(self.change, Conversion | Election | Recovery) else None
 
     @property
     def in_sync(self) -> frozenset[str]:

@@ -83,7 +83,6 @@ def _first_time(s: Situation) -> Step | None:
         told.append(s.tell(f"Replication group {s.cache.name} created", group=True))
     decided = replace(
         with_nodes(s.decided, [replace(n, announced=True) for n in nodes]),
-        shards=tuple(replace(x, ordered_at=None) for x in s.decided.shards),
         appointed_at=None,
         available_at=s.now,
     )

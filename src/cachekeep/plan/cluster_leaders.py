@@ -13,7 +13,24 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Act, Apply, Decide, Effect, Elect, Node, Replicate, Shard, Step, Stream, Swap, Wait
+from cachekeep.model import (
+    Act,
+    Apply,
+    Condemned,
+    Decide,
+    Effect,
+    Elect,
+    Election,
+    Move,
+    Node,
+    Recovery,
+    Replicate,
+    Shard,
+    Step,
+    Stream,
+    Swap,
+    Wait,
+)
 from cachekeep.plan import evidence, judge, leaders
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
@@ -40,8 +57,10 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
     leader = _leader(s, shard)
     if leader is not None and leader.name != primary.name:
         return _adopt(s, shard, primary, leader)
-    if shard.moving_to is not None:
-        return (_elect if shard.recovering_from else _swap)(s, shard, primary)
+    if isinstance(shard.change, Election):
+        return _elect(s, shard, shard.change, primary)
+    if isinstance(shard.change, Move):
+        return _swap(s, shard, primary)
     if s.leads(primary):
         return _emptied(s, shard, primary)
     if primary.condemned and not s.gone(primary):
@@ -75,7 +94,7 @@ def _emptied(s: Situation, shard: Shard, primary: Node) -> Step | None:
 def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
     seen = s.seen(new).cluster
     assert seen is not None
-    planned = shard.moving_to == new.name and shard.recovering_from is None
+    planned = shard.change == Move(to=new.name)
     led = replace(
         shard,
         primary=new.name,
@@ -86,10 +105,7 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
         epoch=max(seen.epoch, shard.epoch),
         led_before=old.name,
         led_since=s.moment,
-        ordered_at=None,
-        seize=False,
-        moving_to=None,
-        recovering_from=None if planned else old.name,
+        change=None if planned else Recovery(lost=old.name),
         preferred=None,
         accept_stale=False,
     )
@@ -100,7 +116,7 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
         told = (*told, s.tell(because, group=True))
     decided = replace(with_shard(s.decided, led), refusal=None)
     if planned and s.leads(old) and (believes := s.seen(old).cluster) and common(believes.slots, seen.slots):
-        decided = with_nodes(decided, [replace(old, condemned=True, condemned_at=s.moment)])
+        decided = with_nodes(decided, [replace(old, fate=Condemned(since=s.moment))])
         because += f"; {old.name} has not heard of it, and is stopped for certain before it takes writes beside it"
     return Decide(decided, because, told)
 
@@ -141,11 +157,8 @@ def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         )
     nominated = replace(
         shard,
-        moving_to=best.name,
+        change=Election(to=best.name, lost=lost.name, since=s.moment, seize=seize),
         order=shard.order + 1,
-        recovering_from=lost.name,
-        ordered_at=s.moment,
-        seize=seize,
         accept_stale=False,
     )
     return Decide(replace(with_shard(s.decided, nominated), refusal=None), because)
@@ -157,43 +170,43 @@ def _electing(s: Situation, but: Shard) -> Shard | None:
         (
             x
             for x in s.decided.shards
-            if x.id != but.id and x.moving_to and x.recovering_from and not x.seize and _age(s, x) < ELECTION_SECONDS
+            if x.id != but.id and isinstance(x.change, Election) and not x.change.seize and _age(s, x.change) < ELECTION_SECONDS
         ),
         None,
     )
 
 
-def _age(s: Situation, shard: Shard) -> float:
-    return s.seconds_since(shard.ordered_at) or 0.0
+def _age(s: Situation, election: Election) -> float:
+    return s.seconds_since(election.since) or 0.0
 
 
-def _elect(s: Situation, shard: Shard, lost: Node) -> Step:
+def _elect(s: Situation, shard: Shard, election: Election, lost: Node) -> Step:
     """An election that has been decided: begun once, waited for, begun otherwise, or called off."""
-    taker = s.cache.node(shard.moving_to or "")
+    taker = s.cache.node(election.to)
     if taker is not None and s.gone(taker) and s.gone(lost) and evidence.usurps(s, shard, taker):
         return _led(s, shard, lost, taker)
     if s.runs(lost) or taker is None or s.gone(taker) or taker.leaving:
-        return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{shard.moving_to} is gone")
+        return _call_off(s, shard, f"{lost.name} is back" if s.runs(lost) else f"{election.to} is gone")
     if not s.alive(taker):
-        if _age(s, shard) <= ELECTION_SECONDS:
+        if _age(s, election) <= ELECTION_SECONDS:
             return Wait(s.policy.poll_seconds, "answer", f"{taker.name} does not answer yet", about=(taker.name,))
-        return _give_up(s, shard, taker) if shard.seize else _call_off(s, shard, f"{taker.name} does not answer")
+        return _give_up(s, shard, taker) if election.seize else _call_off(s, shard, f"{taker.name} does not answer")
     if not s.told(taker, shard):
-        if shard.seize and (rivalry := _rivals(s, shard, taker)) is not None:
+        if election.seize and (rivalry := _rivals(s, shard, taker)) is not None:
             return rivalry
-        how = "takes over shard" if shard.seize else "stands for election in shard"
-        others = tuple(p.name for x in s.decided.shards if shard.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
+        how = "takes over shard" if election.seize else "stands for election in shard"
+        others = tuple(p.name for x in s.decided.shards if election.seize and x is not shard and (p := s.primary(x)) and s.leads(p))
         return Act(
-            ((Elect(taker.name, shard.order, shard.seize, others),),), f"{taker.name} {how} {shard.id} (order {shard.order})"
+            ((Elect(taker.name, shard.order, election.seize, others),),), f"{taker.name} {how} {shard.id} (order {shard.order})"
         )
-    if _age(s, shard) < ELECTION_SECONDS:
+    if _age(s, election) < ELECTION_SECONDS:
         return Wait(s.policy.poll_seconds, "election", f"{taker.name} is being elected", about=(taker.name,))
-    if not shard.seize:
+    if not election.seize:
         because = (
             f"the vote for {taker.name} has failed, and {lost.name} is confirmed stopped: "
             "it takes over when nobody else can be elected"
         )
-        seized = replace(shard, seize=True, order=shard.order + 1, ordered_at=s.moment)
+        seized = replace(shard, change=replace(election, seize=True, since=s.moment), order=shard.order + 1)
         return Decide(with_shard(s.decided, seized), because)
     return _call_off(s, shard, f"{taker.name} was not elected")
 
@@ -250,7 +263,7 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
     primary = s.primary(shard)
     led = leaders.led_on(shard) if primary is not None and s.leads(primary) and not _gave(s, shard, primary) else shard
-    calm = replace(led, moving_to=None, ordered_at=None, seize=False, recovering_from=None)
+    calm = replace(led, change=None)
     return Decide(with_shard(s.decided, calm), f"the lead of shard {shard.id} does not go to {shard.moving_to}: {why}")
 
 
@@ -308,13 +321,10 @@ def _led(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
     led = replace(
         shard,
         primary=taker.name,
-        moving_to=None,
+        change=None,
         order=shard.order + 1,
         lead_order=shard.order,
         ended=evidence.over(s, shard, giver) if s.gone(giver) else shard.ended,
-        ordered_at=None,
-        seize=False,
-        recovering_from=None,
         preferred=None,
     )
     return Decide(with_shard(s.decided, led), f"{taker.name} may have taken shard {shard.id} over from {giver.name}, and is gone")

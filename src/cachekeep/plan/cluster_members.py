@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Act, Bind, Decide, Disown, Effect, Introduce, Meet, Node, Shard, Step, Wait
+from cachekeep.model import Act, Bind, Decide, Disown, Effect, Election, Introduce, Meet, Node, Shard, Step, Wait
 from cachekeep.plan import evidence
 from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import even
@@ -36,7 +36,6 @@ def new_shards(s: Situation) -> dict[str, Shard]:
             slots=given[w.id],
             owned=given[w.id],
             epoch=index if given[w.id] else 0,
-            ordered_at=s.moment if s.decided.available_at is None else None,
         )
         for index, w in enumerate(wanted, start=1)
         if w.id not in known
@@ -231,7 +230,8 @@ def settle(s: Situation) -> Step | None:
     nodes = s.decided.nodes
     if not s.clustered or s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
         return None
-    youngest = min((age for x in s.decided.shards if (age := s.seconds_since(x.ordered_at)) is not None), default=WRITABLE_SECONDS)
+    begun = (s.decided.appointed_at, *(x.change.since for x in s.decided.shards if isinstance(x.change, Election)))
+    youngest = min((age for since in begun if (age := s.seconds_since(since)) is not None), default=WRITABLE_SECONDS)
     left = WRITABLE_SECONDS - youngest
     return Wait(
         max(left, s.policy.poll_seconds), "engine", "the engines will serve when they have been up for two seconds", steady=True

@@ -12,7 +12,7 @@ from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots
 from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names
-from cachekeep.plan.slots import SLOTS, Move, Ranges, common, compact, count, moves, rebalance, union, without
+from cachekeep.plan.slots import SLOTS, Ranges, SlotMigration, common, compact, count, moves, rebalance, union, without
 
 SLICE_SECONDS = 0.5
 """A move goes on for so long before the cache is looked at again: a failure elsewhere is not left waiting."""
@@ -153,7 +153,7 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     return Act((effects,), f"{count(lost)} slots belong to nobody: they are given to whom they shall belong")
 
 
-def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[str, list[int]]]:
+def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[SlotMigration], dict[str, list[int]]]:
     """Slots that were left half open: those to finish, and those that are open on one side for nothing."""
     # By any of its nodes: who was half open towards a primary that has been replaced since is finished with its successor. To close
     # the slot instead would leave the keys that have moved already where nobody looks for them.
@@ -169,13 +169,13 @@ def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[Move], dict[s
                 pairs.setdefault((source, target), set()).add(slot)
             elif primary:
                 stray.setdefault(primary, []).append(slot)
-    return [Move(source, target, compact(slots)) for (source, target), slots in pairs.items()], stray
+    return [SlotMigration(source, target, compact(slots)) for (source, target), slots in pairs.items()], stray
 
 
-def _go(s: Situation, todo: list[Move], left: int) -> Step:
+def _go(s: Situation, todo: list[SlotMigration], left: int) -> Step:
     """One move for each source at a time, to different targets as far as there are some."""
     shard = {x.id: x for x in s.decided.shards}
-    sources: dict[str, list[Move]] = {}
+    sources: dict[str, list[SlotMigration]] = {}
     for m in todo:
         sources.setdefault(m.source, []).append(m)
     chosen = [found[i % len(found)] for i, found in enumerate(sources.values())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Admit, Confirmed, Decide, Effect, Follow, Node, Step, Wait
+from cachekeep.model import Act, Admit, Confirmed, Decide, Effect, Follow, Halted, Node, Step, Wait
 from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes, with_shard
 
 
@@ -95,7 +95,7 @@ def revive(s: Situation) -> Step | None:
             if s.seen(n).process == "frozen" and not n.condemned and s.seen(n).silent_seconds >= s.policy.replica_seconds
         ]
         if stuck:
-            decided = with_nodes(s.decided, [replace(n, condemned=True) for n in stuck])
+            decided = with_nodes(s.decided, [replace(n, fate=Halted()) for n in stuck])
             because = (
                 f"{names(stuck)} {verb(stuck, 'has', 'have')} been frozen for long: {verb(stuck, 'it is', 'they are')} started anew"
             )

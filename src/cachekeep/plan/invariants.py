@@ -56,11 +56,6 @@ def _nodes(decided: Decided) -> Iterator[str]:
             yield f"{node.name} has incarnation {node.incarnation}"
         if node.shard not in shards:
             yield f"{node.name} belongs to shard {node.shard}, which is not there"
-    for node in decided.nodes:
-        if node.condemned_at is not None and not node.condemned:
-            yield f"{node.name} is not condemned, but since when is known"
-        if node.starved and not node.condemned:
-            yield f"{node.name} was starved, and is not to be stopped"
     for node in decided.successors:
         if not node.in_place_of:
             yield f"{node.name} succeeds nobody"
@@ -83,10 +78,6 @@ def _shard(shard: Shard) -> Iterator[str]:
             yield f"{end.primary} led by order {end.order}, and the last one was {shard.order}"
     if shard.moving_to is not None and shard.moving_to == shard.primary:
         yield f"{shard.primary} hands over to itself"
-    if shard.seize and not (shard.moving_to and shard.recovering_from):
-        yield "nobody takes over without a vote where nobody was lost"
-    if shard.starved_since is not None and not shard.starving:
-        yield "its replicas have left a primary that does not starve"
 
 
 def _slots(decided: Decided) -> Iterator[str]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Excuse, Interrupt, Node, Plight, Shard, Step, Wait, Witness
+from cachekeep.model import Act, Condemned, Decide, Excuse, Halted, Interrupt, Node, Plight, Shard, Step, Wait, Witness
 from cachekeep.plan import evidence
-from cachekeep.plan.situation import Situation, names, verb, with_nodes
+from cachekeep.plan.situation import Situation, fed_again, names, verb, with_nodes, with_shard
 
 _SAID: dict[Plight, tuple[str, str]] = {
     "loading": ("is loading its data", ""),
@@ -62,7 +62,7 @@ def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
         return doubt
     able = evidence.sure(s, shard, evidence.over(s, shard, primary))
     if primary.due and (able or shard.accept_stale) and (reason := ailing(s, shard, primary)):
-        decided = with_nodes(s.decided, [replace(primary, condemned=True)])
+        decided = with_nodes(s.decided, [replace(primary, fate=Halted())])
         return Decide(decided, f"{primary.name} {reason}, and its restart was asked for: it is stopped for certain")
     reason = why_hung(s, shard, primary)
     if reason is None:
@@ -118,7 +118,7 @@ def spare(s: Situation) -> Step | None:
         v = s.seen(primary)
         well = v.answering is True and v.role == "primary" and (v.cluster is None or bool(v.cluster.slots))
         if well or not (shard.accept_stale or evidence.sure(s, shard, evidence.over(s, shard, primary))):
-            decided = with_nodes(s.decided, [replace(primary, condemned=False, condemned_at=None)])
+            decided = with_shard(with_nodes(s.decided, [replace(primary, fate=None)]), fed_again(shard))
             why = "answers again" if well else "may hold what nobody can be shown to have"
             return Decide(decided, f"{primary.name} {why}: it is not stopped")
     return None
@@ -126,7 +126,7 @@ def spare(s: Situation) -> Step | None:
 
 def condemn(s: Situation, node: Node, because: str) -> Decide:
     """It must be confirmed stopped before anything else happens to its shard."""
-    return Decide(with_nodes(s.decided, [replace(node, condemned=True, condemned_at=s.moment)]), because)
+    return Decide(with_nodes(s.decided, [replace(node, fate=Condemned(since=s.moment))]), because)
 
 
 def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:

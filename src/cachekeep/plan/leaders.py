@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Ended, Event, Follow, HandOver, Node, Promote, Shard, Step, Wait
+from cachekeep.model import Act, Decide, Effect, Ended, Event, Follow, HandOver, Move, Node, Promote, Recovery, Shard, Step, Wait
 from cachekeep.plan import evidence, judge
 from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.flights import first, under_way
@@ -247,11 +247,9 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         primary=best.name,
         order=shard.order + 1,
         lead_order=shard.order + 1,
-        recovering_from=lost.name,
+        change=Recovery(lost=lost.name),
         accept_stale=False,
         min_replicas=0,
-        starving=False,
-        starved_since=None,
         preferred=None if back == best.name else back,
     )
     return Decide(replace(with_shard(s.decided, led), refusal=None), because)
@@ -317,7 +315,7 @@ def _orphaned(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
     if taker not in evidence.sure(s, shard, ends):
         return _call_off(s, shard, giver, f"{giver.name} is gone")
     best = foremost(s, evidence.ahead(s, s.replicas(shard, leaving=False), taker), giver) or taker
-    orphan = replace(shard, moving_to=None, ended=evidence.vouched(ends, best))
+    orphan = replace(shard, ended=evidence.vouched(ends, best))
     return take_over(s, orphan, giver, best, f"{giver.name} is gone: {best.name} shall lead")
 
 
@@ -326,7 +324,7 @@ def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: 
         shard,
         primary=taker.name,
         lead_order=shard.order,
-        moving_to=None,
+        change=shard.change if isinstance(shard.change, Recovery) else None,
         ended=() if s.leads(taker) else shard.ended,
         min_replicas=0,
         preferred=None if shard.preferred == taker.name else shard.preferred,
@@ -337,7 +335,7 @@ def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: 
 def _call_off(s: Situation, shard: Shard, giver: Node, why: str) -> Step:
     """A giver that leads has not given: who was to take over has not led."""
     led = s.leads(giver)
-    calm = replace(led_on(shard) if led else shard, moving_to=None)
+    calm = replace(led_on(shard) if led else shard, change=None)
     because = f"the move to {shard.moving_to} is called off: {why}{'; nothing was lost' if led else ''}"
     return Decide(with_shard(s.decided, calm), because)
 
@@ -357,7 +355,7 @@ def failover_told(s: Situation, giver: Node, taker: Node) -> tuple[Event, ...]:
 
 def move(s: Situation, shard: Shard, to: Node, because: str) -> Decide:
     """Decide a hand-over: order first, engines later."""
-    return Decide(with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1)), because)
+    return Decide(with_shard(s.decided, replace(shard, change=Move(to=to.name), order=shard.order + 1)), because)
 
 
 def successor(s: Situation, shard: Shard) -> Node | None:
@@ -402,10 +400,11 @@ def conclude(s: Situation) -> Step | None:
     if s.decided.refusal and all((n := s.primary(x)) is not None and s.leads(n) for x in s.decided.shards):
         return Decide(replace(s.decided, refusal=None), "every shard has a leader again")
     for shard in s.decided.shards:
-        lost, primary = s.cache.node(shard.recovering_from or ""), s.primary(shard)
-        if (shard.recovering_from or shard.ended) and primary is not None and s.leads(primary):
+        recovery, primary = shard.change if isinstance(shard.change, Recovery) else None, s.primary(shard)
+        if (recovery or shard.ended) and primary is not None and s.leads(primary):
+            lost = s.cache.node(recovery.lost) if recovery else None
             told = failover_told(s, lost, primary) if lost else ()
-            calm = replace(shard, recovering_from=None, ended=(), accept_stale=False)
-            because = f" in place of {shard.recovering_from}" if shard.recovering_from else f" shard {shard.id} again"
+            calm = replace(shard, change=None if recovery else shard.change, ended=(), accept_stale=False)
+            because = f" in place of {recovery.lost}" if recovery else f" shard {shard.id} again"
             return Decide(with_shard(s.decided, calm), f"{primary.name} leads{because}", told)
     return None

@@ -30,7 +30,7 @@ from cachekeep.model import (
 )
 from cachekeep.plan import cluster_members, evidence
 from cachekeep.plan.flights import first, under_way
-from cachekeep.plan.situation import Situation, listed, names, pairs, verb, with_nodes
+from cachekeep.plan.situation import Situation, fed_again, listed, names, pairs, verb, with_nodes
 
 BALANCER = "readers"
 DISCOVERY = "discovery"
@@ -282,7 +282,7 @@ def _again(s: Situation, ended: list[Node]) -> Step:
             n = replace(n, engine=s.cache.wanted.engine, version=s.cache.wanted.version)
         if not n.due and n.announced:
             told.append(s.tell(f"Recovering cache nodes {n.node_id}", node=n))
-        fresh.append(replace(n, incarnation=n.incarnation + 1, condemned=False, condemned_at=None, starved=False, announced=False))
+        fresh.append(replace(n, incarnation=n.incarnation + 1, fate=None, announced=False))
     lost = {n.name for n in ended}
     shards = tuple(_without(s, x, lost) for x in s.decided.shards)
     empty = [x.primary for x in shards if x.primary in lost and (x.owned or not s.clustered)]
@@ -305,7 +305,7 @@ def _without(s: Situation, shard: Shard, lost: set[str]) -> Shard:
             else shard
         )
     order = shard.order + 1
-    return replace(shard, ended=evidence.over(s, shard, s.primary(shard)), order=order, lead_order=order)
+    return replace(fed_again(shard), ended=evidence.over(s, shard, s.primary(shard)), order=order, lead_order=order)
 
 
 def part(s: Situation) -> Step | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from cachekeep.model import Decide, Moment, Step
 from cachekeep.plan.situation import Situation
@@ -16,24 +17,30 @@ T = TypeVar("T", bound=msgspec.Struct)
 def recount(s: Situation) -> Step | None:
     """How long ago they began nobody knows, so they begin now: to wait for too long is safe. Asked before all rules that measure
     them."""
+    was = s.decided
     decided = _anew(
         s,
-        msgspec.structs.replace(
-            s.decided,
-            nodes=tuple(_anew(s, n, "condemned_at") for n in s.decided.nodes),
-            successors=tuple(_anew(s, n, "condemned_at") for n in s.decided.successors),
-            shards=tuple(_anew(s, x, "ordered_at", "starved_since", "led_since") for x in s.decided.shards),
+        replace(
+            was,
+            nodes=tuple(n if n.fate is None else _anew(s, n) for n in was.nodes),
+            successors=tuple(n if n.fate is None else _anew(s, n) for n in was.successors),
+            shards=tuple(_anew(s, x) for x in was.shards),
         ),
-        "appointed_at",
-        "resharded_at",
-        "intruded_at",
     )
-    if decided == s.decided:
+    if decided == was:
         return None
     return Decide(decided, "the host was booted anew, or is another: what takes its time is counted anew, from now on")
 
 
-def _anew(s: Situation, of: T, *fields: str) -> T:
-    begun: dict[str, Moment | None] = {name: getattr(of, name) for name in fields}
-    unknown = [name for name, since in begun.items() if since is not None and s.seconds_since(since) is None]
-    return msgspec.structs.replace(of, **dict.fromkeys(unknown, s.moment)) if unknown else of
+def _anew(s: Situation, of: T) -> T:
+    """Every moment in it and in the values that it has; what is known of leads that are over stays as it is."""
+    changed: dict[str, object] = {}
+    for name in of.__struct_fields__:
+        match getattr(of, name):
+            case Moment() as since if s.seconds_since(since) is None:
+                changed[name] = s.moment
+            case Moment():
+                pass
+            case msgspec.Struct() as value if (new := _anew(s, value)) is not value:
+                changed[name] = new
+    return replace(of, **changed) if changed else of

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Decide, Decided, Errand, Node, Shard, Step, Wait
+from cachekeep.model import Decide, Decided, Errand, Halted, Node, Shard, Step, Wait
 from cachekeep.plan import cluster_members, cluster_slots, evidence
 from cachekeep.plan.judge import ailing
 from cachekeep.plan.leaders import move, successor
@@ -101,7 +101,7 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
         return None
     lost = {n.name for n in nodes}
     shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
-    decided = with_nodes(replace(s.decided, shards=shards), [replace(n, condemned=True) for n in nodes])
+    decided = with_nodes(replace(s.decided, shards=shards), [replace(n, fate=Halted()) for n in nodes])
     return Decide(decided, f"{names(nodes)} {verb(nodes, 'restarts', 'restart')} by plan ({nodes[0].due})")
 
 

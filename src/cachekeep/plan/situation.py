@@ -9,17 +9,21 @@ from functools import cached_property
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import (
     Branches,
     Cache,
+    Condemned,
     Decided,
     Event,
     Moment,
     Node,
     NodeView,
     Shard,
+    Starved,
+    Starving,
     View,
     branches,
     elapsed,
@@ -222,18 +226,18 @@ class Situation:
 
     def starves(self, node: Node) -> bool:
         """Its shard does not wait until it is confirmed stopped: that was tried, and the operator allows another way."""
-        if node.starved:
+        if isinstance(node.fate, Starved):
             return True
         shard = self.cache.shard(node.shard)
         if (
             self.policy.fence != "starve"
             or shard is None
             or shard.primary != node.name
-            or node.condemned_at is None
+            or not isinstance(node.fate, Condemned)
             or self.clustered
         ):
             return False
-        return shard.starving or (self.seconds_since(node.condemned_at) or 0.0) >= self.policy.confirm_seconds
+        return isinstance(shard.change, Starving) or (self.seconds_since(node.fate.since) or 0.0) >= self.policy.confirm_seconds
 
     def stale(self, node: Node) -> bool:
         """A process of another incarnation is there."""
@@ -315,12 +319,17 @@ class Situation:
 def with_nodes(decided: Decided, changed: Iterable[Node]) -> Decided:
     """``decided`` with these nodes in place of their namesakes."""
     by_name = {n.name: n for n in changed}
-    return msgspec.structs.replace(decided, nodes=tuple(by_name.get(n.name, n) for n in decided.nodes))
+    return replace(decided, nodes=tuple(by_name.get(n.name, n) for n in decided.nodes))
 
 
 def with_shard(decided: Decided, shard: Shard) -> Decided:
     """``decided`` with this shard in place of its namesake."""
-    return msgspec.structs.replace(decided, shards=tuple(shard if s.id == shard.id else s for s in decided.shards))
+    return replace(decided, shards=tuple(shard if s.id == shard.id else s for s in decided.shards))
+
+
+def fed_again(shard: Shard) -> Shard:
+    """Its primary is not to be starved any more: it is let live, or another process is the primary now."""
+    return replace(shard, change=None) if isinstance(shard.change, Starving) else shard
 
 
 def names(nodes: Iterable[Node]) -> str:
@@ -344,4 +353,4 @@ def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
     return ((n, s.seen(n)) for n in s.decided.nodes)
 
 
-__all__ = ["Policy", "Situation", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]
+__all__ = ["Policy", "Situation", "fed_again", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]

@@ -14,7 +14,7 @@ SLOTS = 16384
 Ranges = tuple[SlotRange, ...]
 
 
-class Move(NamedTuple):
+class SlotMigration(NamedTuple):
     """Slots that go from one shard to another."""
 
     source: str
@@ -124,7 +124,7 @@ def rebalance(current: Mapping[str, Ranges], ids: Sequence[str], *, slots: int =
     return target
 
 
-def moves(current: Mapping[str, Ranges], target: Mapping[str, Ranges]) -> list[Move]:
+def moves(current: Mapping[str, Ranges], target: Mapping[str, Ranges]) -> list[SlotMigration]:
     """What has to go from whom to whom. Slots that nobody has are nobody's to move."""
     owner: list[tuple[int, int, str]] = sorted((a, b, id) for id, ranges in target.items() for a, b in ranges)
     found: dict[tuple[str, str], list[SlotRange]] = {}
@@ -133,7 +133,7 @@ def moves(current: Mapping[str, Ranges], target: Mapping[str, Ranges]) -> list[M
         for a, b, id in _overlapping(astray, owner):
             if id != source:
                 found.setdefault((source, id), []).append((a, b))
-    return [Move(source, id, tuple(ranges)) for (source, id), ranges in found.items()]
+    return [SlotMigration(source, id, tuple(ranges)) for (source, id), ranges in found.items()]
 
 
 def _overlapping(ranges: Ranges, owner: list[tuple[int, int, str]]) -> Iterable[tuple[int, int, str]]:

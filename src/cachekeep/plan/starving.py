@@ -13,7 +13,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.config import MAX_LAG_SECONDS
-from cachekeep.model import Act, Decide, Detach, Node, Shard, Step, Stop, Wait
+from cachekeep.model import Act, Decide, Detach, Node, Shard, Starved, Starving, Step, Stop, Wait
 from cachekeep.plan import evidence, leaders
 from cachekeep.plan.flights import first
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
@@ -52,7 +52,7 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
         return None
     ends = evidence.over(s, shard, lost)
     able = [n for n in s.able(shard) if evidence.proven(s, ends, n)]
-    why_not = _why_not(s, shard, lost) if not shard.starving else None
+    why_not = _why_not(s, shard, lost) if not isinstance(shard.change, Starving) else None
     if why_not is None and not able:
         why_not = "no in-sync replica could take over"
     if why_not is not None:
@@ -63,12 +63,12 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
             about=(lost.name,),
             refused=True,
         )
-    if not shard.starving:
+    if not isinstance(shard.change, Starving):
         because = f"{lost.name} cannot be confirmed stopped: its replicas leave it, until it must refuse writes"
-        return Decide(with_shard(s.decided, replace(shard, starving=True, order=shard.order + 1)), because)
-    if shard.starved_since is None:
+        return Decide(with_shard(s.decided, replace(shard, change=Starving(), order=shard.order + 1)), because)
+    if shard.change.since is None:
         return _part(s, shard, lost)
-    left = STARVING_SECONDS - (s.seconds_since(shard.starved_since) or 0.0)
+    left = STARVING_SECONDS - (s.seconds_since(shard.change.since) or 0.0)
     if left > 0:
         return Wait(
             left, "starving", f"too few replicas are left to {lost.name}: soon it takes no writes", about=(lost.name,), steady=True
@@ -76,7 +76,7 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
     best = leaders.foremost(s, able, lost) or able[0]
     because = f"{lost.name} has been without replicas for {STARVING_SECONDS:g} s and takes no writes: {best.name} shall lead"
     led = leaders.take_over(s, shard, lost, best, because)
-    return replace(led, decided=with_nodes(led.decided, [replace(lost, starved=True)]))
+    return replace(led, decided=with_nodes(led.decided, [replace(lost, fate=Starved())]))
 
 
 def _why_not(s: Situation, shard: Shard, lost: Node) -> str | None:
@@ -109,7 +109,7 @@ def _part(s: Situation, shard: Shard, lost: Node) -> Step:
             refused=True,
         )
     because = f"{names(asked)} {verb(asked, 'has', 'have')} left {lost.name}, which takes no writes in {STARVING_SECONDS:g} s"
-    return Decide(with_shard(s.decided, replace(shard, starved_since=s.moment)), because)
+    return Decide(with_shard(s.decided, replace(shard, change=Starving(since=s.moment))), because)
 
 
 def stop(s: Situation) -> Step | None:

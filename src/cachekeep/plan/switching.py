@@ -20,6 +20,7 @@ from cachekeep.model import (
     Act,
     Bind,
     Confirmed,
+    Conversion,
     Convert,
     Decide,
     Decided,
@@ -28,7 +29,9 @@ from cachekeep.model import (
     Erase,
     Node,
     Shard,
+    Spoilt,
     Start,
+    Starving,
     Step,
     Stop,
     Wait,
@@ -53,7 +56,7 @@ RETRY_SECONDS = 5.0
 def give_way(s: Situation) -> Step | None:
     """Successors acknowledge what they are fed, and a primary that is to starve would not."""
     there = [n for n in s.decided.successors if not s.gone(n) and (s.alive(n) or s.seen(n).reachable is not False)]
-    if not there or not any(x.starving for x in s.decided.shards):
+    if not there or not any(isinstance(x.change, Starving) for x in s.decided.shards):
         return None
     return Act(
         (tuple(Stop(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')} a primary that shall starve"
@@ -100,7 +103,12 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
         if sure
         else f"{best.name} shall lead, in cluster mode, although it may lack something: the user accepted the loss"
     )
-    turned = replace(known, moving_to=best.name, order=shard.order + 1, ordered_at=s.moment, recovering_from=shard.primary)
+    turned = replace(
+        known,
+        change=Conversion(to=best.name, since=s.moment, lost=lost.name),
+        order=shard.order + 1,
+        ordered_at=s.moment,
+    )
     return Decide(with_shard(s.decided, turned), because)
 
 
@@ -156,20 +164,21 @@ def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
 
 
 def _seconds_since(s: Situation, shard: Shard) -> float:
-    return (s.seconds_since(shard.ordered_at) or 0.0) if shard.ordered_at else RETRY_SECONDS + 1
+    since = shard.change.since if isinstance(shard.change, Conversion) else shard.ordered_at
+    return (s.seconds_since(since) or 0.0) if since else RETRY_SECONDS + 1
 
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
     """By a later order. A taker that has seen this one starts anew:
     it may lead yet, or late, which harms nobody only as long as nobody is led to it."""
-    calm = replace(shard, moving_to=None, recovering_from=None, order=shard.order + 1)
+    calm = replace(shard, change=None, order=shard.order + 1)
     told = [n for n in s.decided.successors if n.name == shard.moving_to and s.told(n, shard)]
     decided = with_shard(_with(s, [_anew(n) for n in told]), calm)
     return Decide(decided, f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
 
 
 def _anew(node: Node) -> Node:
-    return replace(node, incarnation=node.incarnation + 1, condemned_at=None)
+    return replace(node, incarnation=node.incarnation + 1, fate=None)
 
 
 def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
@@ -225,7 +234,8 @@ def feed(s: Situation) -> Step | None:
         return _dismiss(s, s.decided.successors) or _forget(s)
     shard = s.decided.shards[0]
     primary = s.primary(shard)
-    if s.decided.available_at is None or shard.moving_to or shard.starving or primary is None or not s.leads(primary):
+    busy = shard.moving_to or isinstance(shard.change, Starving)
+    if s.decided.available_at is None or busy or primary is None or not s.leads(primary):
         return None
     return (
         _dismiss(s, [n for n in s.decided.successors if n.member not in s.cache.wanted_names()])
@@ -262,7 +272,7 @@ def _forget(s: Situation) -> Step | None:
 
 def _refused(s: Situation) -> Step | None:
     """Who refused something is of no use, whatever comes after."""
-    spoilt = [n for n in s.decided.successors if n.condemned_at is None and s.alive(n) and s.refused(n)]
+    spoilt = [n for n in s.decided.successors if n.fate is None and s.alive(n) and s.refused(n)]
     if not spoilt:
         return None
     because = (
@@ -270,7 +280,7 @@ def _refused(s: Situation) -> Step | None:
         f"{names(spoilt)} could not follow, and "
         f"{verb(spoilt, 'is', 'are')} fed anew in {REST_SECONDS:g} s. Nothing was lost"
     )
-    return Decide(_with(s, [replace(n, condemned_at=s.moment) for n in spoilt]), because, (s.tell(because, group=True),))
+    return Decide(_with(s, [replace(n, fate=Spoilt(since=s.moment)) for n in spoilt]), because, (s.tell(because, group=True),))
 
 
 def _room(s: Situation, primary: Node) -> Step | None:
@@ -323,8 +333,8 @@ def _renew(s: Situation, primary: Node) -> Step | None:
 
 def _useless(s: Situation, primary: Node, node: Node) -> bool:
     v = s.seen(node)
-    if node.condemned_at is not None:
-        return (s.seconds_since(node.condemned_at) or 0.0) >= REST_SECONDS
+    if isinstance(node.fate, Spoilt):
+        return (s.seconds_since(node.fate.since) or 0.0) >= REST_SECONDS
     if v.silent_seconds >= (s.policy.replica_seconds if v.process == "frozen" else s.policy.silence_seconds):
         return s.runs(node)
     return s.ended(node) or (s.alive(node) and v.follows != primary.address)
@@ -348,7 +358,7 @@ def _track(s: Situation, primary: Node) -> Step | None:
 
 def _in_step(s: Situation, primary: Node, node: Node) -> bool:
     """In sync as any replica, and all that it was fed it has carried out."""
-    spoilt = node.condemned_at is not None or (s.seen(node).answering is True and s.refused(node))
+    spoilt = isinstance(node.fate, Spoilt) or (s.seen(node).answering is True and s.refused(node))
     return not spoilt and followers.in_sync(s, s.decided.fed, primary, node)
 
 
@@ -370,8 +380,8 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
     to = next(iter(same), None) or leaders.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
     if to is None:
         return None
-    decided = with_shard(s.decided, replace(shard, moving_to=to.name, order=shard.order + 1, ordered_at=s.moment))
-    return Decide(decided, f"all successors have what {primary.name} has: {to.name} shall lead")
+    turned = replace(shard, change=Conversion(to=to.name, since=s.moment), order=shard.order + 1, ordered_at=s.moment)
+    return Decide(with_shard(s.decided, turned), f"all successors have what {primary.name} has: {to.name} shall lead")
 
 
 def _pause(s: Situation, shard: Shard) -> float:

@@ -83,9 +83,9 @@ class ClusterRun(Run):
             if shard.order < old.order:
                 self._broken(f"order went back from {old.order} to {shard.order}")
             self.report.failovers += old.primary not in (None, shard.primary)
-            if not shard.recovering_from or shard.moving_to in (None, old.moving_to):
+            if not shard.lost or shard.moving_to in (None, old.moving_to):
                 continue
-            lost = self.world.members.get((UID, shard.recovering_from))
+            lost = self.world.members.get((UID, shard.lost))
             if lost is not None and not lost.slots and not self.world.data(lost):
                 continue  # an engine without slots takes no writes: there was nothing to be out of sync with
             kin = [m for (_, name), m in self.world.members.items() if name.startswith(f"{NAME}-{shard.id}-")]
@@ -265,7 +265,7 @@ class ClusterRun(Run):
         shard = cache.shard(id)
         wanted = next(w for w in cache.wanted.shards if w.id == id)
         names = {m.name for m in wanted.members}
-        if shard is None or shard.moving_to or shard.recovering_from or shard.in_sync != names - {shard.primary}:
+        if shard is None or shard.moving_to or shard.lost or shard.in_sync != names - {shard.primary}:
             return False
         leader = self.world.members.get((UID, shard.primary or ""))
         everybody = [self.world.members.get((UID, n.name)) for n in cache.decided.nodes]

@@ -147,7 +147,7 @@ def _moves_out_of_sync(before: Cache, after: Cache) -> Iterator[str]:
     """A planned move is decided for a node in sync, or for a successor that was fed."""
     for shard in after.decided.shards:
         old = before.shard(shard.id)
-        if old is None or shard.moving_to in (None, old.moving_to) or shard.recovering_from or shard.primary != old.primary:
+        if old is None or shard.moving_to in (None, old.moving_to) or shard.lost or shard.primary != old.primary:
             continue
         if shard.moving_to not in old.in_sync | before.decided.fed:
             yield f"the lead is to go to {shard.moving_to}, which is not in sync"

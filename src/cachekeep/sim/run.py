@@ -445,12 +445,7 @@ class Run(Users):
         if cache is None or cache.decided.available_at is None:
             return False
         shard = cache.decided.shards[0]
-        if (
-            shard.moving_to
-            or shard.recovering_from
-            or shard.preferred
-            or any(n.due or not n.announced for n in cache.decided.nodes)
-        ):
+        if shard.moving_to or shard.lost or shard.preferred or any(n.due or not n.announced for n in cache.decided.nodes):
             return False
         names = set(cache.wanted_names())
         if names != {n.name for n in cache.decided.nodes} or shard.in_sync != names - {shard.primary}:

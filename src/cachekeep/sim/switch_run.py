@@ -101,7 +101,7 @@ class SwitchRun(Run):
         super()._check(before, after)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
-            if old is None or shard.moving_to in (None, old.moving_to) or not shard.recovering_from:
+            if old is None or shard.moving_to in (None, old.moving_to) or not shard.lost:
                 continue
             if after.clustered:
                 continue
@@ -213,7 +213,7 @@ class SwitchRun(Run):
         if not cache.clustered or decided.successors or decided.retired or decided.fronts or decided.refusal:
             return False
         shard = decided.shards[0]
-        if shard.moving_to or shard.recovering_from or any(n.due or n.leaving or not n.announced for n in decided.nodes):
+        if shard.moving_to or shard.lost or any(n.due or n.leaving or not n.announced for n in decided.nodes):
             return False
         if {n.member for n in decided.nodes} != set(cache.wanted_names()):
             return False

@@ -17,13 +17,14 @@ import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from cachekeep.errors import Unusable
 from cachekeep.model import Decided, Event
 from cachekeep.store.contract import Lease, StoreFailed
+from cachekeep.store.earlier import one_change_at_a_time
 
 HALF_BYTES = 2 << 20
 """A decided group of three nodes takes some 2 KB, a cluster of 500 nodes some 200 KB."""
@@ -60,7 +61,14 @@ class _Over(msgspec.Struct, frozen=True, tag="over"):
 
 _Change = _Kept | _Over
 _Asked = tuple[_Change, asyncio.Future[None]]
-_decode = msgspec.json.Decoder(_All | _Kept | _Over).decode
+
+
+def _decode(payload: bytes) -> _All | _Change:
+    """Raises ``msgspec.DecodeError``."""
+    record = msgspec.json.decode(payload, type=dict[str, Any])
+    for entry in (*record.get("entries", ()), *filter(None, (record.get("entry"),))):
+        one_change_at_a_time(entry["decided"])
+    return msgspec.convert(record, _All | _Kept | _Over)
 
 
 class _Half(NamedTuple):

@@ -1,0 +1,75 @@
+"""What is going on in a shard, with a node and with slots: one thing at a time, each with its own data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cachekeep.model.moment import Moment
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, tag="move"):
+    """A planned hand-over: the primary steps down for a replica. Decided before the engines hear of it."""
+
+    to: str
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True, tag="conversion"):
+    """The hand-over to a successor, which is in cluster mode."""
+
+    to: str
+    since: Moment
+    lost: str | None = None
+    """The primary that is lost, with all who were in sync: the successor inherits. None: the primary hands over."""
+
+
+class Election(msgspec.Struct, frozen=True, kw_only=True, tag="election"):
+    """Cluster mode: a replica stands for election in place of a primary that is gone."""
+
+    to: str
+    lost: str
+    since: Moment
+    """When it was decided; once it takes over without a vote: when that was."""
+    seize: bool = False
+    """It takes over without a vote: nobody is left who could vote, or object."""
+
+
+class Starving(msgspec.Struct, frozen=True, kw_only=True, tag="starving"):
+    """The primary cannot be confirmed stopped: its replicas leave it, and lead when it must refuse writes for want of them."""
+
+    since: Moment | None = None
+    """When its replicas were seen to have left."""
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True, tag="recovery"):
+    """The primary took over from one that is lost, and is not seen to lead yet: then the failover is told."""
+
+    lost: str
+
+
+Change = Move | Conversion | Election | Starving | Recovery
+"""Of who leads a shard. Planned moves begin where somebody is seen to lead, when no ``Recovery`` is under way any more; what a loss
+brings about takes the place of what was planned."""
+
+
+class Halted(msgspec.Struct, frozen=True, tag="halted"):
+    """To be confirmed stopped, and then started anew: its restart is due, or it is a replica that hangs."""
+
+
+class Condemned(msgspec.Struct, frozen=True, kw_only=True, tag="condemned"):
+    """Found hung or lost: to be confirmed stopped before anything else happens to its shard."""
+
+    since: Moment
+
+
+class Starved(msgspec.Struct, frozen=True, tag="starved"):
+    """Succeeded without having been confirmed stopped: it is to be stopped yet, but its shard does not wait for that."""
+
+
+class Spoilt(msgspec.Struct, frozen=True, kw_only=True, tag="spoilt"):
+    """A successor that was found to have refused part of what it was fed: it runs on, and is fed anew after a while."""
+
+    since: Moment
+
+
+Fate = Halted | Condemned | Starved | Spoilt
+"""What becomes of the process of a node. It ends with the process."""

@@ -1,0 +1,67 @@
+"""What was decided in earlier forms, as it is told now: of rows of the store by migrations, of what the journal keeps when it is
+read. On plain JSON, since the nouns of then are no more; what has the new form already stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+UNKNOWN = {"boot": "", "seconds": 0.0}
+"""A moment of which nobody knows when it was."""
+Json = dict[str, Any]
+
+
+def one_change_at_a_time(decided: Json) -> None:
+    """Flags of shards and nodes become the one value that they stood for together (revision 0004)."""
+    successors = {node["name"] for node in decided.get("successors", ())}
+    for shard in decided.get("shards", ()):
+        if "change" not in shard:
+            if "in_sync" in shard:
+                shard["lead_order"] = _lead_order(shard)
+                shard["confirmed"] = _once(shard.get("primary"), shard.pop("in_sync"))
+            shard["change"] = _change(shard, successors)
+    if "fed" in decided:
+        shard = next(iter(decided.get("shards", ())), Json())
+        decided["confirmed"] = _once(shard.get("primary"), decided.pop("fed"))
+    for node in (*decided.get("nodes", ()), *decided.get("retired", ())):
+        if "fate" not in node:
+            node["fate"] = _fate(node)
+    for node in decided.get("successors", ()):
+        if "fate" not in node:
+            since = node.pop("condemned_at", None)
+            node["fate"] = {"type": "spoilt", "since": since} if since else None
+
+
+def _lead_order(shard: Json) -> int:
+    """By which its primary leads: by the last one, but for that of a move that is under way."""
+    order: int = shard.get("order", 0)
+    return max(order - 1, 1) if shard.get("moving_to") else order
+
+
+def _once(primary: str | None, nodes: list[str]) -> Json:
+    """They were in sync once, nobody knows with which lead: with none that there is, so nobody is promoted for it, but whoever may
+    hold what was acknowledged is waited for, and is not told to follow a primary that is empty."""
+    return {"primary": primary, "order": 0, "nodes": nodes, "at": None}
+
+
+def _change(shard: Json, successors: set[str]) -> Json | None:
+    to, lost = shard.pop("moving_to", None), shard.pop("recovering_from", None)
+    seize, starving, starved_since = (shard.pop(name, None) for name in ("seize", "starving", "starved_since"))
+    since = shard.get("ordered_at") or UNKNOWN
+    if starving:  # which goes before what was planned
+        return {"type": "starving", "since": starved_since}
+    if to in successors:
+        return {"type": "conversion", "to": to, "since": since, "lost": lost}
+    if to and lost:
+        return {"type": "election", "to": to, "lost": lost, "since": since, "seize": bool(seize)}
+    if to:
+        return {"type": "move", "to": to}
+    return {"type": "recovery", "lost": lost} if lost else None
+
+
+def _fate(node: Json) -> Json | None:
+    condemned, since, starved = (node.pop(name, None) for name in ("condemned", "condemned_at", "starved"))
+    if starved:
+        return {"type": "starved"}
+    if not condemned:
+        return None
+    return {"type": "condemned", "since": since} if since else {"type": "halted"}
