@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from tests.interrupt.fuse import Fuse, Interrupted, at_every_step
 
-from cachekeep.model import Errand, Wanted
+from cachekeep.model import Wanted
 from cachekeep.sim.cluster_run import ClusterRun, ClusterScenario, wanted_shard
 from cachekeep.sim.timeless import run
 
@@ -49,7 +49,7 @@ def _of_shards(wanted: Wanted, number: int) -> Wanted:
 
 
 def _failing_over(wanted: Wanted) -> Wanted:
-    return replace(wanted, errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
+    return wanted.asking("test-failover", shard="0001")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

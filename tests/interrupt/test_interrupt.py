@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from tests.interrupt.fuse import Fuse, Interrupted, at_every_step
 
-from cachekeep.model import Errand, Member, Wanted
+from cachekeep.model import Member, Wanted
 from cachekeep.sim.run import Run
 from cachekeep.sim.scenario import Scenario
 from cachekeep.sim.timeless import run
@@ -77,7 +77,8 @@ class Story(Interrupted):
         return (
             self._healthy()
             and self.cache is not None
-            and all(e.serial <= self.cache.decided.errands_done for e in self.cache.wanted.errands)
+            and not self.cache.errands_left
+            and all(j.ended for j in self.cache.decided.jobs)
             and all(n.node_type == wanted_type for n in self.cache.decided.nodes)
         )
 
@@ -97,7 +98,7 @@ class Story(Interrupted):
 
     @staticmethod
     def _fail_over(w: Wanted) -> Wanted:
-        return replace(w, errands=(Errand(serial=1, kind="test-failover", shard="0001"),))
+        return w.asking("test-failover", shard="0001")
 
     @staticmethod
     def _compatible(w: Wanted) -> Wanted:
@@ -110,7 +111,7 @@ class Story(Interrupted):
     @staticmethod
     def _reboot(w: Wanted) -> Wanted:
         names = tuple(m.name for m in w.shards[0].members)
-        return replace(w, errands=(*w.errands, Errand(serial=2, kind="reboot", nodes=names)))
+        return w.asking("reboot", nodes=names)
 
     @staticmethod
     def _shrink(w: Wanted) -> Wanted:

@@ -35,7 +35,7 @@ from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.users import ADMIN
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, CacheKind, Condition, Errand, Event, Member, Node, View, Wanted, WantedShard
+from cachekeep.model import Cache, CacheKind, Condition, ErrandKind, Event, Member, Node, View, Wanted, WantedShard
 from cachekeep.network.addresses import Pool
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
@@ -176,14 +176,9 @@ class LiveCache:
                     tx.wake(self.uid)
                 return
 
-    async def errand(self, kind: str, **what: object) -> None:
+    async def errand(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None) -> None:
         """Add an errand: ``reboot``, ``promote`` (``nodes``), ``test-failover`` (``shard``), ``promote-stale``."""
-
-        def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
-            return replace(wanted, errands=(*wanted.errands, Errand(serial=serial, kind=kind, **what)))  # type: ignore[arg-type]
-
-        await self.change(add)
+        await self.change(lambda wanted: wanted.asking(kind, nodes=nodes, shard=shard))
 
     # -- what there is
 

@@ -16,7 +16,7 @@ from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, wanted_group
 from tests.live.writer import Writer
 
-from cachekeep.model import Cache
+from cachekeep.model import Cache, ErrandKind
 from cachekeep.plan import Policy
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
@@ -72,7 +72,7 @@ async def whole(live: LiveCache) -> Cache:
             all(n.announced and not n.due for n in cache.decided.nodes)
             and len(shard.in_sync) == len(cache.decided.nodes) - 1
             and not shard.moving_to
-            and cache.decided.errands_done == len(cache.wanted.errands)
+            and not cache.errands_left
         )
 
     await live.until(met, "all nodes in sync")
@@ -163,16 +163,12 @@ async def test_planned_moves_lose_nothing(engine: str, major: int, tmp_path: Pat
     """TestFailover, a new PrimaryClusterId, a reboot of the primary: one after the other, under a client that writes."""
     async with group(tmp_path, engine, major) as live, writing(live) as writer:
         led: list[str] = [live.primary_of(await live.cache())]
-        for kind in ("test-failover", "promote", "reboot"):
+        kinds: tuple[ErrandKind, ...] = ("test-failover", "promote", "reboot")
+        for kind in kinds:
             cache = await whole(live)
             old = live.primary_of(cache)
             other = next(n.name for n in cache.decided.nodes if n.name != old)
-            what: dict[str, dict[str, object]] = {
-                "test-failover": {"shard": "0001"},
-                "promote": {"nodes": (other,)},
-                "reboot": {"nodes": (old,)},
-            }
-            await live.errand(kind, **what[kind])
+            await live.errand(kind, nodes=(other,) if kind == "promote" else (old,), shard="0001")
             cache = await live.until(lambda c, old=old: live.primary_of(c) != old, kind)  # type: ignore[misc]
             led.append(live.primary_of(cache))
             await goes_on(live, writer)

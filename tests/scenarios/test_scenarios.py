@@ -120,15 +120,7 @@ class Told(Run):
                 raise AssertionError(f"no such command: {words}")
 
     async def _told_errand(self, kind: str, rest: list[str]) -> None:
-        from msgspec.structs import replace
-
-        from cachekeep.model import Errand
-
-        def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
-            return replace(wanted, errands=(*wanted.errands, Errand(serial=serial, kind=kind, nodes=tuple(rest), shard="0001")))  # type: ignore[arg-type]
-
-        await self._change(add)
+        await self._change(lambda wanted: wanted.asking(kind, nodes=tuple(rest), shard="0001"))  # type: ignore[arg-type]
 
     async def _quiet(self) -> None:
         """Until the keeper has had nothing to say for a while."""

@@ -18,7 +18,22 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.model import Cache, Condition, Confirmed, Decided, Event, Front, Moment, Node, NodeCondition, ParameterGroup, Shard
+from cachekeep.model import (
+    UNKNOWN,
+    Cache,
+    Condition,
+    Confirmed,
+    Decided,
+    Done,
+    Event,
+    Front,
+    Job,
+    Moment,
+    Node,
+    NodeCondition,
+    ParameterGroup,
+    Shard,
+)
 from cachekeep.plan.slots import Ranges, even, rebalance
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
@@ -309,7 +324,7 @@ class Keeper:
             names = [n.name for n in nodes if n.shard == s.id]
             primary = old_shard.primary if old_shard and old_shard.primary in names else names[0]
             for errand in wanted.errands:
-                if errand.kind == "promote" and errand.serial > before.errands_done:
+                if errand.kind == "promote" and errand in cache.errands_left:
                     primary = errand.nodes[0]
             shard = old_shard or Shard(id=s.id)
             if wanted.cluster_mode == "enabled":
@@ -336,7 +351,7 @@ class Keeper:
             shards=tuple(shards),
             fronts=fronts,
             configuration_address=configuration,
-            errands_done=max([before.errands_done, *(e.serial for e in wanted.errands)]),
+            jobs=tuple(Job(id=e.id, work=e, began_at=UNKNOWN, deadline_seconds=60.0, state=Done()) for e in wanted.errands),
             available_at=before.available_at or self._clock.now(),
         )
 
@@ -344,7 +359,7 @@ class Keeper:
     def _deal(cache: Cache) -> dict[str, Ranges]:
         """Slots of each shard: as asked for, as they are, or evenly when shards come and go or are to be dealt out anew."""
         asked, has = ({s.id: s.slots for s in shards} for shards in (cache.wanted.shards, cache.decided.shards))
-        anew = any(e.kind == "rebalance" and e.serial > cache.decided.errands_done for e in cache.wanted.errands)
+        anew = any(e.kind == "rebalance" for e in cache.errands_left)
         if cache.wanted.cluster_mode != "enabled" or (not has and all(asked.values())):
             return asked
         if not any(has.values()):

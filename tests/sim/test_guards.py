@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ApplyParts, ProcessSpec, Targets
 from cachekeep.model import Act, Decide, Ended, Moment, Node, Promote, Shard, Step
-from cachekeep.plan import evidence, judge, leaders, limits, members, planner, situation, starving
+from cachekeep.plan import errands, evidence, judge, leaders, limits, members, planner, rollout, situation, starving
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
@@ -117,7 +117,7 @@ def _move_without_catching_up(patch: pytest.MonkeyPatch) -> None:
         led = replace(shard, primary=to.name, order=shard.order + 1, lead_order=shard.order + 1)
         return Decide(with_shard(s.decided, led), because)
 
-    for place in (leaders, simulation.Keeper.__module__ and __import__("cachekeep.plan.rollout", fromlist=["move"])):
+    for place in (leaders, rollout, errands):
         patch.setattr(place, "move", move)
 
 

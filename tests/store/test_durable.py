@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 
 from cachekeep.clock import SystemClock
 from cachekeep.errors import Unusable
-from cachekeep.model import UNKNOWN, Condemned, ParameterGroup, Tags
+from cachekeep.model import UNKNOWN, Condemned, Done, Errand, ParameterGroup, Tags
 from cachekeep.store import DataDirLock, Lease, SqlStore, StoreFailed, migrations, sqlite
 from cachekeep.store.migrate import VERSION_TABLE
 from cachekeep.store.tables import SCHEMA, metadata
@@ -310,6 +310,50 @@ time.sleep(60)
             pass
     finally:
         os.kill(engine, signal.SIGKILL)
+
+
+TAKEN_UP = {
+    "serial": 7,
+    "nodes": [
+        {"name": "demo-001", "shard": "0001", "zone": "a", "address": "127.77.0.1", "port": 6379, "engine": "valkey"}
+        | {"version": "8.0.1", "node_type": "cache.t3.micro", "due": "reboot", "announced": True}
+    ],
+    "shards": [{"id": "0001", "primary": "demo-001"}],
+    "errands_done": 2,
+}
+"""What was decided when one number said which errands had been taken up: here a reboot and a consent, and a promotion is left."""
+ASKED = [
+    {"serial": 1, "kind": "reboot", "nodes": ["demo-001"], "shard": None},
+    {"serial": 2, "kind": "promote-stale", "nodes": [], "shard": "0001"},
+    {"serial": 3, "kind": "promote", "nodes": ["demo-001"], "shard": None},
+]
+
+
+async def test_errands_that_had_been_taken_up_are_not_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        wanted = json.dumps(json.loads(WANTED) | {"errands": ASKED})
+        connection.execute(
+            sa.text("insert into caches values ('u1', 'group', 'demo', 'us-east-1', 0, 'hush', 1, :wanted, :decided)"),
+            {"wanted": wanted, "decided": json.dumps(TAKEN_UP)},
+        )
+    engine.dispose()
+    store = await opened(path)
+    cache = await store.load("u1")
+    assert cache is not None
+    assert [(j.id, type(j.state), j.work) for j in cache.decided.jobs] == [
+        ("errand-1", Done, Errand(serial=1, kind="reboot", nodes=("demo-001",))),
+        ("errand-2", Done, Errand(serial=2, kind="promote-stale", shard="0001")),
+    ]
+    assert [e.serial for e in cache.errands_left] == [3]
+    assert cache.decided.nodes[0].due == "reboot"
+    assert cache.wanted.asking("reboot").errands[-1].serial == 4
+    await store.aclose()
 
 
 OLD = {

@@ -13,14 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from cachekeep.errors import Unusable
-from cachekeep.model import Decided, Event, Shard
+from cachekeep.model import Decided, Done, Event, Shard
 from cachekeep.sim.store import SimDisk
 from cachekeep.store.contract import Lease, StoreFailed
-from cachekeep.store.journal import EVENTS_KEPT_MAX, Entry, FileDisk, Journal
+from cachekeep.store.journal import _HEADER, _MAGIC, EVENTS_KEPT_MAX, Entry, FileDisk, Journal, _checksum
 
 HALF = 8192
 
@@ -70,6 +71,23 @@ async def test_what_was_kept_is_there_again_until_it_is_dropped(tmp_path: Path) 
     await journal.aclose()
     assert (await opened(path)).empty
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_size) == (0o600, 2 * HALF)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all", "kept"])
+async def test_errands_that_an_earlier_program_had_taken_up_are_not_done_again(tmp_path: Path, whole: bool) -> None:
+    """Its records said up to which serial; consents to a loss were among them."""
+    path = tmp_path / "journal"
+    text = msgspec.json.encode(entry("u1", 3)).replace(b'"jobs":[]', b'"errands_done":2')
+    payload = b'{"type":"all","entries":[' + text + b"]}" if whole else b'{"type":"kept","entry":' + text + b"}"
+    assert b"errands_done" in payload
+    header = _HEADER.pack(_MAGIC, 1, len(payload), _checksum(1, payload))
+    path.write_bytes((bytes(HALF) + header + payload).ljust(2 * HALF, b"\0"))
+    journal = await opened(path)
+    jobs = journal.entries["u1"].decided.jobs
+    assert [(j.id, type(j.state)) for j in jobs] == [("errand-1", Done), ("errand-2", Done)]
+    await journal.keep(replace(journal.entries["u1"], addresses=()))
+    await journal.aclose()
+    assert (await opened(path)).entries["u1"].decided.jobs == jobs
 
 
 async def test_what_is_kept_while_the_one_before_is_dropped_stays(tmp_path: Path) -> None:

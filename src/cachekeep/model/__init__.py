@@ -7,7 +7,6 @@ from cachekeep.model.cache import (
     Confirmed,
     Decided,
     Ended,
-    Errand,
     Front,
     Member,
     Node,
@@ -31,6 +30,14 @@ from cachekeep.model.change import (
     Starving,
 )
 from cachekeep.model.condition import Condition, NodeCondition
+from cachekeep.model.job import (
+    Done,
+    Errand,
+    ErrandKind,
+    Failed,
+    Job,
+    Running,
+)
 from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
@@ -121,6 +128,7 @@ __all__ = [
     "Detach",
     "Digests",
     "Discover",
+    "Done",
     "Disown",
     "Effect",
     "Elect",
@@ -128,8 +136,10 @@ __all__ = [
     "EngineEffect",
     "Erase",
     "Errand",
+    "ErrandKind",
     "Event",
     "Excuse",
+    "Failed",
     "Failure",
     "Flight",
     "Follow",
@@ -141,6 +151,7 @@ __all__ = [
     "Installation",
     "Interrupt",
     "Introduce",
+    "Job",
     "Limits",
     "LimitsSeen",
     "Login",
@@ -161,6 +172,7 @@ __all__ = [
     "Reason",
     "ReplicaSeen",
     "Replicate",
+    "Running",
     "Runtime",
     "Secret",
     "Settle",

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.change import Change, Condemned, Conversion, Election, Fate, Halted, Move, Recovery, Starved
+from cachekeep.model.job import Errand, ErrandKind, Job
 from cachekeep.model.moment import Moment
 from cachekeep.model.stream import Heard
 
@@ -48,20 +49,6 @@ class WantedShard(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[SlotRange, ...] = ()
 
 
-class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to be done once, in order of ``serial``: it is done when ``Decided.errands_done`` has reached the serial.
-
-    ``reboot`` names nodes; ``promote`` names the one node that is to lead; ``test-failover`` names a shard;
-    ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received; ``rebalance``
-    spreads slots evenly.
-    """
-
-    serial: int
-    kind: Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance"]
-    nodes: tuple[str, ...] = ()
-    shard: str | None = None
-
-
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for. Only API requests write it."""
 
@@ -89,6 +76,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     deferred: frozenset[str] = frozenset()
     """Fields whose change waits for the maintenance window (``ApplyImmediately=false``): ``node_type``, ``version``, ``shards``."""
     deleted: bool = False
+
+    def asking(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None) -> Wanted:
+        """With one more errand. Serials only grow: who drops errands leaves the last one."""
+        serial = max((e.serial for e in self.errands), default=0) + 1
+        errand = Errand(serial=serial, kind=kind, nodes=nodes, shard=shard)
+        return msgspec.structs.replace(self, errands=(*self.errands, errand))
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,7 +262,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """How many slots were astray when they set out for where ``Shard.slots`` wants them; 0: none is on its way."""
     resharded_at: Moment | None = None
     """When the last of them arrived."""
-    errands_done: int = 0
+    jobs: tuple[Job, ...] = ()
+    """Those that have not ended, and of the others those that may be asked for: of errands that are still listed as wanted."""
     appointed_at: Moment | None = None
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None
@@ -287,6 +281,10 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     def fed(self) -> frozenset[str]:
         """Those of the successors that have all that the present primary has acknowledged, but for what is on the wire."""
         return self.shards[0].confirmed_by(self.confirmed) if self.shards else frozenset()
+
+    def job(self, id: str) -> Job | None:
+        """The job of that id."""
+        return next((j for j in self.jobs if j.id == id), None)
 
     @property
     def everyone(self) -> tuple[Node, ...]:
@@ -321,6 +319,12 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.clustered:
             return "enabled"
         return "compatible" if any(f.kind == "compatible" and not f.leaving for f in self.decided.fronts) else "disabled"
+
+    @property
+    def errands_left(self) -> tuple[Errand, ...]:
+        """What has been asked for and has not been taken up, in the order in which it was asked for."""
+        taken_up = {j.id for j in self.decided.jobs}
+        return tuple(sorted((e for e in self.wanted.errands if e.id not in taken_up), key=lambda e: e.serial))
 
     def in_cluster_mode(self, node: Node) -> bool:
         """Whether the process of a node runs in cluster mode. All do or none, but for a switch from one to the other."""

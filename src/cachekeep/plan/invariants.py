@@ -32,6 +32,7 @@ def _names(decided: Decided) -> Iterator[str]:
         ("node", (n.name for n in decided.everyone)),
         ("shard", (x.id for x in decided.shards)),
         ("front", (f.name for f in decided.fronts)),
+        ("job", (j.id for j in decided.jobs)),
     ):
         for name in _twice(names):
             yield f"{what} {name} is there twice"

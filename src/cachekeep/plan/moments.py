@@ -25,6 +25,7 @@ def recount(s: Situation) -> Step | None:
             nodes=tuple(n if n.fate is None else _anew(s, n) for n in was.nodes),
             successors=tuple(n if n.fate is None else _anew(s, n) for n in was.successors),
             shards=tuple(_anew(s, x) for x in was.shards),
+            jobs=tuple(j if j.ended else _anew(s, j) for j in was.jobs),
         ),
     )
     if decided == was:

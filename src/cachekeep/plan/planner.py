@@ -13,6 +13,7 @@ from cachekeep.plan import (
     cluster_slots,
     deadlines,
     endpoints,
+    errands,
     followers,
     judge,
     leaders,
@@ -71,7 +72,8 @@ RULES: tuple[Rule, ...] = (
     rollout.resize,
     rollout.upgrade,
     rollout.restart,
-    rollout.errand,
+    errands.end,
+    errands.begin,
     cluster_members.settle,
     limits.narrow,
 )

@@ -1,16 +1,15 @@
-"""Changes to running nodes: node type, version, reboots and other errands. Replicas first, one at a time;
-then the lead moves; then the old primary."""
+"""Changes to running nodes: node type, version, restarts that are due. Replicas first, one at a time; then the lead moves; then the
+old primary."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Decide, Decided, Errand, Halted, Node, Shard, Step, Wait
-from cachekeep.plan import cluster_members, cluster_slots, evidence
-from cachekeep.plan.judge import ailing
+from cachekeep.model import Decide, Halted, Node, Step, Wait
+from cachekeep.plan import cluster_members, evidence
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.limits import too_small
-from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
+from cachekeep.plan.situation import Situation, names, verb, with_nodes
 
 
 def resize(s: Situation) -> Step | None:
@@ -103,108 +102,3 @@ def _halt(s: Situation, nodes: list[Node]) -> Step | None:
     shards = tuple(evidence.without(x, lost) for x in s.decided.shards)
     decided = with_nodes(replace(s.decided, shards=shards), [replace(n, fate=Halted()) for n in nodes])
     return Decide(decided, f"{names(nodes)} {verb(nodes, 'restarts', 'restart')} by plan ({nodes[0].due})")
-
-
-def errand(s: Situation) -> Step | None:
-    """The first errand that has not been done is begun; what it decided is then carried out by the other rules. One that waits for
-    what may never come gives way to a later one, which may be the way out."""
-    todo = sorted((e for e in s.cache.wanted.errands if e.serial > s.decided.errands_done), key=lambda e: e.serial)
-    if not todo:
-        return None
-    consent = [e for e in todo if e.kind == "promote-stale"]
-    if not consent and any(x.moving_to for x in s.decided.shards):  # a move may wait for what only the consent brings about
-        return Wait(s.policy.poll_seconds, "turn", "an errand waits for the move before it")
-    waits: list[Wait] = []
-    for errand in consent[-1:] or todo:  # errands before a consent wait for a leader that only it can give
-        step = _begin(s, errand)
-        if isinstance(step, Decide):
-            told = tuple(s.tell(f"Given up for a later request: {w.because}", group=True) for w in waits)
-            return Decide(step.decided, step.because, (*told, *step.events))
-        if not step.refused:
-            return waits[0] if waits else step
-        waits.append(step)
-    return waits[0]
-
-
-def _begin(s: Situation, errand: Errand) -> Decide | Wait:
-    decided = replace(s.decided, errands_done=errand.serial)
-    match errand.kind:
-        case "reboot":
-            nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
-            decided = _hung_ones_given_up(s, decided, nodes)
-            return Decide(with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes]), f"{names(nodes)} shall reboot")
-        case "promote":
-            return _promote(s, errand)
-        case "test-failover":
-            return _test_failover(s, errand)
-        case "rebalance":
-            return cluster_slots.rebalanced(s, decided) if s.clustered else Decide(decided, "there are no slots to deal out")
-        case "promote-stale":
-            shard = s.cache.shard(errand.shard or s.decided.shards[0].id)
-            primary = s.primary(shard) if shard is not None else None
-            if shard is not None and primary is not None and (reason := ailing(s, shard, primary)):
-                word = _given_up(s, decided, shard, primary)
-                return Decide(word, f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds")
-            if shard is None or s.decided.refusal is None or (primary is not None and s.leads(primary)):
-                return Decide(decided, "nobody waits for a stale promotion: nothing is changed")
-            return Decide(
-                with_shard(decided, replace(shard, accept_stale=True)), "the user accepts the loss of what was never replicated"
-            )
-
-
-def _promote(s: Situation, errand: Errand) -> Decide | Wait:
-    done = replace(s.decided, errands_done=errand.serial)
-    node = s.cache.member(errand.nodes[0])
-    shard = s.cache.shard(node.shard) if node else None
-    if node is None or shard is None or node.name == shard.primary:
-        return Decide(done, f"{errand.nodes[0]} leads already or is gone: nothing to promote")
-    primary = s.primary(shard)
-    if primary is not None and (reason := ailing(s, shard, primary)):
-        word = _given_up(s, done, replace(shard, preferred=node.name), primary)
-        return Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked")
-    if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
-        if not s.alive(node):
-            return Wait(
-                0.2,
-                "sync",
-                f"{node.name} shall be promoted as soon as it is in sync, and does not answer",
-                about=(node.name,),
-                refused=True,
-            )
-        return Wait(0.2, "sync", f"{node.name} shall be promoted as soon as it is in sync", about=(node.name,))
-    return _with_errand(move(s, shard, node, f"{node.name} shall lead, as asked"), errand)
-
-
-def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
-    shard = s.cache.shard(errand.shard or "")
-    primary = s.primary(shard) if shard else None
-    done = replace(s.decided, errands_done=errand.serial)
-    if shard is None or primary is None:
-        return Decide(done, f"node group {errand.shard} is gone: no failover to test")
-    if reason := ailing(s, shard, primary):
-        return Decide(_given_up(s, done, shard, primary), f"{primary.name} {reason} and is given up, as asked")
-    to = successor(s, shard)
-    if to is None:
-        hopeless = not any(s.alive(n) for n in s.replicas(shard, leaving=False))
-        because = f"the test failover of node group {shard.id} waits for a replica in sync"
-        return Wait(0.2, "sync", f"{because}, and none answers" if hopeless else because, about=(shard.id,), refused=hopeless)
-    step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
-    step = Decide(with_nodes(step.decided, [replace(primary, due="reboot")]), step.because)
-    return _with_errand(step, errand)
-
-
-def _given_up(s: Situation, decided: Decided, shard: Shard, primary: Node) -> Decided:
-    """The user's word about a primary that hangs: it may be stopped, whatever only it holds."""
-    return with_nodes(with_shard(decided, replace(shard, accept_stale=True)), [replace(primary, due="reboot")])
-
-
-def _hung_ones_given_up(s: Situation, decided: Decided, nodes: list[Node]) -> Decided:
-    for node in nodes:
-        shard = s.cache.shard(node.shard)
-        if shard is not None and shard.primary == node.name and ailing(s, shard, node):
-            decided = _given_up(s, decided, shard, node)
-    return decided
-
-
-def _with_errand(step: Decide, errand: Errand) -> Decide:
-    return Decide(replace(step.decided, errands_done=errand.serial), step.because, step.events)

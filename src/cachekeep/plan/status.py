@@ -66,7 +66,7 @@ def _changing(s: Situation) -> bool:
     """Something that a user asked for, and that need not wait for a window, is not done yet."""
     decided, wanted = s.decided, s.cache.wanted
     nodes = decided.nodes
-    if any(e.serial > decided.errands_done for e in wanted.errands) or any(x.moving_to for x in decided.shards):
+    if s.cache.errands_left or any(x.moving_to for x in decided.shards):
         return True
     if (
         decided.resharding

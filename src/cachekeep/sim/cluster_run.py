@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.launch import nodes_conf
-from cachekeep.model import Cache, Errand, Member, Node, Secret, Wanted, WantedShard
+from cachekeep.model import Cache, ErrandKind, Member, Node, Secret, Wanted, WantedShard
 from cachekeep.plan.slots import SLOTS, common, expand
 from cachekeep.sim import promises
 from cachekeep.sim.cluster import ClusterWorld
@@ -179,16 +179,14 @@ class ClusterRun(Run):
             await tx.insert(cache)
             tx.wake(UID)
 
-    async def _errand(self, kind: str, name: str = "") -> None:
+    async def _errand(self, kind: ErrandKind, name: str = "") -> None:
         def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
             able = [x for x in wanted.shards if len(x.members) > 1]
             if kind != "rebalance" and not able:
                 return wanted  # the API refuses a test failover without replicas, and a lone node loses by a reboot what it holds
             shard = self.random.choice(able or wanted.shards)
             nodes = (name or self.random.choice(shard.members).name,)
-            errand = Errand(serial=serial, kind=kind, nodes=nodes, shard=shard.id)  # type: ignore[arg-type]
-            return replace(wanted, errands=(*wanted.errands, errand))
+            return wanted.asking(kind, nodes=nodes, shard=shard.id)
 
         await self._change(add)
 
@@ -199,7 +197,7 @@ class ClusterRun(Run):
             for shard in self.cache.decided.shards:
                 engine = self.world.processes.get((UID, shard.primary or ""))
                 if engine is None or not engine.works or engine.role != "primary":
-                    await self._change(lambda w, id=shard.id: _accepting(w, id))  # type: ignore[misc]
+                    await self._change(lambda w, id=shard.id: w.asking("promote-stale", shard=id))  # type: ignore[misc]
 
     async def _resize(self) -> None:
         """Other shards, or another number of replicas in one."""
@@ -235,7 +233,7 @@ class ClusterRun(Run):
             await super()._one_harm()
 
     def _moves(self) -> list[Callable[[], object]]:
-        errands = ("test-failover", "promote", "reboot", "rebalance")
+        errands: tuple[ErrandKind, ...] = ("test-failover", "promote", "reboot", "rebalance")
         found: list[Callable[[], object]] = [lambda kind=kind: self.world.spawn(self._errand(kind)) for kind in errands]  # type: ignore[misc]
         return [*found, *(lambda: self.world.spawn(self._resize()) for _ in range(3))]
 
@@ -251,7 +249,7 @@ class ClusterRun(Run):
         if cache is None or cache.decided.available_at is None or cache.decided.resharding:
             return False
         decided = cache.decided
-        if any(e.serial > decided.errands_done for e in cache.wanted.errands):
+        if cache.errands_left:
             return False
         if any(n.due or n.leaving or not n.announced for n in decided.nodes) or decided.refusal:
             return False
@@ -318,11 +316,6 @@ def cluster_scenario(seed: int) -> ClusterScenario:
 def wanted_shard(id: str, nodes: int) -> WantedShard:
     """A shard of so many members."""
     return WantedShard(id=id, members=tuple(Member(name=f"{NAME}-{id}-{i + 1:03}", zone="abc"[i % 3]) for i in range(nodes)))
-
-
-def _accepting(wanted: Wanted, shard: str) -> Wanted:
-    serial = max((e.serial for e in wanted.errands), default=0) + 1
-    return replace(wanted, errands=(*wanted.errands, Errand(serial=serial, kind="promote-stale", shard=shard)))
 
 
 def simulate_cluster(scenario: ClusterScenario) -> Report:

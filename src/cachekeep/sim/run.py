@@ -123,8 +123,8 @@ class Run(Users):
     def _note_consent(self, before: Cache, after: Cache) -> None:
         """The user's word is good for one promotion, and nobody's else is. To restart or to succeed a primary that hangs is such a
         word, too."""
-        begun = range(before.decided.errands_done + 1, after.decided.errands_done + 1)
-        heard = any(e.serial in begun and e.kind != "rebalance" for e in before.wanted.errands)
+        begun = [j.work for j in after.decided.jobs if before.decided.job(j.id) is None]
+        heard = any(work.kind != "rebalance" for work in begun)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if shard.accept_stale and (old is None or not old.accept_stale):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from cachekeep.model import Wanted
+from cachekeep.model import ErrandKind, Wanted
 from cachekeep.sim.run import Run
 from cachekeep.sim.scenario import LivenessViolation, Report, Scenario, Violation
 from cachekeep.sim.timeless import run
@@ -104,7 +104,7 @@ class TroubleRun(Run):
 
     # -- what users do
 
-    def ask(self, kind: str, name: str) -> None:
+    def ask(self, kind: ErrandKind, name: str) -> None:
         """An errand for a node."""
         self.world.spawn(self._errand(kind, name))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Errand, Member, Secret, Wanted, WantedShard
+from cachekeep.model import Cache, ErrandKind, Member, Secret, Wanted, WantedShard
 from cachekeep.sim.world import World
 from cachekeep.store.memory import MemoryStore
 
@@ -75,9 +75,7 @@ class Users:
 
     async def _reboot_all(self) -> None:
         def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
-            names = tuple(m.name for w in wanted.shards if len(w.members) > 1 for m in w.members)
-            return replace(wanted, errands=(*wanted.errands, Errand(serial=serial, kind="reboot", nodes=names)))
+            return wanted.asking("reboot", nodes=tuple(m.name for w in wanted.shards if len(w.members) > 1 for m in w.members))
 
         await self._change(add)
 
@@ -85,13 +83,10 @@ class Users:
         if self.cache is not None and all(len(w.members) > 1 for w in self.cache.wanted.shards):
             await self._change(lambda wanted: replace(wanted, version=f"{wanted.version}0"))
 
-    async def _errand(self, kind: str, name: str = "") -> None:
+    async def _errand(self, kind: ErrandKind, name: str = "") -> None:
         def add(wanted: Wanted) -> Wanted:
-            serial = max((e.serial for e in wanted.errands), default=0) + 1
             names = tuple(m.name for m in wanted.shards[0].members)
-            node = name or self.random.choice(names)
-            errand = Errand(serial=serial, kind=kind, nodes=(node,), shard="0001")  # type: ignore[arg-type]
-            return replace(wanted, errands=(*wanted.errands, errand))
+            return wanted.asking(kind, nodes=(name or self.random.choice(names),), shard="0001")
 
         await self._change(add)
 

@@ -31,6 +31,27 @@ def one_change_at_a_time(decided: Json) -> None:
             node["fate"] = {"type": "spoilt", "since": since} if since else None
 
 
+def a_job_for_each_errand(decided: Json, asked: list[Json] | None) -> None:
+    """One number said which errands had been taken up: each of those has a job now, and counts as done, since nobody wrote down how
+    far it was, and what it had decided goes on (revision 0005). ``asked`` are those that the row lists. None: the journal does not
+    say of what kind they were, and nobody asks; but they must not be taken up again."""
+    taken_up = decided.pop("errands_done", 0)
+    if "jobs" in decided:
+        return
+    known = [{"serial": serial, "kind": "reboot"} for serial in range(1, taken_up + 1)] if asked is None else asked
+    decided["jobs"] = [
+        {
+            "id": f"errand-{errand['serial']}",
+            "work": {"type": "errand", **errand},
+            "began_at": UNKNOWN,
+            "deadline_seconds": 0.0,
+            "state": {"type": "done"},
+        }
+        for errand in known
+        if errand["serial"] <= taken_up
+    ]
+
+
 def _lead_order(shard: Json) -> int:
     """By which its primary leads: by the last one, but for that of a move that is under way."""
     order: int = shard.get("order", 0)

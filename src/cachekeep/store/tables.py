@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(

@@ -9,7 +9,6 @@ from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
 from cachekeep.plan.cluster_slots import percent
 from cachekeep.plan.slots import count, without
-from cachekeep.services.core import errands
 from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.hold import current
 from cachekeep.services.elasticache import in_force
@@ -70,7 +69,7 @@ def _automatic_failover(cache: Cache) -> str:
 
 
 def _pending_group(cache: Cache) -> Shape:
-    promoted = [e.nodes[0] for e in errands.left(cache) if e.kind == "promote"]
+    promoted = [e.nodes[0] for e in cache.errands_left if e.kind == "promote"]
     pending: Shape = {"PrimaryClusterId": promoted[-1]} if promoted else {}
     if cache.cluster_mode != cache.wanted.cluster_mode:
         pending["ClusterMode"] = cache.wanted.cluster_mode
@@ -86,7 +85,7 @@ def _resharding(cache: Cache) -> float | None:
     decided = cache.decided
     if decided.resharding:
         return round(percent(decided.resharding, sum(count(without(x.owned, x.slots)) for x in decided.shards)), 2)
-    asked = any(e.kind == "rebalance" for e in errands.left(cache))
+    asked = any(e.kind == "rebalance" for e in cache.errands_left)
     return 0.0 if asked or {w.id for w in cache.wanted.shards} != {x.id for x in decided.shards if x.slots} else None
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from cachekeep.model import Cache, Condition, Node
 from cachekeep.plan.status import unseen
-from cachekeep.services.core import errands
 from cachekeep.services.core.hold import current
 
 REBOOTING: Final = "rebooting cache cluster nodes"
@@ -52,7 +51,7 @@ def cluster_status(cache: Cache, condition: Condition | None, cluster_id: str) -
 
 def _to_reboot(cache: Cache) -> frozenset[str]:
     """Nodes whose reboot has been asked for and is not done."""
-    return frozenset(node for e in errands.left(cache) if e.kind == "reboot" for node in e.nodes)
+    return frozenset(node for e in cache.errands_left if e.kind == "reboot" for node in e.nodes)
 
 
 def node_status(cache: Cache, condition: Condition | None, node: Node) -> str:
