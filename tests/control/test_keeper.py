@@ -124,6 +124,55 @@ def test_a_death_is_acted_upon_at_once_when_passes_have_failed_for_long(monkeypa
     tell(story)
 
 
+def test_nothing_is_done_beside_a_promotion_for_a_death_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process is told twice, by its driver and by its lost connection. The second word begins no look, and nothing is
+    written for the API side, while the next primary is told to lead: clients wait for that."""
+    told: list[str] = []
+    watch, look, carry, observe = SimLink.watch, SimLink.look, SimLink.carry, Observer.look
+
+    async def story(s: Story) -> None:
+        wakes: dict[Key, Callable[[Key], None]] = {}
+        killed = False
+        publish = s.store.publish
+
+        def watched(self: SimLink, target: Any, *, wake: Callable[[Key], None], **how: Any) -> None:
+            wakes[target.key] = wake
+            watch(self, target, wake=wake, **how)
+
+        async def looked(self: SimLink, target: Any, **how: Any) -> Any:
+            if killed:
+                wakes[UID, "demo-001"]((UID, "demo-001"))
+            return await look(self, target, **how)
+
+        async def carried(self: SimLink, effect: Any, at: Targets) -> None:
+            told.append(f"{type(effect).__name__} begins")
+            await asyncio.sleep(keeping.PATIENCE_SECONDS / 4)
+            await carry(self, effect, at)
+            told.append(f"{type(effect).__name__} ends")
+
+        async def observed(self: Observer, cache: Cache) -> View:
+            told.append("look")
+            return await observe(self, cache)
+
+        async def published(*what: Any) -> None:
+            told.append("publish")
+            await publish(*what)
+
+        monkeypatch.setattr(SimLink, "watch", watched)
+        monkeypatch.setattr(SimLink, "look", looked)
+        monkeypatch.setattr(SimLink, "carry", carried)
+        monkeypatch.setattr(Observer, "look", observed)
+        monkeypatch.setattr(s.store, "publish", published)
+        await s.soon(lambda: (UID, "demo-001") in wakes, "a heartbeat")
+        told.clear()
+        killed = True
+        s.world.kill((UID, "demo-001"))
+        await s.soon(lambda: "Promote ends" in told, "failover")
+        assert told[: told.index("Promote ends") + 1] == ["look", "Promote begins", "Promote ends"]
+
+    tell(story)
+
+
 def test_leases_are_renewed_and_claimed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(s: Story) -> None:
         real, failing = s.store.renew, [RuntimeError("odd"), StoreFailed("away")]

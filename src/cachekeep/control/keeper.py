@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
-from cachekeep.control.observe import Observer, target
+from cachekeep.control.observe import ENDED, Observer, target
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
 from cachekeep.plan import Policy, condition, invariants, plan
@@ -56,6 +56,8 @@ class _Kept:
     """Set by whatever may be news: a change of its row, a death, a heartbeat, the end of an effect."""
     alarmed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by a death or a heartbeat: not by what anybody wants."""
+    alarms: set[str] = field(default_factory=set)
+    """Whose they are."""
     decided: Decided | None = None
     """As last loaded or saved: an act goes on with its next stage only while this is what it follows from."""
     sound: int | None = None
@@ -66,6 +68,17 @@ class _Kept:
     expired: bool = False
     """The lease ran out before it was renewed, so ``task`` was ended."""
     task: asyncio.Task[None] | None = None
+
+    def alarm(self, name: str) -> None:
+        """There is news of a node."""
+        self.alarms.add(name)
+        self.alarmed.set()
+
+    def hear(self, names: Set[str]) -> None:
+        """Alarms of these are no news any more: the end of a process is told by its driver, and again by its lost connection."""
+        self.alarms -= names
+        if not self.alarms:
+            self.alarmed.clear()
 
 
 @dataclass
@@ -237,7 +250,7 @@ class Keeper:
 
     def _alarmed(self, key: Key) -> None:
         if key[0] in self._kept:
-            self._kept[key[0]].alarmed.set()
+            self._kept[key[0]].alarm(key[1])
         self._changed(key[0])
 
     def hasten(self) -> None:
@@ -309,12 +322,13 @@ class Keeper:
         pause = 0.0
         while True:
             kept.woken.clear()
-            kept.alarmed.clear()
+            kept.hear({*kept.alarms})
             cache = await self._load(kept)
             if cache is None:
                 return
             looked_at = self._clock.moment()
             view = await self._observer.look(cache)
+            kept.hear({name for name, seen in view.nodes.items() if seen.process in ENDED})
             self._watch(cache, view)
             before = cache.version
             cache, step = await self._think(cache, view, looked_at, kept)
@@ -330,8 +344,9 @@ class Keeper:
             if isinstance(step, Act):
                 waited_for = None
                 acting = self._hands.begin(cache, step, decided=lambda: self._ours(kept), ended=kept.woken.set)
-                await self._publish(cache, view, step, kept)
                 await self._usually(acting, kept)
+                if not kept.alarmed.is_set():  # whoever fails is not kept waiting, nor is what has been begun
+                    await self._publish(cache, view, step, kept)
             elif isinstance(step, Wait):
                 pause = step.seconds if step.steady or not alike(step, waited_for) else _longer(pause, step.seconds)
                 waited_for = step

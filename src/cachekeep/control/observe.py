@@ -25,6 +25,7 @@ from cachekeep.model import (
     Node,
     NodeView,
     Plight,
+    Process,
     Reason,
     Silence,
     Start,
@@ -42,6 +43,8 @@ LATE_SECONDS = 5.0
 """A look that has outlasted its deadline is given up after this long, and begun anew."""
 STILL: frozenset[Plight] = frozenset({"loading", "busy", "unkillable", "paused"})
 """Plights in which an engine acknowledges nothing to anybody."""
+ENDED: frozenset[Process] = frozenset({"absent", "exited", "stuck"})
+"""It runs no instruction of its own again."""
 STILL_SECONDS = 2.0
 """Who was still at two looks that are farther apart than this may have gone on in between."""
 
@@ -189,7 +192,7 @@ class Observer:
     def _still_since(self, key: Key, process: ProcessSeen, seen: NodeView, moment: Moment) -> Moment | None:
         """The end of a process is final. One that is stopped, busy, or does not take up what has reached it,
         may have gone on since the last look unless that was just now."""
-        ended = process.process in ("absent", "exited", "stuck")
+        ended = process.process in ENDED
         mute = isinstance(seen.answer, Silence) and seen.answer.reachable is True
         busy = process.process == "running" and (mute or (seen.excuse is not None and seen.excuse.plight in STILL))
         if not (ended or busy or process.process == "frozen"):

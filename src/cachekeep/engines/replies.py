@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.model import ClusterSeen, Excuse, NodeView, Plight, ReplicaSeen, Stream
 
 _REPLICA = re.compile(r"slave\d+")
+_OTHER_DATABASE = re.compile(r"db[1-9]\d*")
 
 
 def info(text: bytes | str) -> dict[str, str]:
@@ -37,7 +38,7 @@ def node_view(fields: Mapping[str, str], bound: str | None, settings: Mapping[st
         stream=held,
         has_history=history,
         replicas=() if replica else tuple(_replicas(fields)),
-        other_databases=tuple(sorted(int(name[2:]) for name in fields if re.fullmatch(r"db[1-9]\d*", name))),
+        other_databases=tuple(sorted(int(name[2:]) for name in _named(fields, "db", _OTHER_DATABASE))),
         bound=None if bound is None else frozenset(address.lstrip("-") for address in bound.split()),
         used_bytes=None if used is None else used - (_number(fields, "mem_not_counted_for_evict") or 0),
         clients=_number(fields, "connected_clients"),
@@ -177,19 +178,23 @@ def stream(replication: bytes) -> Stream | None:
 
 def _replicas(fields: Mapping[str, str]) -> list[ReplicaSeen]:
     seen = []
-    for name, value in fields.items():
-        if _REPLICA.fullmatch(name):
-            parts = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
-            seen.append(
-                ReplicaSeen(
-                    address=parts.get("ip", ""),
-                    port=int(parts.get("port", "0")),
-                    online=parts.get("state") == "online",
-                    offset=int(parts.get("offset", "0")),
-                    lag_seconds=int(parts.get("lag", "-1")),
-                )
+    for name in _named(fields, "slave", _REPLICA):
+        parts = dict(part.split("=", 1) for part in fields[name].split(",") if "=" in part)
+        seen.append(
+            ReplicaSeen(
+                address=parts.get("ip", ""),
+                port=int(parts.get("port", "0")),
+                online=parts.get("state") == "online",
+                offset=int(parts.get("offset", "0")),
+                lag_seconds=int(parts.get("lag", "-1")),
             )
+        )
     return seen
+
+
+def _named(fields: Mapping[str, str], prefix: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    """Fields with such a name. Few have the prefix, and only those are worth a closer look: this is asked in every failover."""
+    return (name for name in fields if name.startswith(prefix) and pattern.fullmatch(name))
 
 
 def _number(fields: Mapping[str, str], name: str) -> int | None:

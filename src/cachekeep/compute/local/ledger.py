@@ -41,6 +41,8 @@ _RECORD_BYTES = 8 << 10
 HANGS_SECONDS = 5.0
 """A write that takes so long hangs with its disk: nobody else waits behind it."""
 _LAST_SECONDS = 1.0
+_SOON_SECONDS = 0.05
+"""So long what was noted waits to be written: a failover that has just begun does not share its processor with that."""
 _log = logging.getLogger(__name__)
 
 
@@ -150,6 +152,7 @@ class Ledger:
         self._unwritten: set[Key] = set()
         """Of what was noted, and is not on disk yet."""
         self._writers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._closing = threading.Event()
 
     def load(self) -> None:
         """Read every record, finish erasures that were cut short."""
@@ -203,11 +206,13 @@ class Ledger:
 
     def close(self) -> None:
         """Wait for what was noted to be written, for a moment, not for a disk. Blocks."""
+        self._closing.set()
         until = time.monotonic() + _LAST_SECONDS
         for thread in list(self._writers):
             thread.join(max(until - time.monotonic(), 0))
 
     def _write_noted(self, key: Key) -> None:
+        self._closing.wait(_SOON_SECONDS)
         with self._lock_of(key):  # for as long as it takes
             with self._lock:
                 self._unwritten.discard(key)

@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 
 import msgspec
 
 from cachekeep.compute.contract import Key
 from cachekeep.compute.local.ledger import HEARD, Ledger
 from cachekeep.model import Heard, recalled
+
+_SOON_SECONDS = 0.05
+"""So long what was said waits to be written: a failover that has just begun does not share its processor with that."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -69,6 +73,7 @@ class Words:
     def _write_all(self) -> None:
         while not self._closed:
             self._news.wait()
+            time.sleep(_SOON_SECONDS)
             self._news.clear()
             while self._unwritten:
                 with contextlib.suppress(KeyError, OSError):
