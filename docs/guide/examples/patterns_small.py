@@ -21,4 +21,4 @@ for member, score in (("ada", 10), ("grace", 30), ("emmy", 20)):
     board.record(member, score)
 print(board.top(2), board.standing("ada"))
 requests = Idempotency(client, namespace=f"example-{run}", keep_seconds=60)
-print([requests.run("order-1", lambda: {"receipt": 7}) for _ in range(2)])
+print([requests.run("order-1", lambda: {"receipt": 7}, scope="tenant-7") for _ in range(2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import valkey
 
 from cachekeep_patterns import CacheDown, connect, connect_async
-from cachekeep_patterns.errors import DuplicateRequest, KeyReused, LockBusy, LockLost
+from cachekeep_patterns.errors import AnswerNotKept, DuplicateRequest, KeyReused, LockBusy, LockLost
 from cachekeep_patterns.primitives import (
     AsyncIdempotency,
     AsyncLeaderboard,
@@ -211,11 +212,11 @@ def test_a_request_sent_many_times_is_carried_out_once(scheme: str, request: pyt
         return {"receipt": 7}
 
     with ThreadPoolExecutor(16) as pool:
-        got = list(pool.map(lambda i: requests[i % 4].run("order-1", pay, arguments={"amount": 5}, wait_seconds=30), range(16)))
+        got = list(pool.map(lambda i: requests[i % 4].run("order-1", pay, scope="t", arguments={"amount": 5}, wait_seconds=30), range(16)))
     assert got == [{"receipt": 7}] * 16
     assert done == [1]
     with pytest.raises(KeyReused):
-        requests[0].run("order-1", pay, arguments={"amount": 6})
+        requests[0].run("order-1", pay, scope="t", arguments={"amount": 6})
 
 
 def test_a_running_request_and_a_failed_one(server: Server) -> None:
@@ -228,41 +229,82 @@ def test_a_running_request_and_a_failed_one(server: Server) -> None:
         return 1
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(requests.run, "k", slow)
+        first = pool.submit(lambda: requests.run("k", slow, scope="t"))
         assert began.wait(30)
         with pytest.raises(DuplicateRequest):
-            requests.run("k", slow)
+            requests.run("k", slow, scope="t")
         gate.set()
         assert first.result() == 1
-    assert requests.run("k", slow) == 1
+    assert requests.run("k", slow, scope="t") == 1
     with pytest.raises(ZeroDivisionError):
-        requests.run("f", lambda: 1 // 0)
-    assert requests.run("f", lambda: 2) == 2
+        requests.run("f", lambda: 1 // 0, scope="t")
+    assert requests.run("f", lambda: 2, scope="t") == 2
 
 
 DIES = """
 import os, sys
 from cachekeep_patterns import connect
 from cachekeep_patterns.primitives import Idempotency
-Idempotency(connect(sys.argv[1]), lease_seconds=0.5, at_most_once=sys.argv[2] == "once").run("k", lambda: os._exit(9))
+Idempotency(connect(sys.argv[1]), lease_seconds=0.5, at_most_once=sys.argv[2] == "once").run(
+    "k", lambda: os._exit(9), scope="t"
+)
 """
 
 
 def test_the_process_dies_half_way(server: Server) -> None:
     requests = Idempotency(connect(url(server)), lease_seconds=0.5)
     subprocess.run([sys.executable, "-c", DIES, url(server), "again"], check=False)
-    assert requests.run("k", lambda: 1, wait_seconds=30) == 1  # after the lease
+    assert requests.run("k", lambda: 1, scope="t", wait_seconds=30) == 1  # after the lease
     valkey.Valkey(port=server.port).flushall()
     subprocess.run([sys.executable, "-c", DIES, url(server), "once"], check=False)
     with pytest.raises(DuplicateRequest):
-        requests.run("k", lambda: 1, wait_seconds=1)
+        requests.run("k", lambda: 1, scope="t", wait_seconds=1)
 
 
 def test_nothing_is_done_if_it_cannot_be_told(frail: Server) -> None:
     requests = Idempotency(connect(url(frail), deadline_seconds=0))
     frail.kill()
     with pytest.raises(CacheDown):
-        requests.run("k", lambda: pytest.fail("it was carried out"))
+        requests.run("k", lambda: pytest.fail("it was carried out"), scope="t")
+
+
+def test_what_cannot_be_encoded_is_done_once_all_the_same(server: Server) -> None:
+    requests = Idempotency(connect(url(server)))
+    done: list[object] = []
+
+    def work() -> object:
+        done.append(object())
+        return done[-1]
+
+    assert requests.run("k", work, scope="t") is done[0]
+    with pytest.raises(AnswerNotKept, match="not carried out again"):
+        requests.run("k", work, scope="t")
+    assert len(done) == 1
+
+
+def test_the_first_answer_is_of_the_type_of_the_others(server: Server) -> None:
+    requests = Idempotency(connect(url(server)))
+    first, second = (requests.run("k", lambda: (1, decimal.Decimal("1.5")), scope="t") for _ in range(2))
+    assert first == second
+    assert type(first) is type(second)
+
+
+def test_a_key_counts_within_its_scope(server: Server) -> None:
+    requests = Idempotency(connect(url(server)))
+    asked = [("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("b", "b:c")]
+    assert [requests.run(key, lambda n=n: n, scope=scope) for n, (scope, key) in enumerate(asked)] == [0, 1, 2, 3]
+    with pytest.raises(TypeError, match="scope"):
+        requests.run("k", lambda: 1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="scope"):
+        requests.run("k", lambda: 1, scope="")
+
+
+def test_arguments_of_another_type_are_other_arguments(server: Server) -> None:
+    requests = Idempotency(connect(url(server)))
+    requests.run("k", lambda: 1, scope="t", arguments={"amount": 1})
+    for other in ({"amount": "1"}, {"amount": 1.0}, {"amount": True}, [("amount", 1)]):
+        with pytest.raises(KeyReused):
+            requests.run("k", lambda: 2, scope="t", arguments=other)
 
 
 async def test_async_idempotency(server: Server) -> None:
@@ -275,7 +317,7 @@ async def test_async_idempotency(server: Server) -> None:
         done.append(1)
         return 7
 
-    assert await asyncio.gather(*(requests.run("k", pay, wait_seconds=30) for _ in range(10))) == [7] * 10
+    assert await asyncio.gather(*(requests.run("k", pay, scope="t", wait_seconds=30) for _ in range(10))) == [7] * 10
     assert done == [1]
     await client.aclose()
 
@@ -287,7 +329,7 @@ def test_all_of_it_works_in_a_cluster() -> None:
             with Lock(client, f"l{i}") as fence:
                 assert fence == 1
             assert RateLimiter(client, f"r{i}", limit=1, per_seconds=10).take("ada")
-            assert Idempotency(client).run(f"k{i}", lambda: 1) == 1
+            assert Idempotency(client).run(f"k{i}", lambda: 1, scope="t") == 1
         board = Leaderboard(client, "game")
         board.record("ada", 1)
         wait_for(lambda: board.standing("ada") == Standing("ada", 1, 1), "the standing")

@@ -49,3 +49,7 @@ class KeyReused(PatternError):
 
 class UnseenChange(PatternError):
     """A transaction changed rows in a way that does not tell which cached values change with them; it was not committed."""
+
+
+class AnswerNotKept(PatternError):
+    """The request with this idempotency key was carried out; it is not carried out again, and its answer could not be kept."""
