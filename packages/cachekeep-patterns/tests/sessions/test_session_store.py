@@ -23,6 +23,7 @@ from cachekeep_patterns.sessions import (
     SessionStore,
     SessionTooLarge,
     SessionUnavailable,
+    encrypted,
     operations,
     scripts,
 )
@@ -581,6 +582,60 @@ def test_a_change_of_codec_logs_nobody_out(client: valkey.Valkey, eager: Make) -
     store.save(session)
     assert client.hget(record(store, session_id), ":a") == b"j[2]"
     assert eager(client).load(session_id)["a"] == [2]
+
+
+def test_a_change_of_codec_rewrites_only_what_was_written(client: valkey.Valkey, eager: Make) -> None:
+    session_id = begin(eager(client), read=b"x", written=[1], untouched=1)
+    store = eager(client, codec=JSON)
+    session = store.load(session_id)
+    assert (session["read"], session["written"]) == (b"x", [1])
+    assert not session.modified
+    other = eager(client).load(session_id)
+    other["read"] = b"changed by another request"
+    eager(client).save(other)
+    session["written"].append(2)
+    store.save(session)
+    assert dict(store.load(session_id)) == {"read": b"changed by another request", "written": [1, 2], "untouched": 1}
+    again = store.load(session_id)
+    again["read"] = b"changed by another request"  # set to what it is
+    assert store.save(again) is Saved.UNCHANGED
+
+
+def test_a_codec_that_writes_differently_each_time(client: valkey.Valkey, eager: Make) -> None:
+    store = eager(client, codec=encrypted({"one": bytes(32)}))
+    session_id = begin(store, a=[1], b=2)
+    session = store.load(session_id)
+    assert dict(session) == {"a": [1], "b": 2}
+    assert store.save(session) is Saved.UNCHANGED
+    session["a"].append(2)
+    store.save(session)
+    assert store.load(session_id)["a"] == [1, 2]
+
+
+def test_encrypted_fields_cannot_be_read_altered_or_moved(client: valkey.Valkey, eager: Make) -> None:
+    pytest.importorskip("cryptography")
+    plain, store = eager(client), eager(client, codec=encrypted({"two": b"2" * 32, "one": b"1" * 32}))
+    ids = [begin(store, role="guest", admin="admin secret") for _ in range(2)]
+    one, two = (record(store, session_id) for session_id in ids)
+    assert b"secret" not in b"".join(client.hgetall(one).values())
+    for field, value in (
+        (":role", client.hget(one, ":admin")),  # another field of it
+        (":role", client.hget(two, ":role")),  # the same field of another session
+        (":role", b"m\xa5admin"),  # not encrypted at all
+        (":role", client.hget(one, ":role")[:-1] + b"\0"),
+    ):
+        kept = client.hget(one, ":role")
+        client.hset(one, field, value)
+        with pytest.raises(SessionCannotDecode):
+            store.load(ids[0])["role"]
+        client.hset(one, ":role", kept)
+    assert store.load(ids[0])["role"] == "guest"
+    with pytest.raises(SessionCannotDecode):
+        plain.load(ids[0])["role"]
+    rotated = eager(client, codec=encrypted({"three": b"3" * 32, "two": b"2" * 32}))
+    assert rotated.load(ids[0])["role"] == "guest"
+    moving = eager(client, codec=encrypted({"two": b"2" * 32}, read_plain=True))
+    assert moving.load(begin(plain, a=1))["a"] == 1
 
 
 def test_what_cannot_be_stored_is_named_and_nothing_is_written(store: SessionStore, client: valkey.Valkey) -> None:

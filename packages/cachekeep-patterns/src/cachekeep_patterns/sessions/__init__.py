@@ -9,7 +9,7 @@
 For web frameworks see `cachekeep_patterns.contrib`.
 """
 
-from .codec import JSON, MSGPACK, Codec
+from .codec import JSON, MSGPACK, Codec, encrypted
 from .cookie import Cookie
 from .errors import (
     SessionCannotDecode,
@@ -48,4 +48,5 @@ __all__ = [
     "SessionTooLarge",
     "SessionUnavailable",
     "Signer",
+    "encrypted",
 ]

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from . import scripts
-from .codec import MSGPACK, Codec
+from .codec import MSGPACK, Codec, seal_field
 from .errors import SessionConflict, SessionError, SessionTooLarge
 from .ids import SessionId
 from .scripts import Script
@@ -170,7 +170,8 @@ def save(policy: Policy, session: Session, *, extend: bool = False, compare: boo
     next_sid = sid if session._rotation_grace_ms is None else sid.rotated()
     nonce = (yield from _admit(policy, session, sid)) if session._binding else b""
     expected = str(session._version) if compare or policy.conflict == "compare" else ""
-    status, *rest = yield _save_call(policy, session, sid, next_sid, sets, dels, nonce, expected)
+    sealed = _sealed(policy, sid, sets)
+    status, *rest = yield _save_call(policy, session, sid, next_sid, sealed, dels, nonce, expected)
     if status == b"gone":
         if session._binding:
             # The login is new and stands for itself; what the session held before is over.
@@ -193,7 +194,7 @@ def save(policy: Policy, session: Session, *, extend: bool = False, compare: boo
     session._id = next_sid
     session._version = int(version)
     session._nonce = nonce or session._nonce
-    session._saved(sets, dels)
+    session._saved(sets, sealed, dels)
     return Saved.SAVED
 
 
@@ -271,15 +272,16 @@ def end(policy: Policy, user: str, handle: str) -> Steps[bool]:
 def _create(policy: Policy, session: Session, sets: dict[str, bytes]) -> Steps[Saved]:
     sid = SessionId.new()
     nonce = (yield from _admit(policy, session, sid)) if session._binding else b""
-    status, *rest = yield _save_call(policy, session, sid, sid, sets, set(), nonce, "", create=True)
+    sealed = _sealed(policy, sid, sets)
+    status, *rest = yield _save_call(policy, session, sid, sid, sealed, set(), nonce, "", create=True)
     if status == b"large":
         raise SessionTooLarge(int(rest[0]), policy.max_bytes)
     if status != b"ok":
         raise SessionError(f"a new session could not be made: {status.decode()}")
     session._id, session._id_is_stale = sid, False
     session._version, session._nonce = int(rest[0]), nonce
-    session._stored, session._live = {}, {name: session._live[name] for name in sets}
-    session._saved(sets, set())
+    session._stored, session._as_read, session._live = {}, {}, {name: session._live[name] for name in sets}
+    session._saved(sets, sealed, set())
     session.superseded = session.lost = False
     return Saved.SAVED
 
@@ -299,6 +301,10 @@ def _admit(policy: Policy, session: Session, sid: SessionId) -> Steps[bytes]:
         (secrets.token_bytes(8), sid.handle, idle_ms, policy.sessions_per_user),
     )
     return nonce
+
+
+def _sealed(policy: Policy, sid: SessionId, sets: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: seal_field(policy.codec, sid.handle, name, encoded) for name, encoded in sets.items()}
 
 
 def _save_call(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from .codec import MSGPACK, Codec, decode_field, encode_field
+from .codec import MSGPACK, Codec, codec_of, decode_field, encode_field
+from .errors import SessionCannotDecode, SessionCannotEncode
 from .ids import SessionId
 
 
@@ -13,7 +15,7 @@ class Session(MutableMapping[str, Any]):
     """Field names to plain values, as loaded, with this request's changes on top.
 
     A save sends only what changed. A change inside a value (`session["cart"].append(…)`) counts: every field
-    that was read is encoded again and compared with what was loaded. Values are decoded when first read.
+    that was read is encoded again and compared with what it was as it was read. Values are decoded when first read.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class Session(MutableMapping[str, Any]):
         self._rotation_grace_ms: int | None = None
         self._binding = False
         self._stored: dict[str, bytes] = {}
+        self._as_read: dict[str, tuple[Codec, bytes]] = {}  # stored fields: who wrote them, and their values encoded
         self._live: dict[str, Any] = {}
         self._deleted: set[str] = set()
 
@@ -173,8 +176,7 @@ class Session(MutableMapping[str, Any]):
             return self._live[name]
         if name in self._deleted:
             raise KeyError(name)
-        value = decode_field(self._codec, name, self._stored[name])
-        self._live[name] = value
+        value = self._live[name] = self._read(name)
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -213,15 +215,37 @@ class Session(MutableMapping[str, Any]):
             hook()
             self.before_access = None
 
+    def _read(self, name: str) -> Any:
+        codec = codec_of(self._codec, name, self._stored[name])
+        value = decode_field(codec, self.handle or "", name, self._stored[name])
+        self._as_read[name] = (codec, encode_field(codec, name, value))
+        return value
+
+    def _changed(self, name: str, value: Any) -> bytes | None:
+        """The value encoded, if it is another than the stored one. Only then is it encoded by this session's codec: what was
+        merely read stays as whoever wrote it, with whatever codec."""
+        if name in self._stored and name not in self._as_read:
+            with contextlib.suppress(SessionCannotDecode):  # set without having been read; what is damaged is replaced
+                self._read(name)
+        if (known := self._as_read.get(name)) is not None:
+            codec, encoded = known
+            with contextlib.suppress(SessionCannotEncode):
+                if encode_field(codec, name, value) == encoded:
+                    return None
+        return encode_field(self._codec, name, value)
+
     def _changes(self) -> tuple[dict[str, bytes], set[str]]:
-        encoded = {name: encode_field(self._codec, name, value) for name, value in self._live.items()}
-        sets = {name: stored for name, stored in encoded.items() if stored != self._stored.get(name)}
+        changed = {name: self._changed(name, value) for name, value in self._live.items()}
+        sets = {name: encoded for name, encoded in changed.items() if encoded is not None}
         return sets, {name for name in self._deleted if name in self._stored}
 
-    def _saved(self, sets: Mapping[str, bytes], dels: set[str]) -> None:
-        self._stored.update(sets)
+    def _saved(self, sets: Mapping[str, bytes], stored: Mapping[str, bytes], dels: set[str]) -> None:
+        """``sets``: the fields that were saved, encoded; ``stored``: sealed."""
+        self._stored.update(stored)
+        self._as_read.update({name: (self._codec, encoded) for name, encoded in sets.items()})
         for name in dels:
             self._stored.pop(name, None)
+            self._as_read.pop(name, None)
         self._deleted.clear()
         self._rotation_grace_ms = None
         self._binding = False
