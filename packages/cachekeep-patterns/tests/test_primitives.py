@@ -212,7 +212,9 @@ def test_a_request_sent_many_times_is_carried_out_once(scheme: str, request: pyt
         return {"receipt": 7}
 
     with ThreadPoolExecutor(16) as pool:
-        got = list(pool.map(lambda i: requests[i % 4].run("order-1", pay, scope="t", arguments={"amount": 5}, wait_seconds=30), range(16)))
+        got = list(
+            pool.map(lambda i: requests[i % 4].run("order-1", pay, scope="t", arguments={"amount": 5}, wait_seconds=30), range(16))
+        )
     assert got == [{"receipt": 7}] * 16
     assert done == [1]
     with pytest.raises(KeyReused):

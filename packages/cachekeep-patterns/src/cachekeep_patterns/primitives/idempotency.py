@@ -3,8 +3,8 @@
 What can be promised depends on what happens when the process dies half way:
 * ``at_most_once=False`` (default): its claim lapses and a retry runs again. Right for work that is itself one transaction.
 * ``at_most_once=True``: the claim stays for ``keep_seconds``; retries get DuplicateRequest and a person has to look.
-A key counts within its ``scope``: the tenant, user or account that sent it, and the kind of request. Clients choose keys, and two of
-them may choose the same.
+A key counts within its ``scope``: the tenant, user or account that sent it, and the kind of request. Clients choose keys, and two
+of them may choose the same.
 
 Both hold as long as the server keeps its data: a cache that may evict or forget is the wrong place for payments.
 """
@@ -123,8 +123,8 @@ class Idempotency(_Idempotency):
         """The answer of ``work()``, now or from the first time, as the codec gives it back. ``scope``: whose key this is.
 
         Raises DuplicateRequest if it is still running after ``wait_seconds``, KeyReused if ``arguments`` differ from the first
-        time's, AnswerNotKept if the first time's answer could not be encoded, CacheDown if the server cannot be asked (then ``work`` was not called), and what ``work`` raises (then a retry may
-        run it again).
+        time's, AnswerNotKept if the first time's answer could not be encoded, CacheDown if the server cannot be asked (then
+        ``work`` was not called), and what ``work`` raises (then a retry may run it again).
         """
         return cast(T, run(self._run(key, work, scope, arguments, wait_seconds)))
 

@@ -16,7 +16,6 @@ from ..codecs import Encrypted, Raw
 from ..errors import Uncodable
 from .errors import SessionCannotDecode, SessionCannotEncode
 
-
 Seal = Callable[[bytes, str], bytes]
 
 
