@@ -103,6 +103,9 @@ class World(Protocol):
     async def freeze(self, key: Key) -> None:
         """SIGSTOP from outside, in effect on return."""
 
+    async def thaw(self, key: Key) -> None:
+        """SIGCONT from outside."""
+
     async def accepts(self, spec: ProcessSpec) -> bool:
         """Whether a client gets an answer."""
 
@@ -155,6 +158,9 @@ class LocalWorld:
         os.kill(pid, signal.SIGSTOP)
         await eventually(lambda: (seen := stat(pid)) is not None and seen.state == "T")
 
+    async def thaw(self, key: Key) -> None:
+        os.kill(self.record(key).pid, signal.SIGCONT)
+
     async def accepts(self, spec: ProcessSpec) -> bool:
         return await asyncio.to_thread(ping, spec.address)
 
@@ -169,8 +175,8 @@ class SimWorld:
     """The simulated driver over simulated processes, in real time."""
 
     def __init__(self, directory: Path) -> None:
-        self._world = world.World(seed=0)
-        self._world.unfit = lambda spec: "broken" in spec.files
+        self.world = world.World(seed=0)
+        self.world.unfit = lambda spec: "broken" in spec.files
         self._driver: SimDriver | None = None
 
     async def driver(self, *, start_deadline_seconds: float = 60.0) -> SimDriver:
@@ -181,10 +187,10 @@ class SimWorld:
         return self._driver
 
     def _made(self, start_deadline_seconds: float) -> SimDriver:
-        return SimDriver(self._world, start_deadline_seconds=start_deadline_seconds)
+        return SimDriver(self.world, start_deadline_seconds=start_deadline_seconds)
 
     def moment(self) -> Moment:
-        return self._world.moment()
+        return self.world.moment()
 
     def spec(self, name: str = "a-001", *, incarnation: int = 1, address: str | None = None, broken: bool = False) -> ProcessSpec:
         files = {"broken": File("")} if broken else {}
@@ -192,23 +198,26 @@ class SimWorld:
         return ProcessSpec(key=("uid-1", name), incarnation=incarnation, argv=("valkey",), files=files, address=address, port=PORT)
 
     async def keep(self, name: str) -> None:
-        self._world.kept[name] = [1]
+        self.world.kept[name] = [1]
 
     async def keys(self, spec: ProcessSpec) -> int:
-        return len(self._world.processes[spec.key].writes)
+        return len(self.world.processes[spec.key].writes)
 
     async def kill(self, key: Key) -> None:
-        self._world.kill(key)
+        self.world.kill(key)
 
     async def freeze(self, key: Key) -> None:
-        self._world.freeze(key)
+        self.world.freeze(key)
+
+    async def thaw(self, key: Key) -> None:
+        self.world.thaw(key)
 
     async def accepts(self, spec: ProcessSpec) -> bool:
-        engine = self._world.at(spec.address)
+        engine = self.world.at(spec.address)
         return engine is not None and engine.works
 
     async def aclose(self) -> None:
-        for task in self._world.tasks:
+        for task in self.world.tasks:
             task.cancel()
 
 
@@ -243,8 +252,8 @@ class ElsewhereWorld(SimWorld):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self._world = self._platform = Platform(seed=0)
-        self._world.unfit = lambda spec: "broken" in spec.files
+        self.world = self._platform = Platform(seed=0)
+        self.world.unfit = lambda spec: "broken" in spec.files
 
     def _made(self, start_deadline_seconds: float) -> SimDriver:
         return ElsewhereDriver(self._platform, start_deadline_seconds=start_deadline_seconds)

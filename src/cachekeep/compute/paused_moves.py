@@ -4,7 +4,8 @@ cluster mode (``Convert``), within a shard of a cluster (``Swap``)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from cachekeep.clock import Clock
@@ -65,13 +66,9 @@ class PausedMoves:
     async def _begin(self, giver: Target, taker: Target, effect: HandOver | Convert) -> tuple[bool, tuple[str, ...]]:
         """Whether only the rest of a move is to be done, and where the giver listens.
         Raises OrderFailed where nothing can be moved."""
-        try:
-            async with asyncio.timeout(effect.timeout_seconds):
-                moved = await self._already_moved(giver, taker)
-                (bound,) = await self._commands.send(giver, ("CONFIG", "GET", "bind"))
-        except TimeoutError as error:
-            late = f"{giver.name} or {taker.name} did not answer within {effect.timeout_seconds:g} s"
-            raise OrderFailed(f"{late}; {giver.name} leads on") from error
+        async with _in_time(giver, taker, effect.timeout_seconds):
+            moved = await self._already_moved(giver, taker)
+            (bound,) = await self._commands.send(giver, ("CONFIG", "GET", "bind"))
         return moved, _bound(bound, effect.giver_addresses)
 
     async def _already_moved(self, giver: Target, taker: Target) -> bool:
@@ -146,7 +143,9 @@ class PausedMoves:
         giver, taker, timeout_seconds = at[effect.giver], at[effect.taker], effect.timeout_seconds
         async with self._commands.one_at_a_time(giver, taker):
             await self._commands.let_pass(effect.order, giver, taker)
-            if await self._already_moved(giver, taker):
+            async with _in_time(giver, taker, timeout_seconds):
+                moved = await self._already_moved(giver, taker)
+            if moved:
                 return
             try:
                 async with asyncio.timeout(timeout_seconds * 0.8):
@@ -180,6 +179,17 @@ class PausedMoves:
         """The taker takes what *it* believes the giver to own: less, and the giver goes on leading; more, and it is another's."""
         while (await self._beliefs.of(giver)).slots != (await self._beliefs.of(taker)).inherits:
             await self._clock.sleep(_POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _in_time(giver: Target, taker: Target, seconds: float) -> AsyncIterator[None]:
+    """What is asked before anything is changed. Raises OrderFailed when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        late = f"{giver.name} or {taker.name} did not answer within {seconds:g} s"
+        raise OrderFailed(f"{late}; {giver.name} leads on") from error
 
 
 def _pause(seconds: float) -> Command:

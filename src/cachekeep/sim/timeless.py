@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import random
 import selectors
+import uuid
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -97,7 +98,8 @@ class SimClock:
         await asyncio.sleep(seconds)
 
     def new_id(self) -> str:
-        return f"{self._chance.getrandbits(64):016x}"
+        chance = self._chance.getrandbits(64)
+        return str(uuid.UUID(int=chance << 64 | chance, version=4))
 
     def new_secret(self) -> str:
         return f"{self._chance.getrandbits(64):016x}"

@@ -66,8 +66,8 @@ class Engine:
     digests: Digests = field(default_factory=dict)
     problem: str | None = None
     """Why it ended, unless that was ordered."""
-    targets: tuple[str, ...] = ()
-    version: int = 0
+    told: tuple[tuple[str, ...], int] | None = None
+    """Of a front: its targets, and the version of its list, since it was last pointed."""
     discovery: int = 0
     link_epoch: int = 0
     min_replicas: int = 0
