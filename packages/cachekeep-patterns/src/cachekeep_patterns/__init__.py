@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cachekeep_patterns.errors import LoadTimeout as LoadTimeout
     from cachekeep_patterns.errors import Overloaded as Overloaded
     from cachekeep_patterns.near import NearCache as NearCache
+    from cachekeep_patterns.observe import Trouble as Trouble
     from cachekeep_patterns.policy import Breaker as Breaker
     from cachekeep_patterns.policy import Policy as Policy
     from cachekeep_patterns.topology import connect as connect
@@ -46,6 +47,7 @@ _HOMES = {
     "Outcome": "write",
     "Overloaded": "errors",
     "Policy": "policy",
+    "Trouble": "observe",
     "connect": "topology",
     "connect_async": "topology",
     "connect_async_memcached": "topology",

@@ -1,7 +1,7 @@
 """Cache-aside, the whole of it. Written once; `Cache` and `AsyncCache` (cache.py) are its two faces.
 
 A get: `get` (a hit ends here) → `_miss` (one flight per key in this process) → `_obtain` (one claim per key among all processes) →
-`_load_and_fill`.
+`_load_and_fill`. Several keys at once: many.py.
 
 What is promised, and why it holds (decision 0011):
 
@@ -11,33 +11,35 @@ What is promised, and why it holds (decision 0011):
   anything (an invalidation, a write's barrier) replaced the claim; and a load's result is given only to callers who arrived before
   the load began, unless its fill was accepted, which proves that nothing happened in between.
 * The cache is never needed: if it cannot be asked, loads go on, still one per key and at most ``max_loads`` at once here.
+* A miss answers what a hit would: a value that its bytes do not give back is not stored (``strict``), or is what they give back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cachekeep_patterns import entry as entries
-from cachekeep_patterns.codecs import Codec
+from cachekeep_patterns import flights, forks
+from cachekeep_patterns.clock import ServerClock
+from cachekeep_patterns.codecs import Codec, difference
 from cachekeep_patterns.entry import Entry, Verdict, judge, parse
 from cachekeep_patterns.errors import CacheDown, LoadTimeout, Overloaded, Uncodable
+from cachekeep_patterns.flights import UNENCODED, Flight
 from cachekeep_patterns.near import MISS, NearCache
-from cachekeep_patterns.observe import Counters
+from cachekeep_patterns.observe import Counters, Reports, advice_for
 from cachekeep_patterns.policy import Breaker, Policy
-from cachekeep_patterns.ports import Latch, Port, Turnstile
+from cachekeep_patterns.ports import Port, Turnstile
 from cachekeep_patterns.stores.protocol import Store
 
 Loader = Callable[[], Any]
 
 TAG_SECONDS = 30 * 86_400.0  # a tag that outlives its entries; if it goes early, they only count as old
-_POLL_SECONDS = (0.005, 0.05)
-_WRITE_TRIES = 64
+POLL_SECONDS = (0.005, 0.05)
 UNASKED: Any = object()
 
 
@@ -49,15 +51,14 @@ class Sight:
     tags: list[bytes | None]
 
 
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One load in this process, and everybody who waits for it."""
+@dataclass(slots=True)
+class Fill:
+    """What a loaded value is to callers and to the cache."""
 
-    done: Latch
-    began: int = -1  # tick at which the loader (or the look that found the value) was last started
-    confirmed: bool = False  # the cache accepted the value after everybody who waits had arrived
-    value: Any = None
-    error: BaseException | None = None
+    value: Any  # as a hit would give it
+    payload: bytes | None  # None: no value; UNENCODED: it has no bytes
+    raw: bytes | None  # the entry to store, None: nothing
+    seconds: float  # its time to live
 
 
 @dataclass(slots=True)
@@ -71,31 +72,45 @@ class Request:
     tags: tuple[str, ...] = ()
     arrived: int = 0
 
+    def decode(self, payload: bytes) -> Any:
+        return self.codec.decode(payload, self.key)
 
-@dataclass
+
+@dataclass(eq=False)
 class Aside:
     store: Store
     port: Port
     near: NearCache | None
     breaker: Breaker
     counters: Counters
-    loads: Turnstile
+    reports: Reports
+    max_loads: int
     load_wait_seconds: float
-    now: Callable[[], float] = time.time
-    _flights: dict[str, Flight] = field(default_factory=dict)
-    _refreshing: set[str] = field(default_factory=set)
+    strict: bool = True
+    clock: ServerClock = field(default_factory=ServerClock)
     ticks: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self._hit = self.counters.add["hits"]
         self.trouble = (*self.store.down, *self.store.refused)
+        self.forked()
+        forks.renew_in_children(self)
+
+    def forked(self) -> None:
+        self.flights: dict[str, Flight] = {}
+        self._refreshing: set[str] = set()
+        self.loads: Turnstile = self.port.turnstile(self.max_loads)
+
+    def now(self) -> float:
+        return self.clock.now()
 
     # ------------------------------------------------------------------ reading
 
     def fresh(self, raw: Any, codec: Codec, key: str) -> Any:
         """The value in ``raw`` if it is plain and fresh, else MISS. The hot path: most gets end here."""
         if type(raw) is bytes:
-            payload = entries.fresh_payload(raw, self.now())
+            now = time.monotonic()
+            payload = entries.fresh_payload(raw, now + self.clock.offset) if now < self.clock.due else None
             if payload is not None:
                 try:
                     value = codec.decode(payload, key)
@@ -112,52 +127,48 @@ class Aside:
         try:
             if known is UNASKED:
                 request.arrived = next(self.ticks)
-                sight = await self._look(request)
+                sight = await self.look(request)
             elif isinstance(known, BaseException):
-                raise self._down(known)
+                raise self._down(known, request.key)
             else:
                 self.breaker.succeeded()
+                await self.keep_time()
                 sight = Sight(parse(known), [])
         except CacheDown:
             sight = None
         if sight is not None:
-            served = self._serve(request, sight)
+            served = self.serve(request, sight)
             if served is not MISS:
                 if ticket is not None:
-                    self._keep_near(request, sight, ticket, served)
+                    self.keep_near(request, sight, ticket, served)
                 return served
         self.counters.add["misses"]()
-        value = await self._miss(request, sight)
+        value = await self.miss(request, sight)
         if self.near is not None:
             self.near.answered(request.key)
         return value
 
-    async def _look(self, request: Request) -> Sight:
+    async def keep_time(self) -> None:
+        if time.monotonic() >= self.clock.due:
+            await self.clock.keep(self.store.clock)
+
+    async def look(self, request: Request) -> Sight:
         """Raises CacheDown."""
+        self.check_breaker()
         if not request.tags:
-            return Sight(parse(await self._read(request.key)), [])
-        self._check_breaker()
-        raw, *tags = await self._guard(self.store.read_many([request.key, *request.tags]))
+            raw, *tags = [await self.guard(self.store.read(request.key))]
+        else:
+            raw, *tags = await self.guard(self.store.read_many([request.key, *request.tags]))
         self.breaker.succeeded()
+        await self.keep_time()
         return Sight(parse(raw), tags)
 
-    async def _read(self, key: str) -> bytes | None:
-        """What is stored at a key. Raises CacheDown."""
-        if not self.breaker.closed:
-            self._check_breaker()
-        try:
-            raw = await self.store.read(key)
-        except self.trouble as error:
-            raise self._down(error) from error
-        self.breaker.succeeded()
-        return raw
-
-    def _check_breaker(self) -> None:
-        if not self.breaker.allows(self.now()):
+    def check_breaker(self) -> None:
+        if not self.breaker.closed and not self.breaker.allows(time.monotonic()):
             raise CacheDown("the cache did not answer lately; it will be tried again shortly")
 
-    def _serve(self, request: Request, sight: Sight) -> Any:
-        """The value to serve from ``sight``, or MISS. Starts a background reload where one is due."""
+    def serve(self, request: Request, sight: Sight) -> Any:
+        """The value to serve from ``sight``, or MISS. Starts a background reload where one is due and a place for it free."""
         now = self.now()
         verdict = judge(sight.entry, sight.tags, now, request.policy.early_beta)
         if verdict not in _SERVABLE:
@@ -167,9 +178,10 @@ class Aside:
         if verdict is Verdict.STALE and not request.policy.stale_seconds:
             return MISS
         try:
-            value = None if entry.negative else request.codec.decode(entry.payload, request.key)
-        except Uncodable:
-            self.counters.add["undecodable"]()
+            value = None if entry.negative else request.decode(entry.payload)
+        except Uncodable as error:
+            advice = "it is loaded anew; if this goes on, two programs write it with different codecs"
+            self._tell("undecodable", request.key, error, advice)
             return MISS
         if verdict is Verdict.FRESH:
             self.counters.add["hits"]()
@@ -177,10 +189,12 @@ class Aside:
         self.counters.add["stale" if verdict is Verdict.STALE else "hits"]()
         if request.key not in self._refreshing and entry.claimed_until <= now:
             self._refreshing.add(request.key)
-            self.port.spawn(lambda: self._refresh(request, entry))
+            if not self.port.spawn(lambda: self._refresh(request, entry)):
+                self._refreshing.discard(request.key)
+                self.counters.add["refreshes_put_off"]()
         return value
 
-    def _keep_near(self, request: Request, sight: Sight, ticket: object, value: Any) -> None:
+    def keep_near(self, request: Request, sight: Sight, ticket: object, value: Any) -> None:
         assert self.near is not None
         assert sight.entry is not None
         entry = sight.entry
@@ -189,321 +203,227 @@ class Aside:
 
     # ------------------------------------------------------------------ loading
 
-    async def _miss(self, request: Request, sight: Sight | None) -> Any:
+    async def miss(self, request: Request, sight: Sight | None) -> Any:
         deadline = None if request.policy.wait_seconds is None else time.monotonic() + request.policy.wait_seconds
         while True:
-            flight = self._flights.get(request.key)
+            flights.check_not_within(self, request.key)
+            flight = self.flights.get(request.key)
             if flight is None:
-                mine = Flight(self.port.latch())
-                flight = self._flights.setdefault(request.key, mine)
+                mine = Flight(request.key, self, self.port.latch())
+                flight = self.flights.setdefault(request.key, mine)
                 if flight is mine:
-                    return await self.port.see_through(self._lead(request, flight, sight, deadline))
+                    return await self.port.see_through(self._lead(request, flight, sight, deadline), flight.leave)
             self.counters.add["waits"]()
             patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not await flight.done.passed(patience):
-                raise LoadTimeout(f"{request.key}: another caller was still loading after {request.policy.wait_seconds} s")
-            if flight.confirmed or flight.began > request.arrived or isinstance(flight.error, Overloaded):
+            flight.waiters += 1
+            try:
+                with flights.waiting_for(flight):
+                    if not await flight.done.passed(patience):
+                        raise LoadTimeout(f"{request.key}: another caller was still loading after {request.policy.wait_seconds} s")
+            finally:
+                flight.waiters -= 1
+                flight.nobody_waits()
+            if flight.error is not None and flight.orphaned:
+                pass  # what became of a caller who was cancelled is not about us
+            elif flight.confirmed or flight.began > request.arrived or isinstance(flight.error, Overloaded):
                 if flight.error is not None:
-                    raise flight.error
-                return flight.value
+                    raise flights.twin(flight.error)
+                try:
+                    return flight.own_copy(request.decode)
+                except Uncodable:
+                    pass  # it was loaded for another type
             sight = None
 
     async def _lead(self, request: Request, flight: Flight, sight: Sight | None, deadline: float | None) -> Any:
         try:
-            flight.value, flight.confirmed = await self._obtain(request, flight, sight, deadline)
+            await self._obtain(request, flight, sight, deadline)
             return flight.value
         except BaseException as error:
-            flight.error = error if isinstance(error, Exception) else RuntimeError(f"the loading caller was ended: {error!r}")
+            flight.error = error
+            flight.orphaned |= not isinstance(error, Exception)
             raise
         finally:
-            self._close(request.key, flight)
+            self.close(request.key, flight)
             flight.done.open()
 
-    def _close(self, key: str, flight: Flight) -> None:
+    def close(self, key: str, flight: Flight) -> None:
         """Nobody joins from now on."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        if self.flights.get(key) is flight:
+            del self.flights[key]
 
-    async def _obtain(self, request: Request, flight: Flight, sight: Sight | None, deadline: float | None) -> tuple[Any, bool]:
-        """(value, confirmed) from whoever has it first: us by loading, or another process."""
-        pause, waited = _POLL_SECONDS[0], False
+    async def _obtain(self, request: Request, flight: Flight, sight: Sight | None, deadline: float | None) -> None:
+        """Put the value into ``flight``, from whoever has it first: us by loading, or another process."""
+        pause, waited = POLL_SECONDS[0], False
         while True:
             try:
                 if sight is None:
                     flight.began = next(self.ticks)
-                    sight = await self._look(request)
-                    served = self._serve(request, sight)
+                    sight = await self.look(request)
+                    served = self.serve(request, sight)
                     if served is not MISS:
-                        return served, False
+                        assert sight.entry is not None
+                        flight.value, flight.payload = served, None if sight.entry.negative else sight.entry.payload
+                        return None
                 verdict = judge(sight.entry, sight.tags, self.now(), 0.0)
                 if verdict is Verdict.WRITING:
-                    return await self._load_only(request, flight), False
+                    return await self._load_only(request, flight)
                 if verdict is not Verdict.CLAIMED:
                     claim = entries.claim(self.now() + request.policy.lease_seconds)
-                    if await self._swap(request.key, _identity(sight.entry), claim, request.policy.lease_seconds):
+                    if await self.swap(request.key, identity(sight.entry), claim, request.policy.lease_seconds):
                         return await self._load_and_fill(request, flight, claim)
             except CacheDown:
-                return await self._load_only(request, flight), False
+                return await self._load_only(request, flight)
             if not waited:
                 waited = True
                 self.counters.add["waits"]()
             if deadline is not None and time.monotonic() >= deadline:
                 raise LoadTimeout(f"{request.key}: another process was still loading after {request.policy.wait_seconds} s")
-            await self.port.sleep(pause * (0.5 + random.random()))
-            pause = min(pause * 1.5, _POLL_SECONDS[1])
+            with flights.waiting_for(flights.claimant(sight.entry.mark) if sight.entry is not None else None):
+                await self.port.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, POLL_SECONDS[1])
             sight = None
 
-    async def _load_only(self, request: Request, flight: Flight) -> Any:
+    async def _load_only(self, request: Request, flight: Flight) -> None:
         self.counters.add["bypassed"]()
-        value, _ = await self._load(request, flight)
-        return value
+        value, _ = await self.load(request, [flight])
+        fill = self.fill(request, value, 0.0, [])
+        flight.value, flight.payload = fill.value, fill.payload
 
-    async def _load(self, request: Request, flight: Flight | None) -> tuple[Any, float]:
-        """(value, seconds it took). Raises what the loader raises, and Overloaded."""
-        if not await self.loads.enter(self.load_wait_seconds):
+    async def load(self, request: Request, loading: Sequence[Flight]) -> tuple[Any, float]:
+        """(value, seconds it took). Raises what the loader raises, and Overloaded. Only the outermost load takes a place: one that
+        waits for a part of its own page would else keep that part from being loaded.
+        """
+        nested = bool(flights.chain())
+        if not nested and not await self.loads.enter(self.load_wait_seconds):
             self.counters.add["overloaded"]()
             raise Overloaded(f"{request.key}: no place to load came free within {self.load_wait_seconds} s")
+        loads = self.loads
         began = time.monotonic()
         try:
-            if flight is not None:
+            for flight in loading:
                 flight.began = next(self.ticks)
             self.counters.add["loads"]()
-            value = await self.port.call(request.load)
+            with flights.inside(loading):
+                value = await self.port.call(request.load)
         except BaseException:
             self.counters.add["load_errors"]()
             raise
         finally:
-            self.loads.leave()
+            if not nested:
+                loads.leave()
             self.counters.load_seconds_total += time.monotonic() - began
         return value, time.monotonic() - began
 
-    async def _load_and_fill(self, request: Request, flight: Flight, claim: bytes) -> tuple[Any, bool]:
-        """Load under ``claim``, renewing it, then swap it for the value. (value, whether the swap was accepted)"""
+    async def _load_and_fill(self, request: Request, flight: Flight, claim: bytes) -> None:
+        """Load under ``claim``, renewing it, then swap it for the value."""
         lease = request.policy.lease_seconds
         tags: list[bytes] | None = []
         if request.tags:
             try:
-                tags = await self._tag_versions(request.tags)
+                tags = await self.tag_versions(request.tags)
             except CacheDown:
                 tags = None
-        stop = self.port.every(lease / 3, lambda: self._swap(request.key, claim, claim, lease))
+        stop = self.port.every(lease / 3, lambda: self.swap(request.key, claim, claim, lease))
+        let_go = flights.hold_claim(entries.mark_of(claim), flight)
         try:
-            value, cost = await self._load(request, flight)
+            value, cost = await self.load(request, [flight])
+            fill = self.fill(request, value, cost, tags)
         except BaseException:
             stop()
-            await self._try_swap(request.key, claim, None, 0)  # the next caller need not wait for the lease
+            await self.try_swap(request.key, claim, None, 0)  # the next caller need not wait for the lease
             raise
-        stop()
-        fill, seconds = (None, 0.0) if tags is None else self._encode(request, value, cost, tags)
-        self._close(request.key, flight)  # who comes after the fill must look for himself: it may be dropped again by then
-        accepted = await self._try_swap(request.key, claim, fill, seconds)
+        finally:
+            stop()
+            let_go()
+        flight.value, flight.payload = fill.value, fill.payload
+        self.close(request.key, flight)  # who comes after the fill must look for himself: it may be dropped again by then
+        accepted = await self.try_swap(request.key, claim, fill.raw, fill.seconds)
         if not accepted:
             self.counters.add["refused_fills"]()
-        return value, accepted and tags is not None
+        flight.confirmed = accepted and tags is not None
 
-    def _encode(self, request: Request, value: Any, cost: float, tags: list[bytes]) -> tuple[bytes | None, float]:
-        """(the entry to store or None, its time to live)."""
+    def fill(self, request: Request, value: Any, cost: float, tags: list[bytes] | None) -> Fill:
+        """``tags``: their versions from before the load; None if those could not be had, and the value must not be stored."""
         seconds = request.policy.lifetime_seconds(missing=value is None)
-        if seconds <= 0:
-            return None, 0.0
-        try:
-            payload = b"" if value is None else request.codec.encode(value, request.key)
-        except Uncodable:
-            self.counters.add["unstored"]()
-            return None, 0.0
-        raw = entries.value(payload, fresh_until=self.now() + seconds, cost_seconds=cost, negative=value is None, tag_versions=tags)
+        payload: Any = None
+        if value is not None:
+            try:
+                payload = request.codec.encode(value, request.key)
+                back = request.codec.decode(payload, request.key)
+            except Uncodable as error:
+                self._tell("unstored", request.key, error, "give codec= one that can, or have the loader answer plain data")
+                return Fill(value, UNENCODED, None, 0.0)
+            if not self.strict:
+                value = back
+            elif changed := difference(value, back):
+                advice = "annotate the function's result, give codec= one for its type, or take what comes back (strict=False)"
+                self._tell("unstored", request.key, changed, advice)
+                return Fill(value, UNENCODED, None, 0.0)
+        if seconds <= 0 or tags is None:
+            return Fill(value, payload, None, 0.0)
+        fresh_until = self.now() + seconds
+        raw = entries.value(payload or b"", fresh_until=fresh_until, cost_seconds=cost, negative=value is None, tag_versions=tags)
         if len(raw) > request.policy.max_bytes:
-            self.counters.add["unstored"]()
-            return None, 0.0
-        return raw, seconds + request.policy.stale_seconds
+            size = f"{len(raw)} bytes are more than max_bytes, {request.policy.max_bytes}"
+            self._tell("unstored", request.key, size, "raise max_bytes of its policy, or cache less of it")
+            return Fill(value, payload, None, 0.0)
+        return Fill(value, payload, raw, seconds + request.policy.stale_seconds)
 
     async def _refresh(self, request: Request, seen: Entry) -> None:
         """Reload in the background. The old value stays and is served until the new one takes its place."""
+        flights.outside()
         lease = request.policy.lease_seconds
         try:
             head = entries.claimed(seen, self.now() + lease)
             lives = max(1.0, seen.fresh_until + request.policy.stale_seconds - self.now())
-            if not await self._guard(self.store.relabel(request.key, seen.header, head, lives)):
+            if not await self.guard(self.store.relabel(request.key, seen.header, head, lives)):
                 return
             self.counters.add["refreshes"]()
-            tags = await self._tag_versions(request.tags) if request.tags else []
+            tags = await self.tag_versions(request.tags) if request.tags else []
             if tags is None:
                 return
             current = [head]
 
             async def renew() -> bool:
                 later = entries.claimed(seen, self.now() + lease)
-                if not await self._guard(self.store.relabel(request.key, current[0], later, lives)):
+                if not await self.guard(self.store.relabel(request.key, current[0], later, lives)):
                     return False
                 current[0] = later
                 return True
 
             stop = self.port.every(lease / 3, renew)
             try:
-                value, cost = await self._load(request, None)
+                value, cost = await self.load(request, [Flight(request.key, self, self.port.latch())])
+                fill = self.fill(request, value, cost, tags)
             finally:
                 stop()
-            fill, seconds = self._encode(request, value, cost, tags)
             for _ in range(3):
                 head = current[0]
-                if await self._try_swap(request.key, head, fill, seconds):
+                if await self.try_swap(request.key, head, fill.raw, fill.seconds):
                     return
                 if head is current[0]:
-                    await self.port.sleep(_POLL_SECONDS[0])
+                    await self.port.sleep(POLL_SECONDS[0])
                 if head is current[0]:
                     break  # else a renewal was still on its way: once more with its header
             self.counters.add["refused_fills"]()
+        except Exception as error:
+            self._tell("refresh_errors", request.key, error, "the old value is served until stale_seconds are over: see to it")
         finally:
             self._refreshing.discard(request.key)
 
-    # ------------------------------------------------------------------ many keys
-
-    async def get_many(
-        self, requests: Sequence[Request], load_many: Callable[[list[str]], Any], names: Mapping[str, str]
-    ) -> dict[str, Any]:
-        """Values by key. One look, one load for what nobody else is loading; the rest is waited for one by one.
-
-        ``load_many`` gets the caller's ``names`` of the keys and answers a mapping; what it leaves out counts as None.
-        """
-        if not requests:
-            return {}
-        arrived = next(self.ticks)
-        found: dict[str, Any] = {}
-        sights: dict[str, Sight] = {}
-        with contextlib.suppress(CacheDown):
-            sights = await self._look_many(requests)
-        wanted: list[Request] = []
-        for request in requests:
-            request.arrived = arrived
-            sight = sights.get(request.key)
-            served = MISS if sight is None else self._serve(request, sight)
-            if served is MISS:
-                self.counters.add["misses"]()
-                wanted.append(request)
-            else:
-                found[request.key] = served
-        if wanted:
-            mine = await self._claim_many(wanted, sights)
-            found |= await self.port.see_through(self._load_many(mine, load_many, names))
-            for request in wanted:
-                if request.key not in found:
-                    found[request.key] = await self._miss(request, None)
-        if self.near is not None:
-            for key in found:
-                self.near.answered(key)
-        return found
-
-    async def _look_many(self, requests: Sequence[Request]) -> dict[str, Sight]:
-        self._check_breaker()
-        tags = sorted({tag for request in requests for tag in request.tags})
-        raws = await self._guard(self.store.read_many([request.key for request in requests]))
-        versions = dict(zip(tags, await self._guard(self.store.read_many(tags)), strict=True)) if tags else {}
-        self.breaker.succeeded()
-        return {
-            request.key: Sight(parse(raw), [versions[tag] for tag in request.tags])
-            for request, raw in zip(requests, raws, strict=True)
-        }
-
-    async def _claim_many(
-        self, wanted: Sequence[Request], sights: Mapping[str, Sight]
-    ) -> list[tuple[Request, Flight, bytes | None]]:
-        """Those that we are to load, each with its claim (None: the cache cannot be asked)."""
-        mine = []
-        for request in wanted:
-            flight = Flight(self.port.latch())
-            if self._flights.setdefault(request.key, flight) is flight:
-                mine.append((request, flight))
-        try:
-            free = [
-                (request, flight)
-                for request, flight in mine
-                if sights
-                and judge(sights[request.key].entry, sights[request.key].tags, self.now(), 0.0)
-                not in (Verdict.CLAIMED, Verdict.WRITING)
-            ]
-            claims = [entries.claim(self.now() + request.policy.lease_seconds) for request, _ in free]
-            swaps = [
-                (request.key, _identity(sights[request.key].entry), claim, request.policy.lease_seconds)
-                for (request, _), claim in zip(free, claims, strict=True)
-            ]
-            try:
-                won = await self._guard(self.store.swap_many(swaps)) if swaps else []
-            except CacheDown:
-                sights, won = {}, []
-        except BaseException:
-            for request, flight in mine:
-                self._abandon(request, flight)
-            raise
-        if not sights:
-            return [(request, flight, None) for request, flight in mine]
-        held = {r.key: (r, f, c) for (r, f), c, ours in zip(free, claims, won, strict=True) if ours}
-        for request, flight in mine:
-            if request.key not in held:
-                self._abandon(request, flight)
-        return list(held.values())
-
-    def _abandon(self, request: Request, flight: Flight) -> None:
-        self._close(request.key, flight)
-        flight.done.open()  # unconfirmed and never begun: whoever waits goes around again
-
-    async def _load_many(
-        self,
-        mine: Sequence[tuple[Request, Flight, bytes | None]],
-        load_many: Callable[[list[str]], Any],
-        names: Mapping[str, str],
-    ) -> dict[str, Any]:
-        if not mine:
-            return {}
-        claims = [(request, claim) for request, _, claim in mine if claim is not None]
-        stops = [self.port.every(r.policy.lease_seconds / 3, _renewal(self, r.key, c, r.policy.lease_seconds)) for r, c in claims]
-        first = mine[0][0]
-        try:
-            tags = {r.key: await self._tag_versions(r.tags) if r.tags else [] for r, _ in claims}
-            for _, flight, _ in mine:
-                flight.began = next(self.ticks)
-            whole = Request(first.key, lambda: load_many([names[r.key] for r, _, _ in mine]), first.policy, first.codec)
-            loaded, cost = await self._load(whole, None)
-            values = {request.key: loaded.get(names[request.key]) for request, _, _ in mine}
-            swaps = []
-            for request, claim in claims:
-                versions = tags[request.key]
-                fill, seconds = (None, 0.0) if versions is None else self._encode(request, values[request.key], cost, versions)
-                swaps.append((request.key, claim, fill, seconds))
-            for request, flight, _ in mine:
-                self._close(request.key, flight)
-            try:
-                accepted = await self._guard(self.store.swap_many(swaps)) if swaps else []
-            except CacheDown:
-                accepted = [False] * len(swaps)
-            sure = {request.key for (request, _), ok in zip(claims, accepted, strict=True) if ok}
-            for request, flight, _ in mine:
-                flight.value, flight.confirmed = values[request.key], request.key in sure
-            return values
-        except BaseException as error:
-            for _, flight, _ in mine:
-                flight.error = error if isinstance(error, Exception) else RuntimeError(f"ended: {error!r}")
-            for request, claim in claims:
-                await self._try_swap(request.key, claim, None, 0)
-            raise
-        finally:
-            for stop in stops:
-                stop()
-            for request, flight, _ in mine:
-                self._abandon(request, flight)
-
     # ------------------------------------------------------------------ tags
 
-    async def _tag_versions(self, tags: Sequence[str]) -> list[bytes] | None:
+    async def tag_versions(self, tags: Sequence[str]) -> list[bytes] | None:
         """The present version of each tag, made where there is none; None while a write to one of them is under way.
 
         Must be read before the load begins: an invalidation during the load then leaves the filled entry with an old version.
         """
         versions = []
-        for tag, raw in zip(tags, await self._guard(self.store.read_many(tags)), strict=True):
+        for tag, raw in zip(tags, await self.guard(self.store.read_many(tags)), strict=True):
             if raw is None:
                 fresh = entries.new_mark()
-                made = await self._guard(self.store.swap(tag, None, fresh, TAG_SECONDS))
-                raw = fresh if made else await self._guard(self.store.read(tag))
+                made = await self.guard(self.store.swap(tag, None, fresh, TAG_SECONDS))
+                raw = fresh if made else await self.guard(self.store.read(tag))
             if raw is None or len(raw) != entries.TAG_BYTES:
                 return None
             versions.append(raw)
@@ -513,104 +433,49 @@ class Aside:
 
     async def invalidate(self, keys: Sequence[str]) -> None:
         """From now on nobody gets what was loaded before now. Raises CacheDown, and then nothing is promised."""
-        self._forget(keys)
+        self.forget(keys)
         if keys:
-            await self._guard(self.store.drop(keys))
-        self._forget(keys)
+            await self.guard(self.store.drop(keys))
+        self.forget(keys)
         for _ in keys:
             self.counters.add["invalidations"]()
 
-    def _forget(self, keys: Sequence[str]) -> None:
+    def forget(self, keys: Sequence[str]) -> None:
         for key in keys:
             if self.near is not None:
                 self.near.drop(key)
-            self._flights.pop(key, None)  # its callers keep it; later ones must not join a load that began too early
-
-    # ------------------------------------------------------------------ writing
-
-    async def raise_barriers(self, keys: Sequence[str], lease_seconds: float) -> dict[str, bytes]:
-        """Empty each key and keep it empty while a write is under way; the marks to lower them by. Raises CacheDown."""
-        self._forget(keys)
-        marks = {}
-        for key in keys:
-            raised = await self._change(key, entries.raise_barrier, lease_seconds)
-            assert raised is not None
-            marks[key] = entries.HEADER.unpack(raised)[3]
-        self._forget(keys)
-        return marks
-
-    def hold_barriers(self, marks: Mapping[str, bytes], lease_seconds: float) -> Callable[[], None]:
-        """Renew them until the returned function is called."""
-
-        async def renew() -> bool:
-            for key, mark in marks.items():
-                seen = parse(await self._guard(self.store.read(key)))
-                if seen is not None and seen.kind == entries.Kind.BARRIER and seen.mark == mark:
-                    await self._swap(key, seen.header, seen.header, lease_seconds)
-            return True
-
-        return self.port.every(lease_seconds / 3, renew)
-
-    async def lower_barriers(
-        self, marks: Mapping[str, bytes], publish: Mapping[str, tuple[bytes, float]], lease_seconds: float
-    ) -> None:
-        """End a write, putting in (entry, time to live) of ``publish`` where we were the only writer. Raises CacheDown."""
-        for key, mark in marks.items():
-            new, ttl = publish.get(key, (None, lease_seconds))
-
-            def lower(seen: Entry | None, mark: bytes = mark, new: bytes | None = new) -> bytes | None:
-                return entries.lower_barrier(seen, mark, new)
-
-            await self._change(key, lower, lease_seconds, ttl if new is not None else lease_seconds)
-        self._forget(list(marks))
-
-    async def _change(
-        self,
-        key: str,
-        transition: Callable[[Entry | None], bytes | None],
-        lease_seconds: float,
-        value_seconds: float | None = None,
-    ) -> bytes | None:
-        """Apply a pure transition to a key by compare-and-swap."""
-        for _ in range(_WRITE_TRIES):
-            seen = parse(await self._guard(self.store.read(key)))
-            new = transition(seen)
-            is_value = new is not None and new[0] == entries.Kind.VALUE
-            ttl = value_seconds if is_value and value_seconds is not None else lease_seconds
-            if await self._swap(key, _identity(seen), new, ttl):
-                return new
-            await self.port.sleep(_POLL_SECONDS[0] * random.random())
-        raise CacheDown(f"{key}: {_WRITE_TRIES} writers were faster")
-
-    def encode(self, request: Request, value: Any, tags: list[bytes]) -> tuple[bytes, float] | None:
-        """An entry to publish and its time to live; None if it may not be stored."""
-        raw, seconds = self._encode(request, value, 0.0, tags)
-        return None if raw is None else (raw, seconds)
+            self.flights.pop(key, None)  # its callers keep it; later ones must not join a load that began too early
 
     # ------------------------------------------------------------------ asking the store
 
-    async def _guard(self, asking: Any) -> Any:
+    async def guard(self, asking: Any) -> Any:
         """The store's answer. Raises CacheDown for every way in which it gives none."""
         try:
             return await asking
         except self.trouble as error:
             raise self._down(error) from error
 
-    def _down(self, error: BaseException) -> CacheDown:
-        self.counters.add["cache_errors"]()
-        if isinstance(error, self.store.down):
-            self.breaker.failed(self.now())
-            return CacheDown(f"the cache could not be asked: {error}")
-        return CacheDown(f"the cache refused: {error}")
+    def _down(self, error: BaseException, key: str = "") -> CacheDown:
+        down = isinstance(error, self.store.down)
+        self._tell("cache_errors", key, error, advice_for(error))
+        if not down:
+            return CacheDown(f"the cache refused: {error}")
+        self.breaker.failed(time.monotonic())
+        self.clock.doubt()
+        return CacheDown(f"the cache could not be asked: {error}")
 
-    async def _swap(self, key: str, expected: bytes | None, new: bytes | None, ttl_seconds: float) -> bool:
-        done: bool = await self._guard(self.store.swap(key, expected, new, ttl_seconds))
+    def _tell(self, what: str, key: str, cause: BaseException | str, advice: str) -> None:
+        self.counters.add[what]()
+        self.reports.tell(what, key, cause, advice)
+
+    async def swap(self, key: str, expected: bytes | None, new: bytes | None, ttl_seconds: float) -> bool:
+        done: bool = await self.guard(self.store.swap(key, expected, new, ttl_seconds))
         return done
 
-    async def _try_swap(self, key: str, expected: bytes, new: bytes | None, ttl_seconds: float) -> bool:
+    async def try_swap(self, key: str, expected: bytes, new: bytes | None, ttl_seconds: float) -> bool:
         """False also if the cache cannot be asked: then nothing may be concluded from it."""
         try:
-            return await self._swap(key, expected, new, ttl_seconds)
+            return await self.swap(key, expected, new, ttl_seconds)
         except CacheDown:
             return False
 
@@ -618,9 +483,5 @@ class Aside:
 _SERVABLE = (Verdict.FRESH, Verdict.EARLY, Verdict.STALE)
 
 
-def _identity(entry: Entry | None) -> bytes | None:
+def identity(entry: Entry | None) -> bytes | None:
     return None if entry is None else entry.header
-
-
-def _renewal(aside: Aside, key: str, claim: bytes, lease_seconds: float) -> Callable[[], Any]:
-    return lambda: aside._swap(key, claim, claim, lease_seconds)

@@ -14,8 +14,9 @@ from cachekeep_patterns.dryrun import DryRun
 from cachekeep_patterns.errors import CacheDown
 from cachekeep_patterns.functions import AsyncCachedFunction, CachedFunction, Key, Tags
 from cachekeep_patterns.keys import Namespace
+from cachekeep_patterns.many import get_many
 from cachekeep_patterns.near import MISS, NearCache
-from cachekeep_patterns.observe import Counters
+from cachekeep_patterns.observe import Counters, Reports, Trouble
 from cachekeep_patterns.policy import Breaker, Policy
 from cachekeep_patterns.ports import Loop, Port, Threads, run
 from cachekeep_patterns.stores import store_for
@@ -38,9 +39,12 @@ class _Face:
     ``breaker``            when to stop asking a cache that does not answer
     ``max_loads``          loads at once in this process; further ones wait ``load_wait_seconds``, then raise Overloaded
     ``dry_run``            touch no cache, always load, and only count what a cache would have saved (`Cache.saved`)
+    ``strict``             do not store a value that would come back as another or of another type, and say so; False: a miss
+                           answers what a hit would, be it another
+    ``on_trouble``         called with every `Trouble`: what was not stored, not decoded, not reached. The logger says it anyway
     """
 
-    _port: Port
+    _make_port: Callable[[], Port]
 
     def __init__(
         self,
@@ -55,14 +59,16 @@ class _Face:
         max_loads: int = 64,
         load_wait_seconds: float = 10.0,
         dry_run: bool = False,
+        strict: bool = True,
+        on_trouble: Callable[[Trouble], object] | None = None,
     ) -> None:
+        self._port = self._make_port()
         self.policy = policy or Policy()
         self.codec = codec_for(codec)
         self.counters = Counters()
         self.namespace = namespace
         self.near = near
         self.saved = DryRun() if dry_run else None
-        self.codec_name = codec if isinstance(codec, str) else None
         self._names = Namespace(namespace)
         self._full = self._names.key
         self._always = (self._names.everything,) if clearable else ()
@@ -78,12 +84,15 @@ class _Face:
                 near=near,
                 breaker=breaker or Breaker(),
                 counters=self.counters,
-                loads=self._port.turnstile(max_loads),
+                reports=Reports(on_trouble),
+                max_loads=max_loads,
                 load_wait_seconds=load_wait_seconds,
+                strict=strict,
             )
             if client is not None
             else cast(Aside, None)
         )
+        self._quick = self._shortcut()
 
     def _tag_keys(self, tags: Iterable[str]) -> tuple[str, ...]:
         return (*self._always, *self._names.tags(tags)) if tags else self._always
@@ -136,10 +145,7 @@ def _no_load() -> None:
 class Cache(_Face):
     __doc__ = f"""Cache-aside for threads. Any number of threads may share one.\n{_Face.__doc__}"""
 
-    def __init__(self, client: Any = None, **options: Any) -> None:
-        self._port = Threads()
-        super().__init__(client, **options)
-        self._quick = self._shortcut()
+    _make_port = Threads
 
     def get(
         self,
@@ -184,7 +190,7 @@ class Cache(_Face):
         requests, load = _many(self, names, load_many, tags, policy, codec)
         if self.saved is not None:
             return cast("dict[str, T | None]", dict(load_many(list(names.values()))))
-        found = run(self._aside.get_many(requests, load, names))
+        found = run(get_many(self._aside, requests, load, names))
         return {names[full]: value for full, value in found.items()}
 
     def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> None:
@@ -259,10 +265,7 @@ def _writing(write: Write) -> typing.Iterator[Write]:
 class AsyncCache(_Face):
     __doc__ = f"""Cache-aside for asyncio. Use one per event loop; it may be made before the loop runs.\n{_Face.__doc__}"""
 
-    def __init__(self, client: Any = None, **options: Any) -> None:
-        self._port = Loop()
-        super().__init__(client, **options)
-        self._quick = self._shortcut()
+    _make_port = Loop
 
     async def get(
         self,
@@ -306,7 +309,7 @@ class AsyncCache(_Face):
         requests, load = _many(self, names, load_many, tags, policy, codec)
         if self.saved is not None:
             return cast("dict[str, T | None]", dict(await self._port.call(load_many, list(names.values()))))
-        found = await self._aside.get_many(requests, load, names)
+        found = await get_many(self._aside, requests, load, names)
         return {names[full]: value for full, value in found.items()}
 
     async def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from cachekeep_patterns.errors import Uncodable
+from cachekeep_patterns.fields import fields_of
 
 
 class Codec(Protocol):
@@ -20,22 +23,37 @@ class Codec(Protocol):
     def decode(self, data: bytes, key: str) -> Any: ...
 
 
-class Msgspec:
-    """JSON or msgpack by msgspec: builtins, dataclasses, Structs, dates, UUIDs, decimals. Given ``type``, decodes to it."""
+@runtime_checkable
+class Typed(Protocol):
+    """A codec that decodes better to a type that it knows."""
 
-    __slots__ = ("_decode", "_encode")
+    def typed(self, type: Any) -> Codec:
+        """The same for values of ``type``. Raises TypeError if it cannot decode to that."""
+        ...
+
+
+class Msgspec:
+    """JSON or msgpack by msgspec: builtins, dataclasses, Structs, attrs and pydantic classes, dates, UUIDs, decimals. Given
+    ``type``, decodes to it; a decorated function gives its annotation.
+    """
+
+    __slots__ = ("_decode", "_encode", "_format", "_known")
     _decode: Callable[[bytes], Any]
     _encode: Callable[[Any], bytes]
 
     def __init__(self, type: Any = Any, *, format: str = "json") -> None:
         if format == "json":
-            self._encode = msgspec.json.Encoder().encode
-            self._decode = msgspec.json.Decoder(type).decode
+            self._encode = msgspec.json.Encoder(enc_hook=_to_plain).encode
+            self._decode = msgspec.json.Decoder(type, dec_hook=_to_model).decode
         elif format == "msgpack":
-            self._encode = msgspec.msgpack.Encoder().encode
-            self._decode = msgspec.msgpack.Decoder(type).decode
+            self._encode = msgspec.msgpack.Encoder(enc_hook=_to_plain).encode
+            self._decode = msgspec.msgpack.Decoder(type, dec_hook=_to_model).decode
         else:
             raise ValueError("format is json or msgpack")
+        self._format, self._known = format, type is not Any
+
+    def typed(self, type: Any) -> Codec:
+        return self if self._known else Msgspec(type, format=self._format)
 
     def encode(self, value: Any, key: str) -> bytes:
         try:
@@ -48,6 +66,20 @@ class Msgspec:
             return self._decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise Uncodable(f"stored bytes do not decode: {error}") from error
+
+
+def _to_plain(value: Any) -> Any:
+    dump = getattr(type(value), "model_dump", None)  # pydantic's
+    if dump is None:
+        raise TypeError(f"objects of type {type(value).__qualname__} are not supported")
+    return dump(value, mode="json", round_trip=True)
+
+
+def _to_model(kind: type, plain: Any) -> Any:
+    validate = getattr(kind, "model_validate_json", None)
+    if validate is None:
+        raise TypeError(f"objects of type {kind.__qualname__} are not supported")
+    return validate(msgspec.json.encode(plain))
 
 
 class Json:
@@ -85,6 +117,10 @@ class Compressed:
     def __init__(self, inner: Codec, *, above_bytes: int = 1024, level: int = 3, max_bytes: int = 64_000_000) -> None:
         self.inner, self.above_bytes, self.level, self.max_bytes = inner, above_bytes, level, max_bytes
 
+    def typed(self, type: Any) -> Codec:
+        inner = typed(self.inner, type)
+        return Compressed(inner, above_bytes=self.above_bytes, level=self.level, max_bytes=self.max_bytes)
+
     def encode(self, value: Any, key: str) -> bytes:
         plain = self.inner.encode(value, key)
         if len(plain) > self.above_bytes:
@@ -120,9 +156,12 @@ class Encrypted:
 
         if not secrets or any(len(secret) != 32 or not 0 < len(name.encode()) < 256 for name, secret in secrets.items()):
             raise ValueError("give at least one secret, each of 32 bytes under a short name")
-        self.inner = inner
+        self.inner, self._secrets = inner, dict(secrets)
         self._ciphers = {name.encode(): AESGCM(secret) for name, secret in secrets.items()}
         self._first = next(iter(self._ciphers))
+
+    def typed(self, type: Any) -> Codec:
+        return Encrypted(typed(self.inner, type), self._secrets)
 
     def encode(self, value: Any, key: str) -> bytes:
         nonce = os.urandom(12)
@@ -142,6 +181,49 @@ class Encrypted:
         except (InvalidTag, ValueError) as error:
             raise Uncodable("stored bytes fail authentication: wrong secret, moved or altered") from error
         return self.inner.decode(plain, key)
+
+
+def typed(codec: Codec, type: Any) -> Codec:
+    """``codec`` for values of ``type``, as far as it can make a difference. Raises TypeError if it cannot decode to that."""
+    return codec.typed(type) if isinstance(codec, Typed) else codec
+
+
+def difference(one: Any, other: Any, at: str = "it") -> str | None:
+    """How ``other``, which came back, is not just what ``one`` is, in value and in type; None if it is."""
+    kind = type(one)
+    if kind is not type(other):
+        return f"{at}: {kind.__qualname__} comes back as {type(other).__qualname__}"
+    if kind in _COMPARED:
+        return None if one == other or one != one else f"{at}: {kind.__qualname__} comes back as another"
+    if kind in (list, tuple):
+        if len(one) != len(other):
+            return f"{at}: {len(one)} become {len(other)}"
+        pairs = ((f"{at}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True)))
+    elif isinstance(one, dict):
+        if len(one) != len(other):
+            return f"{at}: {len(one)} keys become {len(other)}"
+        if any(type(a) is not type(b) or a != b for a, b in zip(one, other, strict=True)):
+            return f"{at}: keys come back as others"
+        pairs = ((f"{at}[{key!r:.40}]", value, other[key]) for key, value in one.items())
+    elif kind is decimal.Decimal:
+        return None if str(one) == str(other) else f"{at}: Decimal comes back as another"
+    elif kind in (datetime.datetime, datetime.time):
+        same = (one.isoformat(), one.fold, type(one.tzinfo)) == (other.isoformat(), other.fold, type(other.tzinfo))
+        return None if same else f"{at}: {kind.__qualname__} comes back in another zone"
+    elif kind in (set, frozenset):
+        same = one == other and sorted(type(a).__name__ for a in one) == sorted(type(a).__name__ for a in other)
+        return None if same else f"{at}: {kind.__qualname__} comes back as another"
+    else:
+        fields, others = fields_of(one), fields_of(other)
+        if fields is None or others is None:
+            return None if one == other else f"{at}: {kind.__qualname__} comes back as another"
+        if len(fields) != len(others):
+            return f"{at}: fields of {kind.__qualname__} are lost"
+        pairs = ((f"{at}.{name}", a, b) for (name, a), (_, b) in zip(fields, others, strict=True))
+    return next((found for found in (difference(a, b, place) for place, a, b in pairs) if found), None)
+
+
+_COMPARED = frozenset((str, int, bool, float, bytes, type(None)))
 
 
 def codec_for(codec: Codec | str, type: Any = Any) -> Codec:

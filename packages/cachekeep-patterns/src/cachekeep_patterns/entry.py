@@ -88,6 +88,11 @@ def fresh_payload(raw: bytes | None, now: float) -> bytes | None:
     return raw[HEADER_BYTES:]
 
 
+def mark_of(header: bytes) -> bytes:
+    mark: bytes = HEADER.unpack_from(header)[3]
+    return mark
+
+
 def claim(until: float) -> bytes:
     """A claim with no value yet: its holder is loading."""
     return HEADER.pack(Kind.CLAIM, 0, 0, new_mark(), 0.0, until, 0.0)

@@ -53,3 +53,7 @@ class UnseenChange(PatternError):
 
 class AnswerNotKept(PatternError):
     """The request with this idempotency key was carried out; it is not carried out again, and its answer could not be kept."""
+
+
+class RecursiveLoad(PatternError):
+    """A loader asks for its own key, directly or through other loads that wait for it; waiting would never end."""

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
-from cachekeep_patterns.codecs import Codec, codec_for
+from cachekeep_patterns.codecs import Codec, typed
 from cachekeep_patterns.keys import KeyBuilder
 from cachekeep_patterns.policy import Policy
 
@@ -21,7 +21,7 @@ Tags = Sequence[str] | Callable[..., Sequence[str]]
 class Face(Protocol):
     """A `Cache` or an `AsyncCache`."""
 
-    codec_name: str | None
+    codec: Codec
 
     def get(self, key: str, load: Callable[[], Any], *, tags: Any, policy: Policy | None, codec: Codec | None) -> Any: ...
     def invalidate(self, *keys: str) -> Any: ...
@@ -46,7 +46,17 @@ class _Decorated(Generic[P, T]):
         if isinstance(tags, str):
             raise TypeError(f"tags are a list of templates: tags=[{tags!r}]")
         self._tag_builders = () if callable(tags) else tuple(KeyBuilder(function, tag) for tag in tags)
-        self._codec = codec or _annotated_codec(function, face)
+        if isinstance(codec, str):
+            raise TypeError(f"codec= is an object here; by name, give it to the cache: Cache(…, codec={codec!r})")
+        self._wanted_codec = codec or face.codec
+
+    @functools.cached_property
+    def _decoding(self) -> Codec:
+        """Found at the first call: by then the names that the annotation uses are there. Else it is left to the codec."""
+        try:
+            return _annotated_codec(self._function, self._wanted_codec)
+        except NameError:
+            return self._wanted_codec
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call (without the namespace)."""
@@ -58,20 +68,15 @@ class _Decorated(Generic[P, T]):
         return [build(args, kwargs) for build in self._tag_builders]
 
 
-def _annotated_codec(function: Callable[..., Any], face: Face) -> Codec | None:
-    """JSON that decodes to the annotated return type, where the cache's codec is one of msgspec's by name."""
-    if face.codec_name not in ("json", "msgpack"):
-        return None
-    try:
-        returned = typing.get_type_hints(function).get("return", Any)
-    except (NameError, TypeError):
-        return None
+def _annotated_codec(function: Callable[..., Any], codec: Codec) -> Codec:
+    """``codec`` for the annotated result. NameError where the annotation names what is not there (yet)."""
+    returned = typing.get_type_hints(function).get("return", Any)
     if returned is Any or isinstance(returned, TypeVar):
-        return None
+        return codec
     try:
-        return codec_for(face.codec_name, returned)
-    except TypeError:
-        return None
+        return typed(codec, returned)
+    except TypeError:  # the codec cannot decode to it: what does not come back as it was is not stored, and that is said
+        return codec
 
 
 class CachedFunction(_Decorated[P, T]):
@@ -97,7 +102,7 @@ class CachedFunction(_Decorated[P, T]):
             lambda: self.uncached(*args, **kwargs),
             tags=self.tags(*args, **kwargs),
             policy=self._policy,
-            codec=self._codec,
+            codec=self._decoding,
         )
         return value
 
@@ -132,7 +137,7 @@ class AsyncCachedFunction(_Decorated[P, T]):
             lambda: self.uncached(*args, **kwargs),
             tags=self.tags(*args, **kwargs),
             policy=self._policy,
-            codec=self._codec,
+            codec=self._decoding,
         )
         return value
 

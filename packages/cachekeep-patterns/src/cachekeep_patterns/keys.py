@@ -20,7 +20,6 @@ that spells a whole number; before the last place, what holds the character that
 from __future__ import annotations
 
 import base64
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -41,6 +40,7 @@ from typing import Any
 import msgspec
 
 from cachekeep_patterns.errors import UncacheableArgument
+from cachekeep_patterns.fields import fields_of
 
 MAX_BODY_BYTES = 200  # of a key without its namespace
 MAX_NAMESPACE_BYTES = 48
@@ -132,7 +132,7 @@ def canonical(value: Any) -> str:
         return f"{named}{{{','.join(sorted(f'{canonical(k)}:{canonical(v)}' for k, v in value.items()))}}}"
     if isinstance(value, type) or (isinstance(value, types.FunctionType) and "<" not in value.__qualname__):
         return f"{value.__module__}.{value.__qualname__}"
-    fields = _fields(value)
+    fields = fields_of(value)
     if fields is not None:
         return f"{_name(kind)}({','.join(f'{name}={canonical(one)}' for name, one in fields)})"
     raise UncacheableArgument(f"no key can be built from {kind.__name__}: give key= a template or a function, or name it in skip=")
@@ -144,24 +144,6 @@ def canonical_zone(zone: datetime.tzinfo) -> str:
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _fields(value: Any) -> list[tuple[str, Any]] | None:
-    """What an object of a class with declared fields consists of; None for any other."""
-    kind = type(value)
-    if dataclasses.is_dataclass(value):
-        names: typing.Iterable[str] = [field.name for field in dataclasses.fields(value)]
-    elif isinstance(value, msgspec.Struct):
-        names = value.__struct_fields__
-    elif hasattr(kind, "__attrs_attrs__"):
-        names = [field.name for field in kind.__attrs_attrs__]
-    elif hasattr(kind, "model_fields"):
-        return list(value)  # pydantic's: what was allowed beyond the fields, too
-    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
-        names = kind._fields
-    else:
-        return None
-    return [(name, getattr(value, name)) for name in names]
 
 
 # --------------------------------------------------------------------------- calls

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from cachekeep_patterns import forks
 from cachekeep_patterns.errors import CacheDown
 
 
@@ -72,6 +73,13 @@ class NearCache:
         self._client = client
         self._tracker: Any = None
         self.prefix = prefix
+        forks.renew_in_children(self)
+
+    def forked(self) -> None:
+        """The thread that heard of changes stayed with the parent."""
+        self._keeping = threading.Lock()
+        self._tracker, self.trusted_until = None, 0.0
+        self.flush()
 
     # ------------------------------------------------------------------ the hot path
 
@@ -189,7 +197,7 @@ class NearCache:
 
         with self._keeping:
             self.prefix = self.prefix or ""
-            if self._tracker is None or not self._tracker.ours:
+            if self._tracker is None:
                 self._tracker = Tracker(self, self._client)
         self._tracker.start()
 

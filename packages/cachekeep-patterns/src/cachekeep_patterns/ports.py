@@ -8,9 +8,10 @@ same coroutine is awaited in the ordinary way. (The same trick as in edgedb-pyth
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import contextvars
 import inspect
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -18,7 +19,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from cachekeep_patterns import forks
+
 T = TypeVar("T")
+AT_ONCE, WAITING = 16, 1024
+"""How much runs in the background, and how much may wait to."""
 Beat = Callable[[], Coroutine[Any, Any, bool]]
 """Renews a lease; False if that is lost."""
 
@@ -57,11 +62,12 @@ class Port(Protocol):
 
     def latch(self) -> Latch: ...
     def turnstile(self, places: int) -> Turnstile: ...
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """In the background; its errors are its own business."""
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+        """In the background, with the caller's context variables; False if too much is waiting there already."""
+        ...
 
-    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
-        """To the end, even if the caller is cancelled meanwhile: others may be waiting for it."""
+    async def see_through(self, work: Coroutine[Any, Any, T], leave: Callable[[Callable[[], object]], None]) -> T:
+        """To the end, even if the caller is cancelled meanwhile. Then ``leave`` is told, and given what would stop the work."""
         ...
 
     def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
@@ -106,7 +112,7 @@ class _Lease:
 
 
 class _Pulse:
-    """Beats for every lease held in this process, each when it is due. Survives a fork by starting anew.
+    """Beats for every lease held in this process, each when it is due. A forked child holds none.
 
     A beat that hangs, because its server does, holds up no other: whoever takes one leaves another thread waiting for the next.
     """
@@ -114,18 +120,16 @@ class _Pulse:
     LINGER_SECONDS = 1.0
 
     def __init__(self) -> None:
-        self._reset()
+        self.forked()
+        forks.renew_in_children(self)
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def forked(self) -> None:
         self._waiting: set[_Lease] = set()  # all that are not being renewed at this moment
         self._changed = threading.Condition()
         self._watched = False  # whether a thread waits for the next that is due,
         self._wakes = 0.0  # and when it looks by itself
 
     def add(self, seconds: float, beat: Beat) -> Callable[[], None]:
-        if os.getpid() != self._pid:  # a pre-forking server: the threads stayed in the parent
-            self._reset()
         lease = _Lease(seconds, beat, time.monotonic() + seconds)
         with self._changed:
             self._wait_for(lease)
@@ -203,14 +207,39 @@ class Threads:
     def turnstile(self, places: int) -> Turnstile:
         return _ThreadTurnstile(places)
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        def body() -> None:
-            with contextlib.suppress(Exception):
-                run(work())
+    def __init__(self) -> None:
+        self.forked()
+        forks.renew_in_children(self)
 
-        threading.Thread(target=body, name="cachekeep-refresh", daemon=True).start()
+    def forked(self) -> None:
+        self._waiting: collections.deque[Callable[[], object]] = collections.deque()
+        self._workers = threading.Semaphore(AT_ONCE)
 
-    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+        if len(self._waiting) >= WAITING:
+            return False
+        context = contextvars.copy_context()
+        self._waiting.append(lambda: context.run(run, work()))
+        if self._workers.acquire(blocking=False):
+            try:
+                threading.Thread(
+                    target=self._work, args=(self._waiting, self._workers), name="cachekeep-refresh", daemon=True
+                ).start()
+            except RuntimeError:  # no thread to be had: a worker that is there takes it, or the next that comes
+                self._workers.release()
+        return True
+
+    @staticmethod
+    def _work(waiting: collections.deque[Callable[[], object]], workers: threading.Semaphore) -> None:
+        while True:
+            while waiting:
+                with contextlib.suppress(Exception):
+                    waiting.popleft()()
+            workers.release()
+            if not waiting or not workers.acquire(blocking=False):  # what came in between must not be left lying
+                return
+
+    async def see_through(self, work: Coroutine[Any, Any, T], leave: Callable[[Callable[[], object]], None]) -> T:
         return await work
 
     def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
@@ -233,9 +262,8 @@ class _LoopLatch:
         if timeout_seconds is None:
             return await self._event.wait()
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._event.wait()
-        except TimeoutError:
+            return await asyncio.wait_for(self._event.wait(), timeout_seconds)
+        except asyncio.TimeoutError:  # another class before Python 3.11
             return False
 
 
@@ -244,10 +272,11 @@ class _LoopTurnstile:
         self._places = asyncio.Semaphore(places)
 
     async def enter(self, timeout_seconds: float) -> bool:
+        if not self._places.locked():
+            return await self._places.acquire()
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._places.acquire()
-        except TimeoutError:
+            return await asyncio.wait_for(self._places.acquire(), timeout_seconds)
+        except asyncio.TimeoutError:
             return False
 
     def leave(self) -> None:
@@ -260,7 +289,13 @@ class Loop:
     blocking = False
 
     def __init__(self) -> None:
+        self.forked()
+        forks.renew_in_children(self)
+
+    def forked(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._spawned = 0
+        self._workers = asyncio.Semaphore(AT_ONCE)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -286,11 +321,28 @@ class Loop:
         if not task.cancelled():
             task.exception()  # seen: nobody may be left to await it
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self._keep(work())
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+        if self._spawned >= WAITING:
+            return False
+        self._spawned += 1
+        self._keep(self._work(work))
+        return True
 
-    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.shield(self._keep(work))
+    async def _work(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            async with self._workers:
+                await work()
+        finally:
+            self._spawned -= 1
+
+    async def see_through(self, work: Coroutine[Any, Any, T], leave: Callable[[Callable[[], object]], None]) -> T:
+        task = self._keep(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                leave(task.cancel)
+            raise
 
     def every(self, seconds: float, beat: Beat) -> Callable[[], None]:
         loop = asyncio.get_running_loop()

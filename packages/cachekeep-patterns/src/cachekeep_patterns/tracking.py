@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import select
 import threading
@@ -127,15 +126,9 @@ class Tracker:
         self.near = near
         self.client = client
         self.trouble: BaseException | None = None
-        self._pid = os.getpid()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-
-    @property
-    def ours(self) -> bool:
-        """False in a forked child: the thread stayed with the parent."""
-        return self._pid == os.getpid()
 
     def start(self) -> None:
         with self._starting:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from cachekeep_patterns import barriers
 from cachekeep_patterns.aside import Aside, Request
 from cachekeep_patterns.errors import CacheDown
 
@@ -68,12 +69,12 @@ class Write:
 
     async def begin(self) -> Write:
         try:
-            self._marks = await self.aside.raise_barriers(self.keys, self.lease_seconds)
+            self._marks = await barriers.raise_barriers(self.aside, self.keys, self.lease_seconds)
         except CacheDown:
             if self.strict:
                 raise
         else:
-            self._release = self.aside.hold_barriers(self._marks, self.lease_seconds)
+            self._release = barriers.hold_barriers(self.aside, self._marks, self.lease_seconds)
         return self
 
     async def end(self, error: BaseException | None) -> None:
@@ -85,7 +86,7 @@ class Write:
         try:
             if self._marks:
                 publish = {} if error is not None else await self._encoded()
-                await self.aside.lower_barriers(self._marks, publish, self.lease_seconds)
+                await barriers.lower_barriers(self.aside, self._marks, publish, self.lease_seconds)
                 self.outcome = Outcome.PUBLISHED if publish else Outcome.INVALIDATED
             else:
                 await self.aside.invalidate(self.keys)
@@ -96,8 +97,8 @@ class Write:
     async def _encoded(self) -> dict[str, tuple[bytes, float]]:
         entries = {}
         for key, (request, value) in self._values.items():
-            tags = await self.aside._tag_versions(request.tags) if request.tags else []
-            entry = None if tags is None else self.aside.encode(request, value, tags)
-            if entry is not None:
-                entries[key] = entry
+            tags = await self.aside.tag_versions(request.tags) if request.tags else []
+            fill = self.aside.fill(request, value, 0.0, tags)
+            if fill.raw is not None:
+                entries[key] = fill.raw, fill.seconds
         return entries

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cachekeep_patterns import entry as entries
+from cachekeep_patterns import forks
 
 _THIRTY_DAYS = 30 * 86_400  # beyond this Memcached reads an expiry as a date (doc/protocol.txt, "Expiration times")
 _GONE = -1  # an expiry in the past: `cas` with it is a compare-and-delete
@@ -25,6 +27,8 @@ class Memcached(Protocol):
     async def add(self, key: str, value: bytes, expire: int) -> bool: ...
     async def cas(self, key: str, value: bytes, token: Any, expire: int) -> bool: ...
     async def delete(self, key: str) -> None: ...
+    async def time(self) -> int | None:
+        """The server's clock; None if the client cannot ask for it."""
 
 
 def _expiry(ttl_seconds: float) -> int:
@@ -69,6 +73,15 @@ class MemcachedStore:
     async def swap_many(self, swaps: Sequence[tuple[str, bytes | None, bytes | None, float]]) -> list[bool]:
         return [await self.swap(*one) for one in swaps]
 
+    async def clock(self) -> tuple[float, float] | None:
+        try:
+            seconds = await self.client.time()
+        except (TypeError, ValueError, LookupError):
+            return None
+        except (*self.down, *self.refused):
+            return None
+        return None if seconds is None else (seconds + 0.5, 1.0)
+
     async def drop(self, keys: Sequence[str]) -> None:
         for key in keys:
             while True:
@@ -97,6 +110,15 @@ class BlockingMemcached:
         self.client = client
         self.down: tuple[type[BaseException], ...] = (MemcacheError, OSError)
         self.refused: tuple[type[BaseException], ...] = (MemcacheClientError,)
+        forks.renew_in_children(self)
+
+    def forked(self) -> None:
+        pool = getattr(self.client, "client_pool", None)
+        if pool is not None:  # the parent goes on with those sockets, and may have held the lock
+            pool._lock = threading.Lock()
+            pool.clear()
+        elif not hasattr(self.client, "memcached_nodes"):
+            self.client.close()
 
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = self.client.get(key)
@@ -118,6 +140,10 @@ class BlockingMemcached:
 
     async def delete(self, key: str) -> None:
         self.client.delete(key, noreply=False)
+
+    async def time(self) -> int | None:
+        stats = getattr(self.client, "stats", None)
+        return None if stats is None else int(stats()[b"time"])
 
 
 class LoopMemcached:
@@ -159,6 +185,9 @@ class LoopMemcached:
 
     async def delete(self, key: str) -> None:
         await self.client.delete(key.encode())
+
+    async def time(self) -> int | None:
+        return None  # emcache does not ask for statistics
 
 
 def memcached_for(client: Any, *, blocking: bool) -> Memcached:

@@ -32,6 +32,10 @@ class Store(Protocol):
 
     async def swap_many(self, swaps: Sequence[tuple[str, bytes | None, bytes | None, float]]) -> list[bool]: ...
 
+    async def clock(self) -> tuple[float, float] | None:
+        """(seconds since 1970 by the server's clock, by how many that may be wrong); None if it cannot tell. Never raises."""
+        ...
+
     async def drop(self, keys: Sequence[str]) -> None:
         """Delete each key, unless a barrier stands there: that is tainted and stays."""
         ...

@@ -125,6 +125,17 @@ class ValkeyStore:
         replies = await self.commands.many([("SET", key, new, "NX", "PX", _ms(ttl)) for key, _, new, ttl in swaps])
         return [bool(reply) for reply in replies]
 
+    async def clock(self) -> tuple[float, float] | None:
+        try:
+            reply = await self.commands("TIME")
+            if isinstance(reply, dict):  # GLIDE asks every node
+                reply = next(iter(reply.values()))
+            return int(reply[0]) + int(reply[1]) / 1e6, 0.0
+        except (TypeError, ValueError, LookupError):
+            return None
+        except (*self.down, *self.refused):
+            return None
+
     async def drop(self, keys: Sequence[str]) -> None:
         if self.commands.cluster:
             for key in keys:

@@ -21,6 +21,8 @@ from pymemcache.client.base import PooledClient  # type: ignore[import-untyped]
 from pymemcache.client.rendezvous import RendezvousHash  # type: ignore[import-untyped]
 from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
 
+from cachekeep_patterns import forks
+
 Node = tuple[str, int]
 
 
@@ -109,8 +111,20 @@ class MemcachedCluster:
         self._poller: threading.Thread | None = None
         self._learning = threading.Lock()
         self._nodes = _Nodes(0, sorted(listed) if self._endpoint is None else [], None, self._make)
+        forks.renew_in_children(self)
         with contextlib.suppress(ConnectionError):  # a program that starts meanwhile must not fail
             self._known()
+
+    def forked(self) -> None:
+        """The parent goes on with its sockets, and its thread stayed there."""
+        self._learning = threading.Lock()
+        self._nodes = _Nodes(self._nodes.version, self._nodes.nodes, None, self._make)
+        if self._poller is not None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._poller = threading.Thread(target=self._poll, name="cachekeep-discovery", daemon=True)
+        self._poller.start()
 
     def _known(self) -> _Nodes:
         """The nodes, asked for if there has been no answer yet. Raises ConnectionError."""
@@ -131,8 +145,7 @@ class MemcachedCluster:
                 if not version:
                     self._endpoint = None
                 else:
-                    self._poller = threading.Thread(target=self._poll, name="cachekeep-discovery", daemon=True)
-                    self._poller.start()
+                    self._watch()
         return self._nodes
 
     def _make(self, node: Node) -> PooledClient:
@@ -214,6 +227,10 @@ class MemcachedCluster:
 
     def decr(self, key: str, value: int, noreply: bool | None = False) -> Any:
         return self._known().of(key).decr(key, value, noreply)
+
+    def stats(self) -> Any:
+        """Of one node, whichever."""
+        return next(iter(self._known().clients.values())).stats()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         nodes = self._known()
