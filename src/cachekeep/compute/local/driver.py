@@ -103,8 +103,7 @@ class LocalDriver:
                 asyncio.get_running_loop().remove_reader(held.pidfd)
                 os.close(held.pidfd)
         self._held.clear()
-        self._words.close()
-        for part in (self._outputs, self._ledger):
+        for part in (self._words, self._outputs, self._ledger):
             await asyncio.to_thread(part.close)
         if self._lock_fd is not None:
             os.close(self._lock_fd)

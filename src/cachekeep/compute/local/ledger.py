@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import re
 import shutil
 import threading
-import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import File, Kept, Key
 from cachekeep.compute.local import proc
+from cachekeep.compute.local.scribe import Scribe
 from cachekeep.errors import OrderFailed, Unusable, printable
 from cachekeep.model import Digests, Moment
 
@@ -40,9 +40,8 @@ _RECORD_BYTES = 8 << 10
 """More than a record has. The next one, an order to lead among them, finds that much room on a disk that is full."""
 HANGS_SECONDS = 5.0
 """A write that takes so long hangs with its disk: nobody else waits behind it."""
-_LAST_SECONDS = 1.0
-_SOON_SECONDS = 0.05
-"""So long what was noted waits to be written: a failover that has just begun does not share its processor with that."""
+SOON_SECONDS = 0.05
+"""So long what is not waited for is left before it is written."""
 _log = logging.getLogger(__name__)
 
 
@@ -149,10 +148,7 @@ class Ledger:
         self._unreadable: dict[Key, Path] = {}
         self._lock = threading.Lock()
         self._writing: dict[Key, threading.Lock] = {}
-        self._unwritten: set[Key] = set()
-        """Of what was noted, and is not on disk yet."""
-        self._writers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        self._closing = threading.Event()
+        self._scribe = Scribe("record", soon_seconds=SOON_SECONDS)
 
     def load(self) -> None:
         """Read every record, finish erasures that were cut short."""
@@ -197,26 +193,15 @@ class Ledger:
         """Change fields of a record in memory, and on disk when that is to be had. Waits for nothing."""
         with self._lock:
             self._records[key] = self._changed(key, changes)
-            writes = key not in self._unwritten
-            self._unwritten.add(key)
-        if writes:
-            writer = threading.Thread(target=self._write_noted, args=(key,), name="record", daemon=True)
-            self._writers.add(writer)
-            writer.start()
+        self._scribe.put(key, functools.partial(self._write_noted, key), replaces=True)
 
     def close(self) -> None:
         """Wait for what was noted to be written, for a moment, not for a disk. Blocks."""
-        self._closing.set()
-        until = time.monotonic() + _LAST_SECONDS
-        for thread in list(self._writers):
-            thread.join(max(until - time.monotonic(), 0))
+        self._scribe.close()
 
     def _write_noted(self, key: Key) -> None:
-        self._closing.wait(_SOON_SECONDS)
         with self._lock_of(key):  # for as long as it takes
-            with self._lock:
-                self._unwritten.discard(key)
-                record = self._records.get(key)
+            record = self._records.get(key)
             if record is not None:
                 try:
                     self._write(key, record)

@@ -2,13 +2,14 @@
 
 The pipe never stalls its writer: a write that finds it full is refused (``O_NONBLOCK``), and the line is lost. The process holds
 both ends of it (``O_RDWR``), so it outlives us: while no control plane runs, what is printed waits in the pipe, 64 KiB of it, and
-the next one opens it again by way of ``/proc/PID/fd/1``. A thread of its own reads and writes: it may hang with a disk, and nobody
+the next one opens it again by way of ``/proc/PID/fd/1``. One thread reads, and another writes: where it hangs with a disk, nobody
 waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import select
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from cachekeep.compute.contract import Key
 from cachekeep.compute.local.ledger import LOG, Ledger
+from cachekeep.compute.local.scribe import Scribe
 
 LOG_KEPT_BYTES = 2 << 20
 """Of the file that is written; beside it is one more, with what was printed before."""
@@ -64,6 +66,7 @@ class Outputs:
         self._ready.register(self._news, select.EPOLLIN)
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._scribe = Scribe("log")
 
     def begin(self, key: Key) -> int:
         """The descriptor to which a new process of that name is to print; the caller closes it. Raises ``OSError``."""
@@ -111,6 +114,7 @@ class Outputs:
             os.eventfd_write(self._news, 1)  # first: the thread closes it as soon as it sees that this is the end
             self._closed = True
             self._thread.join(_LAST_SECONDS)
+        self._scribe.close()
 
     def _take(self, key: Key, output: _Output) -> None:
         with self._lock:
@@ -135,8 +139,7 @@ class Outputs:
             ready = self._ready.poll()
             with self._lock:
                 printed = [self._taken(key) for fd, _ in ready if (key := self._by_fd.get(fd)) is not None]
-            for key, text in printed:
-                self._write(key, text)
+            self._write(printed)
             time.sleep(_TURN_SECONDS)
         with self._lock:
             printed = [self._taken(key) for key in list(self._by_fd.values())]
@@ -144,8 +147,7 @@ class Outputs:
                 self._drop(output)
             self._ready.close()
             os.close(self._news)
-        for key, text in printed:
-            self._write(key, text)
+        self._write(printed)
 
     def _taken(self, key: Key) -> tuple[Key, bytes]:
         output = self._outputs[key]
@@ -155,18 +157,20 @@ class Outputs:
         output.unwritten.clear()
         return key, text
 
-    def _write(self, key: Key, text: bytes) -> None:
-        """A full disk costs the log."""
-        if not text:
-            return
-        path = self._path(key)
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_size + len(text) > LOG_KEPT_BYTES:
-                    os.replace(path, path.with_name(f"{LOG}.1"))
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "ab", buffering=0) as log:
-                log.write(text)
+    def _write(self, printed: list[tuple[Key, bytes]]) -> None:
+        for key, text in printed:
+            if text:
+                self._scribe.put(key, functools.partial(_append, self._path(key), text))
 
     def _path(self, key: Key) -> Path:
         return self._ledger.directory(key) / LOG
+
+
+def _append(path: Path, text: bytes) -> None:
+    """A full disk costs the log."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size + len(text) > LOG_KEPT_BYTES:
+            os.replace(path, path.with_name(f"{LOG}.1"))
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "ab", buffering=0) as log:
+        log.write(text)

@@ -1,25 +1,22 @@
 """What processes have said that they hold: in memory, and a moment later on disk, so that a control plane that comes back soon
 knows what the one before it heard.
 
-One file for each process, beside its record, rewritten in place at each heartbeat: not synced, for it has to outlive only us. A
-thread of its own writes them. It may hang with a disk; then what is on disk is old, and proves less, and nobody waits.
+One file for each process, beside its record, rewritten in place at each heartbeat: not synced, for it has to outlive only us. Where
+a disk hangs, what is on it is old, and proves less, and nobody waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import threading
-import time
 
 import msgspec
 
 from cachekeep.compute.contract import Key
-from cachekeep.compute.local.ledger import HEARD, Ledger
+from cachekeep.compute.local.ledger import HEARD, SOON_SECONDS, Ledger
+from cachekeep.compute.local.scribe import Scribe
 from cachekeep.model import Heard, recalled
-
-_SOON_SECONDS = 0.05
-"""So long what was said waits to be written: a failover that has just begun does not share its processor with that."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -34,31 +31,27 @@ class Words:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._kept: dict[Key, _Kept] = {}
-        self._unwritten: dict[Key, _Kept] = {}
-        self._news = threading.Event()
-        self._closed = False
+        self._scribe = Scribe("words", soon_seconds=SOON_SECONDS)
 
     def open(self) -> None:
-        """Read what was left, and begin to write. Blocks: call it in a thread."""
+        """Read what was left. Blocks: call it in a thread."""
         for key in self._ledger.known():
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 line, _, _ = (self._ledger.directory(key) / HEARD).read_bytes().partition(b"\n")
                 self._kept[key] = msgspec.json.decode(line, type=_Kept)
-        self._closed = False
-        threading.Thread(target=self._write_all, name="words", daemon=True).start()
+        self._scribe.open()
 
     def close(self) -> None:
-        """Write what is left, and no more."""
-        self._closed = True
-        self._news.set()
+        """Have what is left written. Blocks, for a moment."""
+        self._scribe.close()
 
     def add(self, key: Key, heard: Heard) -> None:
         """Keep what the process has just said."""
         record = self._ledger.get(key)
         if record is None:
             return
-        self._kept[key] = self._unwritten[key] = _Kept(record.started_ticks, recalled(heard, self.of(key)))
-        self._news.set()
+        kept = self._kept[key] = _Kept(record.started_ticks, recalled(heard, self.of(key)))
+        self._scribe.put(key, functools.partial(self._write, key, kept), replaces=True)
 
     def of(self, key: Key) -> tuple[Heard, ...]:
         """What it has said, newest first."""
@@ -68,16 +61,7 @@ class Words:
     def forget(self, key: Key) -> None:
         """The process and its directory are gone."""
         self._kept.pop(key, None)
-        self._unwritten.pop(key, None)
-
-    def _write_all(self) -> None:
-        while not self._closed:
-            self._news.wait()
-            time.sleep(_SOON_SECONDS)
-            self._news.clear()
-            while self._unwritten:
-                with contextlib.suppress(KeyError, OSError):
-                    self._write(*self._unwritten.popitem())
+        self._scribe.forget(key)
 
     def _write(self, key: Key, kept: _Kept) -> None:
         line = msgspec.json.encode(kept) + b"\n"
