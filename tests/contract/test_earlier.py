@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tests.plan.builders import MOMENT, NOW, group, healthy, running
 
 from cachekeep.clock import SystemClock
-from cachekeep.model import Conversion, Decide, Decided, Election, Halted, Shard, Spoilt, Starved, Starving, Wait
+from cachekeep.model import Conversion, Decide, Decided, Election, Halted, Resharded, Shard, Spoilt, Starved, Starving, Wait
 from cachekeep.plan import Policy, followers, plan
 from cachekeep.plan.invariants import check
 from cachekeep.plan.situation import Situation
@@ -96,8 +96,19 @@ async def kept(path: Path, row: Json) -> Decided:
 
 def says_the_same(old: Json, new: Decided) -> None:
     assert check(new) == ()
+    clustered = bool(old["nodes"]) and old["nodes"][0]["engine"] != "memcached" and not old["shards"][0]["primary_address"]
+    assert new.mode == ("enabled" if clustered else "disabled")
+    assert [n.name for n in new.successors] == [n["name"] for n in old["successors"]]
+    assert [n.name for n in new.retired] == [n["name"] for n in old["retired"]]
+    assert list(new.preparing.other_databases) == old["other_databases"]
+    assert new.preparing.confirmed.nodes == frozenset(old["confirmed"]["nodes"] if old["successors"] else ())
+    assert new.resharding == old["resharding"]
+    if isinstance(new.reshard, Resharded):
+        assert msgspec.to_builtins(new.reshard.since) == old["resharded_at"]
+    assert (new.reshard is None) == (not old["resharding"] and old["resharded_at"] is None)
     for was, shard in zip(old["shards"], new.shards, strict=True):
         change = shard.change
+        assert (shard.predecessor and shard.predecessor.name) == was["led_before"]
         assert shard.moving_to == (None if was["starving"] else was["moving_to"])
         assert shard.lost == was["recovering_from"]
         assert (isinstance(change, Election) and change.seize) == was["seize"]
@@ -133,10 +144,11 @@ def older() -> Json:
     """Of the same group, before leads were told apart: ``in_sync`` of a shard, ``fed`` of successors."""
     row: Json = msgspec.to_builtins(group().decided, enc_hook=str)
     (shard,) = row["shards"]
-    for name in ("lead_order", "confirmed", "ended", "change"):
+    for name in ("lead_order", "confirmed", "ended", "change", "predecessor"):
         del shard[name]
-    row |= {"fed": ["x"], "shards": [shard]}
-    del row["confirmed"]
+    row |= {"fed": ["x"], "shards": [shard], "successors": [row["nodes"][0] | {"name": "x", "in_place_of": "demo-001"}]}
+    for name in ("mode", "switch", "reshard"):
+        del row[name]
     shard |= {"order": 4, "in_sync": ["demo-002", "demo-003"], "moving_to": None, "recovering_from": None}
     return row
 
@@ -160,7 +172,7 @@ async def test_who_was_in_sync_once_is_in_sync_again_when_the_primary_says_so(tm
     (shard,) = decided.shards
     assert (shard.lead_order, shard.in_sync, decided.fed) == (4, frozenset(), frozenset())
     assert shard.confirmed.nodes == {"demo-002", "demo-003"}
-    assert decided.confirmed.nodes == {"x"}
+    assert decided.preparing.confirmed.nodes == {"x"}
     cache = msgspec.structs.replace(group(), decided=decided)
     answer = plan(cache, healthy(group()), NOW, MOMENT)
     assert isinstance(answer, Decide)

@@ -15,7 +15,11 @@ from tests.live.harness import LiveCache, wanted_cluster, wanted_shard
 from tests.live.test_cluster import healthy, replicated
 from valkey.cluster import ValkeyCluster
 
-from cachekeep.model import Wanted, elapsed
+from cachekeep.model import (
+    Resharded,
+    Wanted,
+    elapsed,
+)
 from cachekeep.plan import Policy
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +131,7 @@ async def test_an_emptied_shard_sends_clients_on_before_it_goes_and_its_addresse
         cache = await healthy(live)
         (leaves,) = [n for n in cache.decided.nodes if n.shard == "0002"]
         await live.change(shards(1))
-        cache = await live.until(lambda c: c.decided.resharded_at, "its last slot has left")
+        cache = await live.until(lambda c: isinstance(c.decided.reshard, Resharded), "its last slot has left")
         client = valkey.asyncio.Valkey(host=leaves.address, port=6379)
         await live.stop_control_plane()
         await live.start_control_plane()
@@ -137,7 +141,8 @@ async def test_an_emptied_shard_sends_clients_on_before_it_goes_and_its_addresse
                 with pytest.raises(valkey.exceptions.ResponseError, match="MOVED"):
                     await client.get("a")
                 sent_on += 1
-        lingered = elapsed(cache.decided.resharded_at, live.clock.moment())
+        assert isinstance(cache.decided.reshard, Resharded)
+        lingered = elapsed(cache.decided.reshard.since, live.clock.moment())
         assert lingered is not None
         assert lingered >= policy.linger_seconds
         assert sent_on > 1

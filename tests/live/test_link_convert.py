@@ -19,7 +19,13 @@ from cachekeep.compute.contract import Target
 from cachekeep.compute.link import EngineLink
 from cachekeep.control.observe import target
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Convert, Elect, Promote, Shard
+from cachekeep.model import (
+    Convert,
+    Elect,
+    Preparing,
+    Promote,
+    Shard,
+)
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), [pair for pair in REDIS_LIKE if pair != ("redis", 6)], ids=str)
 
@@ -33,7 +39,7 @@ class Pair:
         self.endpoint = new_address()
         shard = Shard(id="0001", primary="demo-001", order=1, primary_address=self.endpoint)
         cache = cache_of(giver, shards=(shard,), cluster_mode="enabled")
-        self.cache = replace(cache, decided=replace(cache.decided, successors=(taker,)))
+        self.cache = replace(cache, decided=replace(cache.decided, switch=Preparing(successors=(taker,))))
         self.orders = Orders()
         self.link = EngineLink(self.orders, SystemClock())
         self.give = Server(build, self.cache, giver, place / "giver")

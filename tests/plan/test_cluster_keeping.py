@@ -21,6 +21,7 @@ from cachekeep.model import (
     MoveSlots,
     Own,
     Replicate,
+    Resharding,
     Step,
     Stop,
     Stream,
@@ -192,7 +193,7 @@ def test_consent_does_not_wait_for_a_move_that_waits_for_it() -> None:
     cache = replace(cache, wanted=replace(cache.wanted, errands=(consent,)))
     one, two, *rest = cache.decided.shards
     shards = (one, replace(two, change=Move(to=OTHERS_REPLICA), order=2), *rest)
-    cache = replace(cache, decided=replace(cache.decided, resharding=1, shards=shards))
+    cache = replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1), shards=shards))
     view = seen(view, demo_0001_001=gone(said=()), demo_0002_001=cluster(view, OTHER, importing={7: source}))
     assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
 
@@ -215,7 +216,7 @@ def test_a_shard_without_slots_needs_no_consent() -> None:
     cache = shard(cache, slots=(), owned=())
     view = seen(view, demo_0001_001=gone(said=()))
     assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
-    half_open = replace(cache, decided=replace(cache.decided, resharding=1))  # some may be on their way in
+    half_open = replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1)))  # some may be on their way in
     assert plan_until_wait(half_open, view).decided.refusal
 
 

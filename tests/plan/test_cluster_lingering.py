@@ -9,7 +9,18 @@ from tests.plan.builders import MOMENT, NOW, gone, later, silent, step
 from tests.plan.test_cluster_keeping import plan_until_wait, with_node, without_members
 from tests.plan.test_cluster_plan import ONE, OTHER, OTHERS_REPLICA, TWO, cluster, seen, settled, shard
 
-from cachekeep.model import Act, Cache, Decide, Erase, Move, View, Wait
+from cachekeep.model import (
+    Act,
+    Cache,
+    Decide,
+    Erase,
+    Move,
+    Predecessor,
+    Resharded,
+    Resharding,
+    View,
+    Wait,
+)
 from cachekeep.plan import Policy, condition
 from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
 from cachekeep.plan.situation import Situation
@@ -27,7 +38,8 @@ def emptied(*, resharding: int = 9) -> tuple[Cache, View]:
     one, two = cache.decided.shards
     shards = (replace(one, slots=ALL, owned=ALL), replace(two, slots=(), owned=()))
     holder = cache.decided.nodes[0].name
-    decided = replace(cache.decided, shards=shards, resharding=resharding, configuration_node=holder)
+    reshard = Resharding(slots=resharding) if resharding else None
+    decided = replace(cache.decided, shards=shards, reshard=reshard, configuration_node=holder)
     cache = replace(cache, decided=decided, wanted=replace(cache.wanted, shards=cache.wanted.shards[:1]))
     bound = frozenset({cache.decided.nodes[0].address, cache.decided.configuration_address or ""})
     view = seen(view, demo_0001_001={**cluster(view, holder, slots=ALL), "bound": bound})
@@ -39,7 +51,7 @@ def emptied(*, resharding: int = 9) -> tuple[Cache, View]:
 def lingering(seconds: float) -> tuple[Cache, View]:
     """Its last slot has left so long ago."""
     cache, view = emptied(resharding=0)
-    return replace(cache, decided=replace(cache.decided, resharded_at=later(-seconds))), view
+    return replace(cache, decided=replace(cache.decided, reshard=Resharded(since=later(-seconds)))), view
 
 
 def test_when_the_last_slot_has_left_is_written_down() -> None:
@@ -47,7 +59,7 @@ def test_when_the_last_slot_has_left_is_written_down() -> None:
     answer = step(cache, view)
     assert isinstance(answer, Decide)
     assert answer.because == "all slots are where they shall be, in 1 shards"
-    assert answer.decided == replace(cache.decided, resharding=0, resharded_at=MOMENT)
+    assert answer.decided == replace(cache.decided, reshard=Resharded(since=MOMENT))
 
 
 def test_an_emptied_shard_is_not_sent_away_at_once() -> None:
@@ -85,7 +97,7 @@ def test_while_it_lingers_the_group_is_being_modified() -> None:
 
 def test_where_all_shards_stay_nothing_lingers() -> None:
     cache, view = settled(2)
-    cache = replace(cache, decided=replace(cache.decided, resharded_at=later(-1.0)))
+    cache = replace(cache, decided=replace(cache.decided, reshard=Resharded(since=later(-1.0))))
     assert step(cache, view) == Wait(Policy().rest_seconds, "calm", "demo is as it should be")
 
 
@@ -95,7 +107,7 @@ def test_where_all_shards_stay_nothing_lingers() -> None:
 def handed_over(seconds: float, **node: Any) -> tuple[Cache, View]:
     """The first shard's replica led before its primary does, until so long ago."""
     cache, view = settled(2)
-    cache = shard(with_node(cache, TWO, **node), led_before=TWO, led_since=later(-seconds))
+    cache = shard(with_node(cache, TWO, **node), predecessor=Predecessor(name=TWO, since=later(-seconds)))
     return cache, view
 
 
@@ -110,7 +122,7 @@ def test_who_led_before_and_since_when_another_does_is_written_down() -> None:
     assert isinstance(answer, Decide)
     assert answer.because.startswith(f"{TWO} leads shard 0001 in place of {ONE}")
     led = answer.decided.shards[0]
-    assert (led.primary, led.led_before, led.led_since) == (TWO, ONE, MOMENT)
+    assert (led.primary, led.predecessor) == (TWO, Predecessor(name=ONE, since=MOMENT))
 
 
 def test_it_restarts_when_it_has_sent_its_clients_on_and_not_before() -> None:
@@ -133,7 +145,7 @@ def test_it_restarts_when_it_has_sent_its_clients_on_and_not_before() -> None:
 
 def test_one_that_has_not_led_restarts_at_once() -> None:
     cache, view = settled(2)
-    cache = shard(with_node(cache, TWO, due="reboot"), led_before=OTHER, led_since=later(-0.1))
+    cache = shard(with_node(cache, TWO, due="reboot"), predecessor=Predecessor(name=OTHER, since=later(-0.1)))
     answer = step(cache, view)
     assert isinstance(answer, Decide)
     assert answer.because == f"{TWO} restarts by plan (reboot)"
@@ -161,7 +173,7 @@ def test_a_shard_that_goes_needs_no_leader_while_its_last_node_sends_clients_on(
     cache, view = lingering(LINGER + 1)
     cache = with_node(with_node(cache, OTHER, leaving=True), OTHERS_REPLICA, leaving=True)
     one, two = cache.decided.shards
-    two = replace(two, led_before=OTHERS_REPLICA, led_since=later(-0.1))
+    two = replace(two, predecessor=Predecessor(name=OTHERS_REPLICA, since=later(-0.1)))
     cache = replace(cache, decided=replace(cache.decided, shards=(one, two)))
     after = plan_until_wait(cache, seen(view, demo_0002_001=gone()))
     assert not any(x.moving_to for x in after.decided.shards)

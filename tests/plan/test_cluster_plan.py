@@ -23,6 +23,7 @@ from cachekeep.model import (
     Move,
     MoveSlots,
     NodeView,
+    Resharding,
     Step,
     Swap,
     View,
@@ -187,7 +188,7 @@ def test_a_planned_move_waits_for_slots_that_are_half_open() -> None:
     cache, view = settled(2)
     other = cluster_node_id(cache, cache.decided.nodes[2])
     mine = cluster_node_id(cache, cache.decided.nodes[0])
-    cache = shard(replace(cache, decided=replace(cache.decided, resharding=1)), change=Move(to=TWO), order=2)
+    cache = shard(replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1))), change=Move(to=TWO), order=2)
     open_ = seen(
         view,
         demo_0001_001=cluster(view, ONE, migrating={7: other}),
@@ -201,7 +202,7 @@ def test_slots_half_open_towards_a_replaced_primary_are_finished_with_its_succes
     """To close them would leave the keys that have moved already where nobody looks for them."""
     cache, view = settled(2)
     replaced = cluster_node_id(cache, cache.decided.nodes[1])
-    cache = replace(cache, decided=replace(cache.decided, resharding=1))
+    cache = replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1)))
     view = seen(view, demo_0002_001=cluster(view, OTHER, importing={7: replaced}))
     assert first(step(cache, view)) == MoveSlots(ONE, OTHER, ((7, 7),), 1, 1, 0.5)
 

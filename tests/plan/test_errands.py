@@ -8,7 +8,22 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import MOMENT, gone, group, healthy, later, shard_with, silent, step
 
-from cachekeep.model import Cache, Decide, Done, Errand, ErrandKind, Failed, Halted, Job, Move, Running, Step, View, Wait
+from cachekeep.model import (
+    Cache,
+    Decide,
+    Done,
+    Errand,
+    ErrandKind,
+    Failed,
+    Halted,
+    Job,
+    Move,
+    Resharding,
+    Running,
+    Step,
+    View,
+    Wait,
+)
 from cachekeep.plan.errands import DEADLINES_SECONDS, end
 from cachekeep.plan.planner import RULES
 
@@ -98,7 +113,7 @@ def test_what_is_under_way_goes_on(cache: Cache, view: View) -> None:
 def test_what_takes_too_long_has_failed_and_is_told(kind: ErrandKind) -> None:
     cache = taken_up(kind, ("demo-002",))
     cache = with_node(cache, "demo-002", announced=False)
-    cache = replace(cache, decided=replace(cache.decided, resharding=1))
+    cache = replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1)))
     view = healthy(cache, demo_001=silent(cache, "demo-001", 1.0), demo_002=silent(cache, "demo-002", 1.0))
     deadline = DEADLINES_SECONDS[kind]
     assert isinstance(step(cache, view, moment=later(deadline - 1)), Wait)

@@ -13,7 +13,20 @@ from tests.plan.builders import ADDRESSES, MOMENT, group, healthy, later, step
 from tests.plan.test_cluster_plan import settled
 from tests.plan.test_switching import fed, seen
 
-from cachekeep.model import Cache, Decide, Decided, Ended, Errand, Excuse, Move, NodeView, Silence, View
+from cachekeep.model import (
+    Cache,
+    Decide,
+    Decided,
+    Ended,
+    Errand,
+    Excuse,
+    Move,
+    NodeView,
+    Preparing,
+    Retiring,
+    Silence,
+    View,
+)
 from cachekeep.plan.invariants import Unsound, check, demand
 from cachekeep.plan.situation import with_nodes, with_shard
 from cachekeep.plan.slots import SLOTS
@@ -38,7 +51,12 @@ BROKEN: dict[str, Decided] = {
     f"demo-001 and an endpoint have {PLAIN.shards[0].reader_address}": with_node(PLAIN, address=PLAIN.shards[0].reader_address),
     "demo-001 has incarnation 0": with_node(PLAIN, incarnation=0),
     "demo-003 belongs to shard 0009, which is not there": with_nodes(PLAIN, [replace(PLAIN.nodes[2], shard="0009")]),
-    "x succeeds nobody": replace(PLAIN, successors=(replace(PLAIN.nodes[0], name="x", address="127.77.9.9"),)),
+    "cluster mode is enabled, and is yet to be": replace(CLUSTERED, switch=Preparing(other_databases=(3,))),
+    "nodes have been replaced by others in cluster mode, which is not enabled": replace(
+        PLAIN, switch=Retiring(nodes=(), since=MOMENT)
+    ),
+    "shard 0001 is in cluster mode, and has an endpoint of its own": with_first_shard(CLUSTERED, primary_address="127.77.9.8"),
+    "x succeeds nobody": replace(PLAIN, switch=Preparing(successors=(replace(PLAIN.nodes[0], name="x", address="127.77.9.9"),))),
     "shard 0001: its primary leads by order 7, and the last one was 1": with_first_shard(PLAIN, lead_order=7),
     "shard 0001: demo-001 led by order 7, and the last one was 1": with_first_shard(
         PLAIN, ended=(Ended(primary="demo-001", order=7, at=MOMENT),)

@@ -16,7 +16,20 @@ from tests.plan import test_switching as switching
 from tests.plan.builders import MOMENT, NOW, gone, group, healthy, later, step
 
 from cachekeep.clock import SystemClock
-from cachekeep.model import UNKNOWN, Cache, Condemned, Decide, Election, Moment, Spoilt, Starving, View, elapsed
+from cachekeep.model import (
+    UNKNOWN,
+    Cache,
+    Condemned,
+    Decide,
+    Election,
+    Moment,
+    Predecessor,
+    Resharded,
+    Spoilt,
+    Starving,
+    View,
+    elapsed,
+)
 from cachekeep.plan import Policy
 from cachekeep.plan.cluster_leaders import ELECTION_SECONDS
 from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
@@ -70,20 +83,20 @@ def resting(begun: Moment) -> tuple[Cache, View, Policy]:
     cache = switching.fed()
     one, two, three = cache.decided.successors
     spoilt = (one, replace(two, fate=Spoilt(since=begun)), three)
-    known = replace(cache.decided.confirmed, nodes=frozenset({one.name, three.name}))
-    cache = replace(cache, decided=replace(cache.decided, successors=spoilt, confirmed=known))
+    known = replace(cache.decided.preparing.confirmed, nodes=frozenset({one.name, three.name}))
+    cache = switching.preparing(cache, successors=spoilt, confirmed=known)
     return cache, switching.seen(cache, t2=switching.successor(cache, switching.T2, refused=1)), Policy()
 
 
 def retried(begun: Moment) -> tuple[Cache, View, Policy]:
-    cache = switching.fed()
-    cache = replace(cache, decided=replace(cache.decided, shards=(replace(cache.decided.shards[0], ordered_at=begun),)))
+    cache = switching.preparing(switching.fed(), tried_at=begun)
     return cache, switching.seen(cache), Policy()
 
 
 def sending_on(begun: Moment) -> tuple[Cache, View, Policy]:
     cache, view = clusters.settled(2)
-    cache = clusters.shard(keeping.with_node(cache, clusters.TWO, due="reboot"), led_before=clusters.TWO, led_since=begun)
+    cache = keeping.with_node(cache, clusters.TWO, due="reboot")
+    cache = clusters.shard(cache, predecessor=Predecessor(name=clusters.TWO, since=begun))
     return cache, view, Policy()
 
 
@@ -125,10 +138,10 @@ def test_what_another_clock_has_begun_is_counted_anew_and_that_is_saved(case: An
 
 def test_slots_that_have_moved_away_linger_as_long_again() -> None:
     cache, view = clusters.settled(2)
-    cache = replace(cache, decided=replace(cache.decided, resharded_at=ELSEWHERE))
+    cache = replace(cache, decided=replace(cache.decided, reshard=Resharded(since=ELSEWHERE)))
     answer = step(cache, view)
     assert isinstance(answer, Decide)
-    assert answer.decided == replace(cache.decided, resharded_at=MOMENT)
+    assert answer.decided == replace(cache.decided, reshard=Resharded(since=MOMENT))
 
 
 def test_where_nothing_takes_its_time_nothing_is_counted() -> None:

@@ -53,7 +53,11 @@ def appointed(count: int = 3, **changes: Any) -> Cache:
     """Its successors were decided; ``changes`` of the decisions."""
     cache = compatible(count)
     cache = decided(cache, replace(healthy(cache), free_addresses=ADDRESSES[-5:]))
-    return replace(cache, decided=replace(cache.decided, **changes))
+    return preparing(cache, **changes)
+
+
+def preparing(cache: Cache, **changes: Any) -> Cache:
+    return replace(cache, decided=replace(cache.decided, switch=replace(cache.decided.preparing, **changes)))
 
 
 def fed(count: int = 3) -> Cache:
@@ -64,7 +68,7 @@ def turning(**shard: Any) -> Cache:
     """The lead is about to go to the first successor, by order 2."""
     cache = fed()
     (only,) = cache.decided.shards
-    given = {"change": Conversion(to=T1, since=MOMENT), "order": 2, "lead_order": 1, "ordered_at": MOMENT} | shard
+    given = {"change": Conversion(to=T1, since=MOMENT), "order": 2, "lead_order": 1} | shard
     return replace(cache, decided=replace(cache.decided, shards=(shard_with(only, **given),)))
 
 
@@ -309,8 +313,7 @@ def test_a_taker_that_was_told_starts_anew_when_it_is_called_off_and_nobody_lead
 
 def test_who_is_not_fed_when_the_place_is_taken_starts_anew_in_it() -> None:
     cache = turning()
-    known = replace(cache.decided.confirmed, nodes=frozenset({T1, T2}))
-    cache = replace(cache, decided=replace(cache.decided, confirmed=known))
+    cache = preparing(cache, confirmed=replace(cache.decided.preparing.confirmed, nodes=frozenset({T1, T2})))
     view = seen(cache, demo_001=stepped_down(cache), t1=leading(cache), t3=successor(cache, T3, refused=1))
     answer = step(cache, view)
     assert isinstance(answer, Decide)
@@ -351,7 +354,7 @@ def test_what_was_fed_by_a_primary_of_before_inherits_nothing() -> None:
 
 
 def test_who_leads_in_vain_starts_anew_and_the_move_is_tried_again_after_a_while() -> None:
-    cache = turning(change=None, order=3)
+    cache = preparing(turning(change=None, order=3), tried_at=MOMENT)
     answer = step(cache, seen(cache, t1=leading(cache)))
     assert isinstance(answer, Decide)
     assert answer.decided.fed == {T2, T3}
@@ -424,7 +427,7 @@ def test_successors_inherit_too_when_the_primary_was_to_come_back_empty_meanwhil
 def test_an_heir_that_hangs_is_given_up_only_for_another() -> None:
     cache = fed(2)
     (shard,) = cache.decided.shards
-    given = replace(shard, change=Conversion(to=T1, since=MOMENT, lost="demo-001"), order=2, ordered_at=MOMENT)
+    given = replace(shard, change=Conversion(to=T1, since=MOMENT, lost="demo-001"), order=2)
     cache = replace(cache, decided=replace(cache.decided, shards=(given,)))
     lost = {"demo_001": gone(), "demo_002": gone(), "t1": replace(silent(cache, T1, 60.0), last_order=2)}
     much_later = later(60)

@@ -348,6 +348,7 @@ class Keeper:
         return replace(
             before,
             nodes=tuple(nodes),
+            mode="enabled" if wanted.cluster_mode == "enabled" else "disabled",
             shards=tuple(shards),
             fronts=fronts,
             configuration_address=configuration,

@@ -9,7 +9,12 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import Rig, refused
 
-from cachekeep.model import UNKNOWN, Conversion
+from cachekeep.model import (
+    UNKNOWN,
+    Conversion,
+    Preparing,
+    Resharding,
+)
 from cachekeep.plan.slots import count, even
 
 ON, OFF = "default.valkey8.cluster.on", "default.valkey8"
@@ -240,7 +245,8 @@ def test_progress_is_that_of_the_slots_that_move(rig: Rig) -> None:
         replace(cache.decided.shards[0], slots=half, owned=first),
         replace(cache.decided.shards[1], slots=((4096, 16383),), owned=second),
     )
-    moved = replace(cache, decided=replace(cache.decided, shards=shards, resharding=2 * (count(first) - count(half))))
+    reshard = Resharding(slots=2 * (count(first) - count(half)))
+    moved = replace(cache, decided=replace(cache.decided, shards=shards, reshard=reshard))
     from cachekeep.services.elasticache.render import _resharding
 
     assert _resharding(moved) == 50.0
@@ -516,7 +522,7 @@ def test_on_to_enabled_again_while_there_is_something_to_go_on_with(rig: Rig) ->
     enabling(rig)
     cache = rig.stored("demo")
     successor = replace(cache.decided.nodes[0], name="demo-001.cluster", in_place_of="demo-001", address="127.77.9.9")
-    rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, successors=(successor,)))))
+    rig.run(rig.keeper.save(replace(cache, decided=replace(cache.decided, switch=Preparing(successors=(successor,))))))
     mode(rig, "compatible")
     failed = refused(lambda: mode(rig, "enabled", CacheParameterGroupName=ON))
     assert "CacheParameterGroupName cannot be changed" in failed.message

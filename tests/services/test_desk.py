@@ -68,7 +68,7 @@ def test_before_there_are_nodes_the_wanted_ones_areshow() -> None:
 def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None:
     """Since the group was switched, ``demo-001`` is the process ``demo-001.cluster``."""
     cache = enabled()
-    cache = replace(cache, decided=replace(cache.decided, retired=()))
+    cache = replace(cache, decided=replace(cache.decided, switch=None))
     shown = show(cache, None)
     first, *_ = shown["nodes"]
     assert (first["name"], first["member"]) == ("demo-001.cluster", "demo-001")

@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 
 from cachekeep.clock import SystemClock
 from cachekeep.errors import Unusable
-from cachekeep.model import UNKNOWN, Condemned, Done, Errand, ParameterGroup, Tags
+from cachekeep.model import UNKNOWN, Condemned, Done, Errand, ParameterGroup, Resharded, Tags
 from cachekeep.store import DataDirLock, Lease, SqlStore, StoreFailed, migrations, sqlite
 from cachekeep.store.migrate import VERSION_TABLE
 from cachekeep.store.tables import SCHEMA, metadata
@@ -389,8 +389,8 @@ async def test_durations_that_were_begun_by_the_wall_clock_began_nobody_knows_wh
     assert cache is not None
     (node,), (one, two) = cache.decided.nodes, cache.decided.shards
     assert node.fate == Condemned(since=UNKNOWN)
-    assert one.ordered_at == cache.decided.resharded_at == UNKNOWN
-    assert one.change is two.change is two.ordered_at is None
+    assert cache.decided.reshard == Resharded(since=UNKNOWN)
+    assert one.change is two.change is None
     assert node.created_at == dt.datetime(2026, 1, 1, 11, tzinfo=dt.UTC)
     assert cache.decided.available_at == dt.datetime(2026, 1, 1, 11, 30, tzinfo=dt.UTC)
     assert await store.claim("after", ttl_seconds=60) == [Lease("u1", "after", 4)], "nobody waits until a date"

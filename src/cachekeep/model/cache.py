@@ -12,7 +12,20 @@ from typing import Literal
 
 import msgspec
 
-from cachekeep.model.change import Change, Condemned, Conversion, Election, Fate, Halted, Move, Recovery, Starved
+from cachekeep.model.change import (
+    Change,
+    Condemned,
+    Conversion,
+    Election,
+    Fate,
+    Halted,
+    Move,
+    Predecessor,
+    Recovery,
+    Resharded,
+    Resharding,
+    Starved,
+)
 from cachekeep.model.job import Errand, ErrandKind, Job
 from cachekeep.model.moment import Moment
 from cachekeep.model.stream import Heard
@@ -183,12 +196,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """What its primary was last seen to own: what it starts with, should it have to start anew."""
     epoch: int = 0
     """The highest configuration epoch at which its primary was seen."""
-    ordered_at: Moment | None = None
-    """When its last move to cluster mode was decided; of the first shards in cluster mode, until they serve: when they were."""
-    led_before: str | None = None
-    """Cluster mode: who led before its primary. Clients that have not heard of that still come to it."""
-    led_since: Moment | None = None
-    """When the primary was seen to lead in place of that one."""
+    predecessor: Predecessor | None = None
     min_replicas: int = 0
     """So many replicas must keep up with its primary, or it takes no writes (min-replicas-to-write); 0: it needs none."""
     change: Change | None = None
@@ -236,21 +244,37 @@ class Front(msgspec.Struct, frozen=True, kw_only=True):
     leaving: bool = False
 
 
+class Preparing(msgspec.Struct, frozen=True, kw_only=True, tag="preparing"):
+    """A switch to cluster mode, until a successor leads."""
+
+    successors: tuple[Node, ...] = ()
+    """Nodes in cluster mode that are to take the place of all ``nodes`` at once, which are without: fed by their primary, and of no
+    other use until then."""
+    confirmed: Confirmed = Confirmed()
+    """Those of them that are in sync with the primary that feeds them."""
+    other_databases: tuple[int, ...] = ()
+    """Databases other than 0 that were last told to hold keys, so that cluster mode cannot be enabled."""
+    tried_at: Moment | None = None
+    """When the last hand-over was decided of those that were called off."""
+
+
+class Retiring(msgspec.Struct, frozen=True, kw_only=True, tag="retiring"):
+    """A switch that is made: the nodes whose place was taken are to be erased."""
+
+    nodes: tuple[Node, ...]
+    since: Moment
+
+
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """What the keeper has decided. Only the keeper writes it; every effect follows from it."""
 
     serial: int = 0
     """Grows by one with every decision that is kept, wherever it is kept: of two, the later one is known."""
     nodes: tuple[Node, ...] = ()
-    successors: tuple[Node, ...] = ()
-    """Nodes in cluster mode that are to take the place of all ``nodes`` at once, which are without: fed by their primary, and of no
-    other use until then."""
-    confirmed: Confirmed = Confirmed()
-    """Those of the successors that are in sync with the primary that feeds them."""
-    retired: tuple[Node, ...] = ()
-    """Those whose place was taken: to be erased."""
-    other_databases: tuple[int, ...] = ()
-    """Databases other than 0 that were last told to hold keys, so that cluster mode cannot be enabled."""
+    mode: Literal["disabled", "enabled"] | None = None
+    """Whether ``nodes`` run in cluster mode; None: none is appointed yet."""
+    switch: Preparing | Retiring | None = None
+    """From one mode to the other."""
     shards: tuple[Shard, ...] = ()
     fronts: tuple[Front, ...] = ()
     configuration_address: str | None = None
@@ -258,10 +282,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """Cluster mode: the node that answers at ``configuration_address`` too."""
     discovery_version: int = 0
     discovery_nodes: tuple[str, ...] = ()
-    resharding: int = 0
-    """How many slots were astray when they set out for where ``Shard.slots`` wants them; 0: none is on its way."""
-    resharded_at: Moment | None = None
-    """When the last of them arrived."""
+    reshard: Resharding | Resharded | None = None
     jobs: tuple[Job, ...] = ()
     """Those that have not ended, and of the others those that may be asked for: of errands that are still listed as wanted."""
     appointed_at: Moment | None = None
@@ -278,9 +299,29 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the nodes and fronts of which an event has told that something cannot be done on them, and that are not well yet."""
 
     @property
+    def preparing(self) -> Preparing:
+        """What is there of a switch that is being prepared, or nothing."""
+        return self.switch if isinstance(self.switch, Preparing) else Preparing()
+
+    @property
+    def successors(self) -> tuple[Node, ...]:
+        """Nodes in cluster mode that are to take the place of all ``nodes``."""
+        return self.preparing.successors
+
+    @property
+    def retired(self) -> tuple[Node, ...]:
+        """Nodes whose place was taken."""
+        return self.switch.nodes if isinstance(self.switch, Retiring) else ()
+
+    @property
+    def resharding(self) -> int:
+        """How many slots were astray when they set out; 0: none is on its way."""
+        return self.reshard.slots if isinstance(self.reshard, Resharding) else 0
+
+    @property
     def fed(self) -> frozenset[str]:
         """Those of the successors that have all that the present primary has acknowledged, but for what is on the wire."""
-        return self.shards[0].confirmed_by(self.confirmed) if self.shards else frozenset()
+        return self.shards[0].confirmed_by(self.preparing.confirmed) if self.shards else frozenset()
 
     def job(self, id: str) -> Job | None:
         """The job of that id."""
@@ -310,8 +351,8 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @functools.cached_property
     def clustered(self) -> bool:
-        """Whether its nodes run in cluster mode. A shard with an endpoint of its own is one without."""
-        return self.wanted.cluster_mode == "enabled" and not any(x.primary_address for x in self.decided.shards)
+        """Whether its nodes run in cluster mode, or are to from the first."""
+        return (self.decided.mode or self.wanted.cluster_mode) == "enabled"
 
     @property
     def cluster_mode(self) -> ClusterMode:

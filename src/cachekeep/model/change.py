@@ -1,4 +1,4 @@
-"""What is going on in a shard, with a node and with slots: one thing at a time, each with its own data."""
+"""What is going on in a shard, with slots and with a node: one thing at a time, each with its own data."""
 
 from __future__ import annotations
 
@@ -49,6 +49,27 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True, tag="recovery"):
 Change = Move | Conversion | Election | Starving | Recovery
 """Of who leads a shard. Planned moves begin where somebody is seen to lead, when no ``Recovery`` is under way any more; what a loss
 brings about takes the place of what was planned."""
+
+
+class Predecessor(msgspec.Struct, frozen=True, kw_only=True):
+    """Cluster mode: who led before the primary. Clients that have not heard of that still come to it."""
+
+    name: str
+    since: Moment
+    """When the primary was seen to lead in place of it."""
+
+
+class Resharding(msgspec.Struct, frozen=True, kw_only=True, tag="resharding"):
+    """Slots are on their way to where ``Shard.slots`` wants them."""
+
+    slots: int
+    """How many were astray when they set out."""
+
+
+class Resharded(msgspec.Struct, frozen=True, kw_only=True, tag="resharded"):
+    """All have arrived. Shards that are left without any still send clients on."""
+
+    since: Moment
 
 
 class Halted(msgspec.Struct, frozen=True, tag="halted"):

@@ -5,7 +5,21 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.engines.launch import cluster_node_id
-from cachekeep.model import Act, Bind, Decide, Disown, Effect, Election, Introduce, Meet, Node, Shard, Step, Wait
+from cachekeep.model import (
+    Act,
+    Bind,
+    Decide,
+    Disown,
+    Effect,
+    Election,
+    Introduce,
+    Meet,
+    Node,
+    Resharded,
+    Shard,
+    Step,
+    Wait,
+)
 from cachekeep.plan import evidence
 from cachekeep.plan.situation import Situation, listed, names
 from cachekeep.plan.slots import even
@@ -70,20 +84,21 @@ def _gives(s: Situation, shard: Shard) -> bool:
 def lingering_seconds(s: Situation) -> float:
     """For how long shards without slots, that are not wanted any more, still send clients to where their slots are now: a
     redirection is something that every cluster client deals with, a broken connection is not."""
-    since = s.decided.resharded_at
-    if since is None or all(x.id in s.wanted_shards for x in s.decided.shards):
+    done = s.decided.reshard
+    if not isinstance(done, Resharded) or all(x.id in s.wanted_shards for x in s.decided.shards):
         return 0.0
-    return s.policy.linger_seconds - (s.seconds_since(since) or 0.0)
+    return s.policy.linger_seconds - (s.seconds_since(done.since) or 0.0)
 
 
 def sending_on_seconds(s: Situation, node: Node) -> float:
     """For how much longer a node that has handed its shard over sends on the clients that still come to it, before it stops: for
     as long as a shard without slots where it goes for good or nothing presses, and not so long where a reboot is waited for."""
     shard = s.cache.shard(node.shard)
-    if not s.clustered or shard is None or shard.led_before != node.name or shard.led_since is None or not s.alive(node):
+    before = shard.predecessor if shard is not None else None
+    if not s.clustered or before is None or before.name != node.name or not s.alive(node):
         return 0.0
     span = min(s.policy.linger_seconds, SENDING_ON_SECONDS) if node.due == "reboot" else s.policy.linger_seconds
-    return span - (s.seconds_since(shard.led_since) or 0.0)
+    return span - (s.seconds_since(before.since) or 0.0)
 
 
 def leading(s: Situation) -> set[str | None]:

@@ -8,7 +8,22 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, ClusterSeen, Decide, Decided, Effect, MoveSlots, Own, Settle, Shard, Step, Wait, collides
+from cachekeep.model import (
+    Act,
+    ClusterSeen,
+    Decide,
+    Decided,
+    Effect,
+    MoveSlots,
+    Own,
+    Resharded,
+    Resharding,
+    Settle,
+    Shard,
+    Step,
+    Wait,
+    collides,
+)
 from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, listed, names
@@ -66,7 +81,7 @@ def reshard(s: Situation) -> Step | None:
     if not s.decided.resharding:
         left = sum(count(m.slots) for m in (*todo, *open_moves))
         return (
-            Decide(replace(s.decided, resharding=max(left, 1)), f"{left} slots are not where they shall be")
+            Decide(replace(s.decided, reshard=Resharding(slots=max(left, 1))), f"{left} slots are not where they shall be")
             if left or stray
             else None
         )
@@ -100,7 +115,8 @@ def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[st
     shards = tuple(replace(x, slots=target.get(x.id, ()), order=x.order + 1) for x in decided.shards)
     because = f"{left} slots shall move, so that {len(ids)} shards have {SLOTS // len(ids)} or one more each"
     told = (s.tell(f"Resharding of replication group {s.cache.name} has started: {left} slots move", group=True),) if left else ()
-    return Decide(replace(decided, shards=shards, resharding=left), because, told)
+    reshard = Resharding(slots=left) if left else decided.reshard if isinstance(decided.reshard, Resharded) else None
+    return Decide(replace(decided, shards=shards, reshard=reshard), because, told)
 
 
 def rebalanced(s: Situation, decided: Decided) -> Decide | Wait:
@@ -202,7 +218,7 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
         return None
     told = (s.tell(f"Resharding of replication group {s.cache.name} has finished", group=True),)
     return Decide(
-        replace(s.decided, resharding=0, resharded_at=s.moment),
+        replace(s.decided, reshard=Resharded(since=s.moment)),
         f"all slots are where they shall be, in {sum(bool(v.slots) for v in now.values())} shards",
         told,
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from cachekeep.errors import CachekeepError
-from cachekeep.model import Decided, Node, Shard
+from cachekeep.model import Decided, Node, Preparing, Retiring, Shard
 from cachekeep.plan.slots import SLOTS, Ranges, common, union
 
 
@@ -24,7 +24,18 @@ def demand(name: str, decided: Decided) -> None:
 
 def check(decided: Decided) -> tuple[str, ...]:
     """What cannot be in it, in sentences."""
-    return (*_names(decided), *_addresses(decided), *_nodes(decided), *_shards(decided), *_slots(decided))
+    return (*_mode(decided), *_names(decided), *_addresses(decided), *_nodes(decided), *_shards(decided), *_slots(decided))
+
+
+def _mode(decided: Decided) -> Iterator[str]:
+    clustered = decided.mode == "enabled"
+    if isinstance(decided.switch, Preparing) and clustered:
+        yield "cluster mode is enabled, and is yet to be"
+    if isinstance(decided.switch, Retiring) and not clustered:
+        yield "nodes have been replaced by others in cluster mode, which is not enabled"
+    for shard in decided.shards:
+        if clustered and shard.primary_address:
+            yield f"shard {shard.id} is in cluster mode, and has an endpoint of its own"
 
 
 def _names(decided: Decided) -> Iterator[str]:

@@ -78,6 +78,7 @@ def appoint(s: Situation) -> Step | None:
     decided = replace(
         s.decided,
         nodes=(*s.decided.nodes, *nodes),
+        mode=s.decided.mode if s.decided.nodes else "enabled" if s.clustered else "disabled",
         shards=shards,
         fronts=fronts,
         configuration_address=configuration,

@@ -8,7 +8,12 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from cachekeep.model import Decide, Moment, Step
+from cachekeep.model import (
+    Decide,
+    Moment,
+    Preparing,
+    Step,
+)
 from cachekeep.plan.situation import Situation
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -23,7 +28,9 @@ def recount(s: Situation) -> Step | None:
         replace(
             was,
             nodes=tuple(n if n.fate is None else _anew(s, n) for n in was.nodes),
-            successors=tuple(n if n.fate is None else _anew(s, n) for n in was.successors),
+            switch=replace(was.switch, successors=tuple(n if n.fate is None else _anew(s, n) for n in was.successors))
+            if isinstance(was.switch, Preparing)
+            else was.switch,
             shards=tuple(_anew(s, x) for x in was.shards),
             jobs=tuple(j if j.ended else _anew(s, j) for j in was.jobs),
         ),

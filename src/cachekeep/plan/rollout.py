@@ -9,7 +9,7 @@ from cachekeep.model import Decide, Halted, Node, Step, Wait
 from cachekeep.plan import cluster_members, evidence
 from cachekeep.plan.leaders import move, successor
 from cachekeep.plan.limits import too_small
-from cachekeep.plan.situation import Situation, names, verb, with_nodes
+from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_successors
 
 
 def resize(s: Situation) -> Step | None:
@@ -25,7 +25,7 @@ def resize(s: Situation) -> Step | None:
         return Wait(2.0, "room", f"the node type stays {other[0].node_type}: {why_not}", about=(other[0].node_type,), refused=True)
     due = "" if s.replicated else "reboot"
     decided = with_nodes(s.decided, [replace(n, node_type=wanted, due=n.due or due) for n in other])
-    decided = replace(decided, successors=tuple(replace(n, node_type=wanted) for n in decided.successors))
+    decided = with_successors(decided, [replace(n, node_type=wanted) for n in decided.successors])
     return Decide(
         decided, f"the node type becomes {wanted}", (s.tell(f"Succeeded applying modification to cache node type to {wanted}."),)
     )

@@ -197,7 +197,7 @@ class Situation:
     def heirs(self, shard: Shard) -> list[Node]:
         """Successors that may hold what no node does any more: the primary is lost, and so is everybody who was in sync."""
         primary = self.primary(shard)
-        fed = shard.confirmed_by(self.decided.confirmed, ended=True)
+        fed = shard.confirmed_by(self.decided.preparing.confirmed, ended=True)
         if not fed or primary is None or not self.lost(primary):
             return []
         had = shard.confirmed_by(shard.confirmed, ended=True)
@@ -322,6 +322,13 @@ def with_nodes(decided: Decided, changed: Iterable[Node]) -> Decided:
     return replace(decided, nodes=tuple(by_name.get(n.name, n) for n in decided.nodes))
 
 
+def with_successors(decided: Decided, changed: Iterable[Node]) -> Decided:
+    """``decided`` with these successors in place of their namesakes."""
+    by_name = {n.name: n for n in changed}
+    successors = tuple(by_name.get(n.name, n) for n in decided.successors)
+    return replace(decided, switch=replace(decided.preparing, successors=successors)) if by_name else decided
+
+
 def with_shard(decided: Decided, shard: Shard) -> Decided:
     """``decided`` with this shard in place of its namesake."""
     return replace(decided, shards=tuple(shard if s.id == shard.id else s for s in decided.shards))
@@ -353,4 +360,4 @@ def pairs(s: Situation) -> Iterator[tuple[Node, NodeView]]:
     return ((n, s.seen(n)) for n in s.decided.nodes)
 
 
-__all__ = ["Policy", "Situation", "fed_again", "listed", "names", "pairs", "verb", "with_nodes", "with_shard"]
+__all__ = ["Policy", "Situation", "fed_again", "listed", "names", "pairs", "verb", "with_nodes", "with_shard", "with_successors"]

@@ -28,6 +28,8 @@ from cachekeep.model import (
     Elect,
     Erase,
     Node,
+    Preparing,
+    Retiring,
     Shard,
     Spoilt,
     Start,
@@ -39,7 +41,7 @@ from cachekeep.model import (
 from cachekeep.plan import announce, cluster_members, evidence, followers, judge, leaders
 from cachekeep.plan.flights import under_way
 from cachekeep.plan.members import Needs, stop_stale
-from cachekeep.plan.situation import Situation, listed, names, verb, with_shard
+from cachekeep.plan.situation import Situation, listed, names, verb, with_shard, with_successors
 from cachekeep.plan.slots import SLOTS
 
 SUFFIX = ".cluster"
@@ -66,13 +68,16 @@ def give_way(s: Situation) -> Step | None:
 def lead(s: Situation) -> Step | None:
     """The hand-over to a successor: by plan, or because nobody else is left."""
     for shard in s.decided.shards:
-        taker, heirs = s.successor(shard.moving_to), s.heirs(shard)
+        turn = shard.change if isinstance(shard.change, Conversion) else None
+        taker, heirs = s.successor(turn.to) if turn else None, s.heirs(shard)
         if taker is None and not heirs:
             continue
         if flying := under_way(s, Convert, on=shard.primary):
             return flying
         # Who was told to lead and did not answer might do so beside another.
-        return stop_stale(s, s.decided.successors) or (_turn(s, shard, taker) if taker is not None else _inherit(s, shard, heirs))
+        if stale := stop_stale(s, s.decided.successors):
+            return stale
+        return _turn(s, shard, turn, taker) if turn and taker else _inherit(s, shard, heirs)
     return None
 
 
@@ -107,25 +112,24 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
         known,
         change=Conversion(to=best.name, since=s.moment, lost=lost.name),
         order=shard.order + 1,
-        ordered_at=s.moment,
     )
     return Decide(with_shard(s.decided, turned), because)
 
 
-def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
+def _turn(s: Situation, shard: Shard, turn: Conversion, taker: Node) -> Step:
     """A hand-over that has been decided: carried out, finished, or called off."""
     giver = s.primary(shard)
     if not s.switching or giver is None:
-        return _call_off(s, shard, "cluster mode shall not be enabled any more")
+        return _call_off(s, shard, turn, "cluster mode shall not be enabled any more")
     took = s.leads(taker) and s.told(taker, shard) and not s.refused(taker)
     if took and not s.leads(giver) and (s.alive(giver) or s.gone(giver)):
         return _enable(s, shard, taker)
     if not s.runs(taker):
-        return _call_off(s, shard, f"{taker.name} is gone")
+        return _call_off(s, shard, turn, f"{taker.name} is gone")
     if s.lost(giver):
-        return _seize(s, shard, giver, taker)
-    if _seconds_since(s, shard) > RETRY_SECONDS and not took:
-        return _call_off(s, shard, f"it took longer than {RETRY_SECONDS:g} s")
+        return _seize(s, shard, turn, giver, taker)
+    if _age(s, turn) > RETRY_SECONDS and not took:
+        return _call_off(s, shard, turn, f"it took longer than {RETRY_SECONDS:g} s")
     if not s.alive(giver) or not s.alive(taker):
         waiting = max(s.seen(giver).waiting_seconds, s.seen(taker).waiting_seconds)
         if waiting <= s.policy.hand_over_seconds:
@@ -134,24 +138,24 @@ def _turn(s: Situation, shard: Shard, taker: Node) -> Step:
             )
         if took:  # which it did not before the giver had stepped down
             return judge.condemn(s, giver, f"{taker.name} leads in its place, and {giver.name} does not answer")
-        return _call_off(s, shard, f"{giver.name} or {taker.name} does not answer")
+        return _call_off(s, shard, turn, f"{giver.name} or {taker.name} does not answer")
     if s.leads(taker):
-        return _call_off(s, shard, f"{taker.name} leads, but not by this order")
+        return _call_off(s, shard, turn, f"{taker.name} leads, but not by this order")
     if not s.leads(giver):
-        return _call_off(s, shard, f"{giver.name} does not lead")
+        return _call_off(s, shard, turn, f"{giver.name} does not lead")
     if not _in_step(s, giver, taker):
-        return _call_off(s, shard, f"{taker.name} does not have all that {giver.name} has")
+        return _call_off(s, shard, turn, f"{taker.name} does not have all that {giver.name} has")
     convert = Convert(giver.name, taker.name, shard.order, (giver.address,), s.policy.hand_over_seconds)
     return Act(((convert,),), f"{giver.name} hands over to {taker.name}, which is in cluster mode (order {shard.order})")
 
 
-def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
+def _seize(s: Situation, shard: Shard, turn: Conversion, lost: Node, taker: Node) -> Step:
     if taker not in s.heirs(shard):
-        return _call_off(s, shard, f"{lost.name} is gone")
+        return _call_off(s, shard, turn, f"{lost.name} is gone")
     if not s.alive(taker):
         others = [n for n in s.heirs(shard) if n != taker and s.alive(n)]
-        if others and _seconds_since(s, shard) > RETRY_SECONDS:
-            return _call_off(s, shard, f"{taker.name} does not answer, and {names(others[:1])} does")
+        if others and _age(s, turn) > RETRY_SECONDS:
+            return _call_off(s, shard, turn, f"{taker.name} does not answer, and {names(others[:1])} does")
         return Wait(
             s.policy.poll_seconds,
             "answer",
@@ -163,18 +167,18 @@ def _seize(s: Situation, shard: Shard, lost: Node, taker: Node) -> Step:
     return Act(((elect,),), f"{taker.name} takes the lead from {lost.name}, which is gone (order {shard.order})")
 
 
-def _seconds_since(s: Situation, shard: Shard) -> float:
-    since = shard.change.since if isinstance(shard.change, Conversion) else shard.ordered_at
-    return (s.seconds_since(since) or 0.0) if since else RETRY_SECONDS + 1
+def _age(s: Situation, conversion: Conversion) -> float:
+    return s.seconds_since(conversion.since) or 0.0
 
 
-def _call_off(s: Situation, shard: Shard, why: str) -> Decide:
+def _call_off(s: Situation, shard: Shard, turn: Conversion, why: str) -> Decide:
     """By a later order. A taker that has seen this one starts anew:
     it may lead yet, or late, which harms nobody only as long as nobody is led to it."""
     calm = replace(shard, change=None, order=shard.order + 1)
-    told = [n for n in s.decided.successors if n.name == shard.moving_to and s.told(n, shard)]
-    decided = with_shard(_with(s, [_anew(n) for n in told]), calm)
-    return Decide(decided, f"the move to {shard.moving_to} is called off: {why}; nothing was lost")
+    told = [n for n in s.decided.successors if n.name == turn.to and s.told(n, shard)]
+    decided = _with(s, [_anew(n) for n in told])
+    decided = with_shard(replace(decided, switch=replace(decided.preparing, tried_at=turn.since)), calm)
+    return Decide(decided, f"the move to {turn.to} is called off: {why}; nothing was lost")
 
 
 def _anew(node: Node) -> Node:
@@ -199,15 +203,12 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         slots=everything,
         owned=everything,
         epoch=seen.epoch if seen else shard.epoch,
-        ordered_at=s.moment,
     )
     decided = replace(
         s.decided,
         nodes=tuple(replace(n if _follows_on(s, taker, n) else _anew(n), announced=True) for n in s.decided.successors),
-        successors=(),
-        confirmed=Confirmed(),
-        retired=s.decided.nodes,
-        other_databases=(),
+        mode="enabled",
+        switch=Retiring(nodes=s.decided.nodes, since=s.moment),
         shards=(led,),
         fronts=tuple(replace(f, leaving=True) for f in s.decided.fronts),
         configuration_node=taker.name,
@@ -258,16 +259,16 @@ def _dismiss(s: Situation, nodes: Sequence[Node]) -> Step | None:
         return Act((tuple(Erase(n.name) for n in there),), f"{names(there)} {verb(there)} not needed any more")
     left = tuple(n for n in s.decided.successors if n not in nodes)
     return Decide(
-        replace(s.decided, successors=left, confirmed=_confirmed(s, {n.name for n in nodes})),
+        _prepared(s, successors=left, confirmed=_confirmed(s, {n.name for n in nodes})),
         f"{names(nodes)} {verb(nodes, 'has', 'have')} left",
     )
 
 
 def _forget(s: Situation) -> Step | None:
     """Next time, it is told again."""
-    if not s.decided.other_databases:
+    if not s.decided.preparing.other_databases:
         return None
-    return Decide(replace(s.decided, other_databases=()), "other databases may hold keys")
+    return Decide(_prepared(s, other_databases=()), "other databases may hold keys")
 
 
 def _refused(s: Situation) -> Step | None:
@@ -290,9 +291,9 @@ def _room(s: Situation, primary: Node) -> Step | None:
         f"{s.cache.name} cannot be in cluster mode while databases other than 0 hold keys ({listed(map(str, others))}). "
         f"Delete or move them, or set ClusterMode=compatible again; nothing was changed"
     )
-    if not set(others) <= set(s.decided.other_databases):  # told once: they may come and go
-        known = tuple(sorted({*others, *s.decided.other_databases}))
-        return Decide(replace(s.decided, other_databases=known), because, (s.tell(because, group=True),))
+    if not set(others) <= set(s.decided.preparing.other_databases):  # told once: they may come and go
+        known = tuple(sorted({*others, *s.decided.preparing.other_databases}))
+        return Decide(_prepared(s, other_databases=known), because, (s.tell(because, group=True),))
     return Wait(1.0, "databases", because, refused=True) if others else None
 
 
@@ -319,7 +320,7 @@ def _appoint(s: Situation) -> Step | None:
     )
     if lacking := needs.lacking():
         return lacking
-    decided = replace(s.decided, successors=(*s.decided.successors, *fresh))
+    decided = _prepared(s, successors=(*s.decided.successors, *fresh))
     return Decide(decided, f"{names(fresh)} {verb(fresh)} appointed, in cluster mode")
 
 
@@ -353,7 +354,7 @@ def _track(s: Situation, primary: Node) -> Step | None:
         return None
     because = f"{listed(sorted(fed))} {verb(fed, 'has', 'have')} what {primary.name} has"
     confirmed = Confirmed(primary=primary.name, order=s.decided.shards[0].lead_order, nodes=fed, at=s.now)
-    return Decide(replace(s.decided, confirmed=confirmed), because)
+    return Decide(_prepared(s, confirmed=confirmed), because)
 
 
 def _in_step(s: Situation, primary: Node, node: Node) -> bool:
@@ -372,32 +373,38 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
             f"{names(behind)} {verb(behind)} fed what {primary.name} has",
             about=tuple(n.name for n in behind),
         )
-    if any(n.leaving or n.due or n.condemned for n in s.decided.nodes) or _pause(s, shard) > 0:
-        return Wait(max(_pause(s, shard), s.policy.poll_seconds * 5), "turn", "the move to cluster mode waits until all is calm")
+    if any(n.leaving or n.due or n.condemned for n in s.decided.nodes) or _pause(s) > 0:
+        return Wait(max(_pause(s), s.policy.poll_seconds * 5), "turn", "the move to cluster mode waits until all is calm")
     if {n.member for n in s.decided.nodes} != {n.member for n in s.decided.successors}:
         return None
     same = [n for n in s.decided.successors if n.member == primary.member and s.alive(n)]
     to = next(iter(same), None) or leaders.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
     if to is None:
         return None
-    turned = replace(shard, change=Conversion(to=to.name, since=s.moment), order=shard.order + 1, ordered_at=s.moment)
+    turned = replace(shard, change=Conversion(to=to.name, since=s.moment), order=shard.order + 1)
     return Decide(with_shard(s.decided, turned), f"all successors have what {primary.name} has: {to.name} shall lead")
 
 
-def _pause(s: Situation, shard: Shard) -> float:
-    return RETRY_SECONDS - _seconds_since(s, shard)
+def _pause(s: Situation) -> float:
+    tried_at = s.decided.preparing.tried_at
+    return RETRY_SECONDS - (s.seconds_since(tried_at) or 0.0) if tried_at else 0.0
 
 
 def _with(s: Situation, changed: list[Node]) -> Decided:
     """These successors in place of their namesakes: they have to be fed again."""
-    by_name = {n.name: n for n in changed}
-    successors = tuple(by_name.get(n.name, n) for n in s.decided.successors)
-    return replace(s.decided, successors=successors, confirmed=_confirmed(s, by_name.keys()))
+    switch = with_successors(s.decided, changed).preparing
+    return _prepared(s, successors=switch.successors, confirmed=_confirmed(s, {n.name for n in changed}))
+
+
+def _prepared(s: Situation, **changes: object) -> Decided:
+    """What is prepared, with changes; when nothing of it is left there is no switch under way."""
+    preparing = replace(s.decided.preparing, **changes)
+    return replace(s.decided, switch=None if preparing == Preparing() else preparing)
 
 
 def _confirmed(s: Situation, lost: Collection[str]) -> Confirmed:
     """Without these."""
-    known = s.decided.confirmed
+    known = s.decided.preparing.confirmed
     return replace(known, nodes=known.nodes - set(lost))
 
 
@@ -407,13 +414,14 @@ def _confirmed(s: Situation, lost: Collection[str]) -> Confirmed:
 def hand_on(s: Situation) -> Step | None:
     """The configuration endpoint goes from the front to a node. Not before the others have been told to follow the new primary, and
     it is known which of them do, for that one takes writes from then on; nor much later, whatever keeps them from it."""
-    if not s.clustered or not s.decided.retired:
+    switch = s.decided.switch
+    if not isinstance(switch, Retiring):
         return None
     shard = s.decided.shards[0]
     primary = s.primary(shard)
     if primary is not None and s.leads(primary):
         unsure = [n for n in s.replicas(shard) if n.name in shard.in_sync and not followers.in_sync(s, shard.in_sync, primary, n)]
-        if unsure and _seconds_since(s, shard) < RETRY_SECONDS:
+        if unsure and (s.seconds_since(switch.since) or 0.0) < RETRY_SECONDS:
             return None
         if unsure:
             left = evidence.without(shard, {n.name for n in unsure})
@@ -446,4 +454,4 @@ def retire(s: Situation) -> Step | None:
             f"{names(late)} {verb(late)} not in sync in cluster mode yet",
             about=tuple(n.name for n in late),
         )
-    return Decide(replace(s.decided, retired=()), f"{s.cache.name} is in cluster mode, with all its nodes")
+    return Decide(replace(s.decided, switch=None), f"{s.cache.name} is in cluster mode, with all its nodes")

@@ -31,6 +31,34 @@ def one_change_at_a_time(decided: Json) -> None:
             node["fate"] = {"type": "spoilt", "since": since} if since else None
 
 
+def a_mode_and_a_switch(decided: Json) -> None:
+    """The mode is said, and what belongs to a switch, to slots on their way, or to who led before is together (revision 0006)."""
+    if "mode" in decided:
+        return
+    # In cluster mode, and only there, all slots are to belong to somebody.
+    clustered = any(shard.get("slots") for shard in decided.get("shards", ()))
+    decided["mode"] = ("enabled" if clustered else "disabled") if decided.get("nodes") else None
+    decided["switch"] = _switch(decided)
+    for shard in decided.get("shards", ()):
+        before, since = shard.pop("led_before", None), shard.pop("led_since", None) or UNKNOWN
+        shard["predecessor"] = {"name": before, "since": since} if before else None
+    slots, since = decided.pop("resharding", 0), decided.pop("resharded_at", None)
+    done = {"type": "resharded", "since": since} if since else None
+    decided["reshard"] = {"type": "resharding", "slots": slots} if slots else done
+
+
+def _switch(decided: Json) -> Json | None:
+    names = ("successors", "retired", "other_databases", "confirmed")
+    successors, retired, other_databases, confirmed = (decided.pop(name, None) for name in names)
+    tried_at = next((x.pop("ordered_at", None) for x in decided.get("shards", ())), None)
+    if retired:
+        return {"type": "retiring", "nodes": retired, "since": tried_at or UNKNOWN}
+    if not successors and not other_databases:
+        return None
+    found = {"successors": successors or [], "other_databases": other_databases or [], "tried_at": tried_at}
+    return {"type": "preparing", **found, **({"confirmed": confirmed} if confirmed else {})}
+
+
 def a_job_for_each_errand(decided: Json, asked: list[Json] | None) -> None:
     """One number said which errands had been taken up: each of those has a job now, and counts as done, since nobody wrote down how
     far it was, and what it had decided goes on (revision 0005). ``asked`` are those that the row lists. None: the journal does not

@@ -24,7 +24,7 @@ import msgspec
 from cachekeep.errors import Unusable
 from cachekeep.model import Decided, Event
 from cachekeep.store.contract import Lease, StoreFailed
-from cachekeep.store.earlier import a_job_for_each_errand, one_change_at_a_time
+from cachekeep.store.earlier import a_job_for_each_errand, a_mode_and_a_switch, one_change_at_a_time
 
 HALF_BYTES = 2 << 20
 """A decided group of three nodes takes some 2 KB, a cluster of 500 nodes some 200 KB."""
@@ -69,6 +69,7 @@ def _decode(payload: bytes) -> _All | _Change:
     for entry in (*record.get("entries", ()), *filter(None, (record.get("entry"),))):
         one_change_at_a_time(entry["decided"])
         a_job_for_each_errand(entry["decided"], None)
+        a_mode_and_a_switch(entry["decided"])
     return msgspec.convert(record, _All | _Kept | _Over)
 
 

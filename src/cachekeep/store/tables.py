@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(
