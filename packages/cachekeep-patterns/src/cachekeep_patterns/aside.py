@@ -154,18 +154,12 @@ class Aside:
 
     async def look(self, request: Request) -> Sight:
         """Raises CacheDown."""
-        self.check_breaker()
         if not request.tags:
             raw, *tags = [await self.guard(self.store.read(request.key))]
         else:
             raw, *tags = await self.guard(self.store.read_many([request.key, *request.tags]))
-        self.breaker.succeeded()
         await self.keep_time()
         return Sight(parse(raw), tags)
-
-    def check_breaker(self) -> None:
-        if not self.breaker.closed and not self.breaker.allows(time.monotonic()):
-            raise CacheDown("the cache did not answer lately; it will be tried again shortly")
 
     def serve(self, request: Request, sight: Sight) -> Any:
         """The value to serve from ``sight``, or MISS. Starts a background reload where one is due and a place for it free."""
@@ -449,11 +443,16 @@ class Aside:
     # ------------------------------------------------------------------ asking the store
 
     async def guard(self, asking: Any) -> Any:
-        """The store's answer. Raises CacheDown for every way in which it gives none."""
+        """The store's answer. Raises CacheDown for every way in which it gives none, at once if it did not lately."""
+        if not self.breaker.closed and not self.breaker.allows(time.monotonic()):
+            asking.close()
+            raise CacheDown("the cache did not answer lately; it will be tried again shortly")
         try:
-            return await asking
+            answer = await asking
         except self.trouble as error:
             raise self._down(error) from error
+        self.breaker.succeeded()
+        return answer
 
     def _down(self, error: BaseException, key: str = "") -> CacheDown:
         down = isinstance(error, self.store.down)

@@ -15,6 +15,7 @@ import math
 import os
 import random
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -110,33 +111,71 @@ def value(payload: bytes, *, fresh_until: float, cost_seconds: float, negative: 
 
 
 # --------------------------------------------------------------------------- barriers
+#
+# Behind a barrier's header stand its writers, each with a deadline of its own: one that dies holds the key for its own lease, not
+# for as long as others go on writing. (Valkey does the same in scripts, by its own clock: stores/barriers.py.)
+
+_WRITER = struct.Struct(">8sd")  # who, until when
 
 
-def raise_barrier(entry: Entry | None) -> bytes:
-    """A writer begins. A second one at the same time taints it: their commits may order either way, so neither may publish."""
-    if entry is not None and entry.kind == Kind.BARRIER:
-        return HEADER.pack(Kind.BARRIER, TAINTED, min(entry.count + 1, 0xFFFF), entry.mark, 0.0, 0.0, 0.0)
-    return HEADER.pack(Kind.BARRIER, 0, 1, new_mark(), 0.0, 0.0, 0.0)
-
-
-def taint_barrier(entry: Entry) -> bytes:
-    """Somebody invalidated in the middle of a write: whatever the writer wanted to publish may be old."""
-    return HEADER.pack(Kind.BARRIER, TAINTED, entry.count, entry.mark, 0.0, 0.0, 0.0)
-
-
-def lower_barrier(entry: Entry | None, mark: bytes, publish: bytes | None) -> bytes | None:
-    """A writer ends: what to put in the place of ``entry`` (None: nothing).
-
-    ``publish`` goes in only if this barrier stood, untainted, from our beginning to now. If it was lost (evicted, cache restarted)
-    a reader may have filled in what it read before the commit, so that goes too.
-    """
+def _writers(entry: Entry | None, now: float) -> dict[bytes, float]:
+    """The writers of a barrier who may still be alive, with their deadlines."""
     if entry is None or entry.kind != Kind.BARRIER:
+        return {}
+    body = entry.raw[HEADER_BYTES:]
+    found = _WRITER.iter_unpack(body[: len(body) - len(body) % _WRITER.size])
+    return {who: deadline for who, deadline in found if deadline > now}
+
+
+def _barrier(writers: Mapping[bytes, float], flags: int) -> bytes:
+    head = HEADER.pack(Kind.BARRIER, flags, min(len(writers), 0xFFFF), new_mark(), 0.0, 0.0, 0.0)
+    return head + b"".join(_WRITER.pack(who, deadline) for who, deadline in writers.items())
+
+
+def raise_barrier(entry: Entry | None, writer: bytes, now: float, lease_seconds: float) -> tuple[bytes, float]:
+    """A writer begins: (what to put in the place of ``entry``, its time to live).
+
+    A second one at the same time taints the barrier: their commits may order either way, so neither may publish.
+    """
+    writers = _writers(entry, now)
+    known = writers.pop(writer, None)
+    kept = entry.flags if entry is not None and known is not None else 0
+    flags = TAINTED if writers else kept
+    writers[writer] = now + lease_seconds
+    return _barrier(writers, flags), max(writers.values()) - now
+
+
+def renew_barrier(entry: Entry | None, writer: bytes, now: float, lease_seconds: float) -> tuple[bytes, float] | None:
+    """The same with a later deadline for ``writer``; None if it has no part in this barrier any more."""
+    writers = _writers(entry, now)
+    if entry is None or writer not in writers:
         return None
-    if entry.mark != mark:  # ours lapsed and another writer's stands: it began after us, but may commit before
-        return taint_barrier(entry)
-    if entry.count > 1:
-        return HEADER.pack(Kind.BARRIER, TAINTED, entry.count - 1, entry.mark, 0.0, 0.0, 0.0)
-    return None if entry.flags & TAINTED else publish
+    writers[writer] = now + lease_seconds
+    return _barrier(writers, entry.flags), max(writers.values()) - now
+
+
+def taint_barrier(entry: Entry, now: float) -> tuple[bytes, float]:
+    """Somebody invalidated in the middle of a write: whatever the writer wanted to publish may be old."""
+    writers = _writers(entry, now)
+    return _barrier(writers, TAINTED), max(writers.values(), default=now) - now
+
+
+def lower_barrier(
+    entry: Entry | None, writer: bytes, now: float, publish: bytes | None, publish_seconds: float
+) -> tuple[bytes | None, float]:
+    """A writer ends: what to put in the place of ``entry`` (None: nothing), and its time to live.
+
+    ``publish`` goes in only if this writer's barrier stood, untainted, from its beginning to now. If it was lost (evicted, cache
+    restarted) a reader may have filled in what it read before the commit, so that goes too. If it lapsed and another writer's
+    stands, that one began after us, but may commit before: it is tainted.
+    """
+    writers = _writers(entry, now)
+    known = writers.pop(writer, None)
+    if writers:
+        return _barrier(writers, TAINTED), max(writers.values()) - now
+    if entry is None or known is None or entry.flags & TAINTED:
+        return None, 0.0
+    return publish, publish_seconds
 
 
 # --------------------------------------------------------------------------- verdicts
@@ -155,7 +194,7 @@ _NOTHING_TO_SERVE = {int(Kind.BARRIER): Verdict.WRITING, int(Kind.CLAIM): Verdic
 
 
 def is_barrier(raw: bytes | None) -> bool:
-    return raw is not None and len(raw) == HEADER_BYTES and raw[0] == Kind.BARRIER
+    return raw is not None and len(raw) >= HEADER_BYTES and raw[0] == Kind.BARRIER
 
 
 def judge(entry: Entry | None, tags_now: list[bytes | None], now: float, early_beta: float) -> Verdict:

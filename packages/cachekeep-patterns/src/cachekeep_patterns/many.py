@@ -64,7 +64,6 @@ async def get_many(
 
 
 async def _look_many(aside: Aside, requests: Sequence[Request]) -> dict[str, Sight]:
-    aside.check_breaker()
     tags = sorted({tag for request in requests for tag in request.tags})
     raws = await aside.guard(aside.store.read_many([request.key for request in requests]))
     versions = dict(zip(tags, await aside.guard(aside.store.read_many(tags)), strict=True)) if tags else {}

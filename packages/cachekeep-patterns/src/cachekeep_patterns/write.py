@@ -21,6 +21,7 @@ there the need to invalidate is committed with the data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,6 +29,7 @@ from typing import Any
 
 from cachekeep_patterns import barriers
 from cachekeep_patterns.aside import Aside, Request
+from cachekeep_patterns.entry import new_mark
 from cachekeep_patterns.errors import CacheDown
 
 
@@ -39,11 +41,26 @@ class Outcome(Enum):
     UNREACHED = "the cache could not be asked at all; it may serve the old value until its lifetime ends"
 
 
+# In the names of exceptions, of drivers, clients and the standard library alike: it may have been done and not been told.
+_UNTOLD = re.compile("Operational|Interface|Internal|Connect|Timeout|TimedOut|Network|Disconnect|Unavailable|Closed|Broken")
+
+
 def certainly_undone(error: BaseException) -> bool:
-    """Whether ``error`` tells that the database did not commit. Lost connections, timeouts and being killed do not tell."""
-    if getattr(error, "connection_invalidated", False) or not isinstance(error, Exception):
-        return False
-    return not isinstance(error, (OSError, TimeoutError))
+    """Whether ``error`` tells that the database did not commit. Lost connections, timeouts and being killed do not tell, neither by
+    themselves nor as the cause of another error."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if getattr(one, "connection_invalidated", False) or not isinstance(one, Exception) or isinstance(one, OSError):
+            return False
+        if any(_UNTOLD.search(kind.__name__) for kind in type(one).__mro__):
+            return False
+        todo += [one.__cause__, one.__context__, getattr(one, "orig", None), *getattr(one, "exceptions", ())]
+    return True
 
 
 @dataclass
@@ -57,7 +74,8 @@ class Write:
     strict: bool
     outcome: Outcome = Outcome.PENDING
     _values: dict[str, Any] = field(default_factory=dict)
-    _marks: dict[str, bytes] = field(default_factory=dict)
+    _writer: bytes = field(default_factory=new_mark)
+    _raised: bool = False
     _release: Callable[[], None] | None = None
 
     def publish(self, key: str, value: Any) -> None:
@@ -69,30 +87,31 @@ class Write:
 
     async def begin(self) -> Write:
         try:
-            self._marks = await barriers.raise_barriers(self.aside, self.keys, self.lease_seconds)
+            await barriers.raise_barriers(self.aside, self.keys, self._writer, self.lease_seconds)
         except CacheDown:
             if self.strict:
                 raise
         else:
-            self._release = barriers.hold_barriers(self.aside, self._marks, self.lease_seconds)
+            self._raised = True
+            self._release = barriers.hold_barriers(self.aside, self.keys, self._writer, self.lease_seconds)
         return self
 
     async def end(self, error: BaseException | None) -> None:
         if self._release is not None:
             self._release()
         if error is not None and not certainly_undone(error):
-            self.outcome = Outcome.LAPSING if self._marks else Outcome.UNREACHED
+            self.outcome = Outcome.LAPSING if self._raised else Outcome.UNREACHED
             return
         try:
-            if self._marks:
+            if self._raised:
                 publish = {} if error is not None else await self._encoded()
-                await barriers.lower_barriers(self.aside, self._marks, publish, self.lease_seconds)
+                await barriers.lower_barriers(self.aside, self.keys, self._writer, publish)
                 self.outcome = Outcome.PUBLISHED if publish else Outcome.INVALIDATED
             else:
                 await self.aside.invalidate(self.keys)
                 self.outcome = Outcome.INVALIDATED
         except CacheDown:
-            self.outcome = Outcome.LAPSING if self._marks else Outcome.UNREACHED
+            self.outcome = Outcome.LAPSING if self._raised else Outcome.UNREACHED
 
     async def _encoded(self) -> dict[str, tuple[bytes, float]]:
         entries = {}

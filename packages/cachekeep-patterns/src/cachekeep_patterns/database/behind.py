@@ -19,7 +19,8 @@ from cachekeep_patterns.codecs import Codec, codec_for
 from cachekeep_patterns.errors import Backlogged, LockBusy
 from cachekeep_patterns.ports import Loop, Port, Threads, run
 from cachekeep_patterns.primitives.lock import AsyncLock, Lock
-from cachekeep_patterns.stores.valkey import Commands, Script, commands_for
+from cachekeep_patterns.stores.commands import Commands, Script
+from cachekeep_patterns.stores.valkey import commands_for
 
 # KEYS: values (hash of key → "number value"), order (sorted set of key by number), counter. ARGV: key, value, most pending.
 # A key that is pending already keeps its place in the order and gets the new value.

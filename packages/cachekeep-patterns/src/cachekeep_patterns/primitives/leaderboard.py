@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cachekeep_patterns.ports import run
-from cachekeep_patterns.stores.valkey import Commands, Script, commands_for
+from cachekeep_patterns.stores.commands import Commands, Script
+from cachekeep_patterns.stores.valkey import commands_for
 
 # Score and rank must be of one moment. Equal scores share a rank (1, 2, 2, 4).
 _STANDING = Script("""

@@ -16,7 +16,8 @@ from typing import Any
 
 from cachekeep_patterns.errors import LockBusy, LockLost
 from cachekeep_patterns.ports import Loop, Port, Threads, run
-from cachekeep_patterns.stores.valkey import Commands, Script, commands_for
+from cachekeep_patterns.stores.commands import Commands, Script
+from cachekeep_patterns.stores.valkey import commands_for
 
 # KEYS: lock, counter. ARGV: holder, lease in ms. Answers the fence, or 0 and nothing done.
 _TAKE = Script("""

@@ -7,7 +7,8 @@ from typing import Any
 
 from cachekeep_patterns.errors import CacheDown
 from cachekeep_patterns.ports import run
-from cachekeep_patterns.stores.valkey import Commands, Script, commands_for
+from cachekeep_patterns.stores.commands import Commands, Script
+from cachekeep_patterns.stores.valkey import commands_for
 
 # KEYS: one. ARGV: seconds between two, burst, how many. The stored number is when the bucket will be full again.
 # Times go back as text: Lua numbers become integers on their way out.

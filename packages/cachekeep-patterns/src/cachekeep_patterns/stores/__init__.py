@@ -1,7 +1,8 @@
 """Where entries live: five verbs over one key, each atomic on the server. Valkey/Redis and Memcached have them alike."""
 
+from cachekeep_patterns.stores.commands import Commands
 from cachekeep_patterns.stores.protocol import Store
-from cachekeep_patterns.stores.valkey import Commands, ValkeyStore, commands_for
+from cachekeep_patterns.stores.valkey import ValkeyStore, commands_for
 
 __all__ = ["Commands", "Store", "ValkeyStore", "commands_for", "store_for"]
 

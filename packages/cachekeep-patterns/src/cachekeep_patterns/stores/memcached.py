@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cachekeep_patterns import entry as entries
 from cachekeep_patterns import forks
 
 _THIRTY_DAYS = 30 * 86_400  # beyond this Memcached reads an expiry as a date (doc/protocol.txt, "Expiration times")
+_WRITE_TRIES = 64
 _GONE = -1  # an expiry in the past: `cas` with it is a compare-and-delete
 
 
@@ -90,11 +91,40 @@ class MemcachedStore:
                     break
                 seen = entries.parse(found[0])
                 if seen is not None and seen.kind == entries.Kind.BARRIER:
-                    # Its time to live cannot be read; ten seconds is what `writing` gives, and a live writer renews.
-                    if await self.client.cas(key, entries.taint_barrier(seen), found[1], 10):
+                    new, ttl = entries.taint_barrier(seen, time.time())
+                    if await self.client.cas(key, new, found[1], _expiry(ttl)):
                         break
                 elif await self.client.cas(key, b"", found[1], _GONE):
                     break
+
+    async def _change(self, key: str, transition: Callable[[entries.Entry | None], tuple[bytes | None, float] | None]) -> None:
+        for _ in range(_WRITE_TRIES):
+            found = await self.client.gets(key)
+            changed = transition(None if found is None else entries.parse(found[0]))
+            if changed is None:
+                return
+            new, ttl = changed
+            if found is not None:
+                if await self.client.cas(key, new or b"", found[1], _GONE if new is None else _expiry(ttl)):
+                    return
+            elif new is None or await self.client.add(key, new, _expiry(ttl)):
+                return
+        raise self.refused[0](f"{key}: {_WRITE_TRIES} writers were faster")
+
+    async def raise_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        for key in keys:
+            await self._change(key, lambda seen: entries.raise_barrier(seen, writer, now, lease_seconds))
+
+    async def renew_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        for key in keys:
+            await self._change(key, lambda seen: entries.renew_barrier(seen, writer, now, lease_seconds))
+
+    async def lower_barriers(
+        self, keys: Sequence[str], writer: bytes, now: float, publish: Mapping[str, tuple[bytes, float]]
+    ) -> None:
+        for key in keys:
+            new, ttl = publish.get(key, (None, 0.0))
+            await self._change(key, lambda seen, new=new, ttl=ttl: entries.lower_barrier(seen, writer, now, new, ttl))  # type: ignore[misc]
 
 
 class BlockingMemcached:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -38,4 +38,19 @@ class Store(Protocol):
 
     async def drop(self, keys: Sequence[str]) -> None:
         """Delete each key, unless a barrier stands there: that is tainted and stays."""
+        ...
+
+    async def raise_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        """Put ``writer`` among the writers of each key's barrier, made where there is none. Done twice it is done once.
+        ``now``: the server's time, as far as it is known here; for servers that cannot tell it themselves."""
+        ...
+
+    async def renew_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        """A later deadline for ``writer`` wherever it still has a part."""
+        ...
+
+    async def lower_barriers(
+        self, keys: Sequence[str], writer: bytes, now: float, publish: Mapping[str, tuple[bytes, float]]
+    ) -> None:
+        """``writer`` is done; ``publish`` (entry, time to live) goes in where it was the only one."""
         ...

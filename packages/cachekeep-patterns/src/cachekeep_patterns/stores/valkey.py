@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from cachekeep_patterns.entry import HEADER_BYTES, Kind
-
-Command = tuple[Any, ...]
-
-
-class Commands(Protocol):
-    """A client reduced to what we need of it: raw commands in, raw replies out."""
-
-    down: tuple[type[BaseException], ...]
-    refused: tuple[type[BaseException], ...]
-    cluster: bool
-    lags: bool
-
-    async def __call__(self, *command: Any) -> Any: ...
-    async def many(self, commands: Sequence[Command]) -> list[Any]:
-        """Pipelined, each on its own (not a transaction). The first error is raised after all were sent."""
-        ...
-
-
-class Script:
-    """A server-side script, sent by digest. Only the keys it names are touched (cluster)."""
-
-    __slots__ = ("digest", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    async def __call__(self, commands: Commands, keys: Sequence[str], *args: Any) -> Any:
-        try:
-            return await commands("EVALSHA", self.digest, len(keys), *keys, *args)
-        except commands.refused as error:
-            if not _unknown_script(error):
-                raise
-        return await commands("EVAL", self.text, len(keys), *keys, *args)
-
-
-def _unknown_script(error: BaseException) -> bool:
-    return type(error).__name__ == "NoScriptError" or "NOSCRIPT" in str(error).upper().replace("NO SCRIPT", "NOSCRIPT")
-
+from cachekeep_patterns.stores import barriers
+from cachekeep_patterns.stores.commands import Command, Commands, Script, ms
 
 # ARGV: expected prefix, new value, time to live in ms
 _SWAP = Script("""
@@ -66,7 +28,7 @@ return 1
 # A barrier keeps its place, tainted: byte 0 is the kind, byte 1 the flags.
 _DROP = Script(f"""
 for _, key in ipairs(KEYS) do
-  if redis.call('STRLEN', key) == {HEADER_BYTES} and redis.call('GETRANGE', key, 0, 0) == '\\{int(Kind.BARRIER)}' then
+  if redis.call('STRLEN', key) >= {HEADER_BYTES} and redis.call('GETRANGE', key, 0, 0) == '\\{int(Kind.BARRIER)}' then
     redis.call('SETRANGE', key, 1, '\\2')
   else
     redis.call('DEL', key)
@@ -74,10 +36,6 @@ for _, key in ipairs(KEYS) do
 end
 return 1
 """)
-
-
-def _ms(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
 
 
 class ValkeyStore:
@@ -103,8 +61,8 @@ class ValkeyStore:
 
     async def swap(self, key: str, expected: bytes | None, new: bytes | None, ttl_seconds: float) -> bool:
         if expected is None:
-            return new is None or bool(await self.commands("SET", key, new, "NX", "PX", _ms(ttl_seconds)))
-        return bool(await _SWAP(self.commands, [key], expected, new or b"", _ms(ttl_seconds)))
+            return new is None or bool(await self.commands("SET", key, new, "NX", "PX", ms(ttl_seconds)))
+        return bool(await _SWAP(self.commands, [key], expected, new or b"", ms(ttl_seconds)))
 
     async def relabel(self, key: str, expected: bytes, header: bytes, ttl_seconds: float) -> bool:
         return bool(await _RELABEL(self.commands, [key], expected, header))
@@ -113,16 +71,16 @@ class ValkeyStore:
         if any(expected is not None for _, expected, _, _ in swaps) and not self.commands.cluster:
             replies = await self.commands.many(
                 [
-                    ("SET", key, new, "NX", "PX", _ms(ttl))
+                    ("SET", key, new, "NX", "PX", ms(ttl))
                     if expected is None
-                    else ("EVAL", _SWAP.text, 1, key, expected, new or b"", _ms(ttl))
+                    else ("EVAL", _SWAP.text, 1, key, expected, new or b"", ms(ttl))
                     for key, expected, new, ttl in swaps
                 ]
             )
             return [bool(reply) for reply in replies]
         if self.commands.cluster:
             return [await self.swap(*one) for one in swaps]
-        replies = await self.commands.many([("SET", key, new, "NX", "PX", _ms(ttl)) for key, _, new, ttl in swaps])
+        replies = await self.commands.many([("SET", key, new, "NX", "PX", ms(ttl)) for key, _, new, ttl in swaps])
         return [bool(reply) for reply in replies]
 
     async def clock(self) -> tuple[float, float] | None:
@@ -142,6 +100,17 @@ class ValkeyStore:
                 await _DROP(self.commands, [key])
         elif keys:
             await _DROP(self.commands, keys)
+
+    async def raise_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        await barriers.raise_barriers(self.commands, keys, writer, lease_seconds, renew=False)
+
+    async def renew_barriers(self, keys: Sequence[str], writer: bytes, now: float, lease_seconds: float) -> None:
+        await barriers.raise_barriers(self.commands, keys, writer, lease_seconds, renew=True)
+
+    async def lower_barriers(
+        self, keys: Sequence[str], writer: bytes, now: float, publish: Mapping[str, tuple[bytes, float]]
+    ) -> None:
+        await barriers.lower_barriers(self.commands, keys, writer, publish)
 
 
 # --------------------------------------------------------------------------- clients
