@@ -542,6 +542,46 @@ async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(wo
         assert await t.cache_of("demo-002") == merged
 
 
+async def records(store: Store, *names: str) -> dict[str, str]:
+    """Name and version of the group's tags, and what they say."""
+    async with store.reading() as t:
+        found = [await t.get(Tags, name) for name in names]
+    return {f"{r.name} {r.version}": r.values["said"] for r in found if r is not None}
+
+
+def record(name: str, said: str, version: int = 0) -> Tags:
+    return Tags(name=name, values={"said": said}, version=version)
+
+
+async def test_what_a_decision_leaves_comes_with_it_or_not_at_all(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    first = await store.save_decided(replace(cache("demo"), version=1), lease, addresses=[], records=[record("a", "1")])
+    assert await records(store, "a", "b") == {"a 1": "1"}
+    with pytest.raises(Conflict):
+        await store.save_decided(replace(first, version=1), lease, addresses=[], records=[record("a", "2"), record("b", "2")])
+    with pytest.raises(LeaseLost):
+        await store.save_decided(first, replace(lease, epoch=9), addresses=[], records=[record("b", "2")])
+    assert await records(store, "a", "b") == {"a 1": "1"}
+    await store.save_decided(first, lease, addresses=[], records=[record("a", "3"), record("b", "3")])
+    assert await records(store, "a", "b") == {"a 2": "3", "b 1": "3"}, "in the place of whatever is there"
+    async with store.transaction() as t:
+        await t.put(record("b", "4", 1))
+
+
+async def test_what_a_merged_decision_leaves_is_left_once(world: World) -> None:
+    store = await world.store()
+    await insert(store, cache("demo"))
+    lease = await claim(store, "k", "uid-group-demo")
+    later = replace(decided(("demo-001", "x")), serial=4)
+    await store.merge_decided("uid-group-demo", later, lease, addresses=["x"], records=[record("a", "1")])
+    async with store.transaction() as t:
+        await t.put(record("a", "2", 1))
+    await store.merge_decided("uid-group-demo", later, lease, addresses=["x"], records=[record("a", "1")])
+    assert await records(store, "a") == {"a 2": "2"}, "as it has become since"
+
+
 async def test_nothing_is_merged_over_what_is_later(world: World) -> None:
     store = await world.store()
     await insert(store, cache("demo"))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NoReturn
 
 from cachekeep.control import Hands
-from cachekeep.model import Cache, Decided, Effect, Event
+from cachekeep.model import Cache, Decided, Effect, Event, Record
 from cachekeep.sim.run import Run
 from cachekeep.sim.store import WitnessedStore
 from cachekeep.sim.timeless import run
@@ -123,9 +123,16 @@ class Interrupted(Run):
         fuse.kill = lambda: self.keepers[0].cancel()
         store = self.store
 
-        async def save(cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+        async def save(
+            cache: Cache,
+            lease: Lease,
+            *,
+            events: Sequence[Event] = (),
+            records: Sequence[Record] = (),
+            addresses: Collection[str],
+        ) -> Cache:
             number = await fuse.before()
-            saved = await WitnessedStore.save_decided(store, cache, lease, events=events, addresses=addresses)
+            saved = await WitnessedStore.save_decided(store, cache, lease, events=events, records=records, addresses=addresses)
             await fuse.after(number)
             return saved
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tests.contract.test_store import cache, decided, event
 
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Condition, Decided
+from cachekeep.model import Cache, Condition, Decided, Tags
 from cachekeep.plan import Policy
 from cachekeep.sim.store import AilingStore, Ailment, SimDisk
 from cachekeep.sim.timeless import SimClock, run
@@ -259,6 +259,30 @@ async def test_what_was_saved_although_nobody_said_so_is_not_told_twice(bench: B
     await bench.healed()
     assert (await bench.row()).decided == saved.decided
     assert [message for message, _ in await bench.told()] == ["once", "then"]
+
+
+@in_virtual_time
+async def test_what_decisions_leave_waits_with_them_for_the_store(bench: Bench, cache: Cache) -> None:
+    """Also for the next control plane, which finds it in the journal."""
+
+    async def left() -> list[str]:
+        async with bench.truth.reading() as t:
+            return [r.name for r in await t.list(Tags)]
+
+    async def save(cache: Cache, name: str) -> Cache:
+        tags = Tags(name=name, values={})
+        return await bench.store.save_decided(cache, bench.lease, records=[tags], addresses=["a", "b"])
+
+    saved = await save(leading(cache, 2), "before")
+    bench.ail(AILMENTS["locked"])
+    saved = await save(leading(saved, 3), "first")
+    await save(leading(saved, 4), "second")
+    assert await left() == ["before"]
+    await bench.store.aclose()
+    opening = asyncio.ensure_future(bench.open())
+    await bench.healed()
+    await opening
+    assert await left() == ["before", "first", "second"]
 
 
 @in_virtual_time

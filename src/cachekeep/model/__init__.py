@@ -45,7 +45,7 @@ from cachekeep.model.job import (
 )
 from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
-from cachekeep.model.resources import Event, Installation, ParameterGroup, Subnet, SubnetGroup, Tags
+from cachekeep.model.resources import RECORDS, Event, Installation, ParameterGroup, Record, Subnet, SubnetGroup, Tags
 from cachekeep.model.runtime import Digests, Login, Part, Runtime
 from cachekeep.model.step import (
     Act,
@@ -119,6 +119,7 @@ __all__ = [
     "Spoilt",
     "Starved",
     "Starving",
+    "RECORDS",
     "UNKNOWN",
     "Act",
     "Admit",
@@ -180,6 +181,7 @@ __all__ = [
     "Process",
     "Promote",
     "Reason",
+    "Record",
     "ReplicaSeen",
     "Replicate",
     "Running",

@@ -70,3 +70,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     identity: str
     version: int = 0
+
+
+Record = Installation | ParameterGroup | SubnetGroup | Tags
+"""What is stored by kind and name, beside caches."""
+RECORDS: dict[str, type[Record]] = {kind.__name__: kind for kind in (Installation, ParameterGroup, SubnetGroup, Tags)}
+"""By the name that their kind is stored under."""

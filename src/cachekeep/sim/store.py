@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cachekeep.clock import Clock
-from cachekeep.model import Cache, Condition, Decided, Event
+from cachekeep.model import Cache, Condition, Decided, Event, Record
 from cachekeep.sim.hosts import Hosts
 from cachekeep.store import Journal, JournaledStore
 from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
@@ -120,15 +120,30 @@ class AilingStore:
         async with self._asked(writes=False):
             return await self._store.load(uid)
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        async with self._asked(writes=True):
-            return await self._store.save_decided(cache, lease, events=events, addresses=addresses)
-
-    async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
         async with self._asked(writes=True):
-            return await self._store.merge_decided(uid, decided, lease, events=events, addresses=addresses)
+            return await self._store.save_decided(cache, lease, events=events, records=records, addresses=addresses)
+
+    async def merge_decided(
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
+        async with self._asked(writes=True):
+            return await self._store.merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._asked(writes=True):
@@ -202,8 +217,16 @@ class WatchedStore(JournaledStore):
         await super().open()
         self._opened = True
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
+        saved = await super().save_decided(cache, lease, events=events, records=records, addresses=addresses)
         await self._saved(saved, lease)
         return saved
 
@@ -226,15 +249,30 @@ class WitnessedStore(MemoryStore):
         super().__init__(clock)
         self.saved = saved
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        saved = await super().save_decided(cache, lease, events=events, addresses=addresses)
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
+        saved = await super().save_decided(cache, lease, events=events, records=records, addresses=addresses)
         await self.saved(saved, lease)
         return saved
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
-        merged = await super().merge_decided(uid, decided, lease, events=events, addresses=addresses)
+        merged = await super().merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
         await self.saved(merged, lease)
         return merged
 

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from cachekeep.errors import CachekeepError, Conflict
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Record
 
 EVENTS_KEPT_DAYS = 14
 """DescribeEvents answers for the last 14 days (API reference, DescribeEvents)."""
@@ -176,20 +176,37 @@ class Store(Protocol):
     async def load(self, uid: str) -> Cache | None:
         """The cache as it is stored."""
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
-        """Write ``cache.decided`` over the same version, with ``events``; returns the cache with its new version and serial.
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
+        """Write ``cache.decided`` over the same version, with ``events`` and ``records``, all of it or nothing; returns the cache
+        with its new version and serial. A record takes the place of whatever of its kind and name is there.
 
         ``addresses`` are all that the decided state uses; one address belongs to one cache, and for a while to nobody else.
         Raises ``LeaseLost``, ``Conflict``, ``AddressTaken``.
         """
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
         """Write what a keeper has decided elsewhere under a lease, over whatever has become of what is wanted.
 
-        The version grows by more than the serial. Where it is there already nothing is done, and none of ``events``, which say when
-        they happened, is told twice: whoever is not sure that it was done does it again. Returns the cache. Raises ``LeaseLost``,
+        The version grows by more than the serial. Where it is there already nothing is done, ``records`` are as they have become
+        since, and none of ``events``, which say when they happened, is told twice: whoever is not sure that it was done does it
+        again. Returns the cache. Raises ``LeaseLost``,
         ``AddressTaken``, or ``Conflict`` where something later is there.
         """
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from cachekeep.errors import Unusable
-from cachekeep.model import Decided, Event
+from cachekeep.model import RECORDS, Decided, Event, Record
 from cachekeep.store.contract import Lease, StoreFailed
 from cachekeep.store.earlier import a_job_for_each_errand, a_mode_and_a_switch, one_change_at_a_time
 
@@ -36,6 +36,25 @@ _HEADER = struct.Struct(">4sQII")
 _END = bytes(_HEADER.size)
 
 
+class Carried(msgspec.Struct, frozen=True):
+    """A record that a decision carries, and its kind."""
+
+    kind: str
+    body: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.kind not in RECORDS:
+            raise ValueError(f"{self.kind} is no kind of record")
+
+    @classmethod
+    def of(cls, record: Record) -> Carried:
+        return cls(type(record).__name__, msgspec.to_builtins(record))
+
+    def record(self) -> Record:
+        """As it was given."""
+        return msgspec.convert(self.body, RECORDS[self.kind])
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What has been decided for one cache under one lease and is not in the store yet."""
 
@@ -44,6 +63,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     """All that ``decided`` uses."""
     events: tuple[Event, ...] = ()
+    records: tuple[Carried, ...] = ()
+
+    def carried(self) -> tuple[Record, ...]:
+        """What goes to the store with it."""
+        return tuple(carried.record() for carried in self.records)
 
 
 class _All(msgspec.Struct, frozen=True, tag="all"):

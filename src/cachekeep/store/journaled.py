@@ -19,10 +19,10 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Record
 from cachekeep.plan.members import addresses_used
 from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
-from cachekeep.store.journal import Entry, Journal
+from cachekeep.store.journal import Carried, Entry, Journal
 from cachekeep.store.serial import following, overlaid
 from cachekeep.store.wakes import Wakes
 
@@ -184,7 +184,12 @@ class JournaledStore:
         uid = entry.lease.uid
         try:
             merged = await self._store.merge_decided(
-                uid, entry.decided, entry.lease, events=entry.events, addresses=entry.addresses
+                uid,
+                entry.decided,
+                entry.lease,
+                events=entry.events,
+                records=entry.carried(),
+                addresses=entry.addresses,
             )
         except (LeaseLost, Conflict) as error:
             self._known.pop(uid, None)
@@ -230,22 +235,37 @@ class JournaledStore:
         self._known[uid] = row
         return self._shown(row)
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
         now = self._clock.now()
         events = tuple(msgspec.structs.replace(e, at=e.at or now) for e in events)
         decided = following(cache.decided)
         if not self._trouble:
             with contextlib.suppress(StoreFailed):
-                saved = await self._patiently(self._store.save_decided(cache, lease, events=events, addresses=addresses))
+                saving = self._store.save_decided(cache, lease, events=events, records=records, addresses=addresses)
+                saved = await self._patiently(saving)
                 self._known[cache.uid] = saved
                 return saved
             self._doubtful[cache.uid] = decided.serial
         elif (doubtful := self._doubtful.get(cache.uid, 0)) >= decided.serial:
             decided = msgspec.structs.replace(decided, serial=doubtful + 1)
-        return await self._keep(cache, decided, lease, events, addresses)
+        return await self._keep(cache, decided, lease, events, records, addresses)
 
     async def _keep(
-        self, cache: Cache, decided: Decided, lease: Lease, events: Sequence[Event], addresses: Collection[str]
+        self,
+        cache: Cache,
+        decided: Decided,
+        lease: Lease,
+        events: Sequence[Event],
+        records: Sequence[Record],
+        addresses: Collection[str],
     ) -> Cache:
         if not self._alone():
             raise StoreFailed(f"{self._trouble}. Nothing was decided: another control plane may have to go on from here")
@@ -258,8 +278,14 @@ class JournaledStore:
             raise StoreFailed(
                 f"{self._trouble}. Nothing was decided: what was decided under epoch {former.lease.epoch} comes first"
             )
-        told = former.events if former is not None else ()
-        entry = Entry(lease=lease, decided=decided, addresses=tuple(sorted(addresses)), events=(*told, *events))
+        told, left = (former.events, former.records) if former is not None else ((), ())
+        entry = Entry(
+            lease=lease,
+            decided=decided,
+            addresses=tuple(sorted(addresses)),
+            events=(*told, *events),
+            records=(*left, *(Carried.of(record) for record in records)),
+        )
         await self._journal.keep(entry)
         self._changes(cache.uid)
         return overlaid(row, decided)
@@ -271,9 +297,16 @@ class JournaledStore:
         self._doubtful.pop(cache.uid, None)
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
-        return await self._store.merge_decided(uid, decided, lease, events=events, addresses=addresses)
+        return await self._store.merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
 
     async def addresses(self) -> set[str]:
         self._refuse()

@@ -13,7 +13,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Moment, elapsed
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Moment, Record, elapsed
 from cachekeep.plan import Policy
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
 from cachekeep.store.serial import following, merge
@@ -111,25 +111,43 @@ class MemoryStore:
     async def load(self, uid: str) -> Cache | None:
         return self._state.caches.get(uid)
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
         async with self.transaction() as transaction:
             row = transaction.fenced(cache, lease)
             saved = msgspec.structs.replace(row, decided=following(cache.decided), version=cache.version + 1)
             transaction.state.caches[cache.uid] = saved
             transaction.own_addresses(cache.uid, set(addresses))
             transaction.own_members(saved)
+            transaction.leave(records)
             await transaction.tell(*events)
             transaction.wake(cache.uid)
             return saved
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
         async with self.transaction() as transaction:
-            merged = merge(transaction.held(uid, lease), decided)
+            before = transaction.held(uid, lease)
+            merged = merge(before, decided)
             transaction.state.caches[uid] = merged
             transaction.own_addresses(uid, set(addresses))
             transaction.own_members(merged)
+            transaction.leave(records if merged is not before else ())
             told = {event for *_, event in transaction.state.events}
             await transaction.tell(*(event for event in events if event not in told))
             transaction.wake(uid)
@@ -280,6 +298,14 @@ class MemoryTransaction:
         saved = cast(R, msgspec.structs.replace(cast(msgspec.Struct, resource), version=resource.version + 1))
         self.state.resources[key] = saved
         return saved
+
+    def leave(self, records: Sequence[Record]) -> None:
+        """Put them in the place of whatever of their kinds and names is there."""
+        for record in records:
+            key = (type(record).__name__, record.name)
+            there = self.state.resources.get(key)
+            version = there.version + 1 if there is not None else 1
+            self.state.resources[key] = msgspec.structs.replace(record, version=version)
 
     async def delete(self, kind: type[R], name: str) -> bool:
         self._write()

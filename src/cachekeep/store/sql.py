@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost, Unusable
-from cachekeep.model import Cache, Condition, Decided, Event
+from cachekeep.model import Cache, Condition, Decided, Event, Record
 from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
@@ -171,7 +171,15 @@ class SqlStore:
             row = (await session.execute(_BY_UID, {"uid": uid})).first()
         return cache_of(row) if row else None
 
-    async def save_decided(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]) -> Cache:
+    async def save_decided(
+        self,
+        cache: Cache,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
+    ) -> Cache:
         decided = following(cache.decided)
         async with self._writing() as transaction:
             await self._fence(transaction, cache.uid, lease)
@@ -180,24 +188,34 @@ class SqlStore:
                 raise stale(cache)
             await transaction.own_addresses(cache.uid, set(addresses))
             await transaction.own_members(cache)
+            await transaction.leave(records)
             await transaction.tell(*events)
             transaction.wake(cache.uid)
         return msgspec.structs.replace(cache, decided=decided, version=cache.version + 1)
 
     async def merge_decided(
-        self, uid: str, decided: Decided, lease: Lease, *, events: Sequence[Event] = (), addresses: Collection[str]
+        self,
+        uid: str,
+        decided: Decided,
+        lease: Lease,
+        *,
+        events: Sequence[Event] = (),
+        records: Sequence[Record] = (),
+        addresses: Collection[str],
     ) -> Cache:
         async with self._writing() as transaction:
             await self._fence(transaction, uid, lease)
             row = (await transaction.execute(_BY_UID.with_for_update(of=t.caches), {"uid": uid})).first()
             if row is None:
                 raise _lost(uid, lease)
-            merged = merge(cache_of(row), decided)
+            before = cache_of(row)
+            merged = merge(before, decided)
             await transaction.execute(
                 sa.update(t.caches).where(t.caches.c.uid == uid).values(decided=text_of(merged.decided), version=merged.version)
             )
             await transaction.own_addresses(uid, set(addresses))
             await transaction.own_members(merged)
+            await transaction.leave(records if merged is not before else ())
             await transaction.tell(*[event for event in events if not await transaction.told(event)])
             transaction.wake(uid)
         return merged

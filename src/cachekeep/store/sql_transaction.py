@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import sqlalchemy as sa
 
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, CacheKind, Condition, Event
+from cachekeep.model import Cache, CacheKind, Condition, Event, Record
 from cachekeep.model.resources import SourceType
 from cachekeep.store import tables as t
 from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, R
@@ -213,6 +213,14 @@ class SqlTransaction:
         if (await self.execute(statement)).rowcount != 1:
             raise Conflict(f"{kind} {resource.name} was changed by somebody else since version {resource.version}")
         return versioned(resource, resource.version + 1)
+
+    async def leave(self, records: Sequence[Record]) -> None:
+        """Put them in the place of whatever of their kinds and names is there."""
+        for record in records:
+            key = {"kind": type(record).__name__, "name": record.name}
+            insert = self._store.insert(t.resources).values(version=1, body=text_of(record), **key)
+            again = {"version": t.resources.c.version + 1, "body": insert.excluded.body}
+            await self.execute(insert.on_conflict_do_update(index_elements=["kind", "name"], set_=again))
 
     async def delete(self, kind: type[R], name: str) -> bool:
         self._write()
