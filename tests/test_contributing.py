@@ -20,7 +20,7 @@ from cachekeep.toolchain.installed import _SERVERS
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 NAMED = sorted(set(re.findall(r"`((?:[\w.-]+/)*[\w-]+(?:\.(?:py|md)|/))(?::(\w+))?`", TEXT)))
-KINDS = ("an operation", "an effect", "a rule", "a driver", "an engine or a version", "a worker")
+KINDS = ("an operation", "an effect", "a rule", "a kind of job", "a driver", "an engine or a version", "a worker")
 
 
 def test_there_is_a_checklist_for_each_kind_of_change() -> None:

@@ -30,6 +30,7 @@ from cachekeep.compute.local import LocalDriver, clients
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
+from cachekeep.control.jobs import JobsHere
 from cachekeep.control.workers import Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
@@ -146,7 +147,10 @@ class App:
             loss_budget_seconds=settings.loss_budget_seconds,
             loss_budget_bytes=settings.loss_budget_bytes,
         )
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=Pool(settings.address_pool))
+        jobs = JobsHere({})
+        undo.push_async_callback(jobs.aclose)
+        places = Pool(settings.address_pool)
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, jobs=jobs, clock=clock, places=places)
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import Key, ProcessSeen, ProcessSpec, Targets
 from cachekeep.control import keeper as keeping
+from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late, Observer
 from cachekeep.errors import LeaseLost, OrderFailed
 from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step, View, Wait
@@ -286,7 +287,15 @@ def _hands(story: Story) -> Any:
 
     driver, link = story._doors("keeper0")
     fronts = SimFronts(story.world)
-    observer = Observer(store=story.store, driver=driver, link=link, fronts=fronts, clock=story.clock, places=Pool("127.77.0.0/16"))
+    observer = Observer(
+        store=story.store,
+        driver=driver,
+        link=link,
+        fronts=fronts,
+        jobs=JobsHere({}),
+        clock=story.clock,
+        places=Pool("127.77.0.0/16"),
+    )
     return Hands(driver=driver, link=link, fronts=fronts, specs=story._spec, observer=observer)
 
 

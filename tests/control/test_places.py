@@ -11,6 +11,7 @@ from tests.control.test_still import World
 from tests.plan.builders import group
 
 from cachekeep.control import Observer
+from cachekeep.control.jobs import JobsHere
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache
 from cachekeep.store.memory import MemoryStore
@@ -36,7 +37,9 @@ class Door:
 
 async def looked(cache: Cache, door: Door) -> tuple[str, ...] | None:
     clock: Any = World()
-    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, places=door)
+    observer = Observer(
+        store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, jobs=JobsHere({}), clock=clock, places=door
+    )
     return (await observer.look(cache)).free_addresses
 
 

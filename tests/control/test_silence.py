@@ -8,6 +8,7 @@ import pytest
 from tests.control.test_still import CACHE, RUNS, World
 
 from cachekeep.control import Observer
+from cachekeep.control.jobs import JobsHere
 from cachekeep.model import NodeView, Silence
 from cachekeep.network.addresses import Pool
 from cachekeep.store.memory import MemoryStore
@@ -54,7 +55,15 @@ WELL = NodeView(answer="complete")
 async def test_silence_counts_while_somebody_listens(looks: list[tuple[float, NodeView, float]], seconds: float) -> None:
     world: Any = Halting()
     world.process = RUNS
-    observer = Observer(store=MemoryStore(world), driver=world, link=world, fronts=world, clock=world, places=Pool("127.77.0.0/16"))
+    observer = Observer(
+        store=MemoryStore(world),
+        driver=world,
+        link=world,
+        fronts=world,
+        jobs=JobsHere({}),
+        clock=world,
+        places=Pool("127.77.0.0/16"),
+    )
     for world.at, world.node, world.takes in looks:
         view = await observer.look(CACHE)
     assert view.node("demo-001").silent_seconds == pytest.approx(seconds, abs=0.02)

@@ -10,6 +10,7 @@ from tests.plan.builders import group, later
 
 from cachekeep.compute.contract import Key, ProcessSeen, Target
 from cachekeep.control import Observer
+from cachekeep.control.jobs import JobsHere
 from cachekeep.model import Moment, NodeView, Silence
 from cachekeep.network.addresses import Pool
 from cachekeep.store.memory import MemoryStore
@@ -84,7 +85,15 @@ WELL, BUSY, AWAY, BROKEN = (
 async def test_since_when_it_is_still(looks: list[tuple[float, ProcessSeen, NodeView]], since: float | None) -> None:
     world = World()
     clock: Any = world
-    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, places=Pool("127.77.0.0/16"))
+    observer = Observer(
+        store=MemoryStore(clock),
+        driver=clock,
+        link=clock,
+        fronts=clock,
+        jobs=JobsHere({}),
+        clock=clock,
+        places=Pool("127.77.0.0/16"),
+    )
     for world.at, world.process, world.node in looks:
         view = await observer.look(CACHE)
     assert view.node("demo-001").still_since == (None if since is None else later(since))
@@ -94,7 +103,15 @@ async def test_whoever_was_halted_in_the_middle_of_a_look_does_not_know_what_it_
     """The answer had come, perhaps, and was never read: the node may have gone on since it was asked."""
     world = World()
     clock: Any = world
-    observer = Observer(store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, clock=clock, places=Pool("127.77.0.0/16"))
+    observer = Observer(
+        store=MemoryStore(clock),
+        driver=clock,
+        link=clock,
+        fronts=clock,
+        jobs=JobsHere({}),
+        clock=clock,
+        places=Pool("127.77.0.0/16"),
+    )
     world.process, world.node, world.takes_seconds = RUNS, BUSY, 5.0
     view = await observer.look(CACHE)
     assert view.node("demo-001").still_since == later(5.0)

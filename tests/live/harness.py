@@ -31,6 +31,7 @@ from cachekeep.compute.local import LocalDriver
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
+from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.users import ADMIN
@@ -128,7 +129,13 @@ class LiveCache:
         self.link = EngineLink(self.driver, self.clock, Spares(self.place))
         fronts = LocalFronts(lambda key: self.driver.log_path(key).parent)
         self.observer = Observer(
-            store=self.store, driver=self.driver, link=self.link, fronts=fronts, clock=self.clock, places=Pool(self.pool)
+            store=self.store,
+            driver=self.driver,
+            link=self.link,
+            fronts=fronts,
+            jobs=JobsHere({}),
+            clock=self.clock,
+            places=Pool(self.pool),
         )
         self.hands = Hands(
             driver=self.driver,

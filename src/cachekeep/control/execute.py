@@ -20,7 +20,9 @@ from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
     Apply,
+    Begin,
     Cache,
+    Cancel,
     Convert,
     Decided,
     Discover,
@@ -36,6 +38,7 @@ from cachekeep.model import (
     Start,
     Stop,
     Swap,
+    Task,
     Witness,
     collides,
 )
@@ -108,6 +111,7 @@ class Hands:
         acts = self._acts.pop(uid, set())
         await asyncio.gather(*acts, return_exceptions=True)
         self._observer.flights.forget(uid)
+        await self._observer.jobs.abandon(uid)
 
     async def _stages(self, cache: Cache, act: Act, decided: Callable[[], Decided | None], ended: Callable[[], None]) -> None:
         for stage in act.stages:
@@ -162,6 +166,10 @@ class Hands:
                 await self._driver.erase((cache.uid, name), decision=cache.decided.serial)
             case Apply():
                 await self._apply(cache, effect)
+            case Begin(id, attempt):
+                await self._observer.jobs.begin((cache.uid, id), _task(cache, id), attempt)
+            case Cancel(id):
+                await self._observer.jobs.cancel((cache.uid, id))
             case Point(front, targets, version):
                 await self._fronts.point(cache, _front(cache, front), _nodes(cache, targets), version)
             case Discover(node, targets, version):
@@ -244,6 +252,13 @@ def _node(cache: Cache, name: str) -> Node:
 
 def _nodes(cache: Cache, names: tuple[str, ...]) -> tuple[Node, ...]:
     return tuple(_node(cache, n) for n in names)
+
+
+def _task(cache: Cache, id: str) -> Task:
+    job = cache.decided.job(id)
+    if job is None or not isinstance(job.work, Task):
+        raise OrderFailed(f"{id} is no task of {cache.name}")
+    return job.work
 
 
 def _front(cache: Cache, name: str) -> Front:

@@ -137,6 +137,7 @@ class Keeper:
     async def run(self) -> None:
         """Claim, renew, keep; until cancelled. Processes go on; leases run out, or are buried by whoever knows that we are gone."""
         forget_change = self._store.on_change(self._changed)
+        forget_end = self._observer.jobs.on_end(self._changed)
         self._driver.on_death(self._alarmed)
         renewal = asyncio.create_task(self._renew(), name="renew leases")
         try:
@@ -148,6 +149,7 @@ class Keeper:
                         await self._news.wait()
         finally:
             forget_change()
+            forget_end()
             if self._expiry is not None:
                 self._expiry.cancel()
             await _end([renewal, *(k.task for k in self._kept.values() if k.task is not None)])
@@ -374,7 +376,9 @@ class Keeper:
             self._narrate(cache, step)
             invariants.demand(cache.name, step.decided)
             new = replace(cache, decided=step.decided)
-            cache = await self._store.save_decided(new, kept.lease, events=step.events, addresses=addresses_used(step.decided))
+            cache = await self._store.save_decided(
+                new, kept.lease, events=step.events, records=step.records, addresses=addresses_used(step.decided)
+            )
             kept.decided = cache.decided
         raise CachekeepError(f"{cache.name}: {MOST_DECISIONS} decisions in a row led nowhere, the last one: {step.because}")
 

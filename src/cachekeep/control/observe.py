@@ -13,6 +13,7 @@ from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link, Places, ProcessSeen, Target
 from cachekeep.control.flights import Flights
 from cachekeep.control.fronts import Fronts
+from cachekeep.control.jobs import Jobs
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.errors import CachekeepError
 from cachekeep.model import (
@@ -21,6 +22,7 @@ from cachekeep.model import (
     Excuse,
     Front,
     FrontView,
+    JobSeen,
     Moment,
     Node,
     NodeView,
@@ -29,6 +31,7 @@ from cachekeep.model import (
     Reason,
     Silence,
     Start,
+    Task,
     View,
     Wait,
     Waited,
@@ -131,8 +134,11 @@ class Observer:
     """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, what is in flight, and since when
     it has been waited for."""
 
-    def __init__(self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, places: Places, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, jobs: Jobs, places: Places, clock: Clock
+    ) -> None:
         self._store, self._driver, self._link, self._fronts, self._places, self._clock = store, driver, link, fronts, places, clock
+        self.jobs = jobs
         self._silent_since: dict[Key, float] = {}
         self._waiting_since: dict[Key, float] = {}
         self._heard_at: dict[Key, float] = {}
@@ -160,11 +166,22 @@ class Observer:
             fronts={f.name: _with(problems, f.name, v) for f, v in zip(decided.fronts, fronts, strict=True)},
             flights=flights,
             failures=failures,
+            jobs=await self._jobs_of(cache),
             waited=self._waited_for(cache.uid),
             free_addresses=await self._free(cache),
             last_start=max((p.decision for p in processes.values()), default=0),
         )
         return _unsettled(view)
+
+    async def _jobs_of(self, cache: Cache) -> dict[str, JobSeen]:
+        keys = [(cache.uid, job.id) for job in cache.decided.jobs if isinstance(job.work, Task)]
+        if not keys:
+            return {}
+        try:
+            seen = await self._late.within(LOOK_DEADLINE_SECONDS, ("jobs", cache.uid), lambda: self.jobs.look(keys)) or {}
+        except CachekeepError:
+            return {}
+        return {id: job for (_, id), job in seen.items()}
 
     async def _node(self, cache: Cache, node: Node, process: ProcessSeen) -> NodeView:
         key = (cache.uid, node.name)

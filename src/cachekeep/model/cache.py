@@ -284,7 +284,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     discovery_nodes: tuple[str, ...] = ()
     reshard: Resharding | Resharded | None = None
     jobs: tuple[Job, ...] = ()
-    """Those that have not ended, and of the others those that may be asked for: of errands that are still listed as wanted."""
+    """Those that have not ended, and of the others those that may be asked for: of errands that are still listed as wanted, and
+    the last of each kind of task."""
     appointed_at: Moment | None = None
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None

@@ -1,4 +1,8 @@
-"""Jobs: work for one cache that has a beginning and an end, may take minutes, may fail, and has a name for as long as it lasts."""
+"""Jobs: work for one cache that has a beginning and an end, may take minutes, may fail, and has a name for as long as it lasts.
+
+What has been decided of a job is its ``state``; what it does just now is *seen* (``JobSeen``), and what is not known of it is no
+failure. An ``Errand`` is done by the planner's rules, decision after decision; a ``Task`` at a door of its own, beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.moment import Moment
+from cachekeep.model.resources import Record
 
 ErrandKind = Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance"]
 
@@ -30,8 +35,32 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True, tag="errand"):
         return f"errand-{self.serial}"
 
 
+class Task(msgspec.Struct, frozen=True, kw_only=True, tag="task"):
+    """Work that goes on by itself where the planner has only begun it. It can be begun again when it is lost, or has failed:
+    whatever an attempt leaves behind, the next one bears."""
+
+    kind: str
+    arguments: dict[str, str] = {}
+
+
+class Beginning(msgspec.Struct, frozen=True, tag="beginning"):
+    """This attempt is to be begun; nobody has seen it yet."""
+
+    attempt: int = 1
+
+
 class Running(msgspec.Struct, frozen=True, tag="running"):
-    """It has been taken up."""
+    """This attempt has been seen; an errand, which has only one, has been taken up."""
+
+    attempt: int = 1
+
+
+class Resting(msgspec.Struct, frozen=True, tag="resting"):
+    """This attempt has failed; the next one begins when some time has passed since."""
+
+    attempt: int
+    since: Moment
+    problem: str
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -44,14 +73,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     problem: str
 
 
-JobState = Running | Done | Failed
+JobState = Beginning | Running | Resting | Done | Failed
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Work that has been decided. ``id`` is its own in its cache, for good."""
 
     id: str
-    work: Errand
+    work: Errand | Task
     began_at: Moment
     deadline_seconds: float
     """Whatever has not ended so long after it began has failed."""
@@ -61,3 +90,32 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Nothing comes of it any more."""
         return isinstance(self.state, Done | Failed)
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """The door has nothing of that name, and says so: it was never begun, or is lost."""
+
+
+class Working(msgspec.Struct, frozen=True):
+    """An attempt goes on."""
+
+    attempt: int
+    percent: float | None = None
+    """Of it done; None: it cannot say."""
+
+
+class Worked(msgspec.Struct, frozen=True):
+    """An attempt has ended well. ``records`` are what it leaves in the store, with the decision that it is done."""
+
+    attempt: int
+    records: tuple[Record, ...] = ()
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An attempt has failed."""
+
+    attempt: int
+    problem: str
+
+
+JobSeen = Missing | Working | Worked | Broken

@@ -11,7 +11,7 @@ import msgspec
 
 from cachekeep.model.cache import Decided, SlotRange
 from cachekeep.model.limits import Limits
-from cachekeep.model.resources import Event
+from cachekeep.model.resources import Event, Record
 from cachekeep.model.runtime import Part
 
 
@@ -219,6 +219,19 @@ class MoveSlots(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Begin(msgspec.Struct, frozen=True):
+    """Have this attempt of a job's task begin at its door. Nothing happens if it was begun; one that comes before it ends."""
+
+    job: str
+    attempt: int
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Have whatever goes on of a job's task end, and be forgotten at its door. Confirmed when nothing of it goes on."""
+
+    job: str
+
+
 EngineEffect = (
     Promote
     | Follow
@@ -240,11 +253,11 @@ EngineEffect = (
     | MoveSlots
 )
 """Carried to an engine as they are."""
-Effect = Start | Stop | Erase | Apply | Point | Discover | EngineEffect
+Effect = Start | Stop | Erase | Apply | Point | Discover | Begin | Cancel | EngineEffect
 
 
 def subjects(effect: Effect) -> tuple[str, ...]:
-    """The nodes or fronts that an effect is carried out on, the one that it is about first."""
+    """The nodes, fronts or jobs that an effect is carried out on, the one that it is about first."""
     match effect:
         case Start(name) | Stop(name) | Erase(name) | Apply(name):
             return (name,)
@@ -254,6 +267,8 @@ def subjects(effect: Effect) -> tuple[str, ...]:
             return effect.source, effect.target
         case Point(front):
             return (front,)
+        case Begin(job) | Cancel(job):
+            return (f"job {job}",)
         case _:
             return (effect.node,)
 
@@ -283,11 +298,12 @@ def _tells(effect: Effect) -> bool:
 
 
 class Decide(msgspec.Struct, frozen=True):
-    """Save ``decided``, tell ``events``, think again."""
+    """Save ``decided``, tell ``events``, leave ``records``, all of it at once; think again."""
 
     decided: Decided
     because: str
     events: tuple[Event, ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -313,6 +329,7 @@ Reason = Literal[
     "failure",
     "fence",
     "flight",
+    "job",
     "kernel",
     "leader",
     "limits",

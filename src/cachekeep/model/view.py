@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.cache import SlotRange
+from cachekeep.model.job import JobSeen
 from cachekeep.model.limits import LimitsSeen
 from cachekeep.model.moment import Moment
 from cachekeep.model.runtime import Digests
@@ -225,6 +226,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     flights: tuple[Flight, ...] = ()
     """What was in flight when the look began: what it has changed by now may have been seen or not."""
     failures: tuple[Failure, ...] = ()
+    jobs: dict[str, JobSeen] = {}
+    """What jobs with tasks do now, by id. Of those that are left out nothing is known."""
     waited: Waited | None = None
     """By the keeper that looks: one that starts anew counts anew."""
     free_addresses: tuple[str, ...] | None = ()

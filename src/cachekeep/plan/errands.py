@@ -26,7 +26,7 @@ DEADLINES_SECONDS: dict[ErrandKind, float] = {
 def end(s: Situation) -> Step | None:
     """Errands that have been taken up, and are done, or never will be."""
     for job in s.decided.jobs:
-        if not job.ended and (step := _end(s, job, job.work)) is not None:
+        if isinstance(job.work, Errand) and not job.ended and (step := _end(s, job, job.work)) is not None:
             return step
     return None
 

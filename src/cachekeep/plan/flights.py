@@ -15,7 +15,9 @@ from cachekeep.model import (
     Act,
     Admit,
     Apply,
+    Begin,
     Bind,
+    Cancel,
     Discover,
     Effect,
     Elect,
@@ -106,7 +108,9 @@ def under_way(s: Situation, *kinds: type, on: str | None) -> Wait | None:
 
 _DONE = {
     Admit: "let in at its primary",
+    Begin: "begun",
     Bind: "given its addresses",
+    Cancel: "cancelled",
     Discover: "told the list of nodes",
     Elect: "elected",
     Erase: "erased",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from cachekeep.errors import CachekeepError
-from cachekeep.model import Decided, Node, Preparing, Retiring, Shard
+from cachekeep.model import Beginning, Decided, Errand, Node, Preparing, Resting, Retiring, Running, Shard, Task
 from cachekeep.plan.slots import SLOTS, Ranges, common, union
 
 
@@ -24,7 +24,15 @@ def demand(name: str, decided: Decided) -> None:
 
 def check(decided: Decided) -> tuple[str, ...]:
     """What cannot be in it, in sentences."""
-    return (*_mode(decided), *_names(decided), *_addresses(decided), *_nodes(decided), *_shards(decided), *_slots(decided))
+    return (
+        *_mode(decided),
+        *_names(decided),
+        *_addresses(decided),
+        *_nodes(decided),
+        *_shards(decided),
+        *_slots(decided),
+        *_jobs(decided),
+    )
 
 
 def _mode(decided: Decided) -> Iterator[str]:
@@ -103,6 +111,15 @@ def _slots(decided: Decided) -> Iterator[str]:
         every = union(every, shard.slots)
     if every and every != ((0, SLOTS - 1),):
         yield f"not all slots are to belong to somebody, only {every}"
+
+
+def _jobs(decided: Decided) -> Iterator[str]:
+    for job in decided.jobs:
+        match job.work, job.state:
+            case Errand(), Beginning() | Resting():
+                yield f"{job.id} is an errand, and is to be begun at a door"
+            case Task(), (Beginning(attempt) | Running(attempt) | Resting(attempt)) if attempt < 1:
+                yield f"{job.id} has attempt {attempt}"
 
 
 def _twice(names: Iterable[str]) -> list[str]:

@@ -28,7 +28,7 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
-from cachekeep.plan import cluster_members, evidence
+from cachekeep.plan import cluster_members, evidence, jobs
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation, fed_again, listed, names, pairs, verb, with_nodes
 
@@ -54,6 +54,8 @@ def delete(s: Situation) -> Step | None:
     left += [Erase(f.name) for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
     if left:
         return Act((tuple(left),), f"{s.cache.name} is deleted: {len(left)} processes and their files go")
+    if jobs.at_door(s):
+        return None
     told: tuple[Event, ...] = tuple(
         Event(source_type="cache-cluster", source=c, message="Cache cluster deleted") for c in s.cache.cluster_ids()
     )

@@ -15,6 +15,7 @@ from cachekeep.plan import (
     endpoints,
     errands,
     followers,
+    jobs,
     judge,
     leaders,
     limits,
@@ -72,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     rollout.resize,
     rollout.upgrade,
     rollout.restart,
+    jobs.carry,
     errands.end,
     errands.begin,
     cluster_members.settle,
@@ -93,7 +95,7 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
 def rules_of(cache: Cache) -> tuple[Rule, ...]:
     """Those that are asked. Of a deleted cache nothing but its end matters:
     while that waits for something, nothing is started again."""
-    return (members.outrun, members.delete) if cache.wanted.deleted else RULES
+    return (members.outrun, jobs.cancel, members.delete) if cache.wanted.deleted else RULES
 
 
 def _rest(s: Situation) -> Wait:

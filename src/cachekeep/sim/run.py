@@ -18,7 +18,7 @@ from cachekeep.compute.contract import Key, Places, ProcessSpec
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.engines.limits import limits
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Cache, Node
+from cachekeep.model import Cache, Errand, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
 from cachekeep.plan.starving import STARVING_SECONDS
@@ -27,6 +27,7 @@ from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.faults import AILS, Fault, Strike, known
 from cachekeep.sim.fronts import SimFronts
 from cachekeep.sim.hosts import Hosts
+from cachekeep.sim.jobs import SimJobs, Tasks
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.store import Stores, WatchedStore, WitnessedStore
 from cachekeep.sim.timeless import run
@@ -47,6 +48,7 @@ class Run(Users):
         self.scenario = scenario
         self.random = random.Random(scenario.seed)
         self.world = self._world(scenario.seed)
+        self.tasks, self.tasks_go_on = Tasks(self.world), False
         self.hosts = Hosts(self.world, random.Random(scenario.seed + 1))
         self.clock = self.hosts.clock("store")
         self.places: Places = Pool("127.77.0.0/16")
@@ -124,7 +126,7 @@ class Run(Users):
         """The user's word is good for one promotion, and nobody's else is. To restart or to succeed a primary that hangs is such a
         word, too."""
         begun = [j.work for j in after.decided.jobs if before.decided.job(j.id) is None]
-        heard = any(work.kind != "rebalance" for work in begun)
+        heard = any(isinstance(work, Errand) and work.kind != "rebalance" for work in begun)
         for shard in after.decided.shards:
             old = before.shard(shard.id)
             if shard.accept_stale and (old is None or not old.accept_stale):
@@ -208,7 +210,8 @@ class Run(Users):
         driver, link = self._doors(name)
         fronts = SimFronts(self.world)
         store = self.stores.of(name) if AILS in self.scenario.vocabulary else self.store
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, clock=clock, places=self.places)
+        jobs = SimJobs(self.tasks, outlives=self.tasks_go_on)
+        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, jobs=jobs, clock=clock, places=self.places)
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,
