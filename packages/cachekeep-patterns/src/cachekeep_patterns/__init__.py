@@ -22,13 +22,19 @@ if TYPE_CHECKING:
     from cachekeep_patterns.codecs import Compressed as Compressed
     from cachekeep_patterns.codecs import Encrypted as Encrypted
     from cachekeep_patterns.codecs import Msgspec as Msgspec
+    from cachekeep_patterns.codecs import Versioned as Versioned
     from cachekeep_patterns.errors import CacheDown as CacheDown
     from cachekeep_patterns.errors import LoadTimeout as LoadTimeout
     from cachekeep_patterns.errors import Overloaded as Overloaded
+    from cachekeep_patterns.errors import PatternError as PatternError
+    from cachekeep_patterns.errors import RecursiveLoad as RecursiveLoad
+    from cachekeep_patterns.errors import UncacheableArgument as UncacheableArgument
+    from cachekeep_patterns.errors import Uncodable as Uncodable
     from cachekeep_patterns.near import NearCache as NearCache
     from cachekeep_patterns.observe import Trouble as Trouble
     from cachekeep_patterns.policy import Breaker as Breaker
     from cachekeep_patterns.policy import Policy as Policy
+    from cachekeep_patterns.stores.memory import MemoryStore as MemoryStore
     from cachekeep_patterns.topology import connect as connect
     from cachekeep_patterns.topology import connect_async as connect_async
     from cachekeep_patterns.topology import connect_async_memcached as connect_async_memcached
@@ -48,6 +54,12 @@ _HOMES = {
     "Overloaded": "errors",
     "Policy": "policy",
     "Trouble": "observe",
+    "MemoryStore": "stores.memory",
+    "PatternError": "errors",
+    "RecursiveLoad": "errors",
+    "UncacheableArgument": "errors",
+    "Uncodable": "errors",
+    "Versioned": "codecs",
     "connect": "topology",
     "connect_async": "topology",
     "connect_async_memcached": "topology",

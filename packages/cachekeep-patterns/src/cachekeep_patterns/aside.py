@@ -106,11 +106,17 @@ class Aside:
 
     # ------------------------------------------------------------------ reading
 
-    def fresh(self, raw: Any, codec: Codec, key: str) -> Any:
-        """The value in ``raw`` if it is plain and fresh, else MISS. The hot path: most gets end here."""
-        if type(raw) is bytes:
-            now = time.monotonic()
-            payload = entries.fresh_payload(raw, now + self.clock.offset) if now < self.clock.due else None
+    def fresh(self, found: Any, codec: Codec, key: str) -> Any:
+        """The value in ``found`` (what is at the key, or a list of that and of what is at its tags) if it is plain and fresh, else
+        MISS. The hot path: most gets end here.
+        """
+        now = time.monotonic()
+        if now < self.clock.due:
+            payload = None
+            if type(found) is bytes:
+                payload = entries.fresh_payload(found, now + self.clock.offset)
+            elif type(found) is list:
+                payload = entries.fresh_tagged_payload(found[0], found[1:], now + self.clock.offset)
             if payload is not None:
                 try:
                     value = codec.decode(payload, key)
@@ -121,7 +127,9 @@ class Aside:
         return MISS
 
     async def get(self, request: Request, known: Any = UNASKED) -> Any:
-        """``known``: what the caller found at the key (bytes, None, the error of asking), ``request.arrived`` taken before."""
+        """``known``: what the caller found at the key (bytes, None, a list of that and of what is at its tags, or the error of
+        asking), ``request.arrived`` taken before.
+        """
         ticket = self.near.ticket(request.key, request.tags) if self.near is not None and not self.store.lags else None
         sight: Sight | None
         try:
@@ -133,7 +141,8 @@ class Aside:
             else:
                 self.breaker.succeeded()
                 await self.keep_time()
-                sight = Sight(parse(known), [])
+                raw, *tags = known if type(known) is list else [known]
+                sight = Sight(parse(raw), tags)
         except CacheDown:
             sight = None
         if sight is not None:
@@ -338,7 +347,7 @@ class Aside:
 
     def fill(self, request: Request, value: Any, cost: float, tags: list[bytes] | None) -> Fill:
         """``tags``: their versions from before the load; None if those could not be had, and the value must not be stored."""
-        seconds = request.policy.lifetime_seconds(missing=value is None)
+        seconds = request.policy.lifetime_seconds(value)
         payload: Any = None
         if value is not None:
             try:

@@ -42,7 +42,7 @@ class DryRun:
         else:
             if len(self._kept) >= _MAX_KEYS:
                 del self._kept[next(iter(self._kept))]
-            self._kept[key] = (now + policy.lifetime_seconds(missing=value is None), seen)
+            self._kept[key] = (now + policy.lifetime_seconds(value), seen)
         return value
 
     def forget(self, keys: Iterable[str]) -> None:

@@ -89,6 +89,16 @@ def fresh_payload(raw: bytes | None, now: float) -> bytes | None:
     return raw[HEADER_BYTES:]
 
 
+def fresh_tagged_payload(raw: bytes | None, tags_now: list[bytes | None], now: float) -> bytes | None:
+    """The same for a value that hangs on tags, whose versions are ``tags_now``."""
+    end = HEADER_BYTES + len(tags_now) * TAG_BYTES
+    if raw is None or len(raw) < end or raw[:2] != _PLAIN_VALUE[:2] or now >= _FRESH_UNTIL.unpack_from(raw, 12)[0]:
+        return None
+    if int.from_bytes(raw[2:4], "big") != len(tags_now) or None in tags_now or raw[HEADER_BYTES:end] != b"".join(tags_now):  # type: ignore[arg-type]
+        return None
+    return raw[end:]
+
+
 def mark_of(header: bytes) -> bytes:
     mark: bytes = HEADER.unpack_from(header)[3]
     return mark

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from cachekeep_patterns.codecs import Codec, typed
+from cachekeep_patterns.aside import Request
+from cachekeep_patterns.codecs import Codec, Versioned, typed
 from cachekeep_patterns.keys import KeyBuilder
+from cachekeep_patterns.near import MISS
 from cachekeep_patterns.policy import Policy
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S")
 
 Key = str | Callable[..., str] | None
 Tags = Sequence[str] | Callable[..., Sequence[str]]
+_ATOMS = frozenset((str, int, bool, type(None), bytes, uuid.UUID))
+_REMEMBERED = 4096
 
 
-class Face(Protocol):
+class Asked(Protocol):
     """A `Cache` or an `AsyncCache`."""
 
     codec: Codec
+    policy: Policy
+    functions: dict[str, Any]
+    near: Any
+    saved: Any
 
-    def get(self, key: str, load: Callable[[], Any], *, tags: Any, policy: Policy | None, codec: Codec | None) -> Any: ...
+    def full(self, key: str) -> str: ...
+    def tag_keys(self, tags: Iterable[str]) -> tuple[str, ...]: ...
+    def fetch(self, request: Request) -> Any: ...
+    def peek_near(self, full: str) -> Any: ...
     def invalidate(self, *keys: str) -> Any: ...
 
 
@@ -32,31 +46,66 @@ class _Decorated(Generic[P, T]):
 
     def __init__(
         self,
+        face: Any,
         function: Callable[P, Any],
         key: Key,
         tags: Tags,
         skip: tuple[str, ...],
-        face: Face,
+        policy: Policy | None,
         codec: Codec | None,
+        condition: Callable[..., bool] | None,
+        version: int | str | None,
     ) -> None:
         functools.update_wrapper(cast(Any, self), function)
-        self._function = function
-        self._build = KeyBuilder(function, key, skip)
-        self._tag_function = tags if callable(tags) else None
+        if isinstance(codec, str):
+            raise TypeError(f"codec= is an object here; by name, give it to the cache: codec={codec!r}")
         if isinstance(tags, str):
             raise TypeError(f"tags are a list of templates: tags=[{tags!r}]")
+        self._face: Asked = face
+        self._policy, self._condition, self._version = policy, condition, version
+        self.uncached = function
+        self._build = KeyBuilder(function, key, skip)
+        self._tag_function = tags if callable(tags) else None
         self._tag_builders = () if callable(tags) else tuple(KeyBuilder(function, tag) for tag in tags)
-        if isinstance(codec, str):
-            raise TypeError(f"codec= is an object here; by name, give it to the cache: Cache(…, codec={codec!r})")
         self._wanted_codec = codec or face.codec
+        self._names = functools.lru_cache(_REMEMBERED, typed=True)(lambda *args: self._name(args, {}))
+        if key is None:
+            self._register(function)
+
+    def _register(self, function: Callable[P, Any]) -> None:
+        """Refuse a second function of the same name: they would answer each other's calls."""
+        before = self._face.functions.setdefault(self._build.prefix, function)
+        if before is not function and _identity(before) != _identity(function):
+            raise ValueError(f"another function that is called {self._build.prefix} is cached here: give key= to one of them")
 
     @functools.cached_property
-    def _decoding(self) -> Codec:
+    def _codec(self) -> Codec:
         """Found at the first call: by then the names that the annotation uses are there. Else it is left to the codec."""
+        codec = self._wanted_codec
         try:
-            return _annotated_codec(self._function, self._wanted_codec)
-        except NameError:
-            return self._wanted_codec
+            returned = typing.get_type_hints(self.uncached).get("return", Any)
+            if returned is not Any and not isinstance(returned, TypeVar):
+                codec = typed(codec, returned)
+        except (NameError, TypeError):  # what does not come back as it was is then not stored, and that is said
+            pass
+        return codec if self._version is None else Versioned(codec, self._version)
+
+    def _name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """(key, tags) of a call, as they stand on the server."""
+        if self._tag_function is not None:
+            tags: Sequence[str] = self._tag_function(*args, **kwargs)
+        else:
+            tags = [build(args, kwargs) for build in self._tag_builders]
+        return self._face.full(self._build(args, kwargs)), self._face.tag_keys(tags)
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """The same, remembered where the arguments cannot change."""
+        if not kwargs and self._tag_function is None and _ATOMS.issuperset(map(type, args)):
+            return self._names(*args)
+        return self._name(args, kwargs)
+
+    def _request(self, name: tuple[str, tuple[str, ...]], load: Callable[[], Any]) -> Request:
+        return Request(name[0], load, self._policy or self._face.policy, self._codec, name[1])
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call (without the namespace)."""
@@ -68,81 +117,111 @@ class _Decorated(Generic[P, T]):
         return [build(args, kwargs) for build in self._tag_builders]
 
 
-def _annotated_codec(function: Callable[..., Any], codec: Codec) -> Codec:
-    """``codec`` for the annotated result. NameError where the annotation names what is not there (yet)."""
-    returned = typing.get_type_hints(function).get("return", Any)
-    if returned is Any or isinstance(returned, TypeVar):
-        return codec
+def _identity(function: Any) -> tuple[Any, ...]:
+    code = getattr(function, "__code__", None)
+    cells = getattr(function, "__closure__", None) or ()
+    return (code, *(id(cell.cell_contents) for cell in cells if _filled(cell)))
+
+
+def _filled(cell: Any) -> bool:
     try:
-        return typed(codec, returned)
-    except TypeError:  # the codec cannot decode to it: what does not come back as it was is not stored, and that is said
-        return codec
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 class CachedFunction(_Decorated[P, T]):
-    """Call it like the function. Also: `key`, `invalidate`, `uncached`."""
-
-    def __init__(
-        self,
-        cache: Face,
-        function: Callable[P, T],
-        key: Key,
-        tags: Tags,
-        skip: tuple[str, ...],
-        policy: Policy | None,
-        codec: Codec | None,
-    ) -> None:
-        super().__init__(function, key, tags, skip, cache, codec)
-        self._cache, self._policy = cache, policy
-        self.uncached = function
+    """Call it like the function. Also: `key`, `tags`, `invalidate`, `refresh`, `uncached`. As a method, of each instance."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        value: T = self._cache.get(
-            self._build(args, kwargs),
-            lambda: self.uncached(*args, **kwargs),
-            tags=self.tags(*args, **kwargs),
-            policy=self._policy,
-            codec=self._decoding,
-        )
-        return value
+        if self._condition is not None and not self._condition(*args, **kwargs):
+            return cast(T, self.uncached(*args, **kwargs))
+        name = self._named(args, kwargs)
+        face = self._face
+        if face.near is not None and face.saved is None:
+            value = face.peek_near(name[0])
+            if value is not MISS:
+                return cast(T, value)
+        return cast(T, face.fetch(self._request(name, lambda: self.uncached(*args, **kwargs))))
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+    @overload
+    def __get__(self, instance: None, owner: type) -> CachedFunction[P, T]: ...
+    @overload
+    def __get__(self: CachedFunction[Concatenate[S, Q], T], instance: S, owner: type) -> BoundFunction[Q, T]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundFunction(self, instance)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget this call's result."""
-        self._cache.invalidate(self._build(args, kwargs))
+        self._face.invalidate(self._build(args, kwargs))
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it now, whatever is stored; who asks from now on gets this or what is newer."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
 
 
 class AsyncCachedFunction(_Decorated[P, T]):
-    """Await it like the function. Also: `key`, `invalidate`, `uncached`."""
-
-    def __init__(
-        self,
-        cache: Face,
-        function: Callable[P, Coroutine[Any, Any, T]],
-        key: Key,
-        tags: Tags,
-        skip: tuple[str, ...],
-        policy: Policy | None,
-        codec: Codec | None,
-    ) -> None:
-        super().__init__(function, key, tags, skip, cache, codec)
-        self._cache, self._policy = cache, policy
-        self.uncached = function
+    """Await it like the function; else as `CachedFunction`."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        value: T = await self._cache.get(
-            self._build(args, kwargs),
-            lambda: self.uncached(*args, **kwargs),
-            tags=self.tags(*args, **kwargs),
-            policy=self._policy,
-            codec=self._decoding,
-        )
-        return value
+        if self._condition is not None and not self._condition(*args, **kwargs):
+            return cast(T, await self.uncached(*args, **kwargs))
+        request = self._request(self._named(args, kwargs), lambda: self.uncached(*args, **kwargs))
+        return cast(T, await self._face.fetch(request))
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+    @overload
+    def __get__(self, instance: None, owner: type) -> AsyncCachedFunction[P, T]: ...
+    @overload
+    def __get__(self: AsyncCachedFunction[Concatenate[S, Q], T], instance: S, owner: type) -> AsyncBoundFunction[Q, T]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else AsyncBoundFunction(self, instance)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        await self._cache.invalidate(self._build(args, kwargs))
+        await self._face.invalidate(self._build(args, kwargs))
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        await self.invalidate(*args, **kwargs)
+        return await self(*args, **kwargs)
+
+
+class _Bound(Generic[P, T]):
+    """A decorated method of one instance."""
+
+    def __init__(self, function: Any, instance: Any) -> None:
+        self._function, self._instance = function, instance
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        return cast(str, self._function.key(self._instance, *args, **kwargs))
+
+    def tags(self, *args: P.args, **kwargs: P.kwargs) -> Sequence[str]:
+        return cast("Sequence[str]", self._function.tags(self._instance, *args, **kwargs))
+
+
+class BoundFunction(_Bound[P, T]):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, self._function(self._instance, *args, **kwargs))
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        self._function.invalidate(self._instance, *args, **kwargs)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, self._function.refresh(self._instance, *args, **kwargs))
+
+    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, self._function.uncached(self._instance, *args, **kwargs))
+
+
+class AsyncBoundFunction(_Bound[P, T]):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return cast("Coroutine[Any, Any, T]", self._function(self._instance, *args, **kwargs))
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        await self._function.invalidate(self._instance, *args, **kwargs)
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, await self._function.refresh(self._instance, *args, **kwargs))
+
+    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return cast("Coroutine[Any, Any, T]", self._function.uncached(self._instance, *args, **kwargs))

@@ -45,9 +45,7 @@ class Counters:
     def __getattr__(self, name: str) -> int:
         if name.startswith("_") or name not in NAMES:
             raise AttributeError(name)
-        state: Any = self._counts[name].__reduce__()
-        following: int = state[1][0]
-        return following - 1
+        return int(repr(self._counts[name])[len("count(") : -1]) - 1  # the only way to look at one without stepping it
 
     def snapshot(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in NAMES}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,8 @@ class Policy:
     ``lease_seconds``    how long a dead loader blocks the others. A live one renews, so it may be much slower than this
     ``wait_seconds``     patience while another caller loads; None waits as long as that caller is alive
     ``max_bytes``        larger encoded values are served but not stored
+    ``lifetime``         a function of the loaded value that answers for how many seconds it is fresh: 0 does not store it, None
+                         leaves it to the fields above
     """
 
     fresh_seconds: float = 300.0
@@ -28,18 +32,23 @@ class Policy:
     lease_seconds: float = 5.0
     wait_seconds: float | None = None
     max_bytes: int = 1_000_000
+    lifetime: Callable[[Any], float | None] | None = None
 
     def __post_init__(self) -> None:
-        if self.fresh_seconds <= 0 or self.lease_seconds <= 0:
-            raise ValueError("fresh_seconds and lease_seconds must be above 0")
+        if not (self.fresh_seconds > 0 and self.lease_seconds > 0 and self.max_bytes > 0):
+            raise ValueError("fresh_seconds, lease_seconds and max_bytes must be above 0")
+        if self.wait_seconds is not None and not self.wait_seconds >= 0:
+            raise ValueError("wait_seconds must not be negative")
         if not 0 <= self.jitter < 1:
             raise ValueError("jitter must be in [0, 1)")
         if self.stale_seconds < 0 or self.early_beta < 0 or (self.missing_seconds or 0) < 0:
             raise ValueError("stale_seconds, missing_seconds and early_beta must not be negative")
 
-    def lifetime_seconds(self, *, missing: bool) -> float:
+    def lifetime_seconds(self, value: Any) -> float:
         """A lifetime drawn for one fill; 0 means do not keep it."""
-        whole = self.missing_seconds if missing and self.missing_seconds is not None else self.fresh_seconds
+        whole = self.lifetime(value) if self.lifetime is not None else None
+        if whole is None:
+            whole = self.missing_seconds if value is None and self.missing_seconds is not None else self.fresh_seconds
         return whole * (1.0 - self.jitter * random.random())
 
 

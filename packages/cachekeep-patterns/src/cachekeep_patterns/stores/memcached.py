@@ -42,6 +42,7 @@ class MemcachedStore:
     def __init__(self, client: Memcached) -> None:
         self.client = client
         self.quick: Callable[[str], Any] | None = None
+        self.quick_many: Callable[[Sequence[str]], Any] | None = None
         self.down = client.down
         self.refused = client.refused
         self.lags = False

@@ -12,6 +12,7 @@ class Store(Protocol):
     ``refused`` those that mean "asked, and no"."""
 
     quick: Callable[[str], Any] | None  # `read` without a wrapper (plain or async, as the client is), for the hot path
+    quick_many: Callable[[Sequence[str]], Any] | None  # `read_many` alike
     down: tuple[type[BaseException], ...]
     refused: tuple[type[BaseException], ...]
     lags: bool  # whether `read` may be answered by a replica, so that what was read may be older than what is known to be there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -43,6 +44,9 @@ class ValkeyStore:
         self.commands = commands
         execute = getattr(commands, "execute", None)
         self.quick: Callable[[str], Any] | None = None if execute is None else partial(execute, "GET")
+        self.quick_many: Callable[[Sequence[str]], Any] | None = None
+        if execute is not None and not commands.cluster:
+            self.quick_many = lambda keys: execute("MGET", *keys)
         self.down = commands.down
         self.refused = commands.refused
         self.lags = commands.lags
@@ -204,7 +208,7 @@ def commands_for(client: Any, *, blocking: bool) -> Commands:
         return GlideCommands(client)
     if not hasattr(client, "execute_command"):
         raise TypeError(f"{type(client).__name__} is not a client this library knows (valkey, redis, glide, pymemcache, emcache)")
-    is_async = asyncio.iscoroutinefunction(client.execute_command)
+    is_async = inspect.iscoroutinefunction(client.execute_command)
     if is_async == blocking:
         wanted, given = ("blocking", "async") if blocking else ("async", "blocking")
         raise TypeError(f"a {wanted} client is needed here, this one is {given}")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import valkey
 import valkey.asyncio
+from valkey.connection import parse_url
 from valkey.credentials import CredentialProvider
 
 from cachekeep_patterns.topology.retry import RETRIED, AsyncDeadlineRetry, DeadlineRetry
 from cachekeep_patterns.topology.split import AsyncSplitValkey, SplitValkey
 
+_KNOWN = {
+    name
+    for client in (valkey.Valkey, valkey.ValkeyCluster, valkey.asyncio.Valkey, valkey.asyncio.ValkeyCluster)
+    for name in inspect.signature(client.__init__).parameters
+} - {"self", "args", "kwargs"}
 _PLAIN, _TLS = ("valkey", "redis"), ("valkeys", "rediss")
 
 
@@ -47,9 +54,12 @@ def _settings(
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
         "socket_keepalive": True,
-        **dict(parse_qsl(parts.query)),
+        **parse_url(f"valkey://?{parts.query}"),
         **options,
     }
+    unknown = sorted(set(settings) - _KNOWN)
+    if unknown:  # the cluster client would take them and do nothing with them
+        raise TypeError(f"valkey-py has no option {', '.join(unknown)}; these come from the URL's query or the call")
     if token is not None:
         settings["credential_provider"] = _Token(username, token)
     else:
