@@ -14,6 +14,13 @@ _NODE: Final = {"Engine": "valkey", "CacheNodeType": "cache.t3.micro"}
 _NEW: Final = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d"} | _NODE
 _NEW_ONE: Final = {"CacheClusterId": "new"} | _NODE
 _NEW_MEMCACHED: Final = {"CacheClusterId": "new", "Engine": "memcached", "CacheNodeType": "cache.t3.micro"}
+_ACCOUNT: Final = "000000000000"
+_POLICY: Final = (
+    '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "elasticache:Describe*", "Resource": "*",'
+    ' "Condition": {"StringEqualsIfExists": {"aws:username": "eve"}}}}'
+)
+_RESOURCE_POLICY: Final = _POLICY.replace('"Resource"', f'"Principal": {{"AWS": "arn:aws:iam::{_ACCOUNT}:user/bob"}}, "Resource"')
+_TRIED: Final = {"PolicyInputList": [_POLICY], "ActionNames": ["elasticache:DescribeEvents", "elasticache:DeleteUser"]}
 _PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 20, "Marker": NEXT_PAGE}]
 _NO_PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 19}, {"Marker": "x"}]
 _NO_TOKENS: Final = [{"MaxResults": 20}, {"MaxResults": 51}, {"NextToken": "x"}]
@@ -231,6 +238,15 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "ec2:DescribeVpcs": [*_neighbour({"VpcIds": "vpc-1"}, ("is-default", "true"), ("is-default", "false"))],
     "iam:GetUser": [{"UserName": "root"}, {"UserName": "x"}],
     "iam:ListRoles": [{}],
+    "iam:SimulateCustomPolicy": [
+        _TRIED | {"PermissionsBoundaryPolicyInputList": [_POLICY.replace("Allow", "Deny")]},
+        _TRIED | {"PolicyInputList": [], "CallerArn": f"arn:aws:iam::{_ACCOUNT}:user/bob", "ResourcePolicy": _RESOURCE_POLICY},
+        _TRIED | {"ContextEntries": [{"ContextKeyName": "aws:username", "ContextKeyValues": ["bob"], "ContextKeyType": "string"}]},
+        _TRIED | {"ResourceArns": [f"{_ARN}cluster:one"]},
+        _TRIED | {"MaxItems": 1},
+        _TRIED | {"MaxItems": 1, "Marker": NEXT_PAGE},
+        _TRIED | {"ContextEntries": [{"ContextKeyName": "aws:userid", "ContextKeyValues": ["x"], "ContextKeyType": "string"}]},
+    ],
     "sts:GetCallerIdentity": [{}],
 }
 for _name in ("DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"):

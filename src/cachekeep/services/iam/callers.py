@@ -1,4 +1,4 @@
-"""iam, as far as clients ask at their start: who am I?"""
+"""What clients ask at their start: who am I?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from cachekeep.services.core.callers import is_root, user_id
 from cachekeep.services.core.context import Context
-from cachekeep.services.core.operation import Service, reads
-from cachekeep.services.core.parameters import Effect, Moot
+from cachekeep.services.core.operation import Operation, reads
+from cachekeep.services.core.parameters import Declared, Effect, Moot
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -34,14 +34,11 @@ async def list_roles(call: Call, tx: Transaction, context: Context) -> Mapping[s
 
 _NONE: Final = Moot("there is none to choose from")
 
-SERVICE: Final = Service(
-    name="iam",
-    title="IAM",
-    operations={"GetUser": reads(get_user), "ListRoles": reads(list_roles)},
-    parameters={
-        "UserName": Effect("the caller's name; no other is found"),
-        "PathPrefix": _NONE,
-        "Marker": _NONE,
-        "MaxItems": _NONE,
-    },
-)
+OPERATIONS: Final[Mapping[str, Operation]] = {"GetUser": reads(get_user), "ListRoles": reads(list_roles)}
+
+PARAMETERS: Final[Declared] = {
+    "UserName": Effect("the caller's name; no other is found"),
+    "PathPrefix": _NONE,
+    "Marker": _NONE,
+    "MaxItems": _NONE,
+}
