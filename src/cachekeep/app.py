@@ -41,7 +41,7 @@ from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
-from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, Endpoint, Settings
+from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.toolchain.installed import discover
 from cachekeep.toolchain.making import make, tried_lately
@@ -220,7 +220,7 @@ class App:
         config.load()
         port = listener.getsockname()[1]
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
-        _write_endpoint(settings.data_dir, Endpoint(self.url, settings.region, os.getpid()))
+        _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         self._parts = _Parts(listener, _Server(config), (keeper,), services, driver)
 
     async def serve(self) -> None:
@@ -378,7 +378,7 @@ async def _bury(store: Store, holder: str) -> None:
         await asyncio.wait_for(store.bury(holder), _LAST_WORDS_SECONDS)
 
 
-def _write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
+def _write_endpoint(data_dir: Path, endpoint: ServedAt) -> None:
     path = data_dir / ENDPOINT_FILE
     draft = path.with_suffix(".new")
     try:

@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.database or str(self.data_dir / "cachekeep.db")
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class ServedAt(msgspec.Struct, frozen=True):
     """Where a control plane serves, or served last; in ``ENDPOINT_FILE`` of its data directory. ``pid`` 0:
     it is only where one would."""
 

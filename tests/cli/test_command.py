@@ -26,7 +26,7 @@ from cachekeep.cli import logs, own_name
 from cachekeep.cli.client import call
 from cachekeep.errors import OrderFailed
 from cachekeep.security import keys
-from cachekeep.settings import ENDPOINT_FILE, Endpoint, Settings
+from cachekeep.settings import ENDPOINT_FILE, ServedAt, Settings
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +364,7 @@ def test_what_a_control_plane_answers_is_shown_without_commands_to_the_terminal(
 
     keys.load_or_make(tmp_path)
     with http.server.HTTPServer(("127.0.0.1", 0), Answering) as server:
-        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "us-east-1")
+        endpoint = ServedAt(f"http://127.0.0.1:{server.server_port}", "us-east-1")
         (tmp_path / ENDPOINT_FILE).write_bytes(msgspec.json.encode(endpoint))
         threading.Thread(target=server.handle_request).start()
         found = call(Settings(data_dir=tmp_path), "status")

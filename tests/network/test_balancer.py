@@ -96,7 +96,7 @@ class Balancer:
         self.process.kill()
         self.process.wait()
 
-    def targets(self, *names: str) -> list[balancer.Endpoint]:
+    def targets(self, *names: str) -> list[balancer.Backend]:
         return [(n, NODES[n], self.port) for n in names]
 
     def reached(self, connections: int = 6) -> set[str]:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from cachekeep.model.endpoint import parted
+
 REPLY_SECONDS = 0.25
 CONNECT_PAUSE_SECONDS = 0.001
 KEPT_SECONDS = 300
@@ -144,8 +146,7 @@ def _moved_to(reply: bytes) -> Where | None:
     words = reply.decode(errors="replace").split()
     if len(words) < 3 or words[0] != "-MOVED":
         return None
-    host, _, port = words[2].rpartition(":")
-    return host, int(port)
+    return parted(words[2])
 
 
 def _command(*words: bytes) -> bytes:

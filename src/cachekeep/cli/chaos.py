@@ -22,6 +22,7 @@ from cachekeep.chaos.probe import Writer
 from cachekeep.cli import confirm, options, settings_of
 from cachekeep.cli.client import call
 from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.model.endpoint import parted
 
 _KINDS: Final = {
     "kill-node": "kills the process of {nodes} (SIGKILL)",
@@ -77,7 +78,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
     nodes = [n for n in cache["nodes"] if n["zone"] == zone] if kind == "cut-zone" else [chosen]
     if kind.startswith("cut") and (why := unusable()) is not None:
         raise Unusable(f"{kind} {why}: it drops packets by rules of the kernel's.")
-    victims = [Victim(settings.data_dir, n["name"], _host(n["endpoint"])) for n in nodes]
+    victims = [Victim(settings.data_dir, n["name"], parted(n["endpoint"])[0]) for n in nodes]
     harm = _harm(kind, settings.data_dir, cache, victims)
     what = _KINDS[kind].format(nodes=", ".join(f"{n['name']} ({_role(cache, n)})" for n in nodes), zone=zone)
     if not yes:
@@ -138,7 +139,8 @@ def _harm(kind: str, data_dir: Path, cache: Mapping[str, Any], victims: list[Vic
         case _:
             leads = {n["name"] for n in cache["nodes"] if n.get("role") == "primary"}
             with_endpoint = [v for v in victims if v.name in leads]
-            endpoints = [_host(e) for role, e in cache["endpoints"].items() if role.startswith("primary")] if with_endpoint else []
+            leading = [e for kind, e in cache["endpoints"].items() if kind.startswith("primary")] if with_endpoint else []
+            endpoints = [parted(e)[0] for e in leading]
             cut = Cut(data_dir, with_endpoint or victims, endpoints, [v.address for v in victims])
             return _between(cut.begin, cut.end)
 
@@ -254,7 +256,7 @@ def _now(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, An
 def _written_at(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[str, int]:
     """The primary endpoint; of a cluster the shard's primary, which a client finds by being sent there; of one node, the node."""
     endpoint = cache["endpoints"].get("primary") or _now(cache, chosen)["endpoint"]
-    return _where(endpoint)
+    return parted(endpoint)
 
 
 def _slots(cache: Mapping[str, Any], node: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -266,7 +268,7 @@ def _seeds(cache: Mapping[str, Any], chosen: Mapping[str, Any], harmed: Collecti
     """Which node is asked next by a client that has lost its connection: the shard's primary first, then one after the other."""
     left = [n["endpoint"] for n in cache["nodes"] if n["name"] not in harmed] or [n["endpoint"] for n in cache["nodes"]]
     every = itertools.chain([_now(cache, chosen)["endpoint"]], itertools.cycle(left))
-    return lambda: _where(next(every))
+    return lambda: parted(next(every))
 
 
 def _tag(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
@@ -289,14 +291,6 @@ def _tag(cache: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 def _role(cache: Mapping[str, Any], node: Mapping[str, Any]) -> str:
     role = node.get("role") or "no role"
     return f"{role} of shard {node['shard']}" if _slots(cache, node) else role
-
-
-def _where(endpoint: str) -> tuple[str, int]:
-    return _host(endpoint), int(endpoint.rpartition(":")[2])
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].strip("[]")
 
 
 def _keep(data_dir: Path, report: Mapping[str, Any]) -> Path:
@@ -329,7 +323,7 @@ def _heal(data_dir: Path, cache: Mapping[str, Any], name: str) -> None:
     clear_left_over(data_dir)
     for node in cache["nodes"]:
         with contextlib.suppress(Unusable):
-            victim = Victim(data_dir, node["name"], _host(node["endpoint"]))
+            victim = Victim(data_dir, node["name"], parted(node["endpoint"])[0])
             victim.signal(signal.SIGCONT)
             Filling.undo(victim)
     click.echo(f"Nothing of a chaos is left at {name}.")

@@ -17,7 +17,7 @@ from cachekeep.clock import SystemClock
 from cachekeep.errors import CachekeepError, Unusable, printable
 from cachekeep.security.keys import FILE, load_or_make
 from cachekeep.security.sigv4 import sign
-from cachekeep.settings import ENDPOINT_FILE, PREFIX, Endpoint, Settings
+from cachekeep.settings import ENDPOINT_FILE, PREFIX, ServedAt, Settings
 
 _PATIENCE_SECONDS = 15.0
 
@@ -26,23 +26,23 @@ class Refused(CachekeepError):
     """The control plane said no."""
 
 
-def read_endpoint(data_dir: Path) -> Endpoint | None:
+def read_endpoint(data_dir: Path) -> ServedAt | None:
     """Where the last control plane of this data directory served."""
     try:
-        return msgspec.json.decode((data_dir / ENDPOINT_FILE).read_bytes(), type=Endpoint)
+        return msgspec.json.decode((data_dir / ENDPOINT_FILE).read_bytes(), type=ServedAt)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def endpoint_of(settings: Settings, flags: Mapping[str, Any]) -> Endpoint:
+def endpoint_of(settings: Settings, flags: Mapping[str, Any]) -> ServedAt:
     """Where to send requests: what a flag or the environment says, then where the last control plane served, then the default."""
     given = {name for name in ("host", "port", "region") if flags.get(name) is not None or os.environ.get(PREFIX + name.upper())}
     last = read_endpoint(settings.data_dir)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     if last is None:
-        return Endpoint(url, settings.region)
-    return Endpoint(url if given & {"host", "port"} else last.url, settings.region if "region" in given else last.region, last.pid)
+        return ServedAt(url, settings.region)
+    return ServedAt(url if given & {"host", "port"} else last.url, settings.region if "region" in given else last.region, last.pid)
 
 
 def call(settings: Settings, question: str, **body: Any) -> Any:

@@ -7,9 +7,8 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.control.observe import Observer
 from cachekeep.model import Cache, Step, View, Wait
-from cachekeep.plan import Policy, plan
-from cachekeep.plan.flights import first
-from cachekeep.plan.planner import rules_of
+from cachekeep.plan import Policy
+from cachekeep.plan.planner import Rule, answers, conclude
 from cachekeep.plan.situation import Situation
 
 
@@ -38,26 +37,24 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 async def explain(cache: Cache, observer: Observer, clock: Clock, policy: Policy) -> Explanation:
     """Look at a cache and think; save nothing, do nothing."""
     view = await observer.look(cache)
-    now, moment = clock.now(), clock.moment()
-    step = plan(cache, view, now, moment, policy)
-    asked: list[Answer] = []
-    s = Situation(cache, view, now, moment, policy)
-    for rule in rules_of(cache):
-        said = first(s, (rule(s),))
-        about = " ".join((rule.__doc__ or "").split()).split(". ")[0].rstrip(".")
-        name = f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
-        asked.append(Answer(rule=name, about=about, step=_kind(said), because=said.because if said else ""))
-        if said is not None and not isinstance(said, Wait):
-            break
+    s = Situation(cache, view, clock.now(), clock.moment(), policy)
+    asked = list(answers(s))
+    step = conclude(s, (said for _, said in asked))
     return Explanation(
         name=cache.name,
         step=_kind(step),
         because=step.because,
         refused=isinstance(step, Wait) and step.refused,
         effects=tuple(tuple(map(repr, stage)) for stage in getattr(step, "stages", ())),
-        rules=tuple(asked),
+        rules=tuple(_answer(rule, said) for rule, said in asked),
         view=view,
     )
+
+
+def _answer(rule: Rule, said: Step | None) -> Answer:
+    about = " ".join((rule.__doc__ or "").split()).split(". ")[0].rstrip(".")
+    name = f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
+    return Answer(rule=name, about=about, step=_kind(said), because=said.because if said else "")
 
 
 def _kind(step: Step | None) -> str:

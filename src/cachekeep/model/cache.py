@@ -28,10 +28,12 @@ from cachekeep.model.change import (
 )
 from cachekeep.model.job import Errand, ErrandKind, Job
 from cachekeep.model.moment import Moment
+from cachekeep.model.resources import SourceType
 from cachekeep.model.stream import Heard
 
 CacheKind = Literal["group", "cluster"]
 ClusterMode = Literal["disabled", "compatible", "enabled"]
+FrontKind = Literal["balancer", "discovery", "compatible"]
 SlotRange = tuple[int, int]
 """First and last slot, both included."""
 
@@ -237,7 +239,7 @@ class Front(msgspec.Struct, frozen=True, kw_only=True):
     ``compatible`` (presents a primary without cluster mode to cluster clients)."""
 
     name: str
-    kind: Literal["balancer", "discovery", "compatible"]
+    kind: FrontKind
     address: str
     port: int
     incarnation: int = 1
@@ -354,6 +356,11 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def clustered(self) -> bool:
         """Whether its nodes run in cluster mode, or are to from the first."""
         return (self.decided.mode or self.wanted.cluster_mode) == "enabled"
+
+    @property
+    def source_type(self) -> SourceType:
+        """As which it is in events."""
+        return "replication-group" if self.kind == "group" else "cache-cluster"
 
     @property
     def cluster_mode(self) -> ClusterMode:

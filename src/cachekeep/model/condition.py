@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec.structs import replace
 
 CacheStatus = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes"]
+REBOOTING: Final = "rebooting cache cluster nodes"
+"""AWS's recorded answer for a cluster, and the only text that Ansible's module knows."""
 NodeStatus = Literal["creating", "available", "rebooting", "modifying", "deleting"]
 
 

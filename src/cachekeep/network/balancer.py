@@ -8,7 +8,6 @@ decided by the keeper, which knows more than a port probe does.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.limits import front_limits
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node
+from cachekeep.model.endpoint import joined
 
 PROGRAM = "haproxy"
 SOCKET = "admin.sock"
@@ -27,7 +27,7 @@ STARTING_SECONDS = 0.3
 _BACKEND = "readers"
 _MARK = "    # servers, rewritten whenever they change"
 
-Endpoint = tuple[str, str, int]
+Backend = tuple[str, str, int]
 """Node name, address, port."""
 
 
@@ -80,14 +80,14 @@ async def pointed(socket_path: Path) -> tuple[str, ...]:
     return tuple(sorted(name for name, (_, ready) in (await _seen(socket_path)).items() if ready))
 
 
-async def point(socket_path: Path, targets: Sequence[Endpoint]) -> None:
+async def point(socket_path: Path, targets: Sequence[Backend]) -> None:
     """Have exactly ``targets`` get connections; sessions with any other node are cut. Idempotent.
 
     New ones come in before old ones go. The configuration beside the socket is rewritten, so that a restarted balancer has the
     same. Raises ``OrderFailed`` when it was not confirmed as done.
     """
     seen = await _seen(socket_path)
-    wanted = {name: _joined(address, port) for name, address, port in targets}
+    wanted = {name: joined(address, port) for name, address, port in targets}
     for name, at in wanted.items():
         server = f"{_BACKEND}/{name}"
         if name in seen and seen[name][0] != at:
@@ -125,7 +125,7 @@ async def _seen(socket_path: Path) -> dict[str, tuple[str, bool]]:
     columns = rows[1][1:]  # "# be_id be_name …"
     servers = [dict(zip(columns, row, strict=False)) for row in rows[2:] if row]
     return {
-        s["srv_name"]: (_joined(s["srv_addr"], int(s["srv_port"])), s["srv_op_state"] == "2" and s["srv_admin_state"] == "0")
+        s["srv_name"]: (joined(s["srv_addr"], int(s["srv_port"])), s["srv_op_state"] == "2" and s["srv_admin_state"] == "0")
         for s in servers
     }
 
@@ -166,7 +166,7 @@ async def _connect(socket_path: Path) -> tuple[asyncio.StreamReader, asyncio.Str
         await asyncio.sleep(0.005)
 
 
-def _rewrite(path: Path, targets: Sequence[Endpoint]) -> None:
+def _rewrite(path: Path, targets: Sequence[Backend]) -> None:
     try:
         old = path.read_text()
         new = old[: old.index(_MARK)] + _MARK + "\n" + _servers(targets)
@@ -180,9 +180,5 @@ def _rewrite(path: Path, targets: Sequence[Endpoint]) -> None:
         raise OrderFailed(f"balancer {path.parent.name}: its configuration cannot be rewritten: {error}") from error
 
 
-def _servers(targets: Iterable[Endpoint]) -> str:
-    return "".join(f"    server {name} {_joined(address, port)}\n" for name, address, port in targets)
-
-
-def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ipaddress.ip_address(address).version == 6 else f"{address}:{port}"
+def _servers(targets: Iterable[Backend]) -> str:
+    return "".join(f"    server {name} {joined(address, port)}\n" for name, address, port in targets)

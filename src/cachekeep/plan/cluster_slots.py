@@ -203,13 +203,12 @@ def _go(s: Situation, todo: list[SlotMigration], left: int) -> Step:
         if not any(collides(move, e) for e in effects):
             effects.append(move)
             said.append(f"{m.source} to {m.target}")
-    return Act(
-        (tuple(effects),), f"slots move from {', '.join(said[:4])}: {percent(s.decided.resharding, left):.0f} % done, {left} left"
-    )
+    return Act((tuple(effects),), f"slots move from {', '.join(said[:4])}: {percent(s.decided):.0f} % done, {left} left")
 
 
-def percent(total: int, left: int) -> float:
-    """How much is done."""
+def percent(decided: Decided) -> float:
+    """How many of the slots that set out have arrived, by what shards were last seen to own."""
+    total, left = decided.resharding, sum(count(without(x.owned, x.slots)) for x in decided.shards)
     return 100.0 * max(0, total - left) / total if total else 100.0
 
 

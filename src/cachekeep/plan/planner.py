@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from cachekeep.model import Cache, Moment, Step, View, Wait
 from cachekeep.plan import (
@@ -89,13 +89,22 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
     another's. The first wait is answered when no rule decides or acts.
     """
     s = Situation(cache, view, now, moment, policy or Policy())
-    return deadlines.overdue(s, first(s, (rule(s) for rule in rules_of(cache))) or _rest(s))
+    return conclude(s, (answer for _, answer in answers(s)))
 
 
-def rules_of(cache: Cache) -> tuple[Rule, ...]:
-    """Those that are asked. Of a deleted cache nothing but its end matters:
+def answers(s: Situation) -> Iterator[tuple[Rule, Step | None]]:
+    """What each rule says, in their order, up to the first that decides or acts. Of a deleted cache nothing but its end matters:
     while that waits for something, nothing is started again."""
-    return (members.outrun, jobs.cancel, members.delete) if cache.wanted.deleted else RULES
+    for rule in (members.outrun, jobs.cancel, members.delete) if s.cache.wanted.deleted else RULES:
+        answer = first(s, (rule(s),))
+        yield rule, answer
+        if answer is not None and not isinstance(answer, Wait):
+            return
+
+
+def conclude(s: Situation, said: Iterable[Step | None]) -> Step:
+    """The step that follows from what the rules say."""
+    return deadlines.overdue(s, first(s, said) or _rest(s))
 
 
 def _rest(s: Situation) -> Wait:

@@ -311,8 +311,7 @@ class Situation:
     def tell(self, message: str, *, node: Node | None = None, group: bool = False) -> Event:
         """An event of a member cluster, or of the replication group."""
         if group or node is None:
-            kind = "replication-group" if self.cache.kind == "group" else "cache-cluster"
-            return Event(source_type=kind, source=self.cache.name, message=message)  # type: ignore[arg-type]
+            return Event(source_type=self.cache.source_type, source=self.cache.name, message=message)
         return Event(source_type="cache-cluster", source=node.cluster_id, message=message)
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
-from cachekeep.model.condition import CacheStatus, NodeStatus
+from cachekeep.model.condition import REBOOTING, CacheStatus, NodeStatus
 from cachekeep.plan.announce import ready
 from cachekeep.plan.cluster_members import told_of_all
 from cachekeep.plan.deadlines import creating_for_too_long
@@ -54,7 +54,7 @@ def _status(s: Situation) -> CacheStatus:
     if decided.available_at is None:
         return "creating"
     if any(n.due == "reboot" for n in decided.nodes):
-        return "rebooting cache cluster nodes" if cache.kind == "cluster" else "modifying"
+        return REBOOTING if cache.kind == "cluster" else "modifying"
     if _changing(s) or not all(_served(s, x.primary) for x in decided.shards):
         return "modifying"
     if not s.replicated and not any(s.alive(n) for n in decided.nodes):

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import offer_of
 from cachekeep.model import Cache, Condition, Errand
+from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import every, save, told
 from cachekeep.services.core.context import Context, value_error
@@ -177,7 +178,7 @@ def shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
                 "member": n.member,
                 "shard": n.shard,
                 "zone": n.zone,
-                "endpoint": f"{n.address}:{n.port}",
+                "endpoint": str(node_endpoint(n)),
                 **(msgspec.to_builtins(replace(seen[n.name], name=n.name)) if n.name in seen else {"status": "unknown"}),
             }
             for n in decided.nodes
@@ -209,17 +210,6 @@ def _running(cache: Cache) -> Mapping[str, Any]:
 
 
 def _endpoints(cache: Cache) -> Mapping[str, str]:
-    decided, port = cache.decided, cache.wanted.port
-    found: dict[str, str] = {}
-    for shard in decided.shards:
-        suffix = f" {shard.id}" if len(decided.shards) > 1 else ""
-        if shard.primary_address:
-            found[f"primary{suffix}"] = f"{shard.primary_address}:{port}"
-        if shard.reader_address:
-            found[f"reader{suffix}"] = f"{shard.reader_address}:{port}"
-    for front in decided.fronts:
-        if front.kind == "balancer":
-            found["reader"] = f"{front.address}:{front.port}"
-    if decided.configuration_address:
-        found["configuration"] = f"{decided.configuration_address}:{port}"
-    return found
+    """By their kind, and by their shard where there is more than one."""
+    many = len(cache.decided.shards) > 1
+    return {f"{e.kind} {e.of}" if many and e.of else e.kind: str(e) for e in endpoints(cache)}

@@ -30,7 +30,7 @@ class Clients:
     """Those of all endpoints of one driver."""
 
     def __init__(self) -> None:
-        self._tasks: dict[sockets.Endpoint, asyncio.Task[None]] = {}
+        self._tasks: dict[sockets.SocketAddress, asyncio.Task[None]] = {}
 
     def let_go(self, address: str, port: int) -> None:
         """The process at this endpoint has ended. Returns at once."""

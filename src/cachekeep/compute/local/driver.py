@@ -31,6 +31,7 @@ from cachekeep.compute.local.spawn import Gated, spawn
 from cachekeep.compute.local.words import Words
 from cachekeep.errors import OrderFailed, Unusable
 from cachekeep.model import Digests, Heard, Limits, Process
+from cachekeep.model.endpoint import joined
 
 Programs = Callable[[str], Sequence[str]]
 """The words that a program is run by on this machine. Raises ``EngineMissing``."""
@@ -494,4 +495,4 @@ class LocalDriver:
 
 
 def _endpoint(spec: ProcessSpec) -> str:
-    return f"{spec.address}:{spec.port}"
+    return joined(spec.address, spec.port)

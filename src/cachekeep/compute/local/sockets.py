@@ -16,7 +16,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-Endpoint = tuple[str, int]
+from cachekeep.model.endpoint import joined
+
+SocketAddress = tuple[str, int]
 _SS_SECONDS = 5.0
 _ESTABLISHED, _SYN_SENT, _SYN_RECEIVED, _CLOSE_WAIT = "01", "02", "03", "08"
 _HELD = {_ESTABLISHED, _SYN_RECEIVED, _CLOSE_WAIT}
@@ -24,14 +26,14 @@ _HELD = {_ESTABLISHED, _SYN_RECEIVED, _CLOSE_WAIT}
 _AT_ONCE = 100
 
 
-def of_process(pid: int) -> set[Endpoint]:
+def of_process(pid: int) -> set[SocketAddress]:
     """Local address and port of every TCP socket that the process holds,
     whatever the socket's state (proc(5), /proc/PID/net/tcp)."""
     inodes = {_target(f"/proc/{pid}/fd/{entry}") for entry in _names(f"/proc/{pid}/fd")}
     return {local for local, _, _, inode in _rows(pid) if inode in inodes}
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str) -> SocketAddress:
     """``0100007F:1F90`` is 127.0.0.1:8080: words of the machine's byte order, here little-endian, and a port."""
     words, port = text.split(":")
     raw = bytes.fromhex(words)
@@ -51,7 +53,7 @@ def destroy(pid: int) -> str | None:
     said = ""
     for address, port in sorted(held):
         try:
-            said = _ss_kill("-a", "src", _shown(address, port)) or said
+            said = _ss_kill("-a", "src", joined(address, port)) or said
         except TimeoutError as late:
             said = str(late)
     left = of_process(pid)
@@ -79,11 +81,11 @@ def refuse_dials(address: str, port: int) -> None:
     _end(dialling, to, "state", "syn-sent")
 
 
-def _end(clients: list[Endpoint], to: Endpoint, *which: str) -> None:
+def _end(clients: list[SocketAddress], to: SocketAddress, *which: str) -> None:
     """Each of these connections to an endpoint."""
     for start in range(0, len(clients), _AT_ONCE):
-        sources = " or ".join(f"src {_shown(*client)}" for client in clients[start : start + _AT_ONCE])
-        _ss_kill(*which, "dst", _shown(*to), f"( {sources} )")
+        sources = " or ".join(f"src {joined(*client)}" for client in clients[start : start + _AT_ONCE])
+        _ss_kill(*which, "dst", joined(*to), f"( {sources} )")
 
 
 def unable() -> str | None:
@@ -104,11 +106,7 @@ def _ss_kill(*which: str) -> str:
     return done.stderr.strip()
 
 
-def _shown(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _rows(pid: int | str, either: Endpoint | None = None) -> Iterator[tuple[Endpoint, Endpoint, str, str]]:
+def _rows(pid: int | str, either: SocketAddress | None = None) -> Iterator[tuple[SocketAddress, SocketAddress, str, str]]:
     """Local and remote endpoint, state and ``socket:[INODE]`` of the TCP sockets of a process's network namespace: of all, or of
     those with this one at either end (proc(5), /proc/PID/net/tcp)."""
     wanted = None if either is None else _written(either)
@@ -121,7 +119,7 @@ def _rows(pid: int | str, either: Endpoint | None = None) -> Iterator[tuple[Endp
                     yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], f"socket:[{fields[9]}]"
 
 
-def _written(endpoint: Endpoint) -> set[str]:
+def _written(endpoint: SocketAddress) -> set[str]:
     """An endpoint as /proc/PID/net/tcp and tcp6 have it."""
     address = ipaddress.ip_address(endpoint[0])
     forms = [address.packed] if address.version == 6 else [address.packed, ipaddress.IPv6Address(f"::ffff:{address}").packed]

@@ -37,4 +37,4 @@ async def save(tx: Transaction, cache: Cache, wanted: Wanted, *events: Event) ->
 
 def told(cache: Cache, message: str) -> Event:
     """An event of the cache."""
-    return Event(source_type="replication-group" if cache.kind == "group" else "cache-cluster", source=cache.name, message=message)
+    return Event(source_type=cache.source_type, source=cache.name, message=message)

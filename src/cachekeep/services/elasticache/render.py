@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
+from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
 from cachekeep.plan.cluster_slots import percent
-from cachekeep.plan.slots import count, without
 from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.hold import current
 from cachekeep.services.elasticache import in_force
@@ -56,9 +56,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "IpDiscovery": "ipv4",
         "Engine": in_force.engine(cache)[0],
     }
-    if cache.cluster_mode != "disabled" and cache.decided.configuration_address:
-        shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
-    return shape
+    return shape | _told(ConfigurationEndpoint=endpoint(cache, "configuration"))
 
 
 def _automatic_failover(cache: Cache) -> str:
@@ -84,7 +82,7 @@ def _resharding(cache: Cache) -> float | None:
         return None
     decided = cache.decided
     if decided.resharding:
-        return round(percent(decided.resharding, sum(count(without(x.owned, x.slots)) for x in decided.shards)), 2)
+        return round(percent(decided), 2)
     asked = any(e.kind == "rebalance" for e in cache.errands_left)
     return 0.0 if asked or {w.id for w in cache.wanted.shards} != {x.id for x in decided.shards if x.slots} else None
 
@@ -106,11 +104,8 @@ def _node_group(cache: Cache, wanted: WantedShard, status: str, clustered: bool)
     if clustered:
         slots = shard.owned if shard else wanted.slots
         shape["Slots"] = ",".join(f"{first}-{last}" if first != last else str(first) for first, last in slots)
-    elif shard:
-        for name, address in (("PrimaryEndpoint", shard.primary_address), ("ReaderEndpoint", shard.reader_address)):
-            if address:
-                shape[name] = _endpoint(address, cache.wanted.port)
-    return shape
+    primary, reader = endpoint(cache, "primary", wanted.id), endpoint(cache, "reader", wanted.id)
+    return shape | _told(PrimaryEndpoint=primary, ReaderEndpoint=reader)
 
 
 def _members(cache: Cache, wanted: WantedShard, shard: Shard | None, clustered: bool) -> list[Shape]:
@@ -124,7 +119,7 @@ def _members(cache: Cache, wanted: WantedShard, shard: Shard | None, clustered: 
         node = cache.member(name)
         shape: Shape = {"CacheClusterId": name, "CacheNodeId": "0001", "PreferredAvailabilityZone": zones[name]}
         if node and not clustered:
-            shape["ReadEndpoint"] = _endpoint(node.address, node.port)
+            shape |= _told(ReadEndpoint=node_endpoint(node))
             shape["CurrentRole"] = "primary" if name == primary else "replica"
         shapes.append(shape)
     return shapes
@@ -176,8 +171,8 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         shape |= {"SnapshotRetentionLimit": wanted.snapshot_retention_days, "SnapshotWindow": wanted.snapshot_window}
     if cache.kind == "group":
         shape["ReplicationGroupId"] = cache.name
-    if memcached and cache.decided.configuration_address:
-        shape["ConfigurationEndpoint"] = _endpoint(cache.decided.configuration_address, wanted.port)
+    if memcached:
+        shape |= _told(ConfigurationEndpoint=endpoint(cache, "configuration"))
     if nodes:
         shape["CacheNodes"] = [_cache_node(cache, condition, node, node.node_id in reboot) for node in here]
     return shape
@@ -206,7 +201,7 @@ def _cache_node(cache: Cache, condition: Condition | None, node: Node, reboot: b
         "CacheNodeId": node.node_id,
         "CacheNodeStatus": node_status(cache, condition, node),
         "CacheNodeCreateTime": node.created_at or cache.created_at,
-        "Endpoint": _endpoint(node.address, node.port),
+        **_told(Endpoint=node_endpoint(node)),
         "ParameterGroupStatus": _apply_status(cache, condition, reboot),
         "CustomerAvailabilityZone": node.zone,
     }
@@ -239,8 +234,9 @@ def shown_version(catalogue: Catalogue, engine: str, version: str) -> str:
     return ".".join(str(part) for part in (*asked, 0, 0)[:3])
 
 
-def _endpoint(address: str, port: int) -> Shape:
-    return {"Address": address, "Port": port}
+def _told(**endpoints: Endpoint | None) -> Shape:
+    """Endpoints in AWS's shape, those that are there."""
+    return {name: {"Address": e.address, "Port": e.port} for name, e in endpoints.items() if e is not None}
 
 
 # ------------------------------------------------------------------ the smaller ones

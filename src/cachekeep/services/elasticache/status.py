@@ -6,14 +6,10 @@ Without a live condition of the very version that is shown, nothing is called ``
 
 from __future__ import annotations
 
-from typing import Final
-
 from cachekeep.model import Cache, Condition, Node
+from cachekeep.model.condition import REBOOTING
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.hold import current
-
-REBOOTING: Final = "rebooting cache cluster nodes"
-"""The recorded answer of AWS, and the only text that Ansible's module knows."""
 
 
 def cache_status(cache: Cache, condition: Condition | None) -> str:
