@@ -313,7 +313,7 @@ async def serve(path: Path, port: int) -> None:
     import uvicorn
 
     from cachekeep.clock import SystemClock
-    from cachekeep.model import Cache, Condition, Decided, Member, Node, Secret, Shard, Wanted, WantedShard
+    from cachekeep.model import Cache, Condition, Decided, Member, Node, Shard, Wanted, WantedShard
     from cachekeep.security import sigv4
     from cachekeep.services import SERVICES, Services, ServiceSettings
     from cachekeep.store import SqlStore
@@ -357,7 +357,6 @@ async def serve(path: Path, port: int) -> None:
                     kind="group",
                     region="us-east-1",
                     created_at=born,
-                    admin_password=Secret("x"),
                     wanted=wanted,
                     decided=Decided(nodes=nodes, shards=(shard,), available_at=born),
                 )

@@ -37,7 +37,7 @@ from cachekeep.compute.local import LocalDriver
 from cachekeep.control.execute import specs
 from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
-from cachekeep.engines.users import ADMIN
+from cachekeep.engines.users import ADMIN, credential_of
 from cachekeep.model import Cache, Decided, Follow, Node, Promote, Secret, Shard, Wanted
 from cachekeep.network.fronts import programs
 from cachekeep.toolchain.installed import discover
@@ -114,19 +114,20 @@ class Node3:
             kind="group",
             region="us-east-1",
             created_at=self.clock.now(),
-            admin_password=Secret(PASSWORD),
-            wanted=Wanted(shards=(), parameters=parameters, **common),
+            wanted=Wanted(shards=(), parameters=parameters, credentials=(credential_of(1, Secret(PASSWORD), ""),), **common),
             decided=Decided(nodes=nodes, shards=(Shard(id="0001", primary="n-0", order=1),)),
         )
         self.nodes, self.address = nodes, nodes[0].address
         self.samplers: list[Sampler] = []
 
     async def carry(self, effect: LinkEffect) -> None:
-        await self.link.carry(effect, {node.name: target(self.cache, node) for node in self.nodes})
+        await self.link.carry(effect, {node.name: target(self.cache, node, lambda cache: Secret(PASSWORD)) for node in self.nodes})
 
     async def start(self, number: int) -> Sampler:
         """As the product starts it, but for CPU: the machine is shared."""
-        spec = specs(discover(), open_files=self.driver.capacity().open_files)(self.cache, self.nodes[number])
+        spec = specs(discover(), lambda cache: Secret(PASSWORD), open_files=self.driver.capacity().open_files)(
+            self.cache, self.nodes[number]
+        )
         self.limit = spec.limits.memory_bytes or 0
         await self.driver.start(msgspec.structs.replace(spec, limits=msgspec.structs.replace(spec.limits, cpus=None)))
         record = self.driver._ledger.get(spec.key)

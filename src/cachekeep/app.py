@@ -31,18 +31,22 @@ from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.jobs import JobsHere
+from cachekeep.control.observe import Passwords
 from cachekeep.control.workers import Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
-from cachekeep.model import Cache, Installation, Node
+from cachekeep.model import Cache, Credential, Installation, Node, Secret
 from cachekeep.network.addresses import Pool, free
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
 from cachekeep.security import keys, sigv4
+from cachekeep.security import sealing as seals
 from cachekeep.services import SERVICES, Services, ServiceSettings
+from cachekeep.services.core.caches import every
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
+from cachekeep.store.migrate import Seal
 from cachekeep.toolchain.installed import discover
 from cachekeep.toolchain.making import make, tried_lately
 from cachekeep.web.desk import Desk
@@ -80,6 +84,7 @@ class App:
         self.catalogue = Catalogue()
         self.url = ""
         self._open_files: int | None = None
+        self._password_of: Passwords
         self._undo = contextlib.AsyncExitStack()
         self._parts: _Parts | None = None
         self._finish = asyncio.Event()
@@ -116,7 +121,8 @@ class App:
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
         listener = undo.enter_context(_listen(settings.host, settings.port, here_only=settings.auth == "open"))
-        database = SqlStore(settings.database_url, clock, linger_seconds=settings.linger_seconds)
+        sealing = seals.load(settings.root_key or settings.data_dir / seals.FILE, given=settings.root_key is not None)
+        database = SqlStore(settings.database_url, clock, linger_seconds=settings.linger_seconds, seal=_seal_with(sealing))
         undo.push_async_callback(database.aclose)
         await database.open()
         ours = _identity(settings.data_dir)
@@ -125,6 +131,8 @@ class App:
         store = JournaledStore(database, Journal(FileDisk(settings.data_dir / JOURNAL_FILE)), clock, alone=lock.held)
         undo.push_async_callback(store.aclose)
         await store.open()
+        await _hold_to_key(store, sealing, given=settings.root_key is not None)
+        self._password_of = sealing.password_of
         await self.reload()
         driver = LocalDriver(settings.data_dir, clock, programs=programs(lambda: self.catalogue))
         undo.push_async_callback(driver.aclose)
@@ -149,8 +157,16 @@ class App:
         )
         jobs = JobsHere({})
         undo.push_async_callback(jobs.aclose)
-        places = Pool(settings.address_pool)
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, jobs=jobs, clock=clock, places=places)
+        observer = Observer(
+            store=store,
+            driver=driver,
+            link=link,
+            fronts=fronts,
+            jobs=jobs,
+            clock=clock,
+            places=Pool(settings.address_pool),
+            password_of=sealing.password_of,
+        )
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,
@@ -180,6 +196,7 @@ class App:
                 root_created_at=key.created_at,
             ),
             clock,
+            sealing,
         )
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
@@ -288,7 +305,7 @@ class App:
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
-        return specs(self.catalogue, run_as=_memcached_account(), open_files=self._open_files)(cache, node)
+        return specs(self.catalogue, self._password_of, run_as=_memcached_account(), open_files=self._open_files)(cache, node)
 
 
 class _Server(uvicorn.Server):
@@ -356,6 +373,41 @@ async def _claim_database(store: Store, ours: str) -> None:
                 "the database belongs to another data directory, whose engines cannot be seen from this one. Nothing was changed. "
                 "Start with that --data-dir, or give this one a --database of its own."
             )
+
+
+def _seal_with(sealing: seals.Sealing) -> Seal:
+    """Seals what an earlier release kept as it is: then nothing is sealed yet, so a key that is not there was not lost."""
+
+    def seal(uid: str, password: str) -> Credential:
+        sealing.make()
+        return sealing.credential(uid, 1, Secret(password))
+
+    return seal
+
+
+async def _hold_to_key(store: Store, sealing: seals.Sealing, *, given: bool) -> None:
+    """See to it that there is a root key, and that it is the one that sealed what is stored: none is made where another was lost.
+    Raises ``Unusable`` if the one that was given opens nothing; else caches whose passwords it does not open go on by themselves,
+    and say so."""
+    async with store.reading() as tx:
+        sealed = {cache.name: all(map(sealing.opens, cache.credentials)) async for cache in every(tx) if cache.credentials}
+    if not sealed:
+        sealing.make()
+        return
+    lost = sorted(name for name, opens in sealed.items() if not opens)
+    if given and len(lost) == len(sealed):
+        raise Unusable(
+            f"{sealing.path}, given with --root-key, is not the root key that sealed the passwords of what is stored "
+            f"({', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}). Nothing was started or changed, and caches go on by "
+            "themselves: give the file that they were created with."
+        )
+    if lost:
+        log.error(
+            "the root key %s does not open the passwords of %s: nobody looks after them, and their nodes go on by themselves. "
+            "Bring the key back that sealed them, or give its file with --root-key, and start again",
+            sealing.path,
+            ", ".join(lost),
+        )
 
 
 def _identity(data_dir: Path) -> str:

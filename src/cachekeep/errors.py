@@ -32,6 +32,10 @@ class Conflict(CachekeepError):
     """A compare-and-swap save found another version: somebody else wrote first. Look again, then decide again."""
 
 
+class Unsealable(CachekeepError):
+    """A secret cannot be sealed or opened: the root key is lost, or another. Nothing is made in its place."""
+
+
 class LeaseLost(CachekeepError):
     """The lease of a cache went to another holder. Stop at once: nothing that was decided under it may be saved or carried out."""
 

@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A network or a list of addresses, for nodes and endpoints."""
     database: str = ""
     """URL; empty: an SQLite file in ``data_dir``. May hold a password, so it is never shown."""
+    root_key: Path | None = None
+    """The file that holds the key under which secrets are kept; None: one in ``data_dir``, made when there is none."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""
@@ -111,7 +113,7 @@ def read(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> 
 
 def _value(field: str, where: str, given: Any) -> Any:
     about = next(f for f in msgspec.structs.fields(Settings) if f.name == field)
-    if about.type is Path:
+    if about.type in (Path, Path | None):
         return Path(given).expanduser()
     if about.type is bool and isinstance(given, str):
         given = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(

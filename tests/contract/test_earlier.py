@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tests.plan.builders import MOMENT, NOW, group, healthy, running
 
 from cachekeep.clock import SystemClock
-from cachekeep.model import Conversion, Decide, Decided, Election, Halted, Resharded, Shard, Spoilt, Starved, Starving, Wait
+from cachekeep.engines.users import credential_of
+from cachekeep.model import Conversion, Decide, Decided, Election, Halted, Resharded, Secret, Shard, Spoilt, Starved, Starving, Wait
 from cachekeep.plan import Policy, followers, plan
 from cachekeep.plan.invariants import check
 from cachekeep.plan.situation import Situation
@@ -74,7 +75,7 @@ async def upgraded(url: str, rows: list[Json]) -> list[Decided]:
         async with server.begin() as session:
             await session.run_sync(before)
         await server.dispose()
-    store = SqlStore(url, SystemClock())
+    store = SqlStore(url, SystemClock(), seal=lambda uid, text: credential_of(1, Secret(text), "sealed"))
     await store.open()
     found = [await store.load(f"u{i}") for i in range(len(rows))]
     await store.aclose()

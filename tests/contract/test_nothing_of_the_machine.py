@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.engines.servers import build_of, cache_of, node_of
+from tests.engines.servers import PASSWORD, build_of, cache_of, node_of
 
 from cachekeep.compute.contract import ProcessSpec
 from cachekeep.control.execute import specs
@@ -36,7 +36,7 @@ def _spec_of(kind: str) -> tuple[ProcessSpec, Catalogue]:
     if kind in ("discovery", "compatible", "balancer"):
         front = Front(name=kind, kind=kind, address="127.0.0.9", port=6379)  # type: ignore[arg-type]
         return LocalFronts(_nowhere).spec(cache, front, (node,)), here
-    return specs(here)(cache, node), here
+    return specs(here, lambda cache: PASSWORD)(cache, node), here
 
 
 @pytest.mark.parametrize("kind", ["valkey", "cluster", "memcached", "discovery", "compatible", "balancer"])

@@ -31,7 +31,6 @@ from cachekeep.model import (
     Member,
     Node,
     ParameterGroup,
-    Secret,
     Shard,
     SubnetGroup,
     Tags,
@@ -54,7 +53,6 @@ def cache(name: str, *, kind: CacheKind = "group", members: Iterable[str] | None
         kind=kind,
         region="us-east-1",
         created_at=BORN,
-        admin_password=Secret("hush"),
         wanted=Wanted(
             engine="valkey",
             version="8.0",

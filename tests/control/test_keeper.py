@@ -23,6 +23,7 @@ from cachekeep.plan.deadlines import CREATION_SECONDS
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.run import UID, Run, Scenario
 from cachekeep.sim.timeless import run
+from cachekeep.sim.users import SEALING
 from cachekeep.store.contract import StoreFailed
 
 
@@ -295,6 +296,7 @@ def _hands(story: Story) -> Any:
         jobs=JobsHere({}),
         clock=story.clock,
         places=Pool("127.77.0.0/16"),
+        password_of=SEALING.password_of,
     )
     return Hands(driver=driver, link=link, fronts=fronts, specs=story._spec, observer=observer)
 

@@ -14,6 +14,7 @@ from cachekeep.control import Observer
 from cachekeep.control.jobs import JobsHere
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache
+from cachekeep.sim.users import SEALING
 from cachekeep.store.memory import MemoryStore
 
 NEW = group(2, settled=False)
@@ -38,7 +39,14 @@ class Door:
 async def looked(cache: Cache, door: Door) -> tuple[str, ...] | None:
     clock: Any = World()
     observer = Observer(
-        store=MemoryStore(clock), driver=clock, link=clock, fronts=clock, jobs=JobsHere({}), clock=clock, places=door
+        store=MemoryStore(clock),
+        driver=clock,
+        link=clock,
+        fronts=clock,
+        jobs=JobsHere({}),
+        clock=clock,
+        places=door,
+        password_of=SEALING.password_of,
     )
     return (await observer.look(cache)).free_addresses
 

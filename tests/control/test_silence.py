@@ -11,6 +11,7 @@ from cachekeep.control import Observer
 from cachekeep.control.jobs import JobsHere
 from cachekeep.model import NodeView, Silence
 from cachekeep.network.addresses import Pool
+from cachekeep.sim.users import SEALING
 from cachekeep.store.memory import MemoryStore
 
 HALT = 60.0
@@ -63,6 +64,7 @@ async def test_silence_counts_while_somebody_listens(looks: list[tuple[float, No
         jobs=JobsHere({}),
         clock=world,
         places=Pool("127.77.0.0/16"),
+        password_of=SEALING.password_of,
     )
     for world.at, world.node, world.takes in looks:
         view = await observer.look(CACHE)

@@ -13,6 +13,7 @@ from cachekeep.control import Observer
 from cachekeep.control.jobs import JobsHere
 from cachekeep.model import Moment, NodeView, Silence
 from cachekeep.network.addresses import Pool
+from cachekeep.sim.users import SEALING
 from cachekeep.store.memory import MemoryStore
 
 CACHE = group(1)
@@ -93,6 +94,7 @@ async def test_since_when_it_is_still(looks: list[tuple[float, ProcessSeen, Node
         jobs=JobsHere({}),
         clock=clock,
         places=Pool("127.77.0.0/16"),
+        password_of=SEALING.password_of,
     )
     for world.at, world.process, world.node in looks:
         view = await observer.look(CACHE)
@@ -111,6 +113,7 @@ async def test_whoever_was_halted_in_the_middle_of_a_look_does_not_know_what_it_
         jobs=JobsHere({}),
         clock=clock,
         places=Pool("127.77.0.0/16"),
+        password_of=SEALING.password_of,
     )
     world.process, world.node, world.takes_seconds = RUNS, BUSY, 5.0
     view = await observer.look(CACHE)

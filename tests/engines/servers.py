@@ -22,11 +22,13 @@ from tests.addresses import new_address
 from cachekeep.compute.contract import Key, Link, LinkEffect, Target
 from cachekeep.engines.catalogue import Build, Catalogue
 from cachekeep.engines.launch import launch
+from cachekeep.engines.users import credential_of
 from cachekeep.model import Cache, Decided, Heard, Node, Secret, Shard, Wanted
 from cachekeep.toolchain.installed import discover
 
 _catalogue: list[Catalogue] = []
 PASSWORD = Secret("a-password-for-tests-only-0123456789")
+CREDENTIALS = (credential_of(1, PASSWORD, "sealed"),)
 
 
 def build_of(engine: str, major: int) -> Build:
@@ -60,14 +62,20 @@ def node_of(build: Build, name: str, *, address: str | None = None, port: int = 
 
 def cache_of(*nodes: Node, shards: tuple[Shard, ...] = (), uid: str = "uid-1", **wanted: object) -> Cache:
     first = nodes[0]
-    given = {"engine": first.engine, "version": first.version, "node_type": first.node_type, "port": first.port, "shards": ()}
+    given = {
+        "engine": first.engine,
+        "version": first.version,
+        "node_type": first.node_type,
+        "port": first.port,
+        "shards": (),
+        "credentials": CREDENTIALS,
+    }
     return Cache(
         uid=uid,
         name="demo",
         kind="group",
         region="us-east-1",
         created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-        admin_password=PASSWORD,
         wanted=msgspec.convert(given | wanted, Wanted),
         decided=Decided(nodes=nodes, shards=shards),
     )
@@ -109,7 +117,7 @@ class Server:
     def start(self) -> Server:
         """Start and wait until it listens."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        spec = launch(self.build, self.cache, self.node, run_as="nobody" if os.geteuid() == 0 else None)
+        spec = launch(self.build, self.cache, self.node, PASSWORD, run_as="nobody" if os.geteuid() == 0 else None)
         place = str(self.directory)
 
         def placed(text: str) -> str:

@@ -96,7 +96,7 @@ def test_a_primary_that_may_be_starved_depends_on_its_replicas(parameters: dict[
 
 def test_the_password_is_only_in_a_secret_file() -> None:
     cache, node = of()
-    spec = launch(build(), cache, node)
+    spec = launch(build(), cache, node, PASSWORD)
     assert PASSWORD.value not in " ".join(spec.argv) + str(spec.env)
     assert all(secret for text, secret in spec.files.values() if PASSWORD.value in text)
     text = spec.files["server.conf"][0]

@@ -32,7 +32,6 @@ from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.jobs import JobsHere
-from cachekeep.control.observe import target
 from cachekeep.engines.catalogue import Build
 from cachekeep.engines.users import ADMIN
 from cachekeep.errors import Conflict
@@ -40,6 +39,7 @@ from cachekeep.model import Cache, CacheKind, Condition, ErrandKind, Event, Memb
 from cachekeep.network.addresses import Pool
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
+from cachekeep.security.sealing import Sealing
 from cachekeep.store.memory import MemoryStore
 from cachekeep.toolchain.installed import discover
 
@@ -85,7 +85,9 @@ class LiveCache:
         self.store = MemoryStore(self.clock, linger_seconds=self.policy.linger_seconds)
         self.catalogue = discover()
         self.said: list[str] = []
-        self._wanted = wanted
+        self.sealing = Sealing(os.urandom(32))
+        users = () if wanted.engine == "memcached" else (self.sealing.credential(self.uid, 1, PASSWORD),)
+        self._wanted = replace(wanted, credentials=users)
         self.kind: CacheKind = "group" if wanted.engine != "memcached" else "cluster"
         self._ear = _Ear(self.said)
         self._holders = itertools.count()
@@ -102,7 +104,6 @@ class LiveCache:
             kind=self.kind,
             region="us-east-1",
             created_at=self.clock.now(),
-            admin_password=PASSWORD,
             wanted=self._wanted,
         )
         async with self.store.transaction() as tx:
@@ -136,13 +137,17 @@ class LiveCache:
             jobs=JobsHere({}),
             clock=self.clock,
             places=Pool(self.pool),
+            password_of=self.sealing.password_of,
         )
         self.hands = Hands(
             driver=self.driver,
             link=self.link,
             fronts=fronts,
             specs=lambda cache, node: specs(
-                self.catalogue, run_as="nobody" if os.geteuid() == 0 else None, open_files=self.driver.capacity().open_files
+                self.catalogue,
+                self.sealing.password_of,
+                run_as="nobody" if os.geteuid() == 0 else None,
+                open_files=self.driver.capacity().open_files,
             )(cache, node),
             observer=self.observer,
         )
@@ -217,7 +222,7 @@ class LiveCache:
 
     async def target(self, name: str) -> Target:
         """How to speak to it with a link."""
-        return target(await self.cache(), await self.node(name))
+        return self.observer.target(await self.cache(), await self.node(name))
 
     async def pid(self, name: str) -> int:
         """Of its process."""
@@ -231,9 +236,9 @@ class LiveCache:
 
     async def client(self, name: str) -> valkey.asyncio.Valkey:
         """The admin's connection to a node. Close it."""
-        node = await self.node(name)
+        node, password = await self.node(name), self.sealing.password_of(await self.cache())
         return valkey.asyncio.Valkey(
-            host=node.address, port=node.port, username=ADMIN, password=PASSWORD.value, decode_responses=True
+            host=node.address, port=node.port, username=ADMIN, password=password.value, decode_responses=True
         )
 
     async def ask(self, name: str, *command: object) -> object:

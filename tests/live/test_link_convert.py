@@ -11,7 +11,7 @@ import pytest
 import valkey.asyncio
 from msgspec.structs import replace
 from tests.addresses import new_address
-from tests.engines.servers import REDIS_LIKE, Orders, Server, build_of, cache_of, carry, node_of, until
+from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, Server, build_of, cache_of, carry, node_of, until
 from tests.live.writer import Writer
 
 from cachekeep.clock import SystemClock
@@ -47,11 +47,11 @@ class Pair:
 
     @property
     def giver(self) -> Target:
-        return target(self.cache, self.cache.decided.nodes[0])
+        return target(self.cache, self.cache.decided.nodes[0], lambda cache: PASSWORD)
 
     @property
     def taker(self) -> Target:
-        return target(self.cache, self.cache.decided.successors[0])
+        return target(self.cache, self.cache.decided.successors[0], lambda cache: PASSWORD)
 
     async def fed(self) -> bool:
         primary, replica = [await self.link.look(t, deadline_seconds=30) for t in (self.giver, self.taker)]

@@ -18,7 +18,7 @@ import redis
 from tests.addresses import free_port, new_address
 
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Node, Secret, Wanted
+from cachekeep.model import Cache, Front, Node, Wanted
 from cachekeep.network import balancer
 from cachekeep.network.fronts import find_haproxy
 
@@ -72,7 +72,6 @@ class Balancer:
             kind="group",
             region="us-east-1",
             created_at=dt.datetime.now(dt.UTC),
-            admin_password=Secret("x"),
             wanted=wanted,
         )
         front = Front(name="reader", kind="balancer", address=ADDRESS, port=port)

@@ -29,7 +29,7 @@ from tests.addresses import free_port, new_address
 
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Cache, Front, Node, Secret, Wanted
+from cachekeep.model import Cache, Front, Node, Wanted
 from cachekeep.network import discovery
 from cachekeep.network import relay as relay_program
 from cachekeep.network.fronts import programs
@@ -99,7 +99,6 @@ class Relay:
             kind="cluster",
             region="x",
             created_at=dt.datetime.now(dt.UTC),
-            admin_password=Secret("x"),
             wanted=wanted,
         )
         self.spec = discovery.spec(cache, self.front, nodes, version, told_version=VERSION)

@@ -20,7 +20,6 @@ from cachekeep.model import (
     Node,
     NodeView,
     ReplicaSeen,
-    Secret,
     Shard,
     Silence,
     Step,
@@ -55,7 +54,6 @@ def group(count: int = 3, *, settled: bool = True, shards: dict[str, Any] | None
         kind="group",
         region="us-east-1",
         created_at=NOW,
-        admin_password=Secret("x"),
         wanted=Wanted(**(asked | wanted)),
         version=1,
     )
@@ -88,7 +86,6 @@ def memcached(count: int = 3) -> Cache:
         kind="cluster",
         region="us-east-1",
         created_at=NOW,
-        admin_password=Secret("x"),
         wanted=Wanted(
             engine="memcached",
             version="1.6.18",

@@ -35,6 +35,7 @@ from cachekeep.model import (
     Shard,
 )
 from cachekeep.plan.slots import Ranges, even, rebalance
+from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
@@ -104,7 +105,7 @@ class Rig:
         self.settings = settings
         self.store = store or MemoryStore(self.clock)
         self.run(self.store.open())
-        self.services = Services(SERVICES, self.store, catalogue, settings, self.clock)
+        self.services = Services(SERVICES, self.store, catalogue, settings, self.clock, Sealing(bytes(32)))
         self.gateway = Gateway(
             served=self.services.served(),
             credentials=lambda key: None,

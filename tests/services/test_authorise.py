@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import CATALOGUE, SETTINGS, Rig, SetClock, refused
 
+from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
 from cachekeep.services.core import dispatch
 from cachekeep.store import MemoryStore
@@ -29,7 +30,9 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_no_handler_is_reached_past_it() -> None:
     clock = SetClock()
     store = MemoryStore(clock)
-    services = Services([replace(s, prepare=lambda call: call) for s in SERVICES], store, CATALOGUE, SETTINGS, clock)
+    services = Services(
+        [replace(s, prepare=lambda call: call) for s in SERVICES], store, CATALOGUE, SETTINGS, clock, Sealing(bytes(32))
+    )
     principal = Principal("AKIA", "arn:aws:iam::000000000000:user/guest", "000000000000")
     for service in SERVICES:
         for name in service.operations:

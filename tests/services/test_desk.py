@@ -11,7 +11,7 @@ from tests.plan.test_switching import enabled
 
 from cachekeep.cli.chaos import _chosen
 from cachekeep.errors import Unusable
-from cachekeep.model import Cache, Decided, Node, Secret, Wanted
+from cachekeep.model import Cache, Decided, Node, Wanted
 from cachekeep.services.desk import FailoverAsked, failover_of
 from cachekeep.services.desk import shown as show
 
@@ -34,7 +34,6 @@ def cache(**wanted: Any) -> Cache:
         kind="group",
         region="r",
         created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-        admin_password=Secret("x"),
         wanted=replace(Wanted(engine="valkey", version="8.0", node_type="cache.t3.micro", port=6379, shards=()), **wanted),
         decided=Decided(nodes=(node, replace(node, name="c-002", address="127.77.0.2"))),
     )

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
+from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
 from cachekeep.store import MemoryStore, SqlStore, Store
 from cachekeep.wire.caller import Principal
@@ -26,7 +27,7 @@ class Desk:
 
     def __init__(self, store: Store, clock: SetClock) -> None:
         self.store = store
-        self.services = Services(SERVICES, store, CATALOGUE, LONG, clock)
+        self.services = Services(SERVICES, store, CATALOGUE, LONG, clock, Sealing(bytes(32)))
         self.keeper = Keeper(store, clock)
 
     async def ask(self, operation: str, **params: Any) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
+from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
 from cachekeep.store import MemoryStore
 from cachekeep.wire.caller import Principal
@@ -25,7 +26,9 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.services = Services(SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock)
+        self.services = Services(
+            SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock, Sealing(bytes(32))
+        )
 
     def copy(self) -> World:
         """The same world once more: filling one takes longer than what is tried in it."""

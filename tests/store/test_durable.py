@@ -22,8 +22,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from cachekeep.clock import SystemClock
+from cachekeep.engines.users import credential_of
 from cachekeep.errors import Unusable
-from cachekeep.model import UNKNOWN, Condemned, Done, Errand, ParameterGroup, Resharded, Tags
+from cachekeep.model import UNKNOWN, Condemned, Done, Errand, ParameterGroup, Resharded, Secret, Tags
 from cachekeep.store import DataDirLock, Lease, SqlStore, StoreFailed, migrations, sqlite
 from cachekeep.store.migrate import VERSION_TABLE
 from cachekeep.store.tables import SCHEMA, metadata
@@ -384,7 +385,8 @@ async def test_durations_that_were_begun_by_the_wall_clock_began_nobody_knows_wh
         connection.execute(sa.text("insert into leases values ('u1', 3, 'before')"))
         connection.execute(sa.text("insert into holders values ('before', 9999999999999999)"))
     engine.dispose()
-    store = await opened(path)
+    store = SqlStore(path, SystemClock(), seal=lambda uid, text: credential_of(1, Secret(text), "sealed"))
+    await store.open()
     cache = await store.load("u1")
     assert cache is not None
     (node,), (one, two) = cache.decided.nodes, cache.decided.shards

@@ -20,6 +20,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "auth",
     "address_pool",
     "database",
+    "root_key",
     "region",
     "account",
     "zone_count",

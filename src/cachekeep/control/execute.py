@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ApplyParts, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
-from cachekeep.control.observe import Observer, target
+from cachekeep.control.observe import Observer, Passwords
 from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.launch import ENGINES_OWN, launch
@@ -51,11 +51,12 @@ Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
 
 
-def specs(catalogue: Catalogue, *, run_as: str | None = None, open_files: int | None = None) -> Specs:
+def specs(catalogue: Catalogue, password_of: Passwords, *, run_as: str | None = None, open_files: int | None = None) -> Specs:
     """Specs from installed builds. ``run_as`` and ``open_files`` are ``launch``'s: they are the machine's, not the cache's."""
 
     def spec(cache: Cache, node: Node) -> ProcessSpec:
-        plan = launch(catalogue.resolve(node.engine, node.version), cache, node, run_as=run_as, open_files=open_files)
+        build, password = catalogue.resolve(node.engine, node.version), password_of(cache)
+        plan = launch(build, cache, node, password, run_as=run_as, open_files=open_files)
         return ProcessSpec(
             key=(cache.uid, node.name),
             incarnation=node.incarnation,
@@ -183,7 +184,7 @@ class Hands:
                 await self._tell(cache, effect)
 
     async def _tell(self, cache: Cache, effect: LinkEffect) -> None:
-        await self._link.carry(effect, {name: target(cache, _node(cache, name)) for name in named_by(effect)})
+        await self._link.carry(effect, {name: self._observer.target(cache, _node(cache, name)) for name in named_by(effect)})
 
     def _spec(self, cache: Cache, name: str) -> ProcessSpec:
         node = cache.node(name)
@@ -209,7 +210,7 @@ class Hands:
         spec = self._specs(cache, node)
         await self._tell(cache, _parts(cache, node, effect.parts, spec.settings))
         if "settings" in effect.parts:
-            seen = await self._link.look(target(cache, node), deadline_seconds=ORDER_SECONDS)
+            seen = await self._link.look(self._observer.target(cache, node), deadline_seconds=ORDER_SECONDS)
             for name, value in seen.settings.items():
                 if spec.settings.get(name, value) != value:  # it would be told the same again and again
                     raise OrderFailed(f"{node.name}: {name} is {value} after it was set to {spec.settings[name]}")

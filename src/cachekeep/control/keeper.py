@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
-from cachekeep.control.observe import ENDED, Observer, target
+from cachekeep.control.observe import ENDED, Observer
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
 from cachekeep.plan import Policy, condition, invariants, plan
@@ -422,7 +422,7 @@ class Keeper:
         for node in cache.decided.everyone:
             if view.node(node.name).process == "running" and not node.leaving:
                 self._link.watch(
-                    target(cache, node),
+                    self._observer.target(cache, node),
                     interval_seconds=HEARTBEAT_SECONDS if node.name in leads else CALM_HEARTBEAT_SECONDS,
                     deadline_seconds=HEARTBEAT_DEADLINE_SECONDS,
                     wake=self._alarmed,

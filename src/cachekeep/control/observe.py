@@ -29,6 +29,7 @@ from cachekeep.model import (
     Plight,
     Process,
     Reason,
+    Secret,
     Silence,
     Start,
     Task,
@@ -52,15 +53,19 @@ STILL_SECONDS = 2.0
 """Who was still at two looks that are farther apart than this may have gone on in between."""
 
 
-def target(cache: Cache, node: Node) -> Target:
-    """How to speak to a node."""
+Passwords = Callable[[Cache], Secret]
+"""By which a cache's nodes are spoken to now. Raises ``Unsealable``."""
+
+
+def target(cache: Cache, node: Node, password_of: Passwords) -> Target:
+    """How to speak to a node. Raises ``Unsealable``."""
     return Target(
         key=(cache.uid, node.name),
         address=node.address,
         port=node.port,
         engine=node.engine,
         version=node.version,
-        password=cache.admin_password,
+        password=password_of(cache),
         cluster_id=cluster_node_id(cache, node) if cache.in_cluster_mode(node) else "",
         fed_from_outside=node in cache.decided.successors,
         moving=cache.decided.resharding > 0 or cache.decided.available_at is None,
@@ -135,8 +140,18 @@ class Observer:
     it has been waited for."""
 
     def __init__(
-        self, *, store: Store, driver: Driver, link: Link, fronts: Fronts, jobs: Jobs, places: Places, clock: Clock
+        self,
+        *,
+        store: Store,
+        driver: Driver,
+        link: Link,
+        fronts: Fronts,
+        jobs: Jobs,
+        places: Places,
+        clock: Clock,
+        password_of: Passwords,
     ) -> None:
+        self._password_of = password_of
         self._store, self._driver, self._link, self._fronts, self._places, self._clock = store, driver, link, fronts, places, clock
         self.jobs = jobs
         self._silent_since: dict[Key, float] = {}
@@ -148,6 +163,10 @@ class Observer:
         self._waited: dict[tuple[str], tuple[tuple[Reason, tuple[str, ...]], float]] = {}
         self._late = Late()
         self.flights = Flights(clock)
+
+    def target(self, cache: Cache, node: Node) -> Target:
+        """How to speak to a node. Raises ``Unsealable``."""
+        return target(cache, node, self._password_of)
 
     async def look(self, cache: Cache) -> View:
         """What is there now, and what is under way."""
@@ -188,7 +207,7 @@ class Observer:
         seen = NodeView()
         asked_at, moment = self._clock.monotonic(), self._clock.moment()
         if process.process == "running":
-            seen = await self._link.look(target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
+            seen = await self._link.look(self.target(cache, node), deadline_seconds=LOOK_DEADLINE_SECONDS)
         elif process.process == "frozen":
             seen = NodeView(answer=Silence())
         return replace(

@@ -19,7 +19,7 @@ from cachekeep.engines.config import item_mb, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES
 from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import secret_of
-from cachekeep.model import Cache, Digests, Limits, Node, Runtime, Shard
+from cachekeep.model import Cache, Digests, Limits, Node, Runtime, Secret, Shard
 
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
@@ -46,12 +46,14 @@ def launch(
     build: Build,
     cache: Cache,
     node: Node,
+    password: Secret,
     *,
     run_as: str | None = None,
     open_files: int | None = None,
 ) -> Launch:
     """The launch of ``node`` by ``build``.
 
+    ``password``: of the credential that is in force (``Cache.credentials``).
     ``run_as``: the account to which Memcached changes, which must be given where it is started by root.
     ``open_files``: the most that a process is allowed here; an engine that is to have more clients than that is given fewer.
     """
@@ -61,7 +63,7 @@ def launch(
         argv, files = _memcached_argv(build, node, wanted.boot, run_as, open_files), _board(cache)
     else:
         argv = (build.program, "{dir}/server.conf")
-        files = {"server.conf": (server_conf(build, cache, node, wanted, told), True)}
+        files = {"server.conf": (server_conf(build, cache, node, wanted, told, password), True)}
         if cache.in_cluster_mode(node):
             files["nodes.conf"] = (nodes_conf(cache, node), False)
     return Launch(
@@ -77,7 +79,7 @@ def launch(
 # --- Valkey and Redis
 
 
-def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, settings: Mapping[str, str]) -> str:
+def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, settings: Mapping[str, str], password: Secret) -> str:
     """The server's configuration file. It holds what a replica says to its primary, and has to stay secret. ``settings``: those of
     ``wanted`` that a running server can change, as this machine has room for them."""
     clustered, as_whom = cache.in_cluster_mode(node), wanted.login
@@ -98,7 +100,7 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, setting
         ("rdb-del-sync-files", "yes"),
         ("dbfilename", f"replication-{node.incarnation}.rdb"),
         *(("user", *line.split()) for line in wanted.acl),
-        *((("masteruser", as_whom.user), ("masterauth", secret_of(as_whom.user, cache.admin_password))) if as_whom else ()),
+        *((("masteruser", as_whom.user), ("masterauth", secret_of(as_whom.user, password))) if as_whom else ()),
         ("replica-announce-ip", node.address),
         ("replica-announce-port", str(node.port)),
         ("replica-read-only", "yes"),

@@ -6,24 +6,25 @@ from functools import lru_cache
 
 from cachekeep.engines.config import Sort, settings_of, sort
 from cachekeep.engines.limits import limits_of
-from cachekeep.engines.users import REPLICA, default_user, hash_of, our_users, secret_of
-from cachekeep.model import Cache, Login, Node, Runtime, Secret
+from cachekeep.engines.users import REPLICA, default_user, our_users
+from cachekeep.model import Cache, Credential, Login, Node, Runtime
 
 
 def runtime(cache: Cache, node: Node) -> Runtime:
     """Of ``node`` in ``cache``: to be read only. Raises KeyError for a node type that is not in the table."""
-    return _runtime(sort(cache, node), cache.admin_password)
+    return _runtime(sort(cache, node), cache.credentials)
 
 
 @lru_cache(maxsize=1024)
-def _runtime(node: Sort, admin: Secret) -> Runtime:
+def _runtime(node: Sort, credentials: tuple[Credential, ...]) -> Runtime:
     found, limits = settings_of(node), limits_of(node)
     if node.engine == "memcached":
         return Runtime(settings=found.live, boot=found.boot, limits=limits)
+    by_age = sorted(credentials, key=lambda c: c.serial)
     return Runtime(
         settings=found.live,
         boot=found.boot,
-        acl=(*our_users(node.engine, node.numbers, admin), default_user(node.engine, node.numbers)),
-        login=Login(REPLICA, hash_of(secret_of(REPLICA, admin))),
+        acl=(*our_users(node.engine, node.numbers, by_age), default_user(node.engine, node.numbers)),
+        login=Login(REPLICA, credentials[0].hash_of(REPLICA)) if credentials else None,
         limits=limits,
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 
-from cachekeep.model import Secret
+from cachekeep.model import Credential, Secret
 
 ADMIN = "cachekeep-admin"
 """By which the control plane gives orders. No engine knows its password, only the hash to check it by."""
@@ -27,8 +28,15 @@ def secret_of(user: str, admin: Secret) -> str:
     return admin.value if user == ADMIN else hmac.digest(admin.value.encode(), user.encode(), "sha256").hex()
 
 
-def our_users(engine: str, numbers: tuple[int, ...], admin: Secret) -> tuple[str, ...]:
-    """The ACL lines of our users: only hashes of passwords are in them. Each begins anew, so it may be given to a running engine.
+def credential_of(serial: int, admin: Secret, sealed: str) -> Credential:
+    """A password of the admin's as it is kept, with what engines check our users' by."""
+    hashes = tuple((user, hash_of(secret_of(user, admin))) for user in (ADMIN, REPLICA, MOVER))
+    return Credential(serial=serial, sealed=sealed, hashes=hashes)
+
+
+def our_users(engine: str, numbers: tuple[int, ...], accepted: Sequence[Credential]) -> tuple[str, ...]:
+    """The ACL lines of our users, who come by any of the accepted credentials: only hashes of passwords are in them. Each begins
+    anew, so it may be given to a running engine.
 
     What a mover restores is checked as a client's is (``sanitize-dump-payload``)."""
     moves = "~* +asking +ping +restore +restore-asking +select"
@@ -36,7 +44,8 @@ def our_users(engine: str, numbers: tuple[int, ...], admin: Secret) -> tuple[str
         # And it may follow: a source whose move was cut short may be a replica the next moment.
         moves = "~* &* +@all -@admin +cluster|syncslots +psync +replconf"
     rules = {ADMIN: "~* &* +@all", REPLICA: "+ping +psync +replconf", MOVER: moves}
-    return tuple(f"{user} reset on #{hash_of(secret_of(user, admin))} {may}" for user, may in rules.items())
+    passwords = {user: " ".join(f"#{c.hash_of(user)}" for c in accepted) for user in rules}
+    return tuple(f"{user} reset on {passwords[user]} {may}" for user, may in rules.items())
 
 
 def hash_of(secret: str) -> str:

@@ -12,7 +12,6 @@ from cachekeep.model.cache import (
     Node,
     Preparing,
     Retiring,
-    Secret,
     Shard,
     SlotRange,
     Wanted,
@@ -35,6 +34,7 @@ from cachekeep.model.change import (
     Starving,
 )
 from cachekeep.model.condition import Condition, NodeCondition
+from cachekeep.model.credential import Credential, Secret
 from cachekeep.model.job import (
     Beginning,
     Broken,
@@ -148,6 +148,7 @@ __all__ = [
     "Condition",
     "Confirmed",
     "Convert",
+    "Credential",
     "Decide",
     "Decided",
     "Detach",

@@ -26,6 +26,7 @@ from cachekeep.model.change import (
     Resharding,
     Starved,
 )
+from cachekeep.model.credential import Credential
 from cachekeep.model.job import Errand, ErrandKind, Job
 from cachekeep.model.moment import Moment
 from cachekeep.model.resources import SourceType
@@ -36,17 +37,6 @@ ClusterMode = Literal["disabled", "compatible", "enabled"]
 FrontKind = Literal["balancer", "discovery", "compatible"]
 SlotRange = tuple[int, int]
 """First and last slot, both included."""
-
-
-class Secret(msgspec.Struct, frozen=True):
-    """A password. Shows itself to nobody who prints it."""
-
-    value: str
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    __str__ = __repr__
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +80,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     errands: tuple[Errand, ...] = ()
     deferred: frozenset[str] = frozenset()
     """Fields whose change waits for the maintenance window (``ApplyImmediately=false``): ``node_type``, ``version``, ``shards``."""
+    credentials: tuple[Credential, ...] = ()
+    """By which its nodes may be spoken to; the last is the one to come to. Empty for an engine without users."""
     deleted: bool = False
 
     def asking(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None) -> Wanted:
@@ -288,6 +280,10 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     """Those that have not ended, and of the others those that may be asked for: of errands that are still listed as wanted, and
     the last of each kind of task."""
+    credential: int = 1
+    """Serial of the credential by which its nodes are spoken to, and come to each other."""
+    other_credential: int | None = None
+    """Of the one that they accept beside it: on its way in if it is higher, else on its way out."""
     appointed_at: Moment | None = None
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None
@@ -345,8 +341,6 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     kind: CacheKind
     region: str
     created_at: dt.datetime
-    admin_password: Secret
-    """Of the ``cachekeep-admin`` user of every engine process, and of replication."""
     wanted: Wanted
     decided: Decided = Decided()
     version: int = 0
@@ -380,6 +374,12 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.decided.successors or self.decided.retired:
             return node in self.decided.successors or (self.clustered and node not in self.decided.retired)
         return self.clustered
+
+    @functools.cached_property
+    def credentials(self) -> tuple[Credential, ...]:
+        """Those that its nodes accept, the one that is in force first; empty for an engine without users."""
+        known = {c.serial: c for c in self.wanted.credentials}
+        return tuple(known[s] for s in (self.decided.credential, self.decided.other_credential) if s is not None and known)
 
     def node(self, name: str) -> Node | None:
         """The decided node of that name, successors and retired ones included."""

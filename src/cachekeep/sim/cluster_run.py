@@ -24,7 +24,7 @@ from cachekeep.sim.faults import beside, vocabulary
 from cachekeep.sim.run import LINGER_SECONDS, WRITE_SECONDS, Run
 from cachekeep.sim.scenario import Report, Scenario, Violation
 from cachekeep.sim.timeless import run
-from cachekeep.sim.users import NAME, UID
+from cachekeep.sim.users import NAME, SEALING, UID
 
 KEYS = 24
 STEP = SLOTS // KEYS
@@ -163,7 +163,6 @@ class ClusterRun(Run):
             kind="group",
             region="us-east-1",
             created_at=self.clock.now(),
-            admin_password=Secret("x"),
             wanted=Wanted(
                 engine=scenario.engine,
                 version=scenario.version,
@@ -171,6 +170,7 @@ class ClusterRun(Run):
                 port=6379,
                 shards=tuple(wanted_shard(f"{i + 1:04}", scenario.nodes) for i in range(scenario.shards)),
                 cluster_mode="enabled",
+                credentials=(SEALING.credential(UID, 1, Secret("x")),),
                 automatic_failover=True,
                 parameter_group=f"default.valkey{scenario.version.partition('.')[0]}.cluster.on",
             ),

@@ -31,7 +31,7 @@ from cachekeep.sim.jobs import SimJobs, Tasks
 from cachekeep.sim.scenario import CreationViolation, LivenessViolation, Report, SafetyViolation, Scenario, Violation
 from cachekeep.sim.store import Stores, WatchedStore, WitnessedStore
 from cachekeep.sim.timeless import run
-from cachekeep.sim.users import UID, Users, group
+from cachekeep.sim.users import SEALING, UID, Users, group
 from cachekeep.sim.world import World
 from cachekeep.store.contract import Lease
 
@@ -211,7 +211,16 @@ class Run(Users):
         fronts = SimFronts(self.world)
         store = self.stores.of(name) if AILS in self.scenario.vocabulary else self.store
         jobs = SimJobs(self.tasks, outlives=self.tasks_go_on)
-        observer = Observer(store=store, driver=driver, link=link, fronts=fronts, jobs=jobs, clock=clock, places=self.places)
+        observer = Observer(
+            store=store,
+            driver=driver,
+            link=link,
+            fronts=fronts,
+            jobs=jobs,
+            clock=clock,
+            places=self.places,
+            password_of=SEALING.password_of,
+        )
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,

@@ -12,10 +12,12 @@ from msgspec.structs import replace
 
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, ErrandKind, Member, Secret, Wanted, WantedShard
+from cachekeep.security.sealing import Sealing
 from cachekeep.sim.world import World
 from cachekeep.store.memory import MemoryStore
 
 UID, NAME = "u1", "demo"
+SEALING = Sealing(bytes(32))
 NODE_TYPES = ("cache.t3.micro", "cache.t3.small", "cache.t3.medium")
 
 
@@ -28,7 +30,6 @@ def group(nodes: int, engine: str, *, created_at: dt.datetime) -> Cache:
         kind="group",
         region="us-east-1",
         created_at=created_at,
-        admin_password=Secret("x"),
         wanted=Wanted(
             engine=engine,
             version="8.0.1",
@@ -36,6 +37,7 @@ def group(nodes: int, engine: str, *, created_at: dt.datetime) -> Cache:
             port=6379,
             shards=(WantedShard(id="0001", members=members),),
             parameter_group="default.valkey8",
+            credentials=(SEALING.credential(UID, 1, Secret("x")),),
         ),
     )
 

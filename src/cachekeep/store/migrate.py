@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from cachekeep.errors import Unusable
+from cachekeep.model import Credential
 from cachekeep.store.tables import SCHEMA, metadata
 
 VERSION_TABLE = "cachekeep_schema"
+_SEALED = "0007"
 
 
-def migrate(connection: sa.Connection, shown: str) -> None:
-    """Create or upgrade all tables inside the caller's transaction. ``shown`` names the database in errors.
+Seal = Callable[[str, str], Credential]
+"""A cache's uid and its password, from a time when that was kept as it is → as it is kept now."""
+
+
+def migrate(connection: sa.Connection, shown: str, seal: Seal) -> bool:
+    """Create or upgrade all tables inside the caller's transaction. ``shown`` names the database in errors. Whether there is
+    something behind the tables that is not to stay: passwords that were not sealed.
 
     Raises ``Unusable`` if the database was written by a newer program, or holds tables of ours without saying of which revision.
     """
@@ -22,7 +30,7 @@ def migrate(connection: sa.Connection, shown: str) -> None:
     if VERSION_TABLE in found:
         revision = connection.execute(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))).scalar()
     if revision == SCHEMA:
-        return
+        return False
     if revision is None and (taken := found & set(metadata.tables)):
         raise Unusable(f"{shown} is not a Cachekeep database: it already has a table named {min(taken)}. Use an empty one.")
 
@@ -40,4 +48,6 @@ def migrate(connection: sa.Connection, shown: str) -> None:
             "It was left as it is: upgrade Cachekeep, or use another database."
         )
     config.attributes["connection"] = connection
+    config.attributes["seal"] = seal
     command.upgrade(config, "head")
+    return revision is not None and revision < _SEALED

@@ -16,7 +16,7 @@ from cachekeep.clock import Clock
 from cachekeep.errors import Conflict, Unusable
 from cachekeep.store.contract import StoreFailed
 from cachekeep.store.database import finish
-from cachekeep.store.migrate import migrate
+from cachekeep.store.migrate import Seal, migrate
 from cachekeep.store.wakes import Touched
 
 T = TypeVar("T")
@@ -87,8 +87,9 @@ class _Connection:
 class Postgres:
     """``Database`` over a server. READ COMMITTED with row locks."""
 
-    def __init__(self, url: sa.URL, clock: Clock) -> None:
+    def __init__(self, url: sa.URL, clock: Clock, seal: Seal) -> None:
         self.shown = url.render_as_string(hide_password=True)
+        self._seal = seal
         self._url = url.set(drivername="postgresql+asyncpg")
         self._clock = clock
         self._me = uuid.uuid4().hex
@@ -118,7 +119,11 @@ class Postgres:
             with _plain_errors(self.shown):
                 async with engine.begin() as connection:
                     await connection.execute(_SERIAL)
-                    await connection.run_sync(migrate, f"database {self.shown}")
+                    stays = await connection.run_sync(migrate, f"database {self.shown}", self._seal)
+                if stays:  # in rows that nobody sees
+                    async with engine.connect() as connection:
+                        await connection.execution_options(isolation_level="AUTOCOMMIT")
+                        await connection.execute(sa.text("vacuum full caches"))
         except (StoreFailed, Conflict, Unusable) as error:
             await engine.dispose()
             raise Unusable(str(error)) from error

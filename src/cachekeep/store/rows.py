@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cachekeep.errors import Conflict
-from cachekeep.model import Cache, Condition, Decided, Secret, Wanted
+from cachekeep.model import Cache, Condition, Decided, Wanted
 from cachekeep.store import tables as t
 from cachekeep.store.contract import R
 
@@ -27,7 +27,6 @@ ROW = sa.select(
     t.caches.c.kind,
     t.caches.c.region,
     t.caches.c.created_at,
-    t.caches.c.admin_password,
     t.caches.c.wanted,
     t.caches.c.decided,
     t.caches.c.version,
@@ -36,14 +35,13 @@ ROW = sa.select(
 
 
 def cache_of(row: Any) -> Cache:
-    uid, name, kind, region, created_at, admin_password, wanted, decided, version = row
+    uid, name, kind, region, created_at, wanted, decided, version = row
     return Cache(
         uid=uid,
         name=name,
         kind=kind,
         region=region,
         created_at=time_of(created_at),
-        admin_password=Secret(admin_password),
         wanted=_decode_wanted(wanted),
         decided=_decode_decided(decided),
         version=version,

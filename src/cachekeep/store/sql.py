@@ -15,12 +15,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost, Unusable
-from cachekeep.model import Cache, Condition, Decided, Event, Record
+from cachekeep.model import Cache, Condition, Credential, Decided, Event, Record
 from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
 from cachekeep.store.database import Database, Session
+from cachekeep.store.migrate import Seal
 from cachekeep.store.rows import ROW, cache_of, condition_of, stale, text_of
 from cachekeep.store.serial import following, merge
 from cachekeep.store.sql_transaction import SqlTransaction
@@ -44,14 +45,20 @@ _SAVE_DECIDED = (
 _PUBLISHED = sa.select(t.conditions.c.epoch, t.conditions.c.version, t.conditions.c.body).where(t.conditions.c.uid == _p("uid"))
 
 
+def _no_key(uid: str, password: str) -> Credential:
+    raise Unusable("passwords in it are not sealed, and there is no key to seal them with. It was left as it is")
+
+
 class SqlStore:
     """``Store``. ``url``: ``sqlite:///path``, a plain path, or ``postgresql://user:password@host/database``. Addresses that are
-    given up stay unused for ``linger_seconds``."""
+    given up stay unused for ``linger_seconds``. ``seal``: what is done about passwords that an earlier release kept as they are."""
 
-    def __init__(self, url: str | Path, clock: Clock, *, linger_seconds: float = Policy().linger_seconds) -> None:
+    def __init__(
+        self, url: str | Path, clock: Clock, *, linger_seconds: float = Policy().linger_seconds, seal: Seal = _no_key
+    ) -> None:
         self.clock = clock
         self.linger_seconds = linger_seconds
-        self.database = _database(url, clock)
+        self.database = _database(url, clock, seal)
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
         self.beats = Beats(clock)
         self._changes, self._conditions = Wakes(), Wakes()
@@ -285,9 +292,9 @@ class SqlStore:
         return True
 
 
-def _database(url: str | Path, clock: Clock) -> Database:
+def _database(url: str | Path, clock: Clock, seal: Seal) -> Database:
     if isinstance(url, Path) or "://" not in url:
-        return Sqlite(Path(url), clock)
+        return Sqlite(Path(url), clock, seal)
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -295,11 +302,11 @@ def _database(url: str | Path, clock: Clock) -> Database:
         raise Unusable("the database URL cannot be read; it should look like postgresql://user:password@host/database") from None
     match parsed.get_backend_name():
         case "sqlite" if parsed.database:
-            return Sqlite(Path(parsed.database), clock)
+            return Sqlite(Path(parsed.database), clock, seal)
         case "postgresql" | "postgres":
             from cachekeep.store.postgres import Postgres  # a third of the program's start and memory, needed by few
 
-            return Postgres(parsed, clock)
+            return Postgres(parsed, clock, seal)
     raise Unusable(f"database {parsed.render_as_string(hide_password=True)}: only SQLite files and PostgreSQL are supported")
 
 

@@ -84,7 +84,6 @@ class SqlTransaction:
                 name=saved.name,
                 region=saved.region,
                 created_at=micros_of(saved.created_at),
-                admin_password=saved.admin_password.value,
                 version=saved.version,
                 wanted=text_of(saved.wanted),
                 decided=text_of(saved.decided),

@@ -22,7 +22,7 @@ from cachekeep.clock import Clock
 from cachekeep.errors import Unusable
 from cachekeep.store.contract import StoreFailed
 from cachekeep.store.database import finish
-from cachekeep.store.migrate import migrate
+from cachekeep.store.migrate import Seal, migrate
 from cachekeep.store.wakes import Touched
 
 BUSY_SECONDS = 10.0
@@ -51,10 +51,10 @@ class Sqlite:
     """``Database`` over one file, mode 0600. WAL with a sync at every commit;
     transactions begin IMMEDIATE, so no update gets lost."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, seal: Seal) -> None:
         self.path = path
         self.shown = str(path)
-        self._clock = clock
+        self._clock, self._seal = clock, seal
         # SQLAlchemy compiles and converts; when a transaction begins and ends is said here, in plain SQL.
         self._engine = sa.create_engine(
             "sqlite://", creator=self._raw, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
@@ -92,8 +92,11 @@ class Sqlite:
                     raise Unusable(f"database {self.shown} is damaged: {fault}. It was left as it is; restore it from a backup.")
                 writer.raw.execute("begin immediate")
                 try:
-                    migrate(writer.sync(), f"database {self.shown}")
+                    stays = migrate(writer.sync(), f"database {self.shown}", self._seal)
                     writer.raw.execute("commit")
+                    if stays:  # in free pages, and in the log of what was written
+                        writer.raw.execute("vacuum")
+                        writer.raw.execute("pragma wal_checkpoint(truncate)")
                 finally:
                     if writer.raw.in_transaction:
                         writer.raw.execute("rollback")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0006"
+SCHEMA = "0007"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(
@@ -35,7 +35,6 @@ caches = sa.Table(
     sa.Column("name", Name, nullable=False),
     sa.Column("region", sa.Text, nullable=False),
     sa.Column("created_at", Micros, nullable=False),
-    sa.Column("admin_password", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("wanted", sa.Text, nullable=False),
     sa.Column("decided", sa.Text, nullable=False),

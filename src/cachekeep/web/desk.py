@@ -11,9 +11,11 @@ from cachekeep.clock import Clock
 from cachekeep.control import Observer
 from cachekeep.control.explain import explain
 from cachekeep.engines.catalogue import Catalogue
+from cachekeep.errors import Unsealable
 from cachekeep.model import Cache
 from cachekeep.plan import Policy
 from cachekeep.services import Services
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 
@@ -67,4 +69,7 @@ class Desk:
         return said
 
     async def _explain(self, cache: Cache) -> Mapping[str, Any]:
-        return msgspec.structs.asdict(await explain(cache, self._observer, self._clock, self._policy))
+        try:
+            return msgspec.structs.asdict(await explain(cache, self._observer, self._clock, self._policy))
+        except Unsealable as error:
+            raise ApiError("ServiceUnavailable", f"{error}.", status=503) from None

@@ -11,6 +11,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
+from cachekeep.security.sealing import Sealing
 from cachekeep.services.core.quotas import Quota
 from cachekeep.wire.faults import ApiError
 
@@ -55,6 +56,7 @@ class Context(msgspec.Struct, frozen=True):
     settings: ServiceSettings
     catalogue: Catalogue
     clock: Clock
+    sealing: Sealing
 
 
 def digest(*parts: str) -> str:

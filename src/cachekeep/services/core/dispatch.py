@@ -10,7 +10,8 @@ from msgspec.structs import replace as with_fields
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.errors import Conflict, InvalidCombination, InvalidValue
+from cachekeep.errors import Conflict, InvalidCombination, InvalidValue, Unsealable
+from cachekeep.security.sealing import Sealing
 from cachekeep.services.core import parameters
 from cachekeep.services.core.authorise import authorise
 from cachekeep.services.core.context import Context, ServiceSettings, combination_error, value_error
@@ -32,11 +33,17 @@ class Services:
     """
 
     def __init__(
-        self, services: Iterable[Service], store: Store, catalogue: Catalogue, settings: ServiceSettings, clock: Clock
+        self,
+        services: Iterable[Service],
+        store: Store,
+        catalogue: Catalogue,
+        settings: ServiceSettings,
+        clock: Clock,
+        sealing: Sealing,
     ) -> None:
         self._services = {service.name: service for service in services}
         self._store = store
-        self._context = Context(settings, catalogue, clock)
+        self._context = Context(settings, catalogue, clock, sealing)
         self._waiting = Waiting(store, clock)
 
     def served(self) -> Mapping[str, frozenset[str]]:
@@ -66,6 +73,9 @@ class Services:
             raise value_error(str(error)) from None
         except InvalidCombination as error:
             raise combination_error(str(error)) from None
+        except Unsealable as error:
+            log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
+            raise ApiError("ServiceUnavailable", f"{error}.", status=503) from None
         except (StoreFailed, Conflict) as error:
             log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
             raise _unavailable(operation, error) from error

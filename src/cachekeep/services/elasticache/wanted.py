@@ -250,14 +250,17 @@ def revise(cache: Cache, changes: Mapping[str, Any], *, immediately: bool) -> Wa
 async def insert(tx: Transaction, context: Context, kind: CacheKind, name: str, wanted: Wanted) -> Cache:
     """Add a cache of which nothing is decided yet. Raises AlreadyThere, or what ``check_room`` raises."""
     await check_room(tx, context, wanted)
+    uid = context.clock.new_id()
+    if wanted.engine != "memcached":  # it has no users
+        password = context.sealing.credential(uid, 1, Secret(context.clock.new_secret()))
+        wanted = replace(wanted, credentials=(password,))
     return await tx.insert(
         Cache(
-            uid=context.clock.new_id(),
+            uid=uid,
             name=name,
             kind=kind,
             region=context.settings.region,
             created_at=context.clock.now(),
-            admin_password=Secret(context.clock.new_secret()),
             wanted=wanted,
         )
     )
