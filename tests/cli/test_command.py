@@ -57,7 +57,7 @@ def test_help_loads_neither_database_nor_aws() -> None:
     assert not {"sqlalchemy", "botocore", "rich", "uvicorn", "asyncio"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("command", ["up", "env", "status", "explain", "failover", "engines", "down"])
+@pytest.mark.parametrize("command", ["up", "env", "status", "explain", "failover", "rotate-credentials", "engines", "down"])
 def test_every_command_has_help(command: str) -> None:
     shown = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
     assert f"Usage: cachekeep {command}" in shown
@@ -166,7 +166,13 @@ def test_a_group_and_a_cluster_of_one_name_are_told_apart(installation: Installa
     listed = installation.run("status").stdout
     assert "group/shown" in listed
     assert "cluster/shown" in listed
-    for command in (("status", group), ("explain", group), ("failover", group), ("chaos", "kill-node", group, "--yes")):
+    for command in (
+        ("status", group),
+        ("explain", group),
+        ("failover", group),
+        ("rotate-credentials", group),
+        ("chaos", "kill-node", group, "--yes"),
+    ):
         told = installation.run(*command, check=False)
         assert (told.returncode, told.stderr) == (
             1,

@@ -269,7 +269,7 @@ def told(cache: Cache, **digests: dict[str, str]) -> View:
     [
         ({"settings": "x"}, ("settings",), "demo-002 gets changed settings"),
         ({"acl": "x"}, ("acl",), "demo-002 gets changed users"),
-        ({"login": "x"}, ("login",), "demo-002 gets another login at its primary"),
+        ({"login": "x"}, ("login",), "demo-002 gets another login for replication"),
         ({"settings": "x", "acl": "x"}, ("acl", "settings"), "demo-002 gets changed users and changed settings"),
     ],
 )

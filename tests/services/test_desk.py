@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests.plan.test_switching import enabled
+from tests.services.rig import SETTINGS
 
 from cachekeep.cli.chaos import _chosen
+from cachekeep.clock import SystemClock
+from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import Unusable
-from cachekeep.model import Cache, Decided, Node, Wanted
-from cachekeep.services.desk import FailoverAsked, failover_of
+from cachekeep.model import Cache, Decided, Node, Secret, Wanted
+from cachekeep.security.sealing import Sealing
+from cachekeep.services.core.context import Context
+from cachekeep.services.desk import FailoverAsked, failover_of, rotated
 from cachekeep.services.desk import shown as show
+from cachekeep.wire.faults import ApiError
 
 
 def cache(**wanted: Any) -> Cache:
@@ -77,3 +83,21 @@ def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None
         _chosen(shown, "demo-009")
     (errand,), told = failover_of(cache, FailoverAsked(name="demo", to="demo-002"))
     assert (errand.nodes, told) == (("demo-002",), "demo-002.cluster is to lead shard 0001")
+
+
+def test_a_password_is_added_once_and_what_nobody_uses_goes() -> None:
+    context = Context(SETTINGS, Catalogue(), SystemClock(), Sealing(bytes(32)))
+    before = cache(credentials=tuple(context.sealing.credential("u", serial, Secret("old")) for serial in (3, 4)))
+    before = replace(before, decided=replace(before.decided, credential=4))
+    wanted = rotated(before, Secret("new"), context)
+    assert [c.serial for c in wanted.credentials] == [4, 5]
+    assert "new" not in repr(wanted)
+    after = replace(before, wanted=wanted)
+    assert rotated(after, Secret("newer"), context) == wanted, "asked already"
+    on_its_way_out = replace(after, decided=replace(after.decided, credential=5, other_credential=4))
+    assert [c.serial for c in rotated(on_its_way_out, Secret("newer"), context).credentials] == [4, 5, 6]
+    done = replace(after, decided=replace(after.decided, credential=5))
+    assert context.sealing.password_of(done) == Secret("new")
+    for refused in ({"engine": "memcached"}, {"deleted": True}):
+        with pytest.raises(ApiError, match=r"no users|being deleted"):
+            rotated(replace(before, wanted=replace(before.wanted, **refused)), Secret("new"), context)

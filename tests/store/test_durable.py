@@ -36,7 +36,7 @@ def anyio_backend() -> str:
 
 
 async def opened(path: Path | str) -> SqlStore:
-    store = SqlStore(path, SystemClock())
+    store = SqlStore(path, SystemClock(), seal=lambda uid, text: credential_of(1, Secret(text), "sealed"))
     await store.open()
     return store
 
@@ -385,8 +385,7 @@ async def test_durations_that_were_begun_by_the_wall_clock_began_nobody_knows_wh
         connection.execute(sa.text("insert into leases values ('u1', 3, 'before')"))
         connection.execute(sa.text("insert into holders values ('before', 9999999999999999)"))
     engine.dispose()
-    store = SqlStore(path, SystemClock(), seal=lambda uid, text: credential_of(1, Secret(text), "sealed"))
-    await store.open()
+    store = await opened(path)
     cache = await store.load("u1")
     assert cache is not None
     (node,), (one, two) = cache.decided.nodes, cache.decided.shards

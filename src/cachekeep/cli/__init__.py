@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "status": ("watch:status", "Caches, nodes, roles, endpoints, health."),
     "explain": ("watch:explain", "What the planner would do with a cache now, and why."),
     "failover": ("watch:failover", "Make another node the primary."),
+    "rotate-credentials": ("watch:rotate", "Change the passwords of Cachekeep's own users."),
     "chaos": ("chaos:chaos", "Harm a cache on purpose, and see what its clients feel."),
     "engines": ("engines:engines", "Installed engines and what they can do; install more."),
     "down": ("down:down", "Stop the control plane; with --engines, the caches too."),

@@ -147,3 +147,13 @@ def failover(name: str, shard: str | None, to: str | None, allow_data_loss: bool
     settings = settings_of(flags)
     answer = call(settings, "failover", name=name, shard=shard, to=to, allow_data_loss=allow_data_loss)
     click.echo(f"{name}: {answer['because']}. `cachekeep status {name}{data_dir_flag(settings)}` shows when it has happened.")
+
+
+@click.command(short_help="Change the passwords of Cachekeep's own users.")
+@click.argument("name")
+@options("data_dir")
+def rotate(name: str, **flags: Any) -> None:
+    """Change the passwords by which the nodes of NAME are given orders and come to each other. Clients notice nothing."""
+    settings = settings_of(flags)
+    answer = call(settings, "rotate", name=name)
+    click.echo(f"{name}: {answer['because']}. An event says when that is done.")

@@ -20,7 +20,7 @@ from cachekeep.plan.situation import Situation, listed
 _MIB = 1 << 20
 _WORDS: Final[dict[Part, str]] = {
     "acl": "changed users",
-    "login": "another login at its primary",
+    "login": "another login for replication",
     "settings": "changed settings",
 }
 _MARGIN_BYTES = 64 * _MIB

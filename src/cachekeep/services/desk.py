@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import offer_of
-from cachekeep.model import Cache, Condition, Errand
+from cachekeep.model import Cache, Condition, Errand, Secret, Wanted
 from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import every, save, told
@@ -92,6 +92,16 @@ async def failover(call: Call, tx: Transaction, context: Context) -> Mapping[str
     return {"because": because}
 
 
+async def rotate(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """The password of our own users at the nodes of a cache is changed, under load and without a restart."""
+    cache = await _find(tx, _read(call, Named).name)
+    wanted = rotated(cache, Secret(context.clock.new_secret()), context)
+    if wanted == cache.wanted:
+        return {"because": "the passwords of Cachekeep's own users are on their way to be changed (asked already, not done yet)"}
+    await save(tx, cache, wanted, told(cache, "By hand: the passwords of Cachekeep's own users are to be changed"))
+    return {"because": "the passwords of Cachekeep's own users are to be changed at every node"}
+
+
 SERVICE: Final = Service(
     name=NAME,
     operations={
@@ -100,8 +110,23 @@ SERVICE: Final = Service(
         "reload": reads(reload),
         "tell": writes(tell),
         "failover": writes(failover),
+        "rotate": writes(rotate),
     },
 )
+
+
+def rotated(cache: Cache, secret: Secret, context: Context) -> Wanted:
+    """What is wanted, with one more password to come to; as it is while one is on its way. Raises ApiError for what cannot be."""
+    if cache.wanted.engine == "memcached":
+        raise value_error(f"{cache.name} runs memcached, which has no users.")
+    if cache.wanted.deleted:
+        raise value_error(f"{cache.name} is being deleted.")
+    now, other = cache.decided.credential, cache.decided.other_credential
+    newest = cache.wanted.credentials[-1].serial
+    if newest > now:
+        return cache.wanted
+    kept = tuple(c for c in cache.wanted.credentials if c.serial >= min(now, other or now))
+    return replace(cache.wanted, credentials=(*kept, context.sealing.credential(cache.uid, newest + 1, secret)))
 
 
 def failover_of(cache: Cache, asked: FailoverAsked) -> tuple[tuple[Errand, ...], str]:

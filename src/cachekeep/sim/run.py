@@ -10,6 +10,7 @@ import functools
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from msgspec.structs import replace
@@ -211,16 +212,8 @@ class Run(Users):
         fronts = SimFronts(self.world)
         store = self.stores.of(name) if AILS in self.scenario.vocabulary else self.store
         jobs = SimJobs(self.tasks, outlives=self.tasks_go_on)
-        observer = Observer(
-            store=store,
-            driver=driver,
-            link=link,
-            fronts=fronts,
-            jobs=jobs,
-            clock=clock,
-            places=self.places,
-            password_of=SEALING.password_of,
-        )
+        knows = partial(Observer, clock=clock, places=self.places, password_of=SEALING.password_of)
+        observer = knows(store=store, driver=driver, link=link, fronts=fronts, jobs=jobs)
         hands = self._hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
             store=store,
