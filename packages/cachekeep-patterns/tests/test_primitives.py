@@ -22,10 +22,12 @@ from cachekeep_patterns.primitives import (
     AsyncLeaderboard,
     AsyncLock,
     AsyncRateLimiter,
+    AsyncSemaphore,
     Idempotency,
     Leaderboard,
     Lock,
     RateLimiter,
+    Semaphore,
     Standing,
 )
 from patterns_rig.servers import Server, cluster, wait_for
@@ -117,6 +119,84 @@ async def test_async_lock(server: Server) -> None:
 
     fences = await asyncio.gather(*(work() for _ in range(20)))
     assert len(set(fences)) == 20
+    await client.aclose()
+
+
+@pytest.mark.parametrize("how", ["in the constructor", "in acquire"])
+def test_a_lock_that_must_not_wait_does_not(server: Server, how: str) -> None:
+    client = connect(url(server))
+    with Lock(client, "l"):
+        other = Lock(client, "l", wait_seconds=0 if how == "in the constructor" else None)
+        began = time.monotonic()
+        with pytest.raises(LockBusy):
+            other.acquire() if how == "in the constructor" else other.acquire(0)
+        assert time.monotonic() - began < 5
+
+
+def test_a_lock_leaves_nothing_for_ever_and_its_fence_survives_that(server: Server) -> None:
+    client, admin = connect(url(server)), valkey.Valkey(port=server.port)
+    with Lock(client, "l") as first:
+        assert all(admin.pttl(key) > 0 for key in admin.keys("*"))
+    assert all(admin.pttl(key) > 0 for key in admin.keys("*"))
+    admin.flushall()  # evicted, or a node that did not get them
+    with Lock(client, "l") as second:
+        assert second > first
+    admin.set("{l}:fence", second + 10**15)
+    with Lock(client, "l") as third:
+        assert third == second + 10**15 + 1
+
+
+def test_names_with_braces_are_names(server: Server) -> None:
+    client = connect(url(server))
+    with Lock(client, "{a}b}"), Lock(client, "{a}c"), Lock(client, "}"):
+        pass
+    with pytest.raises(ValueError, match="name"):
+        Lock(client, "")
+
+
+# --------------------------------------------------------------------------- semaphore
+
+
+def test_no_more_holders_than_places(server: Server) -> None:
+    client = connect(url(server))
+    counting, inside, most = threading.Lock(), 0, 0
+
+    def work(_: int) -> None:
+        nonlocal inside, most
+        with Semaphore(client, "s", 3, lease_seconds=5):
+            with counting:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.002)
+            with counting:
+                inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert 1 < most <= 3
+    assert valkey.Valkey(port=server.port).dbsize() == 0
+
+
+def test_a_dead_holders_place_comes_free_and_a_living_one_keeps_its(server: Server) -> None:
+    client = connect(url(server))
+    dead = Semaphore(client, "s", 2, lease_seconds=1)
+    dead.acquire()
+    assert dead._stop is not None
+    dead._stop()  # nobody renews it
+    with Semaphore(client, "s", 2, lease_seconds=30):
+        with pytest.raises(LockBusy):
+            Semaphore(client, "s", 2, wait_seconds=0).acquire()
+        Semaphore(client, "s", 2, wait_seconds=30).acquire()
+    assert not dead.held
+    with pytest.raises(LockLost):
+        dead.check()
+
+
+async def test_async_semaphore(server: Server) -> None:
+    client = connect_async(url(server))
+    async with AsyncSemaphore(client, "s", 1):
+        with pytest.raises(LockBusy):
+            await AsyncSemaphore(client, "s", 1, wait_seconds=0).acquire()
     await client.aclose()
 
 
@@ -329,7 +409,7 @@ def test_all_of_it_works_in_a_cluster() -> None:
         client = connect(url(servers[0]), cluster=True)
         for i in range(6):
             with Lock(client, f"l{i}") as fence:
-                assert fence == 1
+                assert fence
             assert RateLimiter(client, f"r{i}", limit=1, per_seconds=10).take("ada")
             assert Idempotency(client).run(f"k{i}", lambda: 1, scope="t") == 1
         board = Leaderboard(client, "game")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import resource
 import socketserver
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from pymemcache.exceptions import MemcacheError
 from tests.addresses import free_port
 
 from cachekeep_patterns import AsyncCache, Breaker, Cache, connect, connect_async, connect_async_memcached
+from cachekeep_patterns.near import NearCache
 from cachekeep_patterns.topology.memcached import MemcachedCluster, parse_cluster, wait_for_version
 from cachekeep_patterns.topology.retry import pause_seconds
 from cachekeep_patterns.topology.split import RecentWrites, read_keys, written_keys
@@ -435,3 +439,46 @@ async def test_glide(server: Server) -> None:
     with pytest.raises(TypeError, match="async"):
         Cache(client)
     await client.close()
+
+
+def test_connections_are_bounded_and_calls_wait_for_one(frail: Server) -> None:
+    client = connect(url(frail), max_connections=3)
+    with ThreadPoolExecutor(30) as pool:
+        assert set(pool.map(lambda n: client.set(f"k{n}", n), range(300))) == {True}
+    assert client.info("clients")["connected_clients"] <= 3
+
+
+async def test_a_crowd_on_one_loop_has_no_more_connections_than_that(frail: Server) -> None:
+    client = connect_async(url(frail), max_connections=3)
+    await asyncio.gather(*(client.set(f"k{n}", n) for n in range(1000)))
+    assert (await client.info("clients"))["connected_clients"] <= 3
+    await client.aclose()
+
+
+def test_a_unix_socket() -> None:
+    with tempfile.TemporaryDirectory(prefix="ck-") as directory, engine("--unixsocket", f"{directory}/s"):
+        client = connect(f"unix://{directory}/s?db=1")
+        assert client.set("k", 1)
+        assert client.connection_pool.connection_kwargs["db"] == 1
+        near = NearCache(connect(f"unix://{directory}/s"))
+        assert Cache(connect(f"unix://{directory}/s"), near=near).get("k2", lambda: 5) == 5
+        near.close()
+
+
+def test_descriptors_above_a_thousand(server: Server) -> None:
+    """`select()` takes none of them: the near cache must hear of invalidations all the same."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        near = NearCache(connect(url(server)))
+        cache = Cache(connect(url(server)), near=near)
+        cache.get("k", lambda: 1)
+        wait_for(lambda: (cache.get("k", lambda: 1), len(near))[1], "the value to be kept near")
+        valkey.Valkey(port=server.port).delete("k")
+        wait_for(lambda: cache.get("k", lambda: 2) == 2, "the invalidation to be heard")
+        near.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -69,7 +69,7 @@ PLAIN = (
 
 
 class Exact:
-    """A `Codec`. ``more`` are extensions of your own (codes from 32 on)."""
+    """A `Codec`. ``more`` are extensions of your own (codes from 32 on; those below are the library's)."""
 
     def __init__(self, *more: Extension) -> None:
         every = (*PLAIN, *more)
@@ -101,7 +101,10 @@ class Exact:
         found = self._by_kind.get(kind)
         if found is None:
             raise TypeError(f"a cached value cannot hold a {kind.__module__}.{kind.__qualname__}: store plain data")
-        return msgspec.msgpack.Ext(found.code, self._encode(self._plain(found.pack(value))))
+        return self._extended(found, value)
+
+    def _extended(self, extension: Extension, value: Any) -> msgspec.msgpack.Ext:
+        return msgspec.msgpack.Ext(extension.code, self._encode(self._plain(extension.pack(value))))
 
     @staticmethod
     def _key(key: Any) -> Any:

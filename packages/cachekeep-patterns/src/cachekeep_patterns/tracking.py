@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
-import select
+import selectors
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import valkey
@@ -172,8 +172,7 @@ class Tracker:
                     elif now - link.asked_at > self.near.max_stale_seconds:
                         raise Lost("no answer to the heartbeat")
                 next_beat = now + beat
-            ready, _, _ = select.select(links, [], [], min(0.3, max(0.0, next_beat - now)))
-            for link in ready:
+            for link in _readable(links, min(0.3, max(0.0, next_beat - now))):
                 link.read()
             # Trust is the least of all; it only ever moves on PONGs.
             self.near.trusted_until = min(link.trusted_until for link in links)
@@ -204,6 +203,14 @@ class Tracker:
         starts = [(n.host, n.port) for n in (*manager.startup_nodes.values(), *manager.nodes_cache.values())]
         for host, port in _cluster_primaries(kind_of_cluster, _settings(base), starts):
             yield kind_of_cluster, {**_settings(base), "host": host, "port": port}, True
+
+
+def _readable(links: Sequence[_Link], timeout_seconds: float) -> list[_Link]:
+    """Those with something to read. `select.select` takes no descriptor above 1,023."""
+    with selectors.DefaultSelector() as selector:
+        for link in links:
+            selector.register(link, selectors.EVENT_READ, link)
+        return [key.data for key, _ in selector.select(timeout_seconds)]
 
 
 def _tls(kwargs: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import threading
 import uuid
+import zoneinfo
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,12 +33,16 @@ if not settings.configured:
     )
     django.setup()
 
+from asgiref.sync import async_to_sync  # noqa: E402
+from django.contrib.auth import get_user_model  # noqa: E402
 from django.contrib.sessions.backends.base import UpdateError  # noqa: E402
 from django.contrib.sessions.exceptions import SessionInterrupted  # noqa: E402
+from django.db.models import IntegerChoices, TextChoices  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.test import AsyncClient, Client, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
 from django.utils.safestring import mark_safe  # noqa: E402
+from django.utils.translation import gettext_lazy  # noqa: E402
 from django.views.decorators.cache import cache_page  # noqa: E402
 
 from cachekeep_patterns.contrib.django import cache as cache_module  # noqa: E402
@@ -45,6 +50,7 @@ from cachekeep_patterns.contrib.django import codec  # noqa: E402
 from cachekeep_patterns.contrib.django import sessions as engine_module  # noqa: E402
 from cachekeep_patterns.contrib.django.cache import ValkeyCache  # noqa: E402
 from cachekeep_patterns.contrib.django.sessions import SessionStore  # noqa: E402
+from cachekeep_patterns.errors import LockBusy  # noqa: E402
 from patterns_rig.session_engines import Engine, wait_for  # noqa: E402
 
 gate = threading.Barrier(1)
@@ -488,3 +494,133 @@ def test_the_cache_in_a_cluster(cluster: list[Engine]) -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown OPTIONS: oops"):
         ValkeyCache("valkey://127.0.0.1", {"OPTIONS": {"oops": 1}})
+
+
+class Size(TextChoices):
+    SMALL = "s", gettext_lazy("small")
+
+
+class Level(IntegerChoices):
+    LOW = 1
+
+
+def test_lazy_texts_and_choices(cache: ValkeyCache) -> None:
+    for value, stored in ((gettext_lazy("hello"), "hello"), (Size.SMALL, "s"), (Level.LOW, 1), ([Size.SMALL.label], ["small"])):
+        cache.set("key", value)
+        assert cache.get("key") == stored == (value if not isinstance(value, list) else stored)
+    cache.set("number", Level.LOW)
+    assert cache.incr("number") == 2
+
+
+def test_models_are_kept_where_that_was_asked_for(cache: ValkeyCache, server: Engine) -> None:
+    user = get_user_model()(pk=7, username="ada", last_login=dt.datetime(2026, 1, 2, tzinfo=dt.UTC))
+    with pytest.raises(TypeError, match=r"auth\.models\.User"):
+        cache.set("user", user)
+    models = ValkeyCache(f"valkey://{server.address}:{server.port}/0", {"OPTIONS": {"models": True}})
+    models.set("users", [user])
+    (got,) = models.get("users")
+    assert (type(got), got.pk, got.username, got.last_login, got._state.adding) == (type(user), 7, "ada", user.last_login, True)
+    partly = get_user_model().from_db("default", ["id"], [7])
+    models.set("user", partly)
+    assert models.get("user").get_deferred_fields() == partly.get_deferred_fields()
+
+
+def test_a_zone_by_name_comes_back(cache: ValkeyCache) -> None:
+    when = dt.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    cache.set("when", when)
+    assert (cache.get("when"), cache.get("when").fold, cache.get("when").tzinfo) == (when, 1, when.tzinfo)
+
+
+def test_damaged_bytes_are_a_miss(cache: ValkeyCache, client: valkey.Valkey) -> None:
+    cache.set_many({"a": [1], "b": [2], "c": decimal.Decimal(1)})
+    for damaged in (b"", b"\x01", b"\x01\xc1", b"\x80\x04N.", b"garbage", b"\x01\xc7\x01\x09x", b"\x01\xd4\x63\x00"):
+        client.set(cache.make_key("a"), damaged)
+        assert cache.get("a", "missing") == "missing"
+        assert cache.get_many(["a", "b"]) == {"b": [2]}
+        assert cache.get_or_set("a", lambda: "made") == "made"
+
+
+def test_a_server_that_is_away_may_count_as_an_empty_one(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"ignore_exceptions": True, "deadline_seconds": 0, "client": {"socket_connect_timeout": 0.2}}
+    away = ValkeyCache("valkey://127.0.0.1:1", {"OPTIONS": options})
+    assert away.get("a", 5) == 5
+    assert away.set("a", 1) is None
+    assert away.get_or_set("a", lambda: 7) == 7
+    assert (away.add("a", 1), away.touch("a"), away.delete("a"), "a" in away) == (False, False, False, False)
+    assert (away.get_many(["a"]), away.set_many({"a": 1}), away.ttl("a"), away.delete_pattern("*")) == ({}, ["a"], 0, 0)
+    assert away.clear() is None
+    with pytest.raises(ValueError, match="not found"):
+        away.incr("a")
+    assert asyncio.run(away.aget("a", 5)) == 5
+    assert len([record for record in caplog.records if "counts as empty" in record.getMessage()]) == 1
+    strict = ValkeyCache("valkey://127.0.0.1:1", {"OPTIONS": {**options, "ignore_exceptions": False}})
+    with pytest.raises(valkey.exceptions.ConnectionError):
+        strict.get("a")
+
+
+def test_a_demoted_node_is_asked_again(cache: ValkeyCache, client: valkey.Valkey) -> None:
+    cache.get("a")  # the connection that leads to the old primary
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    promoted = threading.Timer(0.3, lambda: client.execute_command("REPLICAOF", "NO", "ONE"))
+    promoted.start()
+    try:
+        cache.set("a", 1)
+        cache.set_many({"b": 2, "c": 3})
+        assert cache.get_many(["a", "b", "c"]) == {"a": 1, "b": 2, "c": 3}
+    finally:
+        promoted.join()
+
+
+def test_time_left_patterns_and_locks(cache: ValkeyCache, server: Engine) -> None:
+    cache.set("a", 1, timeout=100)
+    cache.set("b", 1, timeout=None)
+    assert 90 < (cache.ttl("a") or 0) <= 100
+    assert (cache.ttl("b"), cache.ttl("c")) == (None, 0)
+    other = ValkeyCache(f"valkey://{server.address}:{server.port}/0", {"KEY_PREFIX": "x*"})
+    cache.set_many({f"user:{n}": n for n in range(1200)})
+    cache.set("user:1", "of version 2", version=2)
+    other.set("user:1", "of another prefix")
+    assert cache.delete_pattern("user:*") == 1200
+    assert (cache.get("user:1", version=2), other.get("user:1"), cache.get("a")) == ("of version 2", "of another prefix", 1)
+    assert other.delete_pattern("user:?") == 1
+    with cache.lock("report") as fence, pytest.raises(LockBusy):
+        assert fence
+        cache.lock("report", wait_seconds=0).acquire()
+
+
+async def test_time_left_patterns_and_locks_async(cache: ValkeyCache) -> None:
+    await cache.aset_many({"user:1": 1, "user:2": 2}, timeout=100)
+    assert 90 < (await cache.attl("user:1") or 0) <= 100
+    assert await cache.adelete_pattern("user:*") == 2
+    async with cache.alock("report"):
+        with pytest.raises(LockBusy):
+            await cache.alock("report", wait_seconds=0).acquire(0)
+
+
+def test_a_loop_that_ends_closes_its_connections(cache: ValkeyCache, client: valkey.Valkey) -> None:
+    def connected() -> int:
+        return int(client.info("clients")["connected_clients"])
+
+    before = connected()
+    cache_loops = cache._clients._by_loop
+    for _ in range(20):
+        async_to_sync(cache.aget)("a")  # a loop of its own each time, as for an async view under WSGI
+        asyncio.run(cache.aget("a"))
+    assert cache_loops == {}
+    wait_for(lambda: connected() <= before, "the connections of ended loops to close")
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(cache.aget("a"))
+    stopped.close()  # without a word to its generators
+    asyncio.run(cache.aget("a"))
+    assert cache_loops == {}
+
+
+def test_connections_are_bounded(server: Engine, client: valkey.Valkey) -> None:
+    few = ValkeyCache(f"valkey://{server.address}:{server.port}/0", {"OPTIONS": {"max_connections": 3}})
+    before = int(client.info("clients")["connected_clients"])
+
+    async def crowd() -> int:
+        await asyncio.gather(*(few.aget(str(n)) for n in range(200)))
+        return int(client.info("clients")["connected_clients"])
+
+    assert asyncio.run(crowd()) - before <= 3

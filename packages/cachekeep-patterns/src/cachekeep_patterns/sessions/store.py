@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from valkey import exceptions
 from valkey.client import NEVER_DECODE
 
+from ..topology.bounds import idle_connections
 from . import operations
 from .errors import SessionUnavailable
 from .operations import Call, Policy, Saved, SessionSeen, Steps
@@ -146,9 +147,8 @@ class SessionStore:
 
     def _reconnect(self) -> None:
         # An idle connection may lead to the node that is primary no more; the endpoint leads to the one that is.
-        pool = getattr(self.client, "connection_pool", None)
-        if pool is not None:
-            pool.disconnect(inuse_connections=False)
+        for connection in idle_connections(self.client):
+            connection.disconnect()
 
 
 class AsyncSessionStore:

@@ -12,15 +12,17 @@ import valkey.asyncio
 from valkey.connection import parse_url
 from valkey.credentials import CredentialProvider
 
+from cachekeep_patterns.topology.bounds import BoundedCluster, bounded
 from cachekeep_patterns.topology.retry import RETRIED, AsyncDeadlineRetry, DeadlineRetry
 from cachekeep_patterns.topology.split import AsyncSplitValkey, SplitValkey
 
+MAX_CONNECTIONS = 100
 _KNOWN = {
     name
     for client in (valkey.Valkey, valkey.ValkeyCluster, valkey.asyncio.Valkey, valkey.asyncio.ValkeyCluster)
     for name in inspect.signature(client.__init__).parameters
 } - {"self", "args", "kwargs"}
-_PLAIN, _TLS = ("valkey", "redis"), ("valkeys", "rediss")
+_PLAIN, _TLS, _UNIX = ("valkey", "redis"), ("valkeys", "rediss"), "unix"
 
 
 class _Token(CredentialProvider):
@@ -44,8 +46,8 @@ def _settings(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     parts = urlsplit(url if "://" in url else f"valkey://{url}")
-    if parts.scheme not in (*_PLAIN, *_TLS):
-        raise ValueError(f"cannot connect to {parts.scheme}://: valkey, valkeys, redis, rediss or memcached")
+    if parts.scheme not in (*_PLAIN, *_TLS, _UNIX):
+        raise ValueError(f"cannot connect to {parts.scheme}://: valkey, valkeys, redis, rediss, unix or memcached")
     username = username or (unquote(parts.username) if parts.username else None)
     password = password or (unquote(parts.password) if parts.password else None)
     settings: dict[str, Any] = {
@@ -66,6 +68,9 @@ def _settings(
         settings |= {"username": username, "password": password}
     if tls if tls is not None else parts.scheme in _TLS:
         settings |= {"ssl": True, "ssl_check_hostname": True} | ({"ssl_ca_certs": ca_file} if ca_file else {})
+    if parts.scheme == _UNIX:
+        del settings["host"], settings["port"], settings["socket_keepalive"]
+        return settings | {"unix_socket_path": unquote(parts.path), "db": int(settings.get("db", 0))}
     path = parts.path.strip("/")
     return settings | ({"db": int(path)} if path else {})
 
@@ -84,17 +89,20 @@ def connect(
     deadline_seconds: float = 5.0,
     read_from_replicas: bool = False,
     read_your_writes_seconds: float = 0.0,
+    max_connections: int = MAX_CONNECTIONS,
     **options: Any,
 ) -> Any:
     """A blocking client: `valkey.Valkey`, `SplitValkey` (with ``reader``), `valkey.ValkeyCluster`, or, for `memcached://`,
     a `MemcachedCluster` that follows the configuration endpoint.
 
-    ``url``         `valkey://host:port/db`; `valkeys://` or ``tls=True`` for TLS, its host name and chain checked (``ca_file``)
+    ``url``         `valkey://host:port/db`; `unix:///path/of/socket?db=0`; `valkeys://` or ``tls=True`` for TLS, its host name
+                    and chain checked (``ca_file``)
     ``reader``      the reader endpoint's URL: plain reads go there, and lag behind
     ``cluster``     the URL is a configuration endpoint of cluster mode; ``read_from_replicas`` reads from any node of a slot
     ``token``       called for the password of every new connection (IAM tokens and other rotating secrets)
     ``timeout_seconds``   for one attempt (connect, or wait for a reply)
     ``deadline_seconds``  for retrying with jitter when the connection breaks, times out, or the node says READONLY; 0: never retry
+    ``max_connections``  to one node (in cluster mode with threads: one for each thread); further calls wait for one to come free
     ``options``     anything else goes to valkey-py or pymemcache as it is
     """
     if url.startswith("memcached://"):
@@ -102,6 +110,7 @@ def connect(
 
         return MemcachedCluster(url, timeout_seconds=timeout_seconds, **options)
     settings = _settings(url, username, password, token, tls, ca_file, timeout_seconds, options)
+    max_connections = settings.pop("max_connections", max_connections)
     settings |= {"retry": DeadlineRetry(deadline_seconds)}
     if cluster:
         # The cluster client has its own loop over nodes; a deadline inside each node's connection would hide a dead node from it.
@@ -110,11 +119,13 @@ def connect(
             read_from_replicas=read_from_replicas,
         )
     settings |= {"retry_on_error": list(RETRIED)}
+    wait_seconds = max(deadline_seconds, timeout_seconds)
     if reader is None:
-        return valkey.Valkey(**settings)
+        return bounded(valkey.Valkey(**settings), max_connections, wait_seconds)
     aside = _settings(reader, username, password, token, tls, ca_file, timeout_seconds, options)
     near = valkey.Valkey(**aside, retry=DeadlineRetry(min(deadline_seconds, timeout_seconds)), retry_on_error=list(RETRIED))
-    return SplitValkey(**settings).attach(near, read_your_writes_seconds)
+    primary = bounded(SplitValkey(**settings), max_connections, wait_seconds)
+    return primary.attach(bounded(near, max_connections, wait_seconds), read_your_writes_seconds)
 
 
 def connect_async(
@@ -131,27 +142,31 @@ def connect_async(
     deadline_seconds: float = 5.0,
     read_from_replicas: bool = False,
     read_your_writes_seconds: float = 0.0,
+    max_connections: int = MAX_CONNECTIONS,
     **options: Any,
 ) -> Any:
     """The same for asyncio: `valkey.asyncio.Valkey`, `AsyncSplitValkey` or `valkey.asyncio.ValkeyCluster`. Not awaited: it connects
     at the first command. For Memcached see `connect_async_memcached`.
     """
     settings = _settings(url, username, password, token, tls, ca_file, timeout_seconds, options)
+    max_connections = settings.pop("max_connections", max_connections)
+    wait_seconds = max(deadline_seconds, timeout_seconds)
     if cluster:
-        return valkey.asyncio.ValkeyCluster(
+        return BoundedCluster(
             **settings,
             retry=AsyncDeadlineRetry(0),
             cluster_error_retry_attempts=_attempts(deadline_seconds),
             read_from_replicas=read_from_replicas,
-        )
+        ).bound(max_connections, wait_seconds)
     settings |= {"retry": AsyncDeadlineRetry(deadline_seconds), "retry_on_error": list(RETRIED)}
     if reader is None:
-        return valkey.asyncio.Valkey(**settings)
+        return bounded(valkey.asyncio.Valkey(**settings), max_connections, wait_seconds)
     aside = _settings(reader, username, password, token, tls, ca_file, timeout_seconds, options)
     near = valkey.asyncio.Valkey(
         **aside, retry=AsyncDeadlineRetry(min(deadline_seconds, timeout_seconds)), retry_on_error=list(RETRIED)
     )
-    return AsyncSplitValkey(**settings).attach(near, read_your_writes_seconds)
+    primary = bounded(AsyncSplitValkey(**settings), max_connections, wait_seconds)
+    return primary.attach(bounded(near, max_connections, wait_seconds), read_your_writes_seconds)
 
 
 def _attempts(deadline_seconds: float) -> int:

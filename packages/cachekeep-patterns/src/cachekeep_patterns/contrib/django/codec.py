@@ -1,24 +1,27 @@
 """Values of Django's cache as bytes, without pickle, and exactly: what comes out equals what went in, or it is refused.
 
 Integers are stored as decimal text, so the server can increment them. Everything else is MessagePack; tuples, sets,
-dates, Decimal, UUID, SafeString and rendered responses are extensions of it.
+dates, Decimal, UUID, SafeString and rendered responses are extensions of it (exact.py). A lazy text is stored as the text
+it is now, a member of TextChoices or IntegerChoices as its value, which equals it. Model instances are refused unless the
+cache was made for them: a cached row is no less old than any cached value, and saving one would write it back.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import decimal
-import uuid
-from collections.abc import Callable
+import enum
 from typing import Any
 
-import msgspec
+from django.apps import apps
+from django.db.models import DEFERRED, Model
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 
+from ...errors import Uncodable
+from ...exact import Exact, Extension
+
 _PACKED = b"\x01"
-_SAME = frozenset({str, bytes, float, bool, type(None)})
 
 
 def _response_parts(response: HttpResponse) -> list[Any]:
@@ -39,60 +42,69 @@ def _response(parts: list[Any]) -> HttpResponse:
     return response
 
 
-_EXTENSIONS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
-    (tuple, lambda value: [_plain(one) for one in value], tuple),
-    (set, lambda value: [_plain(one) for one in value], set),
-    (frozenset, lambda value: [_plain(one) for one in value], frozenset),
-    (int, str, int),
-    (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
-    (dt.date, dt.date.isoformat, dt.date.fromisoformat),
-    (dt.time, dt.time.isoformat, dt.time.fromisoformat),
-    (dt.timedelta, lambda value: [value.days, value.seconds, value.microseconds], lambda p: dt.timedelta(*p)),
-    (decimal.Decimal, str, decimal.Decimal),
-    (uuid.UUID, lambda value: value.bytes, lambda raw: uuid.UUID(bytes=raw)),
-    (SafeString, lambda value: str(value) + "", SafeString),
-    (HttpResponse, _response_parts, _response),
-)
-_CODES = {kind: (code, pack) for code, (kind, pack, _) in enumerate(_EXTENSIONS)}
+def _model_parts(instance: Model) -> list[Any]:
+    fields = {field.attname: instance.__dict__.get(field.attname, DEFERRED) for field in instance._meta.concrete_fields}
+    return [
+        instance._meta.label,
+        instance._state.db,
+        instance._state.adding,
+        {name: value for name, value in fields.items() if value is not DEFERRED},
+    ]
 
 
-def _plain(value: Any) -> Any:
-    kind = type(value)
-    if kind in _SAME or (kind is int and -(2**63) <= value < 2**64):
-        return value
-    if kind is list:
-        return [_plain(one) for one in value]
-    if kind is dict:
-        return {_key(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, HttpResponseBase) and not value.streaming:
-        kind = HttpResponse
-    if kind not in _CODES:
-        raise TypeError(f"a cached value cannot hold a {kind.__module__}.{kind.__qualname__}: store plain data")
-    code, pack = _CODES[kind]
-    return msgspec.msgpack.Ext(code, _encoder.encode(pack(value)))
+def _model(parts: list[Any]) -> Model:
+    label, database, adding, fields = parts
+    model = apps.get_model(label)
+    known = [field.attname for field in model._meta.concrete_fields]
+    if unknown := set(fields) - set(known):
+        raise ValueError(f"{label} has no field {', '.join(sorted(unknown))} any more")
+    instance: Model = model.from_db(database, [name for name in known if name in fields], [fields[n] for n in known if n in fields])
+    instance._state.adding = adding
+    return instance
 
 
-def _key(key: Any) -> Any:
-    if type(key) in _SAME or type(key) is int:
-        return key
-    raise TypeError(f"a cached dict's key cannot be a {type(key).__qualname__}")
+class DjangoCodec(Exact):
+    """``models``: also model instances, as the values of their own fields (what was prefetched is not kept)."""
+
+    def __init__(self, *, models: bool = False) -> None:
+        super().__init__(
+            Extension(10, SafeString, lambda value: str(value) + "", SafeString),
+            Extension(11, HttpResponse, _response_parts, _response),
+            Extension(13, Model, _model_parts, _model),
+        )
+        self._models = models
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, Promise):
+            value = str(value)
+        elif isinstance(value, enum.Enum) and isinstance(value, (str, int)):
+            value = value.value
+        elif isinstance(value, HttpResponseBase) and not value.streaming and type(value) is not HttpResponse:
+            return self._extended(self._by_kind[HttpResponse], value)
+        elif isinstance(value, Model) and self._models:
+            return self._extended(self._by_kind[Model], value)
+        return super()._plain(value)
+
+    def store(self, value: Any) -> bytes:
+        """Raises TypeError for what is not plain data."""
+        if isinstance(value, enum.Enum) and isinstance(value, int):
+            value = value.value
+        if type(value) is int and -(2**63) <= value < 2**63:
+            return b"%d" % value
+        try:
+            return _PACKED + self.encode(value, "")
+        except Uncodable as error:
+            raise TypeError(str(error)) from error
+
+    def read(self, stored: bytes) -> Any:
+        """Raises ValueError for bytes that this module did not write."""
+        if stored[:1] != _PACKED:
+            return int(stored)
+        try:
+            return self.decode(stored[1:], "")
+        except Uncodable as error:
+            raise ValueError(str(error)) from error
 
 
-def _revive(code: int, packed: memoryview) -> Any:
-    return _EXTENSIONS[code][2](_decoder.decode(packed))
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(ext_hook=_revive)
-
-
-def encode(value: Any) -> bytes:
-    """Raises TypeError for what is not plain data."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return b"%d" % value
-    return _PACKED + _encoder.encode(_plain(value))
-
-
-def decode(stored: bytes) -> Any:
-    """Raises ValueError for bytes that this module did not write."""
-    return _decoder.decode(stored[1:]) if stored[:1] == _PACKED else int(stored)
+_usual = DjangoCodec()
+encode, decode = _usual.store, _usual.read
