@@ -511,7 +511,7 @@ def test_opentelemetry(server: Server) -> None:
 
 
 def test_dry_run_touches_nothing_and_says_what_would_be_saved(server: Server) -> None:
-    cache = Cache(connect(url(server)), dry_run=True)
+    cache = Cache(connect(url(server)), namespace="dry", dry_run=True)
     source = Source(1)
     assert [cache.get("k", source) for _ in range(5)] == [1] * 5
     source.value = 2
@@ -519,6 +519,9 @@ def test_dry_run_touches_nothing_and_says_what_would_be_saved(server: Server) ->
     assert cache.saved is not None
     assert (cache.saved.calls, cache.saved.would_hit, cache.saved.would_be_stale) == (6, 5, 1)
     assert source.asked == 6
+    cache.invalidate("k")
+    assert cache.get("k", source) == 2
+    assert cache.saved.would_hit == 5, "it would have been loaded anew"
     assert valkey.Valkey(port=server.port).dbsize() == 0
 
 

@@ -135,6 +135,19 @@ def test_methods_are_cached_by_instance(client: Any) -> None:
     assert one.price("tea") != second, "what may change is not remembered"
 
 
+def test_equal_arguments_of_other_types_are_other_calls(client: Any) -> None:
+    cache = Cache(client, namespace="plain")
+
+    @cache.cached()
+    def shown(it: Any, *more: Any) -> str:
+        return repr((it, *more))
+
+    for _ in range(2):
+        for it in (1, True, 1.0, "1", b"1", None, 0, False, [1], (1,), (True,)):
+            assert shown(it) == repr((it,))
+            assert shown(it, it) == repr((it, it))
+
+
 def test_two_functions_of_one_name_are_not_one(client: Any) -> None:
     cache = Cache(client, namespace="plain")
 

@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import Any, ParamSpec, TypeVar, cast
 
 from cachekeep_patterns import plain
-from cachekeep_patterns.aside import Request
+from cachekeep_patterns.aside import UNASKED, Request
 from cachekeep_patterns.codecs import Codec
-from cachekeep_patterns.face import Face, check_clearable, many, no_load
+from cachekeep_patterns.face import Face, check_clearable, many
 from cachekeep_patterns.functions import AsyncCachedFunction, CachedFunction, Key, Tags
 from cachekeep_patterns.many import get_many
 from cachekeep_patterns.near import MISS
@@ -62,29 +62,32 @@ class Cache(Face):
         """The value of ``key``, by ``load()`` if need be; without a loader ``default`` if there is none. Raises what the loader
         raises, LoadTimeout, Overloaded, RecursiveLoad.
         """
-        request = self._request(key, load or no_load, tags, policy, codec)
         if load is None:
-            value = MISS if self.saved is not None else run(plain.peek(self._aside, request))
+            asked = self._sized(key, tags, policy, codec)
+            value = MISS if self.saved is not None else run(plain.peek(self._aside, asked))
             return default if value is MISS else value
-        return self.fetch(request)
+        return self.fetch(self.full(key), self.tag_keys(tags), load, policy or self.policy, self.checked(codec))
 
-    def fetch(self, request: Request) -> Any:
-        """What decorated functions ask."""
+    def fetch(self, full: str, tags: tuple[str, ...], load: Callable[[], Any], policy: Policy, codec: Codec) -> Any:
+        """`get` by names as they stand on the server, which decorated functions know."""
         if self.saved is not None:
-            return run(self.saved.measure(self._port, request.key, request.load, request.policy))
+            return run(self.saved.measure(self._port, full, load, policy))
+        aside, known, arrived = self._aside, UNASKED, 0
         if self.near is not None:
-            value = self.peek_near(request.key)
+            value = self.near.peek(full)
             if value is not MISS:
+                self.near_hit()
                 return value
-        elif quick := self._shortcut(request.tags, request.policy):
-            aside, request.arrived = self._aside, next(self._aside.ticks)
+        elif quick := self._shortcut(tags, policy):
+            arrived = next(aside.ticks)
             try:
-                known = quick([request.key, *request.tags] if request.tags else request.key)
+                known = quick([full, *tags] if tags else full)
             except aside.trouble as error:
                 known = error
-            value = aside.fresh(known, request.codec, request.key)
-            return run(aside.get(request, known)) if value is MISS else value
-        return run(self._aside.get(request))
+            value = aside.fresh(known, codec, full)
+            if value is not MISS:
+                return value
+        return run(aside.get(Request(full, load, policy, codec, tags, arrived), known))
 
     def refresh(
         self,
@@ -141,7 +144,7 @@ class Cache(Face):
     def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """From now on nobody gets what was loaded before now; loads under way will not be stored. Raises CacheDown."""
         if self.saved is not None:
-            self.saved.forget(keys)
+            self.saved.forget(map(self.full, keys))
             return
         run(self._aside.invalidate([*map(self._full, keys), *self._names.tags(tags)]))
 
@@ -262,28 +265,31 @@ class AsyncCache(Face):
         """The value of ``key``, by ``load()`` if need be; without a loader ``default`` if there is none. A cancelled caller
         does not cancel a load that others wait for.
         """
-        request = self._request(key, load or no_load, tags, policy, codec)
         if load is None:
-            value = MISS if self.saved is not None else await plain.peek(self._aside, request)
+            asked = self._sized(key, tags, policy, codec)
+            value = MISS if self.saved is not None else await plain.peek(self._aside, asked)
             return default if value is MISS else value
-        return await self.fetch(request)
+        return await self.fetch(self.full(key), self.tag_keys(tags), load, policy or self.policy, self.checked(codec))
 
-    async def fetch(self, request: Request) -> Any:
+    async def fetch(self, full: str, tags: tuple[str, ...], load: Callable[[], Any], policy: Policy, codec: Codec) -> Any:
         if self.saved is not None:
-            return await self.saved.measure(self._port, request.key, request.load, request.policy)
+            return await self.saved.measure(self._port, full, load, policy)
+        aside, known, arrived = self._aside, UNASKED, 0
         if self.near is not None:
-            value = self.peek_near(request.key)
+            value = self.near.peek(full)
             if value is not MISS:
+                self.near_hit()
                 return value
-        elif quick := self._shortcut(request.tags, request.policy):
-            aside, request.arrived = self._aside, next(self._aside.ticks)
+        elif quick := self._shortcut(tags, policy):
+            arrived = next(aside.ticks)
             try:
-                known = await quick([request.key, *request.tags] if request.tags else request.key)
+                known = await quick([full, *tags] if tags else full)
             except aside.trouble as error:
                 known = error
-            value = aside.fresh(known, request.codec, request.key)
-            return await aside.get(request, known) if value is MISS else value
-        return await self._aside.get(request)
+            value = aside.fresh(known, codec, full)
+            if value is not MISS:
+                return value
+        return await aside.get(Request(full, load, policy, codec, tags, arrived), known)
 
     async def refresh(
         self,
@@ -335,7 +341,7 @@ class AsyncCache(Face):
 
     async def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> None:
         if self.saved is not None:
-            self.saved.forget(keys)
+            self.saved.forget(map(self.full, keys))
             return
         await self._aside.invalidate([*map(self._full, keys), *self._names.tags(tags)])
 

@@ -11,7 +11,7 @@ from cachekeep_patterns.codecs import Codec, codec_for
 from cachekeep_patterns.dryrun import DryRun
 from cachekeep_patterns.errors import CacheDown
 from cachekeep_patterns.keys import Namespace
-from cachekeep_patterns.near import MISS, NearCache
+from cachekeep_patterns.near import NearCache
 from cachekeep_patterns.observe import Counters, Reports, Trouble
 from cachekeep_patterns.policy import Breaker, Policy
 from cachekeep_patterns.ports import Port
@@ -68,7 +68,7 @@ class Face:
         self._always = (self._names.everything,) if clearable else ()
         if near is not None:
             near.track(self._names.prefix)
-        self._near_hit = self.counters.add["near_hits"]
+        self.near_hit = self.counters.add["near_hits"]
         if client is None and not dry_run:
             raise TypeError("a client is needed, or dry_run=True")
         self._aside = (
@@ -98,9 +98,12 @@ class Face:
         policy: Policy | None,
         codec: Codec | None,
     ) -> Request:
+        return Request(self._full(key), load, policy or self.policy, self.checked(codec), self.tag_keys(tags))
+
+    def checked(self, codec: Codec | None) -> Codec:
         if isinstance(codec, str):
             raise TypeError(f"codec= is an object here; by name, give it to the cache: codec={codec!r}")
-        return Request(self._full(key), load, policy or self.policy, codec or self.codec, self.tag_keys(tags))
+        return codec or self.codec
 
     def _write(
         self,
@@ -127,14 +130,6 @@ class Face:
         if policy.early_beta or not aside.breaker.closed:
             return None
         return aside.store.quick_many if tags else aside.store.quick
-
-    def peek_near(self, full: str) -> Any:
-        """What is near, or MISS."""
-        assert self.near is not None
-        value = self.near.peek(full)
-        if value is not MISS:
-            self._near_hit()
-        return value
 
     def _sized(self, key: str, tags: Sequence[str], policy: Policy | None, codec: Codec | None) -> Request:
         """A request that never loads."""

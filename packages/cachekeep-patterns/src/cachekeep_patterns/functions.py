@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from cachekeep_patterns.aside import Request
 from cachekeep_patterns.codecs import Codec, Versioned, typed
 from cachekeep_patterns.keys import KeyBuilder
 from cachekeep_patterns.near import MISS
@@ -36,8 +35,9 @@ class Asked(Protocol):
 
     def full(self, key: str) -> str: ...
     def tag_keys(self, tags: Iterable[str]) -> tuple[str, ...]: ...
-    def fetch(self, request: Request) -> Any: ...
-    def peek_near(self, full: str) -> Any: ...
+    def fetch(self, full: str, tags: tuple[str, ...], load: Callable[[], Any], policy: Policy, codec: Codec) -> Any: ...
+    def near_hit(self) -> int: ...
+    def checked(self, codec: Codec | None) -> Codec: ...
     def invalidate(self, *keys: str) -> Any: ...
 
 
@@ -57,8 +57,6 @@ class _Decorated(Generic[P, T]):
         version: int | str | None,
     ) -> None:
         functools.update_wrapper(cast(Any, self), function)
-        if isinstance(codec, str):
-            raise TypeError(f"codec= is an object here; by name, give it to the cache: codec={codec!r}")
         if isinstance(tags, str):
             raise TypeError(f"tags are a list of templates: tags=[{tags!r}]")
         self._face: Asked = face
@@ -67,8 +65,10 @@ class _Decorated(Generic[P, T]):
         self._build = KeyBuilder(function, key, skip)
         self._tag_function = tags if callable(tags) else None
         self._tag_builders = () if callable(tags) else tuple(KeyBuilder(function, tag) for tag in tags)
-        self._wanted_codec = codec or face.codec
-        self._names = functools.lru_cache(_REMEMBERED, typed=True)(lambda *args: self._name(args, {}))
+        self._wanted_codec = face.checked(codec)
+        self._known: dict[tuple[Any, ...], tuple[str, tuple[str, ...], Any]] = {}
+        self._near = face.near if face.saved is None and condition is None else None
+        self._near_hit = face.near_hit
         if key is None:
             self._register(function)
 
@@ -98,14 +98,22 @@ class _Decorated(Generic[P, T]):
             tags = [build(args, kwargs) for build in self._tag_builders]
         return self._face.full(self._build(args, kwargs)), self._face.tag_keys(tags)
 
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-        """The same, remembered where the arguments cannot change."""
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...], Any]:
+        """The same with the types of the arguments, remembered where those cannot change."""
+        kinds: Any = type(args[0]) if len(args) == 1 else tuple(map(type, args))
+        if not kwargs and self._tag_function is None:
+            try:
+                found = self._known.get(args)
+            except TypeError:
+                found = None
+            if found is not None and found[2] == kinds:  # 1 and True are one to a dict
+                return found
+        named = (*self._name(args, kwargs), kinds)
         if not kwargs and self._tag_function is None and _ATOMS.issuperset(map(type, args)):
-            return self._names(*args)
-        return self._name(args, kwargs)
-
-    def _request(self, name: tuple[str, tuple[str, ...]], load: Callable[[], Any]) -> Request:
-        return Request(name[0], load, self._policy or self._face.policy, self._codec, name[1])
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[args] = named
+        return named
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call (without the namespace)."""
@@ -135,15 +143,24 @@ class CachedFunction(_Decorated[P, T]):
     """Call it like the function. Also: `key`, `tags`, `invalidate`, `refresh`, `uncached`. As a method, of each instance."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._near is not None and not kwargs:  # all of this is in `_ask` too; here it costs less
+            try:
+                found = self._known.get(args)
+            except TypeError:
+                found = None
+            if found is not None and found[2] == (type(args[0]) if len(args) == 1 else tuple(map(type, args))):
+                value = self._near.peek(found[0])
+                if value is not MISS:
+                    self._near_hit()
+                    return value  # type: ignore[no-any-return]
+        return self._ask(args, kwargs)
+
+    def _ask(self, args: Any, kwargs: Any) -> T:
         if self._condition is not None and not self._condition(*args, **kwargs):
             return cast(T, self.uncached(*args, **kwargs))
-        name = self._named(args, kwargs)
-        face = self._face
-        if face.near is not None and face.saved is None:
-            value = face.peek_near(name[0])
-            if value is not MISS:
-                return cast(T, value)
-        return cast(T, face.fetch(self._request(name, lambda: self.uncached(*args, **kwargs))))
+        full, tags, _ = self._named(args, kwargs)
+        policy = self._policy or self._face.policy
+        return self._face.fetch(full, tags, lambda: self.uncached(*args, **kwargs), policy, self._codec)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type) -> CachedFunction[P, T]: ...
@@ -168,8 +185,9 @@ class AsyncCachedFunction(_Decorated[P, T]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._condition is not None and not self._condition(*args, **kwargs):
             return cast(T, await self.uncached(*args, **kwargs))
-        request = self._request(self._named(args, kwargs), lambda: self.uncached(*args, **kwargs))
-        return cast(T, await self._face.fetch(request))
+        full, tags, _ = self._named(args, kwargs)
+        policy = self._policy or self._face.policy
+        return cast(T, await self._face.fetch(full, tags, lambda: self.uncached(*args, **kwargs), policy, self._codec))
 
     @overload
     def __get__(self, instance: None, owner: type) -> AsyncCachedFunction[P, T]: ...
