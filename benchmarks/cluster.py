@@ -46,7 +46,7 @@ from benchmarks.cluster_systems import (
 
 from cachekeep.chaos.probe import Where, Writer
 from cachekeep.engines.catalogue import Build
-from cachekeep.plan.slots import SLOTS
+from cachekeep.plan.slots.ranges import SLOTS
 from cachekeep.toolchain.installed import discover
 
 _VALUE = b"v" * 100

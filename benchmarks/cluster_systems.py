@@ -25,7 +25,7 @@ from valkey.cluster import ValkeyCluster
 from cachekeep.chaos.probe import Where
 from cachekeep.cli.client import call
 from cachekeep.engines.catalogue import Build
-from cachekeep.plan.slots import SLOTS, Ranges, even
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, even
 from cachekeep.settings import Settings
 
 PORT = 6379

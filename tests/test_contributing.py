@@ -63,7 +63,7 @@ def test_every_word_of_the_glossary_is_used() -> None:
 
 def test_every_rule_and_every_effect_says_what_it_is_for() -> None:
     """``cachekeep explain --all`` shows the rules by these sentences."""
-    named = [*RULES, *get_args(Effect)]
+    named = [*(row.rule for row in RULES), *get_args(Effect)]
     assert [each.__name__ for each in named if not (each.__doc__ or "").strip()] == []
 
 

@@ -81,7 +81,7 @@ def test_what_is_not_counted_is_there_and_says_why() -> None:
 
 
 def run(*arguments: str) -> str:
-    asked = [sys.executable, "-m", "tools.mutate", "plan", "--only", "plan.slots.count", "--goal", "1", *arguments]
+    asked = [sys.executable, "-m", "tools.mutate", "plan", "--only", "plan.slots.ranges.count", "--goal", "1", *arguments]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert not done.stderr
     return f"{done.returncode} {done.stdout}"

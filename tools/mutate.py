@@ -51,7 +51,7 @@ class Suite:
 
 
 SUITES = {
-    "plan": Suite(("plan/*.py",), ("tests/plan", "tests/scenarios")),
+    "plan": Suite(("plan/**/*.py",), ("tests/plan", "tests/scenarios")),
     "control": Suite(("control/*.py",), ("tests/control", "tests/scenarios", "tests/interrupt/test_interrupt.py")),
     "links": Suite(
         tuple(f"compute/{room}.py" for room in ("commands", "line", "looks", "orders", "paused_moves", "pulse")),
@@ -287,7 +287,7 @@ def main() -> int:
     """Exit code 1 if a suite kills less than was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutate", description=__doc__)
     parser.add_argument("suites", nargs="*", default=["plan"], help=f"of {', '.join(SUITES)}")
-    parser.add_argument("--only", default="", help="a module or function, such as plan.leaders.succeed")
+    parser.add_argument("--only", default="", help="a module or function, such as plan.lead.promote.succeed")
     parser.add_argument("--id", nargs="*", default=(), help="these mutants")
     parser.add_argument("--tests", nargs="*", default=(), help="instead of the suite's")
     parser.add_argument("--survivors", action="store_true", help="only those that survived last time, and new ones")

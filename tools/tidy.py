@@ -21,8 +21,8 @@ SOURCE = ROOT / "src" / "cachekeep"
 LINES, COLUMNS = 500, 132
 PUBLIC = "packages/cachekeep-patterns/src/cachekeep_patterns/"
 """A library: its users are elsewhere."""
-HEART = ("plan", "model/step.py", "control/keeper.py", "control/execute.py", "store/contract.py")
-"""The rules, the keeper, the effects, the leases."""
+HEART = ("plan/lead/", "control/keeper.py", "control/execute.py", "store/contract.py")
+"""Who leads, the keeper, the effects, the leases."""
 
 OVERLONG = {
     f"{PUBLIC}aside.py": 626,

@@ -195,11 +195,11 @@ def test_explain_thinks_and_does_nothing(installation: Installation, group: str)
     before = installation.pids()
     found = json.loads(installation.run("explain", group, "--json").stdout)
     assert (found["step"], found["because"]) == ("wait", "shown is as it should be")
-    assert [rule["rule"] for rule in found["rules"][:2]] == ["members.outrun", "members.delete"]
+    assert [rule["rule"] for rule in found["rules"][:2]] == ["members.outrun", "moments.recount"]
     assert set(found["view"]["nodes"]) == {"shown-001", "shown-002"}
     short, long = (installation.run("explain", group, *flags).stdout for flags in ((), ("--all",)))
     assert short.startswith("shown: wait: shown is as it should be\n")
-    assert "leaders.lead" not in short
+    assert "promote.lead" not in short
     heard = [len(view["heard"]) for view in found["view"]["nodes"].values()]
     assert short.count("heard={'history'") == sum(n > 0 for n in heard), "the last word of each, not all that are kept"
     assert "asked_at" not in short

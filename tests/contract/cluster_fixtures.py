@@ -26,7 +26,7 @@ from cachekeep.control.observe import target
 from cachekeep.engines.launch import cluster_node_id, nodes_conf
 from cachekeep.engines.users import ADMIN
 from cachekeep.model import Cache, ClusterSeen, Node, NodeView, Shard
-from cachekeep.plan.slots import SLOTS, Ranges, expand, without
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, expand, without
 from cachekeep.sim.cluster import ClusterWorld
 from cachekeep.sim.cluster_doors import SimClusterDriver, SimClusteredLink
 

@@ -12,7 +12,7 @@ from tests.engines.servers import until
 from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Disown, Elect, Introduce, Meet, MoveSlots, Own, Replicate, Settle, Swap
-from cachekeep.plan.slots import SLOTS, count
+from cachekeep.plan.slots.ranges import SLOTS, count
 
 __all__ = ["cluster"]
 ALL = (ONE, TWO, OTHER, THIRD)

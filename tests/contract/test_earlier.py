@@ -21,8 +21,9 @@ from tests.plan.builders import MOMENT, NOW, group, healthy, running
 from cachekeep.clock import SystemClock
 from cachekeep.engines.users import credential_of
 from cachekeep.model import Conversion, Decide, Decided, Election, Halted, Resharded, Secret, Shard, Spoilt, Starved, Starving, Wait
-from cachekeep.plan import Policy, followers, plan
+from cachekeep.plan import Policy, plan
 from cachekeep.plan.invariants import check
+from cachekeep.plan.reach import followers
 from cachekeep.plan.situation import Situation
 from cachekeep.store import SqlStore, migrations
 from cachekeep.store.earlier import one_change_at_a_time

@@ -18,8 +18,8 @@ from cachekeep.control.observe import LATE_SECONDS, LOOK_DEADLINE_SECONDS, Late,
 from cachekeep.errors import LeaseLost, OrderFailed
 from cachekeep.model import Act, Cache, Condition, Follow, Promote, Start, Step, View, Wait
 from cachekeep.network.addresses import Pool
-from cachekeep.plan import announce
 from cachekeep.plan.deadlines import CREATION_SECONDS
+from cachekeep.plan.nodes import announce
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.run import UID, Run, Scenario
 from cachekeep.sim.timeless import run

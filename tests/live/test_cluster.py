@@ -24,7 +24,7 @@ from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import Cache
 from cachekeep.network.addresses import free
 from cachekeep.plan import Policy
-from cachekeep.plan.slots import SLOTS, count, even, expand
+from cachekeep.plan.slots.ranges import SLOTS, count, even, expand
 
 pytestmark = pytest.mark.anyio
 

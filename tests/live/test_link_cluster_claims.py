@@ -19,7 +19,7 @@ from cachekeep.engines.launch import cluster_node_id
 from cachekeep.engines.users import MOVER
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Elect, MoveSlots, Node, Own, Shard, Swap
-from cachekeep.plan.slots import SLOTS, Ranges, count
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, count
 
 ONE, TWO, OTHER = "demo-0001-001", "demo-0001-002", "demo-0002-001"
 LOST = ((100, 199),)

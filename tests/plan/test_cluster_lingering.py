@@ -22,9 +22,9 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy, condition
-from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
+from cachekeep.plan.nodes.cluster import SENDING_ON_SECONDS
 from cachekeep.plan.situation import Situation
-from cachekeep.plan.slots import SLOTS
+from cachekeep.plan.slots.ranges import SLOTS
 
 ALL = ((0, SLOTS - 1),)
 HALF = ((0, SLOTS // 2 - 1),)

@@ -30,7 +30,7 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy
-from cachekeep.plan.announce import announce
+from cachekeep.plan.nodes.announce import announce
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import condition
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekeep.plan.slots import SLOTS, common, compact, count, even, expand, moves, rebalance, take, union, without
+from cachekeep.plan.slots.ranges import SLOTS, common, compact, count, even, expand, moves, rebalance, take, union, without
 
 some_slots = st.sets(st.integers(0, 199)).map(frozenset)
 

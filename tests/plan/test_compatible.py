@@ -11,7 +11,7 @@ from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, he
 from cachekeep.engines.runtime import runtime
 from cachekeep.model import Act, Cache, Decide, Erase, FrontView, Start, View, Wait
 from cachekeep.plan import Policy
-from cachekeep.plan.members import addresses_needed
+from cachekeep.plan.nodes.members import addresses_needed
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import condition
 

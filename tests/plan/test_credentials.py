@@ -12,7 +12,7 @@ from tests.plan.builders import MOMENT, NOW, group, healthy, memcached, running,
 from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import ADMIN, MOVER, REPLICA, credential_of
 from cachekeep.model import Act, Apply, Cache, Decide, Flight, MoveSlots, NodeView, Secret, Silence, Start, View, Wait
-from cachekeep.plan.credentials import rotate
+from cachekeep.plan.change.credentials import rotate
 from cachekeep.plan.situation import Policy, Situation
 
 OLD, NEW, NEWER = (credential_of(serial, Secret(f"word {serial}"), "sealed") for serial in (1, 2, 3))

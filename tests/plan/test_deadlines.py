@@ -126,7 +126,7 @@ def test_who_is_available_is_not_being_created() -> None:
 
 
 def test_every_reason_is_given_by_some_rule() -> None:
-    source = "".join(path.read_text() for path in Path(plan.__file__).parent.glob("*.py"))
+    source = "".join(path.read_text() for path in Path(plan.__file__).parent.rglob("*.py"))
     given = set(re.findall(r'"([a-z]+)"', source))
     assert set(get_args(Reason)) <= given
     assert set(get_args(Reason)) >= set(DEADLINES_SECONDS)

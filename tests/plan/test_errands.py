@@ -24,8 +24,7 @@ from cachekeep.model import (
     View,
     Wait,
 )
-from cachekeep.plan.errands import DEADLINES_SECONDS, end
-from cachekeep.plan.planner import RULES
+from cachekeep.plan.change.errands import DEADLINES_SECONDS
 
 
 def taken_up(kind: ErrandKind, nodes: tuple[str, ...] = (), count: int = 2, **shard: Any) -> Cache:
@@ -158,9 +157,3 @@ def test_each_consent_counts() -> None:
         cache = replace(cache, decided=answer.decided)
     assert taken == ["errand-1", "errand-2", "errand-3"]
     assert cache.decided.shards[0].accept_stale
-
-
-def test_ends_are_seen_before_others_are_taken_up() -> None:
-    names = [f"{r.__module__.rpartition('.')[2]}.{r.__name__}" for r in RULES]
-    assert names.index("errands.end") < names.index("errands.begin")
-    assert end in RULES

@@ -42,7 +42,7 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy
-from cachekeep.plan.evidence import ENGINE_SECONDS, proven
+from cachekeep.plan.lead.evidence import ENGINE_SECONDS, proven
 from cachekeep.plan.situation import Situation, with_nodes
 from cachekeep.plan.status import condition
 

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from tests.plan.builders import MOMENT, NOW, gone, group, healthy, heard, later, running, settled, shard, shard_with, silent
 
 from cachekeep.model import Cache, Confirmed, Ended, Moment, Node, Stream, View
-from cachekeep.plan import Policy, evidence
-from cachekeep.plan.evidence import Lack
+from cachekeep.plan import Policy
+from cachekeep.plan.lead import evidence
+from cachekeep.plan.lead.evidence import Lack
 from cachekeep.plan.situation import Situation, with_nodes, with_shard
 
 ONE, TWO, THREE = "demo-001", "demo-002", "demo-003"

@@ -29,7 +29,7 @@ from cachekeep.model import (
 )
 from cachekeep.plan.invariants import Unsound, check, demand
 from cachekeep.plan.situation import with_nodes, with_shard
-from cachekeep.plan.slots import SLOTS
+from cachekeep.plan.slots.ranges import SLOTS
 
 PLAIN, CLUSTERED = group().decided, settled(2)[0].decided
 

@@ -10,7 +10,7 @@ from tests.plan.builders import MOMENT, NOW, group, healthy, running, silent, st
 
 from cachekeep.model import Act, Admit, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, View, Wait
 from cachekeep.plan import Policy
-from cachekeep.plan.judge import plight
+from cachekeep.plan.lead.judge import plight
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import condition
 

@@ -234,7 +234,7 @@ def test_memcached_restarts_before_its_limit_is_lowered() -> None:
     )  # fmt: skip
     from tests.plan.builders import MOMENT
 
-    from cachekeep.plan.limits import narrow
+    from cachekeep.plan.nodes.limits import narrow
     from cachekeep.plan.situation import Policy, Situation
 
     waiting = narrow(Situation(cache, View(nodes={"mc.0001": old}), NOW, MOMENT, Policy()))

@@ -31,11 +31,11 @@ from cachekeep.model import (
     elapsed,
 )
 from cachekeep.plan import Policy
-from cachekeep.plan.cluster_leaders import ELECTION_SECONDS
-from cachekeep.plan.cluster_members import SENDING_ON_SECONDS
+from cachekeep.plan.change.switch import REST_SECONDS, RETRY_SECONDS
+from cachekeep.plan.lead.elect import ELECTION_SECONDS
+from cachekeep.plan.lead.starve import STARVING_SECONDS
+from cachekeep.plan.nodes.cluster import SENDING_ON_SECONDS
 from cachekeep.plan.situation import with_nodes
-from cachekeep.plan.starving import STARVING_SECONDS
-from cachekeep.plan.switching import REST_SECONDS, RETRY_SECONDS
 
 ELSEWHERE = Moment("another boot, or another host", 1e9)
 

@@ -35,7 +35,7 @@ from cachekeep.model import (
     View,
     Wait,
 )
-from cachekeep.plan.members import addresses_needed
+from cachekeep.plan.nodes.members import addresses_needed
 from cachekeep.plan.situation import with_nodes
 
 OTHER = running  # a node's healthy view, changed in one thing

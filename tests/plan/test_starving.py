@@ -27,8 +27,8 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy
+from cachekeep.plan.lead.starve import STARVING_SECONDS
 from cachekeep.plan.situation import with_nodes
-from cachekeep.plan.starving import STARVING_SECONDS
 
 STARVE = Policy(fence="starve")
 LATER = later(2)

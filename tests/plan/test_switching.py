@@ -35,10 +35,10 @@ from cachekeep.model import (
     Wait,
 )
 from cachekeep.plan import Policy
-from cachekeep.plan.members import addresses_needed, addresses_used
+from cachekeep.plan.change.switch import REST_SECONDS, RETRY_SECONDS
+from cachekeep.plan.nodes.members import addresses_needed, addresses_used
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import condition
-from cachekeep.plan.switching import REST_SECONDS, RETRY_SECONDS
 
 T1, T2, T3 = "demo-001.cluster", "demo-002.cluster", "demo-003.cluster"
 

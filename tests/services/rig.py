@@ -34,7 +34,7 @@ from cachekeep.model import (
     ParameterGroup,
     Shard,
 )
-from cachekeep.plan.slots import Ranges, even, rebalance
+from cachekeep.plan.slots.ranges import Ranges, even, rebalance
 from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store

@@ -15,7 +15,7 @@ from cachekeep.model import (
     Preparing,
     Resharding,
 )
-from cachekeep.plan.slots import count, even
+from cachekeep.plan.slots.ranges import count, even
 
 ON, OFF = "default.valkey8.cluster.on", "default.valkey8"
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cachekeep.model import ClusterSeen
-from cachekeep.plan import cluster_leaders, cluster_members, cluster_slots
+from cachekeep.plan.lead import elect
+from cachekeep.plan.nodes import cluster
 from cachekeep.plan.situation import Situation
-from cachekeep.plan.slots import SlotMigration
+from cachekeep.plan.slots.ranges import SlotMigration, reshard
 from cachekeep.sim.cluster_doors import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
@@ -69,7 +70,7 @@ def _close_what_is_half_open(patch: pytest.MonkeyPatch) -> None:
         stray = {s.cache.shard(id).primary: [*v.migrating, *v.importing] for id, v in now.items()}  # type: ignore[union-attr]
         return [], {name: slots for name, slots in stray.items() if name and slots}
 
-    patch.setattr(cluster_slots, "_open", closed)
+    patch.setattr(reshard, "_open", closed)
 
 
 def _nominate_anybody(patch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def _nominate_anybody(patch: pytest.MonkeyPatch) -> None:
         alive = [n for n in s.replicas(shard) if s.alive(n)]
         return appoint(s, shard, lost, alive[0], "the first that answers") if alive else None
 
-    patch.setattr(cluster_leaders.leaders, "succeed", succeed)
+    patch.setattr(elect.promote, "succeed", succeed)
 
 
 def _hand_over_what_the_taker_believes(patch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def _hand_over_what_the_taker_believes(patch: pytest.MonkeyPatch) -> None:
 
 def _send_emptied_shards_away_at_once(patch: pytest.MonkeyPatch) -> None:
     """Who has not heard yet where the slots are meets a closed door."""
-    patch.setattr(cluster_members, "lingering_seconds", lambda s: 0.0)
+    patch.setattr(cluster, "lingering_seconds", lambda s: 0.0)
 
 
 DEAF = RESHARDED | {"harm_seconds": HARM_SECONDS, "vocabulary": frozenset({"deaf"})}

@@ -10,7 +10,10 @@ from msgspec.structs import replace
 
 from cachekeep.compute.contract import ApplyParts, ProcessSpec, Targets
 from cachekeep.model import Act, Decide, Ended, Moment, Node, Promote, Shard, Step
-from cachekeep.plan import errands, evidence, judge, leaders, limits, members, planner, rollout, situation, starving
+from cachekeep.plan import planner, situation
+from cachekeep.plan.change import errands, rollout
+from cachekeep.plan.lead import evidence, judge, promote, starve
+from cachekeep.plan.nodes import limits, members
 from cachekeep.plan.situation import Situation, with_shard
 from cachekeep.sim import run as simulation
 from cachekeep.sim.doors import SimDriver, SimLink
@@ -37,7 +40,7 @@ def _any_successor(patch: pytest.MonkeyPatch) -> None:
     """The best in-sync replica is whichever comes first, not the one that has most; nor is that found out before it leads."""
     patch.setattr(evidence, "ahead", lambda s, nodes, than: [])
     patch.setattr(
-        leaders, "foremost", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None)
+        promote, "foremost", lambda s, candidates, lost: min(candidates, key=lambda n: s.seen(n).offset or 0, default=None)
     )
 
 
@@ -68,7 +71,7 @@ def _no_fence(patch: pytest.MonkeyPatch) -> None:
     def hung(s: Situation, shard: Shard, primary: Node) -> Step | None:
         if judge.why_hung(s, shard, primary) is None:
             return None
-        return leaders.succeed(s, shard, primary, leaders.take_over)
+        return promote.succeed(s, shard, primary, promote.take_over)
 
     patch.setattr(judge, "hung", hung)
 
@@ -76,11 +79,11 @@ def _no_fence(patch: pytest.MonkeyPatch) -> None:
 def _silence_is_death(patch: pytest.MonkeyPatch) -> None:
     """Whoever does not answer is gone, in-sync set or not."""
 
-    def succeed(s: Situation, shard: Shard, lost: Node, appoint: leaders.Appoint) -> Step | None:
+    def succeed(s: Situation, shard: Shard, lost: Node, appoint: promote.Appoint) -> Step | None:
         alive = [n for n in s.replicas(shard) if s.alive(n)]
         return appoint(s, shard, lost, alive[0], "the first that answers") if alive else None
 
-    patch.setattr(leaders, "succeed", succeed)
+    patch.setattr(promote, "succeed", succeed)
 
 
 def _empty_leads(patch: pytest.MonkeyPatch) -> None:
@@ -89,10 +92,10 @@ def _empty_leads(patch: pytest.MonkeyPatch) -> None:
     def first(s: Situation, shard: Shard, primary: Node) -> Step | None:
         if not s.alive(primary):
             return None
-        return Act(((Promote(primary.name, shard.order, leaders.addresses(s, shard, primary)),),), "it leads, as ever")
+        return Act(((Promote(primary.name, shard.order, promote.addresses(s, shard, primary)),),), "it leads, as ever")
 
-    patch.setattr(leaders, "_first_promotion", first)
-    patch.setattr(leaders, "succeed", lambda s, shard, lost, appoint: None)
+    patch.setattr(promote, "_first_promotion", first)
+    patch.setattr(promote, "succeed", lambda s, shard, lost, appoint: None)
 
 
 def _no_order_numbers(patch: pytest.MonkeyPatch) -> None:
@@ -117,13 +120,13 @@ def _move_without_catching_up(patch: pytest.MonkeyPatch) -> None:
         led = replace(shard, primary=to.name, order=shard.order + 1, lead_order=shard.order + 1)
         return Decide(with_shard(s.decided, led), because)
 
-    for place in (leaders, rollout, errands):
+    for place in (promote, rollout, errands):
         patch.setattr(place, "move", move)
 
 
 def _restart_beside(patch: pytest.MonkeyPatch) -> None:
     """Nodes that are condemned need not be confirmed stopped."""
-    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not members.stop))
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.rule is not members.stop))
 
 
 def _ends_are_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -134,12 +137,12 @@ def _ends_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def _starved_at_once(patch: pytest.MonkeyPatch) -> None:
     """Nobody waits until the primary that is cut off must have noticed."""
-    patch.setattr(starving, "STARVING_SECONDS", 0.0)
+    patch.setattr(starve, "STARVING_SECONDS", 0.0)
 
 
 def _fed_by_others(patch: pytest.MonkeyPatch) -> None:
     """Replicas that cannot be asked are taken to have left."""
-    patch.setattr(starving, "_feeding", lambda s, shard: [])
+    patch.setattr(starve, "_feeding", lambda s, shard: [])
 
 
 def _starved_unarmed(patch: pytest.MonkeyPatch) -> None:
@@ -154,7 +157,7 @@ def _fill_before_there_is_room(patch: pytest.MonkeyPatch) -> None:
     """Engines are told to hold more, and then their limits are raised."""
     patch.setattr(limits, "_has_room", lambda s, node: True)
     later = (limits.configure, limits.widen)
-    patch.setattr(planner, "RULES", (*(r for r in planner.RULES if r not in later), *later))
+    patch.setattr(planner, "RULES", tuple(sorted(planner.RULES, key=lambda r: later.index(r.rule) if r.rule in later else -1)))
 
 
 def _fill_what_a_replica_has_no_room_for(patch: pytest.MonkeyPatch) -> None:
@@ -165,7 +168,7 @@ def _fill_what_a_replica_has_no_room_for(patch: pytest.MonkeyPatch) -> None:
 def _lower_at_once(patch: pytest.MonkeyPatch) -> None:
     """Limits are lowered, and then engines are told to hold less."""
     patch.setattr(limits, "_why_not_yet", lambda s, node, less, seen: None)
-    patch.setattr(planner, "RULES", (*(r for r in planner.RULES if r is not limits.configure), limits.configure))
+    patch.setattr(planner, "RULES", tuple(sorted(planner.RULES, key=lambda r: r.rule is limits.configure)))
 
 
 def _an_excuse_is_silence(patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +185,7 @@ def _an_excuse_is_silence(patch: pytest.MonkeyPatch) -> None:
 
 def _scripts_go_on(patch: pytest.MonkeyPatch) -> None:
     """Nobody ends a script that does not end by itself."""
-    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not judge.interrupt))
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.rule is not judge.interrupt))
 
 
 def _by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cachekeep.model import Moment, Node, Shard
-from cachekeep.plan import planner, situation, switching
+from cachekeep.plan import planner, situation
+from cachekeep.plan.change import switch
 from cachekeep.plan.situation import Situation
 from cachekeep.sim.cluster_doors import SimClusteredLink
 from cachekeep.sim.faults import CLASSIC
@@ -78,7 +79,7 @@ def _anybody_inherits(patch: pytest.MonkeyPatch) -> None:
 
 def _old_nodes_stay(patch: pytest.MonkeyPatch) -> None:
     """Those whose place was taken are not stopped."""
-    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not switching.retire))
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.rule is not switch.retire))
 
 
 def test_without_a_boot_in_its_moments_what_was_begun_before_it_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:

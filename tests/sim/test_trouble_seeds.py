@@ -11,7 +11,8 @@ import pytest
 
 from cachekeep.control.keeper import Keeper
 from cachekeep.model import Effect, collides
-from cachekeep.plan import announce, flights, planner, status
+from cachekeep.plan import flights, planner, status
+from cachekeep.plan.nodes import announce
 from cachekeep.plan.situation import Situation
 from cachekeep.sim.scenario import LivenessViolation
 from cachekeep.sim.trouble_run import TROUBLES, Trouble, simulate_trouble, trouble_scenario
@@ -65,7 +66,7 @@ def _settings_first(patch: pytest.MonkeyPatch) -> None:
 
 def _no_event(patch: pytest.MonkeyPatch) -> None:
     """Nobody is told."""
-    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r is not announce.troubles))
+    patch.setattr(planner, "RULES", tuple(r for r in planner.RULES if r.rule is not announce.troubles))
 
 
 def _the_last_step_only(patch: pytest.MonkeyPatch) -> None:

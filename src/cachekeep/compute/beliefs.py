@@ -13,7 +13,7 @@ from cachekeep.compute.contract import Key, Target
 from cachekeep.compute.line import Line, ReplyError, resp
 from cachekeep.engines.replies import cluster_seen, refused, told_in
 from cachekeep.model import ClusterSeen
-from cachekeep.plan.slots import Ranges, union
+from cachekeep.plan.slots.ranges import Ranges, union
 
 _BELIEF_SECONDS = 5.0
 """What a node believes of the others is asked again after this long even if nothing hints at a change."""

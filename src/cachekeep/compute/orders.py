@@ -32,7 +32,7 @@ from cachekeep.model import (
     Replicate,
     Witness,
 )
-from cachekeep.plan.slots import common, count
+from cachekeep.plan.slots.ranges import common, count
 
 _REACH_SECONDS = 0.15
 """Within this a replica's connection to its primary is taken, or its host is out of reach."""

@@ -24,7 +24,7 @@ from cachekeep.engines.catalogue import capabilities_of
 from cachekeep.engines.users import MOVER, REPLICA, secret_of
 from cachekeep.errors import OrderFailed
 from cachekeep.model import MoveSlots, Own, Settle, SlotRange
-from cachekeep.plan.slots import Ranges, common, compact, count
+from cachekeep.plan.slots.ranges import Ranges, common, compact, count
 
 _OPEN_SLOTS, _OPEN_KEYS = 128, 4_000
 """So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent

@@ -8,7 +8,7 @@ from cachekeep.clock import Clock
 from cachekeep.control.observe import Observer
 from cachekeep.model import Cache, Step, View, Wait
 from cachekeep.plan import Policy
-from cachekeep.plan.planner import Rule, answers, conclude
+from cachekeep.plan.planner import Rule, answers, conclude, named
 from cachekeep.plan.situation import Situation
 
 
@@ -53,7 +53,7 @@ async def explain(cache: Cache, observer: Observer, clock: Clock, policy: Policy
 
 def _answer(rule: Rule, said: Step | None) -> Answer:
     about = " ".join((rule.__doc__ or "").split()).split(". ")[0].rstrip(".")
-    name = f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
+    name = named(rule)
     return Answer(rule=name, about=about, step=_kind(said), because=said.because if said else "")
 
 

@@ -22,7 +22,7 @@ from cachekeep.control.observe import ENDED, Observer
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
 from cachekeep.plan import Policy, condition, invariants, plan
-from cachekeep.plan.members import addresses_used
+from cachekeep.plan.nodes.members import addresses_used
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import unsure
 from cachekeep.store.contract import Lease, Store

@@ -39,7 +39,7 @@ from cachekeep.model import (
     Witness,
     elapsed,
 )
-from cachekeep.plan.members import addresses_needed
+from cachekeep.plan.nodes.members import addresses_needed
 from cachekeep.store.contract import Store
 
 LOOK_DEADLINE_SECONDS = 0.25

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from cachekeep.errors import CachekeepError
 from cachekeep.model import Beginning, Decided, Errand, Node, Preparing, Resting, Retiring, Running, Shard, Task
-from cachekeep.plan.slots import SLOTS, Ranges, common, union
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, common, union
 
 
 class Unsound(CachekeepError):

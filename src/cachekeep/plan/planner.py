@@ -4,82 +4,82 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from cachekeep.model import Cache, Moment, Step, View, Wait
-from cachekeep.plan import (
-    announce,
-    cluster_leaders,
-    cluster_members,
-    cluster_slots,
-    credentials,
-    deadlines,
-    endpoints,
-    errands,
-    followers,
-    jobs,
-    judge,
-    leaders,
-    limits,
-    members,
-    moments,
-    rollout,
-    starving,
-    switching,
-)
+from cachekeep.plan import deadlines, jobs, moments
+from cachekeep.plan.change import credentials, errands, rollout, switch
 from cachekeep.plan.flights import first
+from cachekeep.plan.lead import elect, judge, promote, starve
+from cachekeep.plan.nodes import announce, cluster, limits, members
+from cachekeep.plan.reach import configuration, endpoints, followers
 from cachekeep.plan.situation import Policy, Situation, listed, names, verb
+from cachekeep.plan.slots import reshard
 
 Rule = Callable[[Situation], Step | None]
+Applies = Literal["always", "deleted", "all", "replicated", "plain", "cluster", "memcached"]
+"""To which caches: deleted or not; deleted; all others; of these those of Valkey and Redis, of which those without cluster mode and
+those in it; those of Memcached."""
 
-RULES: tuple[Rule, ...] = (
-    members.outrun,
-    members.delete,
-    moments.recount,
-    judge.spare,
-    members.stop,
-    switching.give_way,
-    starving.starve,
-    leaders.outrun,
-    switching.lead,
-    leaders.lead,
-    cluster_leaders.lead,
-    cluster_slots.record,
-    members.appoint,
-    leaders.conclude,
-    switching.hand_on,
-    cluster_members.publish,
-    members.start,
-    announce.troubles,
-    cluster_members.acquaint,
-    cluster_leaders.follow,
-    followers.follow,
-    followers.admit,
-    followers.track,
-    followers.revive,
-    judge.interrupt,
-    switching.feed,
-    starving.arm,
-    starving.stop,
-    endpoints.publish,
-    endpoints.balance,
-    endpoints.discovery,
-    cluster_members.introduce,
-    announce.announce,
-    switching.retire,
-    leaders.transfer,
-    cluster_slots.reshard,
-    members.part,
-    limits.widen,
-    limits.configure,
-    credentials.rotate,
-    rollout.resize,
-    rollout.upgrade,
-    rollout.restart,
-    jobs.carry,
-    errands.end,
-    errands.begin,
-    cluster_members.settle,
-    limits.narrow,
+
+class Row(NamedTuple):
+    """A rule in its place."""
+
+    rule: Rule
+    applies: Applies
+    why_here: str
+
+
+RULES: tuple[Row, ...] = (
+    Row(members.outrun, "always", "before `members.delete`: what ends a process must be decided later than what started it"),
+    Row(jobs.cancel, "deleted", "before `members.delete`: a job ends with what it works on, not after it"),
+    Row(members.delete, "deleted", "before all that follows: of a cache that is deleted nothing matters but its end"),
+    Row(moments.recount, "all", "before every rule that measures how long something has taken"),
+    Row(judge.spare, "all", "before `members.stop`: who is to be spared must not be stopped"),
+    Row(members.stop, "all", "before `promote.lead`: a successor rests on the stop of whoever led being confirmed"),
+    Row(switch.give_way, "all", "before `starve.starve`: successors acknowledge what they are fed, as replicas do"),
+    Row(starve.starve, "plain", "after `members.stop`, which was tried in vain; before `promote.lead`, which would wait for it"),
+    Row(promote.outrun, "all", "before every order of a lead: a node refuses one that is not later than the last it has seen"),
+    Row(switch.lead, "plain", "before `promote.lead`, which leaves a shard alone while successors may be all that is left of it"),
+    Row(promote.lead, "plain", "before `members.start`: a lost primary is succeeded before its process comes back empty"),
+    Row(elect.lead, "cluster", "before `members.start`: a lost primary is succeeded before its process comes back empty"),
+    Row(reshard.record, "cluster", "before `members.start`: a primary starts with what it was last seen to own"),
+    Row(members.appoint, "all", "after `promote.lead`, since no new node delays a failover; before `members.start`"),
+    Row(promote.conclude, "all", "after `promote.lead`; before `promote.transfer`: no move begins while a recovery is under way"),
+    Row(switch.hand_on, "cluster", "before `configuration.publish`, which leaves it to the front until that has given way"),
+    Row(configuration.publish, "cluster", "before `members.start`: the endpoint leaves a node that is gone before that comes back"),
+    Row(members.start, "all", "after whatever says who leads: what comes back follows"),
+    Row(announce.troubles, "all", "after `members.start`: what cannot be done is told when nobody waits for a process"),
+    Row(cluster.acquaint, "cluster", "before `elect.follow`: a node follows only what it knows"),
+    Row(elect.follow, "cluster", "before `followers.track`: who does not follow is not in sync"),
+    Row(followers.follow, "plain", "before `followers.track`: who does not follow is not in sync"),
+    Row(followers.admit, "replicated", "after `followers.follow`: a replica is let in where it was sent"),
+    Row(followers.track, "replicated", "before what rests on who is in sync: `endpoints.publish`, `promote.transfer`"),
+    Row(followers.revive, "plain", "after `followers.track`: by then it is out of sync, and nobody reads from it"),
+    Row(judge.interrupt, "all", "after `followers.track`: a client's script is ended when nothing presses more"),
+    Row(switch.feed, "plain", "after `followers.track`: successors are fed beside replicas that are settled"),
+    Row(starve.arm, "plain", "after `followers.track`: a primary depends on replicas while so many are in sync"),
+    Row(starve.stop, "all", "after `promote.lead`: an order that fails keeps all rules after it from their turn"),
+    Row(endpoints.publish, "plain", "after `followers.track`: readers are sent to who is in sync"),
+    Row(endpoints.balance, "all", "after `endpoints.publish`: first where clients write, then where they read"),
+    Row(endpoints.discovery, "memcached", "before `announce.announce`: a node is available when clients are told of it"),
+    Row(configuration.introduce, "cluster", "before `announce.announce`: a node is available when clients are told of it"),
+    Row(announce.announce, "all", "after `endpoints.publish`: available is what is served"),
+    Row(switch.retire, "cluster", "after `announce.announce`: those that took their place play their part by then"),
+    Row(promote.transfer, "replicated", "after `announce.announce`: a lead moves by plan when nothing is broken"),
+    Row(reshard.reshard, "cluster", "after `promote.transfer`: slots move when no lead does"),
+    Row(members.part, "all", "after `promote.transfer` and `reshard.reshard`: a node leaves when lead and slots have left it"),
+    Row(limits.widen, "all", "before `limits.configure`: a process may use more before its engine is told to hold more"),
+    Row(limits.configure, "all", "before `limits.narrow`: a process may use less when its engine holds less"),
+    Row(credentials.rotate, "all", "after `limits.configure`: one password is in force before the next is decided"),
+    Row(rollout.resize, "all", "after `limits.configure`: one node type is in force before another is decided"),
+    Row(rollout.upgrade, "all", "before `rollout.restart`: a node that is due for several reasons restarts once"),
+    Row(rollout.restart, "all", "after `members.part`: who leaves does not restart"),
+    Row(jobs.carry, "all", "after `rollout.restart`: what lasts for minutes waits for nodes that are about to restart"),
+    Row(errands.end, "all", "before `errands.begin`: an end is seen before another is taken up"),
+    Row(errands.begin, "all", "after `rollout.restart`: what was taken up before goes on first"),
+    Row(cluster.settle, "cluster", "after all that could be done: it only says how long to wait for the engines"),
+    Row(limits.narrow, "all", "after all that could be done: to use less presses least"),
 )
 
 
@@ -97,7 +97,7 @@ def plan(cache: Cache, view: View, now: dt.datetime, moment: Moment, policy: Pol
 def answers(s: Situation) -> Iterator[tuple[Rule, Step | None]]:
     """What each rule says, in their order, up to the first that decides or acts. Of a deleted cache nothing but its end matters:
     while that waits for something, nothing is started again."""
-    for rule in (members.outrun, jobs.cancel, members.delete) if s.cache.wanted.deleted else RULES:
+    for rule in rules_of(s.cache):
         answer = first(s, (rule(s),))
         yield rule, answer
         if answer is not None and not isinstance(answer, Wait):
@@ -107,6 +107,23 @@ def answers(s: Situation) -> Iterator[tuple[Rule, Step | None]]:
 def conclude(s: Situation, said: Iterable[Step | None]) -> Step:
     """The step that follows from what the rules say."""
     return deadlines.overdue(s, first(s, said) or _rest(s))
+
+
+def rules_of(cache: Cache) -> tuple[Rule, ...]:
+    """Those that are asked."""
+    applying: set[Applies] = {"always"}
+    if cache.wanted.deleted:
+        applying |= {"deleted"}
+    elif cache.wanted.engine == "memcached":
+        applying |= {"all", "memcached"}
+    else:
+        applying |= {"all", "replicated", "cluster" if cache.clustered else "plain"}
+    return tuple(row.rule for row in RULES if row.applies in applying)
+
+
+def named(rule: Rule) -> str:
+    """How people are told of it: by module and name."""
+    return f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"
 
 
 def _rest(s: Situation) -> Wait:

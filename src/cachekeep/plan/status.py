@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
 from cachekeep.model.condition import REBOOTING, CacheStatus, NodeStatus
-from cachekeep.plan.announce import ready
-from cachekeep.plan.cluster_members import told_of_all
 from cachekeep.plan.deadlines import creating_for_too_long
 from cachekeep.plan.flights import lasting, said
-from cachekeep.plan.limits import fewer_clients, holds
-from cachekeep.plan.members import COMPATIBLE
+from cachekeep.plan.nodes.announce import ready
+from cachekeep.plan.nodes.limits import fewer_clients, holds
+from cachekeep.plan.nodes.members import COMPATIBLE
+from cachekeep.plan.reach.configuration import told_of_all
 from cachekeep.plan.situation import Situation
 
 

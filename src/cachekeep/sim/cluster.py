@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from cachekeep.compute.contract import Key
-from cachekeep.plan.slots import SLOTS, Ranges, common, compact, count, union, without
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, common, compact, count, union, without
 from cachekeep.sim.member import NODE_TIMEOUT_SECONDS, REJOIN_SECONDS, Member, Op, Peer, member_of
 from cachekeep.sim.world import NOBODY, Engine, World
 

@@ -25,7 +25,7 @@ from cachekeep.model import (
     SlotRange,
     Swap,
 )
-from cachekeep.plan.slots import Ranges, common, expand, take, union, without
+from cachekeep.plan.slots.ranges import Ranges, common, expand, take, union, without
 from cachekeep.sim.cluster import BAN_SECONDS, ClusterWorld
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.member import Member, Peer

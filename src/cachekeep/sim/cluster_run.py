@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from cachekeep.compute.contract import File, ProcessSpec
 from cachekeep.engines.launch import nodes_conf
 from cachekeep.model import Cache, ErrandKind, Member, Node, Secret, Wanted, WantedShard
-from cachekeep.plan.slots import SLOTS, common, expand
+from cachekeep.plan.slots.ranges import SLOTS, common, expand
 from cachekeep.sim import promises
 from cachekeep.sim.cluster import ClusterWorld
 from cachekeep.sim.cluster_doors import SimClusterDriver, SimClusteredLink

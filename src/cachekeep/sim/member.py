@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cachekeep.model import SlotRange
-from cachekeep.plan.slots import Ranges, common, union
+from cachekeep.plan.slots.ranges import Ranges, common, union
 from cachekeep.sim.world import Engine
 
 NODE_TIMEOUT_SECONDS, REJOIN_SECONDS = 15.0, 5.0

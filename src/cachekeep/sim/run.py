@@ -22,7 +22,7 @@ from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Errand, Node
 from cachekeep.network.addresses import Pool
 from cachekeep.plan import Policy
-from cachekeep.plan.starving import STARVING_SECONDS
+from cachekeep.plan.lead.starve import STARVING_SECONDS
 from cachekeep.sim import excuses, promises
 from cachekeep.sim.doors import SimDriver, SimLink
 from cachekeep.sim.faults import AILS, Fault, Strike, known

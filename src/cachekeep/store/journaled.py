@@ -20,7 +20,7 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Record
-from cachekeep.plan.members import addresses_used
+from cachekeep.plan.nodes.members import addresses_used
 from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
 from cachekeep.store.journal import Carried, Entry, Journal
 from cachekeep.store.serial import following, overlaid

@@ -8,7 +8,7 @@ from typing import Any, Final
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
 from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
-from cachekeep.plan.cluster_slots import percent
+from cachekeep.plan.slots.reshard import percent
 from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.hold import current
 from cachekeep.services.elasticache import in_force

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.model import Cache, WantedShard
-from cachekeep.plan.slots import count
+from cachekeep.plan.slots.ranges import count
 from cachekeep.services.core.caches import save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.errands import with_errand

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from cachekeep.model import Member, Wanted, WantedShard
-from cachekeep.plan.slots import SLOTS, Ranges, count, union
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, count, union
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache import zones

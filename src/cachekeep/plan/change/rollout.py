@@ -6,9 +6,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Halted, Node, Step, Wait
-from cachekeep.plan import cluster_members, evidence
-from cachekeep.plan.leaders import move, successor
-from cachekeep.plan.limits import too_small
+from cachekeep.plan.lead import evidence
+from cachekeep.plan.lead.promote import move, successor
+from cachekeep.plan.nodes import cluster
+from cachekeep.plan.nodes.limits import too_small
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_successors
 
 
@@ -74,7 +75,7 @@ def restart(s: Situation) -> Step | None:
             because = f"{replicas[0].name} restarts when shard {shard.id} has a leader: it may hold what nobody else does"
             waits = waits or Wait(0.2, "leader", because, about=(replicas[0].name,), refused=True)
             continue
-        if replicas and (left := cluster_members.sending_on_seconds(s, replicas[0])) > 0:
+        if replicas and (left := cluster.sending_on_seconds(s, replicas[0])) > 0:
             because = f"clients of {replicas[0].name} are still sent on to {shard.primary}; then it restarts"
             waits = waits or Wait(left, "linger", because, about=(replicas[0].name,))
             continue

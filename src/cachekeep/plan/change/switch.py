@@ -38,11 +38,13 @@ from cachekeep.model import (
     Stop,
     Wait,
 )
-from cachekeep.plan import announce, cluster_members, evidence, followers, judge, leaders
 from cachekeep.plan.flights import under_way
-from cachekeep.plan.members import Needs, stop_stale
+from cachekeep.plan.lead import evidence, judge, promote
+from cachekeep.plan.nodes import announce
+from cachekeep.plan.nodes.members import Needs, stop_stale
+from cachekeep.plan.reach import configuration, followers
 from cachekeep.plan.situation import Situation, listed, names, verb, with_shard, with_successors
-from cachekeep.plan.slots import SLOTS
+from cachekeep.plan.slots.ranges import SLOTS
 
 SUFFIX = ".cluster"
 """A successor's name is that of its member with this: both have processes at the same time."""
@@ -88,7 +90,7 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
             "set ClusterMode=enabled again to go on with that"
         )
         return Wait(1.0, "consent", because, about=tuple(n.name for n in heirs), refused=True)
-    best = leaders.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
+    best = promote.foremost(s, [n for n in heirs if s.alive(n)], s.primary(shard))
     if best is None:
         because = (
             f"{shard.primary} is lost and no in-sync replica is left; {names(heirs)} may hold what they had "
@@ -99,10 +101,10 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
     assert lost is not None
     ends = evidence.over(s, shard, lost)
     sure = [n for n in heirs if s.alive(n) and evidence.shown(s, ends, n)]
-    best = leaders.foremost(s, sure, lost) or best
+    best = promote.foremost(s, sure, lost) or best
     known = replace(shard, ended=ends)
     if not sure and not shard.accept_stale:
-        return leaders.refuse(s, known, lost, best)
+        return promote.refuse(s, known, lost, best)
     because = (
         f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
         if sure
@@ -378,7 +380,7 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
     if {n.member for n in s.decided.nodes} != {n.member for n in s.decided.successors}:
         return None
     same = [n for n in s.decided.successors if n.member == primary.member and s.alive(n)]
-    to = next(iter(same), None) or leaders.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
+    to = next(iter(same), None) or promote.foremost(s, [n for n in s.decided.successors if s.alive(n)], primary)
     if to is None:
         return None
     turned = replace(shard, change=Conversion(to=to.name, since=s.moment), order=shard.order + 1)
@@ -428,7 +430,7 @@ def hand_on(s: Situation) -> Step | None:
             return Decide(with_shard(s.decided, left), f"{names(unsure)} {verb(unsure)} out of sync and may not be promoted")
     fronts = [f for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
     if not fronts:
-        return cluster_members.publish_now(s)
+        return configuration.publish_now(s)
     stages: list[tuple[Effect, ...]] = [tuple(Erase(f.name) for f in fronts)]
     holder, address = s.cache.node(s.decided.configuration_node or ""), s.decided.configuration_address
     if holder is not None and address and s.alive(holder):

@@ -10,8 +10,6 @@ from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes,
 
 def follow(s: Situation) -> Step | None:
     """Every node that answers follows the primary that leads."""
-    if not s.replicated or s.clustered:
-        return None
     effects: list[Effect] = []
     for shard in s.decided.shards:
         primary = s.primary(shard)
@@ -36,8 +34,6 @@ def follow(s: Situation) -> Step | None:
 
 def admit(s: Situation) -> Step | None:
     """A replica that has lost its link, and whose primary lets nobody in any more, is let in by us."""
-    if not s.replicated:
-        return None
     effects: list[Effect] = []
     for shard in s.decided.shards:
         primary = s.primary(shard)
@@ -61,8 +57,6 @@ def track(s: Situation) -> Step | None:
 
     The replica's own word is not enough: before its first ACK reached the primary it receives nothing of what is written.
     """
-    if not s.replicated:
-        return None
     decided, joined, left = s.decided, [], []
     for shard in s.decided.shards:
         primary = s.primary(shard)
@@ -83,8 +77,6 @@ def track(s: Situation) -> Step | None:
 
 def revive(s: Situation) -> Step | None:
     """A replica that has been stopped for long is started anew: nothing is lost by it, as its primary leads and has everything."""
-    if not s.replicated or s.clustered:
-        return None
     for shard in s.decided.shards:
         primary = s.primary(shard)
         if primary is None or not s.leads(primary):

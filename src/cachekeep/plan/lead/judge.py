@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Condemned, Decide, Excuse, Halted, Interrupt, Node, Plight, Shard, Step, Wait, Witness
-from cachekeep.plan import evidence
+from cachekeep.plan.lead import evidence
 from cachekeep.plan.situation import Situation, fed_again, names, verb, with_nodes, with_shard
 
 _SAID: dict[Plight, tuple[str, str]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Event, Node, Step, subjects
-from cachekeep.plan import cluster_members
 from cachekeep.plan.flights import lasting, said
+from cachekeep.plan.nodes import cluster
+from cachekeep.plan.reach import configuration
 from cachekeep.plan.situation import Situation, listed, names, verb, with_nodes
 
 
@@ -17,7 +18,7 @@ def ready(s: Situation, node: Node) -> bool:
         return False
     if not s.replicated:
         return node.name in s.decided.discovery_nodes
-    if s.clustered and not cluster_members.part_of_cluster(s, node):
+    if s.clustered and not cluster.part_of_cluster(s, node):
         return False
     return s.leads(node) if node.name == shard.primary else node.name in shard.in_sync
 
@@ -73,7 +74,7 @@ def _back(s: Situation, node: Node) -> list[Event]:
 
 def _first_time(s: Situation) -> Step | None:
     nodes = s.decided.nodes
-    if not nodes or not all(ready(s, n) for n in nodes) or not _endpoints(s) or not cluster_members.told_of_all(s):
+    if not nodes or not all(ready(s, n) for n in nodes) or not _endpoints(s) or not configuration.told_of_all(s):
         return None
     told = [
         Event(source_type="cache-cluster", source=c, message="Cache cluster created")
@@ -91,7 +92,7 @@ def _first_time(s: Situation) -> Step | None:
 
 def _endpoints(s: Situation) -> bool:
     """Every front runs; what it passes on to has been told; somebody serves the configuration endpoint."""
-    if not cluster_members.served(s):
+    if not configuration.served(s):
         return False
     seen = [s.view.fronts.get(f.name) for f in s.decided.fronts if not f.leaving]
     return all(v is not None and v.process == "running" and v.targets for v in seen)

@@ -7,11 +7,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Decided, Done, Errand, ErrandKind, Event, Failed, Job, Node, Running, Shard, Step, Wait
-from cachekeep.plan import cluster_slots
 from cachekeep.plan.jobs import ended, late, with_job
-from cachekeep.plan.judge import ailing
-from cachekeep.plan.leaders import move, successor
+from cachekeep.plan.lead.judge import ailing
+from cachekeep.plan.lead.promote import move, successor
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
+from cachekeep.plan.slots import reshard
 
 DEADLINES_SECONDS: dict[ErrandKind, float] = {
     "reboot": 3600.0,
@@ -152,7 +152,7 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
         case "rebalance":
             if not s.clustered:
                 return _nothing(s, errand, "there are no slots to deal out")
-            step = cluster_slots.rebalanced(s, s.decided)
+            step = reshard.rebalanced(s, s.decided)
             return step if isinstance(step, Wait) else _begun(s, errand, step)
         case "promote-stale":
             shard = s.cache.shard(errand.shard or s.decided.shards[0].id)

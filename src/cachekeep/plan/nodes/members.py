@@ -28,8 +28,10 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
-from cachekeep.plan import cluster_members, evidence, jobs
+from cachekeep.plan import jobs
 from cachekeep.plan.flights import first, under_way
+from cachekeep.plan.lead import evidence
+from cachekeep.plan.nodes import cluster
 from cachekeep.plan.situation import Situation, fed_again, listed, names, pairs, verb, with_nodes
 
 BALANCER = "readers"
@@ -166,7 +168,7 @@ def _shards(s: Situation, needs: Needs) -> tuple[Shard, ...]:
     """The decided shards, with those that are missing, and endpoint addresses where a group without cluster mode lacks them."""
     found = {shard.id: shard for shard in s.decided.shards}
     if s.clustered:
-        return (*found.values(), *cluster_members.new_shards(s).values())
+        return (*found.values(), *cluster.new_shards(s).values())
     for wanted in s.cache.wanted.shards:
         if wanted.id not in found:
             first = wanted.members[0].name if s.replicated else None
@@ -245,9 +247,7 @@ def start(s: Situation) -> Step | None:
     """Nodes whose process ended get a new incarnation; those without a process get one. The loss of a shard's primary has been
     dealt with by the leaders' rules before this one is asked."""
     # Whoever may lead unseen is not to be outrun by the order that a restart takes.
-    held = {x.primary for x in s.decided.shards if s.left_to_successors(x) or evidence.doubtful(s, x)} | cluster_members.held_back(
-        s
-    )
+    held = {x.primary for x in s.decided.shards if s.left_to_successors(x) or evidence.doubtful(s, x)} | cluster.held_back(s)
     held |= {n for x in s.decided.shards if under_way(s, HandOver, Swap, Convert, on=x.primary) for n in (x.primary, x.moving_to)}
     ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
@@ -315,11 +315,11 @@ def part(s: Situation) -> Step | None:
     """Nodes that are no longer wanted leave: first the lead (leaders' rules), then their place in lists, then the process."""
     if s.may_apply("shards"):
         wanted = set(s.cache.wanted_names())
-        unwanted = [n for n in s.decided.nodes if n.member not in wanted and not n.leaving and not cluster_members.stays(s, n)]
+        unwanted = [n for n in s.decided.nodes if n.member not in wanted and not n.leaving and not cluster.stays(s, n)]
         if unwanted := [n for n in unwanted if not s.needed(n)]:
             decided = with_nodes(s.decided, [replace(n, leaving=True) for n in unwanted])
             return Decide(decided, f"{names(unwanted)} {verb(unwanted)} no longer wanted")
-    leading = cluster_members.leading(s)
+    leading = cluster.leading(s)
     listed = set(s.decided.discovery_nodes)
     off = [n for n in s.decided.nodes if n.leaving and n.name not in leading and n.name not in listed]
     kept = [n for n in off if s.needed(n)]
@@ -333,7 +333,7 @@ def part(s: Situation) -> Step | None:
 
 
 def _leave(s: Situation, off: list[Node]) -> Step | None:
-    lingering = {n: left for n in off if (left := cluster_members.sending_on_seconds(s, n)) > 0}
+    lingering = {n: left for n in off if (left := cluster.sending_on_seconds(s, n)) > 0}
     there = [n for n in off if s.seen(n).process != "absent" and n not in lingering]
     because = f"{names(there)} {verb(there, 'leaves', 'leave')}: process and files go"
     erase = Act((tuple(Erase(n.name) for n in there),), because) if there else None
@@ -344,13 +344,13 @@ def _leave(s: Situation, off: list[Node]) -> Step | None:
 
 
 def _drop(s: Situation, gone: list[Node]) -> Step:
-    known = cluster_members.still_known(s, gone)
+    known = cluster.still_known(s, gone)
     if known:
         return Wait(
             s.policy.poll_seconds, "acquaintance", f"{names(known)} is still known to others", about=tuple(n.name for n in known)
         )
     kept = tuple(n for n in s.decided.nodes if n not in gone)
-    decided = replace(s.decided, nodes=kept, shards=cluster_members.drop_shards(s, kept))
+    decided = replace(s.decided, nodes=kept, shards=cluster.drop_shards(s, kept))
     if s.replicated:
         told = [s.tell("Cache cluster deleted", node=n) for n in gone]
     else:

@@ -1,4 +1,4 @@
-"""Cluster mode: who knows whom, which processes must not be started yet, and where the configuration endpoint is."""
+"""Cluster mode: who knows whom, which shards there are, and which processes must not be started yet."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from msgspec.structs import replace
 from cachekeep.engines.launch import cluster_node_id
 from cachekeep.model import (
     Act,
-    Bind,
     Decide,
     Disown,
     Effect,
     Election,
-    Introduce,
     Meet,
     Node,
     Resharded,
@@ -20,9 +18,9 @@ from cachekeep.model import (
     Step,
     Wait,
 )
-from cachekeep.plan import evidence
-from cachekeep.plan.situation import Situation, listed, names
-from cachekeep.plan.slots import even
+from cachekeep.plan.lead import evidence
+from cachekeep.plan.situation import Situation, listed
+from cachekeep.plan.slots.ranges import even
 
 WRITABLE_SECONDS = 2.0
 SENDING_ON_SECONDS = 2.0
@@ -123,8 +121,6 @@ def still_known(s: Situation, nodes: list[Node]) -> list[Node]:
 def acquaint(s: Situation) -> Step | None:
     """Every node knows every other that there is, and nobody who is gone for good or has never been one of them: whoever reaches a
     node's bus may say hello there (CLUSTER MEET), and is believed what he says that he owns."""
-    if not s.clustered:
-        return None
     told = s.seconds_since(s.decided.intruded_at)
     if (intruders := _intruders(s)) and (told is None or told > TOLD_AGAIN_SECONDS):
         text = f"Nodes that are none of {s.cache.name}'s came to its cluster bus and are forgotten: {listed(sorted(intruders))}"
@@ -161,36 +157,6 @@ def _intruders(s: Situation) -> set[str]:
     return known | {where for n in s.decided.nodes for where in _greeted(s, n).values()}
 
 
-def introduce(s: Situation) -> Step | None:
-    """Every node tells its clients of every replica that is in sync."""
-    effects: list[Effect] = []
-    said: list[str] = []
-    for node, primary in _untold(s):
-        others = tuple(n.name for n in s.untold[s.cluster_ids[node.name]])
-        effects.append(Introduce(node.name, primary.name, others))
-        said.append(node.name)
-    return Act((tuple(effects),), f"clients are told of {listed(said)}") if effects else None
-
-
-def told_of_all(s: Situation) -> bool:
-    """Whichever node a client asks, it hears of every replica that is in sync."""
-    return not _untold(s)
-
-
-def _untold(s: Situation) -> list[tuple[Node, Node]]:
-    """Replicas in sync that some node does not tell clients of, each with its primary, where both answer."""
-    if not s.clustered or not s.untold:
-        return []
-    found = []
-    for node in s.decided.nodes:
-        shard = s.cache.shard(node.shard)
-        if s.cluster_ids[node.name] in s.untold and shard is not None and node.name in shard.in_sync and s.alive(node):
-            primary = s.primary(shard)
-            if primary is not None and s.alive(primary) and (c := s.seen(primary).cluster) is not None and c.slots:
-                found.append((node, primary))
-    return found
-
-
 def _strays(s: Situation, node: Node) -> bool:
     """It follows another than its shard's primary: an engine does not forget whom it follows,
     so first it is told whom to follow."""
@@ -205,45 +171,11 @@ def part_of_cluster(s: Situation, node: Node) -> bool:
     return seen is not None and seen.ok and s.acquainted
 
 
-def publish(s: Situation) -> Step | None:
-    """The configuration endpoint is one more address of a node that answers. It moves when that node is gone or does not stay;
-    while it is not known to be gone, nobody else can have its address."""
-    return None if s.decided.retired else publish_now(s)
-
-
-def publish_now(s: Situation) -> Step | None:
-    """``publish``, whatever else is to be done first."""
-    address = s.decided.configuration_address
-    if not s.clustered or not address:
-        return None
-    lose = [
-        n for n in s.decided.nodes if n.name != s.decided.configuration_node and s.alive(n) and address in (s.seen(n).bound or ())
-    ]
-    if lose:
-        return Act((tuple(Bind(n.name, (n.address,)) for n in lose),), f"{names(lose)} leaves the configuration endpoint to others")
-    holder = s.cache.node(s.decided.configuration_node or "")
-    if holder is None or s.gone(holder) or holder.leaving or holder.due:
-        able = [n for n in s.decided.nodes if s.alive(n) and not n.leaving and not n.due]
-        if not able:
-            return None
-        best = min(able, key=lambda n: (not n.announced, not s.leads(n), n.name))
-        return Decide(replace(s.decided, configuration_node=best.name), f"{best.name} shall serve the configuration endpoint")
-    if s.alive(holder) and (bound := s.seen(holder).bound) is not None and address not in bound:
-        return Act(((Bind(holder.name, (holder.address, address)),),), f"{holder.name} serves the configuration endpoint")
-    return None
-
-
-def served(s: Situation) -> bool:
-    """Somebody answers at the configuration endpoint."""
-    holder = s.cache.node(s.decided.configuration_node or "")
-    return not s.clustered or (holder is not None and s.decided.configuration_address in (s.seen(holder).bound or ()))
-
-
 def settle(s: Situation) -> Step | None:
     """A new cluster serves when its primaries have been up for two seconds (an engine's own rule): until shortly before that there
     is nothing to look at, and from then on every look may be the one."""
     nodes = s.decided.nodes
-    if not s.clustered or s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
+    if s.decided.available_at is not None or not nodes or not all(s.alive(n) for n in nodes):
         return None
     begun = (s.decided.appointed_at, *(x.change.since for x in s.decided.shards if isinstance(x.change, Election)))
     youngest = min((age for since in begun if (age := s.seconds_since(since)) is not None), default=WRITABLE_SECONDS)

@@ -32,10 +32,10 @@ from cachekeep.model import (
     Swap,
     Wait,
 )
-from cachekeep.plan import evidence, judge, leaders
 from cachekeep.plan.flights import first, under_way
+from cachekeep.plan.lead import evidence, judge, promote
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
-from cachekeep.plan.slots import common
+from cachekeep.plan.slots.ranges import common
 
 ELECTION_SECONDS = 1.5
 """An election that began lasts a tenth of this. One that has not ended by then was refused by those who
@@ -44,15 +44,13 @@ voted in this shard lately."""
 
 def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
-    if not s.clustered:
-        return None
     return first(s, (_lead(s, shard) for shard in s.decided.shards))
 
 
 def _lead(s: Situation, shard: Shard) -> Step | None:
     primary = s.primary(shard)
     if primary is None:
-        return leaders.abdicated(s, shard)
+        return promote.abdicated(s, shard)
     if flying := under_way(s, Swap, on=primary.name):
         return flying
     leader = _leader(s, shard)
@@ -67,7 +65,7 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
     if primary.condemned and not s.gone(primary):
         return None
     if s.gone(primary):
-        return leaders.succeed(s, shard, primary, _nominate)
+        return promote.succeed(s, shard, primary, _nominate)
     return judge.hung(s, shard, primary)
 
 
@@ -110,7 +108,7 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
         accept_stale=False,
     )
     because = f"{new.name} leads shard {shard.id} in place of {old.name}, at epoch {seen.epoch}"
-    told = leaders.failover_told(s, old, new) if planned else ()
+    told = promote.failover_told(s, old, new) if planned else ()
     if shard.moving_to != new.name and (doubt := _unasked(s, shard, old, new)):
         because += doubt
         told = (*told, s.tell(because, group=True))
@@ -262,7 +260,7 @@ def _give_up(s: Situation, shard: Shard, taker: Node) -> Step:
 
 def _call_off(s: Situation, shard: Shard, why: str) -> Step:
     primary = s.primary(shard)
-    led = leaders.led_on(shard) if primary is not None and s.leads(primary) and not _gave(s, shard, primary) else shard
+    led = promote.led_on(shard) if primary is not None and s.leads(primary) and not _gave(s, shard, primary) else shard
     calm = replace(led, change=None)
     return Decide(with_shard(s.decided, calm), f"the lead of shard {shard.id} does not go to {shard.moving_to}: {why}")
 
@@ -350,8 +348,6 @@ def _doubtful(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
 
 def follow(s: Situation) -> Step | None:
     """Replicas follow the primary of their shard. The engine sees to it; this is for those that came up while it changed."""
-    if not s.clustered:
-        return None
     effects: list[Effect] = []
     guarded: Wait | None = None
     for shard in s.decided.shards:

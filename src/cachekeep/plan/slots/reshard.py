@@ -24,10 +24,10 @@ from cachekeep.model import (
     Wait,
     collides,
 )
-from cachekeep.plan.cluster_members import lingering_seconds
 from cachekeep.plan.flights import first, under_way
+from cachekeep.plan.nodes.cluster import lingering_seconds
 from cachekeep.plan.situation import Situation, listed, names
-from cachekeep.plan.slots import SLOTS, Ranges, SlotMigration, common, compact, count, moves, rebalance, union, without
+from cachekeep.plan.slots.ranges import SLOTS, Ranges, SlotMigration, common, compact, count, moves, rebalance, union, without
 
 SLICE_SECONDS = 0.5
 """A move goes on for so long before the cache is looked at again: a failure elsewhere is not left waiting."""
@@ -35,8 +35,6 @@ SLICE_SECONDS = 0.5
 
 def record(s: Situation) -> Step | None:
     """What primaries own is written down, for the case that one of them has to start anew."""
-    if not s.clustered:
-        return None
     changed = {}
     for shard in s.decided.shards:
         seen = _seen(s, shard)
@@ -59,7 +57,7 @@ def _seen(s: Situation, shard: Shard) -> ClusterSeen | None:
 
 def reshard(s: Situation) -> Step | None:
     """Slots go where they shall be."""
-    if not s.clustered or s.decided.available_at is None:
+    if s.decided.available_at is None:
         return None
     seen = {x.id: _seen(s, x) for x in s.decided.shards}
     silent = [id for id, v in seen.items() if v is None]

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from cachekeep.model import Act, Bind, Decide, Discover, Effect, Node, Point, Shard, Step
 from cachekeep.plan.flights import first
-from cachekeep.plan.members import BALANCER, DISCOVERY
+from cachekeep.plan.nodes.members import BALANCER, DISCOVERY
 from cachekeep.plan.situation import Situation, names
 
 
@@ -35,8 +35,6 @@ def _reader(s: Situation, shard: Shard) -> str | None:
 
 def publish(s: Situation) -> Step | None:
     """Give addresses to whoever is to have them; take them from others first."""
-    if not s.replicated or s.clustered:
-        return None
     lose: list[Effect] = []
     gain: dict[str, tuple[str, ...]] = {}
     had: set[str] = set()
@@ -83,8 +81,6 @@ def discovery(s: Situation) -> Step | None:
 
     A node is listed once it has been available and until it leaves; one that is being replaced stays listed (fact sheet §2).
     """
-    if s.replicated:
-        return None
     listed = tuple(sorted(n.name for n in s.decided.nodes if not n.leaving and (n.announced or n.incarnation > 1 or s.alive(n))))
     if listed and listed != s.decided.discovery_nodes:
         decided = replace(s.decided, discovery_nodes=listed, discovery_version=s.decided.discovery_version + 1)

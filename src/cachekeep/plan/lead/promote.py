@@ -12,9 +12,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Effect, Ended, Event, Follow, HandOver, Move, Node, Promote, Recovery, Shard, Step, Wait
-from cachekeep.plan import evidence, judge
-from cachekeep.plan.endpoints import addresses
 from cachekeep.plan.flights import first, under_way
+from cachekeep.plan.lead import evidence, judge
+from cachekeep.plan.reach.endpoints import addresses
 from cachekeep.plan.situation import Situation, names, verb, with_shard
 
 Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
@@ -34,8 +34,6 @@ def outrun(s: Situation) -> Step | None:
 
 def lead(s: Situation) -> Step | None:
     """The first shard that needs something of its leadership."""
-    if not s.replicated or s.clustered:
-        return None
     return first(s, (_lead(s, shard) for shard in s.decided.shards))
 
 
@@ -369,8 +367,6 @@ def successor(s: Situation, shard: Shard) -> Node | None:
 
 def transfer(s: Situation) -> Step | None:
     """A primary that leaves, or that stands in for the preferred one, hands over when somebody can take over."""
-    if not s.replicated:
-        return None
     return first(
         s, (_transfer(s, x, p) for x in s.decided.shards if (p := s.primary(x)) is not None and s.leads(p) and not x.moving_to)
     )

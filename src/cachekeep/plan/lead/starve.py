@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from cachekeep.engines.config import MAX_LAG_SECONDS
 from cachekeep.model import Act, Decide, Detach, Node, Shard, Starved, Starving, Step, Stop, Wait
-from cachekeep.plan import evidence, leaders
 from cachekeep.plan.flights import first
+from cachekeep.plan.lead import evidence, promote
 from cachekeep.plan.situation import Situation, names, verb, with_nodes, with_shard
 
 STARVING_SECONDS = MAX_LAG_SECONDS + 3.0
@@ -25,8 +25,6 @@ STARVING_SECONDS = MAX_LAG_SECONDS + 3.0
 def arm(s: Situation) -> Step | None:
     """A primary needs a majority of its shard, itself included, to take writes: while so many are in sync, so that a replica that
     restarts does not keep clients from writing."""
-    if not s.replicated or s.clustered:
-        return None
     for shard in s.decided.shards:
         primary = s.primary(shard)
         if primary is None or not s.leads(primary) or shard.moving_to:
@@ -73,9 +71,9 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
         return Wait(
             left, "starving", f"too few replicas are left to {lost.name}: soon it takes no writes", about=(lost.name,), steady=True
         )
-    best = leaders.foremost(s, able, lost) or able[0]
+    best = promote.foremost(s, able, lost) or able[0]
     because = f"{lost.name} has been without replicas for {STARVING_SECONDS:g} s and takes no writes: {best.name} shall lead"
-    led = leaders.take_over(s, shard, lost, best, because)
+    led = promote.take_over(s, shard, lost, best, because)
     return replace(led, decided=with_nodes(led.decided, [replace(lost, fate=Starved())]))
 
 

@@ -1,0 +1,1 @@
+"""What users ask of nodes that run: another type, version or mode, and errands."""

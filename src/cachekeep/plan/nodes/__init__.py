@@ -1,0 +1,1 @@
+"""Which nodes there are, what they may use, and what is told of them."""

@@ -1,0 +1,1 @@
+"""What clients reach: endpoints, replicas in sync, the configuration endpoint."""

@@ -1,0 +1,1 @@
+"""Which shard owns which slots, and how they get there."""
