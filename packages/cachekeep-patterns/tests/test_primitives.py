@@ -203,24 +203,66 @@ async def test_async_semaphore(server: Server) -> None:
 # --------------------------------------------------------------------------- rate limiter
 
 
-def test_a_burst_and_then_an_even_flow(server: Server) -> None:
+def test_all_at_once_and_then_none_for_a_window(server: Server) -> None:
     limiter = RateLimiter(connect(url(server)), "api", limit=10, per_seconds=1000)
     decisions = [limiter.take("ada") for _ in range(12)]
     assert [bool(one) for one in decisions] == [True] * 10 + [False] * 2
     assert [one.remaining for one in decisions[:10]] == list(range(9, -1, -1))
-    assert 99 < decisions[10].retry_after_seconds <= 100
+    assert 900 < decisions[10].retry_after_seconds <= 1001
     assert limiter.take("grace")
     with pytest.raises(ValueError):
         limiter.take("ada", 11)
+    with pytest.raises(ValueError, match="burst"):
+        RateLimiter(connect(url(server)), "api", limit=10, per_seconds=1, burst=11)
+
+
+def test_a_burst_and_then_an_even_flow(server: Server) -> None:
+    limiter = RateLimiter(connect(url(server)), "api", limit=10, per_seconds=1000, burst=4)
+    decisions = [limiter.take("ada") for _ in range(5)]
+    assert [bool(one) for one in decisions] == [True] * 4 + [False]
+    assert [one.remaining for one in decisions[:4]] == [3, 2, 1, 0]
+    assert 90 < decisions[4].retry_after_seconds <= 100
+
+
+@pytest.mark.parametrize("burst", [None, 1, 5, 20])
+def test_no_window_holds_more_than_was_promised(server: Server, burst: int | None) -> None:
+    limit, per_seconds = 20, 0.5
+    limiter = RateLimiter(connect(url(server)), "api", limit=limit, per_seconds=per_seconds, burst=burst)
+    admitted: list[tuple[float, float]] = []  # before it was asked, and after
+    until = time.monotonic() + 4 * per_seconds
+    while (asked := time.monotonic()) < until:
+        if limiter.take("ada"):
+            admitted.append((asked, time.monotonic()))
+    for (first, _), (_, last) in zip(admitted, admitted[limit:], strict=False):
+        assert last - first >= per_seconds
+    assert len(admitted) > limit  # places do come free again
+
+
+def test_looking_takes_nothing_and_a_reset_gives_all_back(server: Server) -> None:
+    limiter = RateLimiter(connect(url(server)), "api", limit=2, per_seconds=1000)
+    assert [limiter.peek("ada").remaining for _ in range(5)] == [2] * 5
+    limiter.take("ada", 2)
+    refused = limiter.peek("ada")
+    assert (refused.allowed, refused.remaining) == (False, 0)
+    assert 900 < refused.retry_after_seconds <= 1001
+    limiter.reset("ada")
+    assert limiter.take("ada")
+
+
+def test_names_do_not_run_into_each_other(server: Server) -> None:
+    client = connect(url(server))
+    assert RateLimiter(client, "a", limit=1, per_seconds=1000).take("b:c")
+    assert RateLimiter(client, "a:b", limit=1, per_seconds=1000).take("c")
 
 
 def test_what_retry_after_promises_holds(server: Server) -> None:
-    limiter = RateLimiter(connect(url(server)), "api", limit=5, per_seconds=0.5, burst=1)
-    assert limiter.take("ada")
-    while refused := limiter.take("ada"):  # where the machine stalls for longer than the limit
-        pass
-    time.sleep(refused.retry_after_seconds + 0.001)
-    assert limiter.take("ada")
+    for options in ({"burst": 1, "limit": 5}, {"limit": 1}):
+        limiter = RateLimiter(connect(url(server)), f"api {options}", per_seconds=0.5, **options)
+        assert limiter.take("ada")
+        while refused := limiter.take("ada"):  # where the machine stalls for longer than the limit
+            pass
+        time.sleep(refused.retry_after_seconds + 0.001)
+        assert limiter.take("ada")
 
 
 def test_callers_together_get_no_more_than_the_limit(server: Server) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import flask
 import pytest
 import valkey
+from markupsafe import Markup
 from werkzeug.test import TestResponse
 
 from cachekeep_patterns.contrib.flask import ServerSessions
@@ -145,10 +150,74 @@ def test_login_logout_and_the_worthless_old_cookies(make: Callable[..., flask.Fl
 
 
 def test_a_permanent_session_gets_a_lasting_cookie(make: Callable[..., flask.Flask], store: SessionStore) -> None:
-    web = make().test_client()
+    web = make(SESSION_REFRESH_EACH_REQUEST=False).test_client()
     assert "Max-Age" not in (cookie(web.get("/write/a/1")) or "")
     assert f"Max-Age={30 * 24 * 3600}" in (cookie(web.get("/stay")) or "")
     assert cookie(web.get("/stay")) is None
+
+
+def test_lifetimes_are_as_flask_documents_them(make: Callable[..., flask.Flask], store: SessionStore) -> None:
+    app = make(PERMANENT_SESSION_LIFETIME=timedelta(minutes=7))
+    web = app.test_client()
+    web.get("/write/a/1")
+    first = cookie(web.get("/stay")) or ""
+    assert "Max-Age=420;" in first
+    assert cookie(web.get("/public")) is None
+    assert "Max-Age=420;" in (cookie(web.get("/")) or "")  # refreshed by each request that uses it
+    (handle,) = [key for key in store.client.scan_iter("session:*") if b":user:" not in key]
+    assert 0 < store.client.pttl(handle) <= 420_000  # and the session itself lives as long
+
+
+def test_flasks_flags(make: Callable[..., flask.Flask]) -> None:
+    app = make()
+    with app.test_request_context():
+        app.preprocess_request()
+        session = flask.session
+        assert (session.new, session.modified, session.permanent) == (True, False, False)
+        session["a"] = {"b": 1}
+        assert (session.modified, session.accessed) == (True, True)
+        session.modified = True
+        session.permanent = True
+        assert app.process_response(flask.Response()).headers["Set-Cookie"]
+        session.modified = False
+        assert not session.modified
+        session["a"]["b"] = 2
+        assert session.modified
+
+
+def test_a_key_as_short_as_flask_lets_it_be(make: Callable[..., flask.Flask]) -> None:
+    web = make(SECRET_KEY="dev", SECRET_KEY_FALLBACKS=["old"]).test_client()
+    web.get("/write/a/1")
+    assert web.get("/").json == {"a": "1"}
+
+
+def test_values_come_back_as_what_they_were(make: Callable[..., flask.Flask]) -> None:
+    app = make()
+    values = [
+        Markup("<b>"),
+        (1, (2,)),
+        {3},
+        Decimal("1.50"),
+        UUID(int=7),
+        b"x",
+        datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Rome")),
+    ]
+
+    @app.get("/put")
+    def put() -> str:
+        flask.session["values"] = values
+        flask.flash(Markup("<i>safe</i>"), "note")
+        return "ok"
+
+    @app.get("/got")
+    def got() -> str:
+        assert flask.session["values"] == values
+        assert [type(one) for one in flask.session["values"]] == [type(one) for one in values]
+        return flask.render_template_string("{% for one in get_flashed_messages() %}{{ one }}{% endfor %}")
+
+    web = app.test_client()
+    web.get("/put")
+    assert web.get("/got").text == "<i>safe</i>"
 
 
 def test_a_request_that_fails_saves_nothing(make: Callable[..., flask.Flask]) -> None:

@@ -4,8 +4,12 @@
 
 The cookie follows Flask's own settings (SESSION_COOKIE_NAME, _SECURE, _HTTPONLY, _SAMESITE, _DOMAIN, _PATH), signed
 with SECRET_KEY and, for ids signed before a change of key, SECRET_KEY_FALLBACKS. The session is loaded at its first
-use and saved when the response is made. A `permanent` session's cookie lasts as long as the policy lets
-a session live at most; when it really ends is decided at the server.
+use and saved when the response is made.
+
+A `permanent` session lives, as its cookie does, for PERMANENT_SESSION_LIFETIME after its last use (or as long as the
+policy lets one live at most); with SESSION_REFRESH_EACH_REQUEST the cookie is sent anew by each request that uses it.
+Other sessions have a cookie that ends with the browser and the policy's idle time. `modified`, `new`, `accessed` and
+`permanent` are Flask's; a change inside a value is seen without `modified = True`.
 """
 
 from __future__ import annotations
@@ -29,7 +33,15 @@ class FlaskSession(Session, SessionMixin):
     was_permanent = False
     accessed: bool
     new: bool
-    modified: bool
+    _said_modified = False
+
+    @property
+    def modified(self) -> bool:
+        return self._said_modified or self._has_changes()
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._said_modified = value
 
 
 class ServerSessions(SessionInterface):
@@ -56,6 +68,9 @@ class ServerSessions(SessionInterface):
         if session.before_access is not None or not session.accessed or response.status_code >= 500:
             return
         response.vary.add("Cookie")
+        lifetime_seconds = app.permanent_session_lifetime.total_seconds()
+        if len(session) and (session.permanent or session.was_permanent):
+            session.expire_after(max(lifetime_seconds, 0.001) if session.permanent else self.store.policy.idle_seconds)
         self.store.save(session)
         where: dict[str, Any] = {
             "domain": self.get_cookie_domain(app),
@@ -67,15 +82,16 @@ class ServerSessions(SessionInterface):
         }
         name = self.get_cookie_name(app)
         unchanged = session.id == session.arrived_id and session.cookie_is_current and session.permanent == session.was_permanent
+        refreshed = session.permanent and app.config["SESSION_REFRESH_EACH_REQUEST"]
         if session.ended:
             response.delete_cookie(name, **where)
-        elif session.id is None or session.lost or unchanged:
+        elif session.id is None or session.lost or (unchanged and not refreshed):
             return
         else:
             signer = self._signer(app)
             assert signer is not None
-            longest = self.store.policy.max_age_seconds or _LONGEST_SECONDS
-            max_age = min(int(longest), _LONGEST_SECONDS) if session.permanent else None
+            longest_seconds = min(lifetime_seconds, self.store.policy.max_age_seconds or _LONGEST_SECONDS, _LONGEST_SECONDS)
+            max_age = int(longest_seconds) if session.permanent else None
             response.set_cookie(name, signer.sign(session.id), max_age=max_age, **where)
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
@@ -88,4 +104,5 @@ class ServerSessions(SessionInterface):
     def _signer(self, app: Flask) -> Signer | None:
         if not app.secret_key:
             return None
-        return Signer([app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())], self.get_cookie_name(app))
+        keys = [app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())]
+        return Signer(keys, self.get_cookie_name(app), short_keys=True)

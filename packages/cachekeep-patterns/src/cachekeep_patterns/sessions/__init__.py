@@ -9,7 +9,7 @@
 For web frameworks see `cachekeep_patterns.contrib`.
 """
 
-from .codec import JSON, MSGPACK, Codec, encrypted
+from .codec import EXACT, JSON, MSGPACK, Codec, encrypted
 from .cookie import Cookie
 from .errors import (
     SessionCannotDecode,
@@ -27,6 +27,7 @@ from .session import Session
 from .store import AsyncSessionStore, Retry, SessionStore
 
 __all__ = [
+    "EXACT",
     "JSON",
     "MSGPACK",
     "AsyncSessionStore",

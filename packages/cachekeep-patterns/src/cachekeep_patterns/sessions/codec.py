@@ -1,4 +1,4 @@
-"""How one field's value becomes bytes: MessagePack or JSON by msgspec, never pickle.
+"""How one field's value becomes bytes: MessagePack with or without extensions, or JSON, by msgspec; never pickle.
 
 The first byte of a stored value names its codec, so a deployment may change the codec and still read
 what it wrote before.
@@ -14,6 +14,7 @@ import msgspec
 
 from ..codecs import Encrypted, Raw
 from ..errors import Uncodable
+from ..exact import Exact, Extension
 from .errors import SessionCannotDecode, SessionCannotEncode
 
 Seal = Callable[[bytes, str], bytes]
@@ -42,10 +43,25 @@ MSGPACK = Codec(b"m", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(
 JSON = Codec(b"j", msgspec.json.Encoder().encode, msgspec.json.Decoder().decode)
 """Readable with a plain client. Bytes, datetimes and UUIDs come back as strings."""
 
-_KNOWN = {codec.tag: codec for codec in (MSGPACK, JSON)}
+
+def _markup() -> tuple[Extension, ...]:
+    """Of Jinja's safe texts, where there are any."""
+    try:
+        from markupsafe import Markup
+    except ImportError:
+        return ()
+    return (Extension(14, Markup, lambda value: str.__str__(value) + "", Markup),)
 
 
-def encrypted(secrets: Mapping[str, bytes], *, inner: Codec = MSGPACK, read_plain: bool = False) -> Codec:
+_exact = Exact(*_markup())
+EXACT = Codec(b"x", lambda value: _exact.encode(value, ""), lambda data: _exact.decode(data, ""))
+"""What comes out equals what went in and is of its types (tuples, sets, Decimal, UUID, dates with their zones, Markup),
+or it is refused."""
+
+_KNOWN = {codec.tag: codec for codec in (EXACT, MSGPACK, JSON)}
+
+
+def encrypted(secrets: Mapping[str, bytes], *, inner: Codec = EXACT, read_plain: bool = False) -> Codec:
     """AES-GCM around `inner`, bound to session and field: a stored value cannot be read, altered or moved.
 
     `secrets`: short name to 32 bytes; the first encrypts, all decrypt: put a new one in front to rotate.
@@ -60,7 +76,7 @@ def encode_field(codec: Codec, name: str, value: Any) -> bytes:
     """The value before it is sealed. Raises SessionCannotEncode, which names the field and never the value."""
     try:
         return codec.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, Uncodable) as error:
         raise SessionCannotEncode(
             f"session field {name!r} holds a {type(value).__name__} that cannot be stored: {error}"
         ) from error

@@ -60,15 +60,16 @@ class SessionId:
 class Signer:
     """Signs ids with HMAC-SHA-256 under the first key and accepts every key: put a new key in front to rotate.
 
-    `keys` are secrets of at least 16 bytes. `purpose` separates cookies that share a key (the cookie's name).
+    `keys` are secrets of at least 16 bytes, or, with `short_keys`, as short as a framework lets them be. `purpose`
+    separates cookies that share a key (the cookie's name).
     Raises ValueError for no key or a short one.
     """
 
-    def __init__(self, keys: Sequence[str | bytes] | str | bytes, purpose: str = "session") -> None:
+    def __init__(self, keys: Sequence[str | bytes] | str | bytes, purpose: str = "session", *, short_keys: bool = False) -> None:
         if isinstance(keys, str | bytes):
             keys = [keys]
         secrets_ = [key.encode() if isinstance(key, str) else key for key in keys]
-        if not secrets_ or any(len(key) < 16 for key in secrets_):
+        if not secrets_ or any(len(key) < (1 if short_keys else 16) for key in secrets_):
             raise ValueError("a session signer needs at least one key, each of at least 16 bytes")
         context = b"cachekeep.session\0" + purpose.encode()
         self._keys = [hmac.digest(key, context, "sha256") for key in secrets_]

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from . import scripts
-from .codec import MSGPACK, Codec, seal_field
+from .codec import EXACT, Codec, seal_field
 from .errors import SessionConflict, SessionError, SessionTooLarge
 from .ids import SessionId
 from .scripts import Script
@@ -55,7 +55,7 @@ class Policy:
     conflict: Literal["merge", "compare"] = "merge"
     in_flight_seconds: float = 10
     sessions_per_user: int = 100
-    codec: Codec = MSGPACK
+    codec: Codec = EXACT
     prefix: str = "session:"
 
     def __post_init__(self) -> None:

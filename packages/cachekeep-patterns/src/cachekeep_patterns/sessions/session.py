@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from .codec import MSGPACK, Codec, codec_of, decode_field, encode_field
+from .codec import EXACT, Codec, codec_of, decode_field, encode_field
 from .errors import SessionCannotDecode, SessionCannotEncode
 from .ids import SessionId
 
@@ -27,7 +27,7 @@ class Session(MutableMapping[str, Any]):
         """A save found the record deleted, or the id replaced for too long; the changes were dropped."""
         self.before_access: Callable[[], None] | None = None
         """Called once before the first use; lazy loading hangs here."""
-        self._codec: Codec = MSGPACK
+        self._codec: Codec = EXACT
         self._to_delete: list[SessionId] = []
         self._did_end = False
         self._start_over()
@@ -84,6 +84,9 @@ class Session(MutableMapping[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether a save would do anything."""
+        return self._has_changes()
+
+    def _has_changes(self) -> bool:
         sets, dels = self._changes()
         return bool(sets or dels or self._has_intent)
 
