@@ -32,7 +32,7 @@ from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.execute import specs
 from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import Passwords
-from cachekeep.control.workers import Worker, at_work
+from cachekeep.control.workers import Pruner, Single, Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model import Cache, Credential, Installation, Node, Secret
@@ -238,7 +238,8 @@ class App:
         port = listener.getsockname()[1]
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
-        self._parts = _Parts(listener, _Server(config), (keeper,), services, driver)
+        workers = (keeper, Single("pruner", Pruner(store, clock), store=store, clock=clock, holder=holder))
+        self._parts = _Parts(listener, _Server(config), workers, services, driver)
 
     async def serve(self) -> None:
         """Answer requests and let workers work until ``finish`` is called. Raises what ended a worker, if something did."""

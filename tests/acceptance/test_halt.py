@@ -10,7 +10,7 @@ from collections.abc import Callable
 import valkey
 from tests.acceptance.installation import Installation, available, created, eventually, kill
 
-from cachekeep.control.keeper import LEASE_SECONDS
+from cachekeep.control.workers import LEASE_SECONDS
 
 HALT_SECONDS = LEASE_SECONDS + 1.0
 

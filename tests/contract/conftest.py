@@ -20,7 +20,7 @@ from tests.contract.stores import HandClock, World
 
 from cachekeep.store import SqlStore
 
-TABLES = "caches, members, addresses, released, leases, holders, conditions, resources, events"
+TABLES = "caches, members, addresses, released, leases, work, holders, conditions, resources, events"
 
 
 @pytest.fixture

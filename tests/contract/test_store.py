@@ -355,6 +355,32 @@ async def test_a_lease_has_one_holder_and_a_new_epoch_each_time(world: World) ->
     assert await two.renew("two", ttl_seconds=60) == [Lease("uid-group-a", "two", 2), Lease("uid-group-c", "two", 1)]
 
 
+async def test_work_is_one_workers_at_a_time(world: World) -> None:
+    """It is kept for as long as its holder lives, taken over when that has been seen to be silent, and given up by burial."""
+    one, two = await world.store(), await world.store()
+    assert await one.claim_work("host:one", "prune", ttl_seconds=60) == 1
+    assert await two.claim_work("host:two", "prune", ttl_seconds=60) is None
+    assert await two.claim_work("host:two", "collect", ttl_seconds=60) == 1, "another work is another's"
+    world.pass_seconds(59)
+    assert await one.claim_work("host:one", "prune", ttl_seconds=60) == 1
+    assert await two.claim_work("host:two", "prune", ttl_seconds=60) is None
+    world.pass_seconds(59)
+    assert await two.claim_work("host:two", "prune", ttl_seconds=60) is None
+    world.pass_seconds(2)
+    assert await two.claim_work("host:two", "prune", ttl_seconds=60) == 2
+    assert await one.claim_work("host:one", "prune", ttl_seconds=60) is None
+    await one.bury("host:")
+    assert await one.claim_work("host:one", "prune", ttl_seconds=60) == 3
+
+
+async def test_many_who_claim_work_at_once_are_one_in_the_end(world: World) -> None:
+    stores = [await world.store() for _ in range(4)]
+    for expected in (1, 2):
+        epochs = await asyncio.gather(*(s.claim_work(f"k{expected}{i}", "prune", ttl_seconds=60) for i, s in enumerate(stores)))
+        assert sorted(filter(None, epochs)) == [expected]
+        await stores[0].bury("k")
+
+
 async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
     one, two = await world.store(), await world.store()
     await insert(one, cache("demo"))
@@ -769,6 +795,14 @@ async def test_events_by_time_source_and_page(world: World) -> None:
     world.pass_seconds(dt.timedelta(days=13, hours=23, minutes=30).total_seconds())
     async with store.transaction() as t:
         await t.tell(event("much later"))
+    async with store.reading() as t:
+        assert [e.message for _, e in await t.events(limit=100)] == ["now", "also now", "much later"]
+    world.clock.at -= dt.timedelta(days=1)
+    async with store.reading() as t:
+        assert len(await t.events(limit=100)) == 5, "what is not told is still there"
+    world.clock.at += dt.timedelta(days=1)
+    await store.prune()
+    world.clock.at -= dt.timedelta(days=1)
     async with store.reading() as t:
         assert [e.message for _, e in await t.events(limit=100)] == ["now", "also now", "much later"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from cachekeep.clock import Clock
 from cachekeep.compute.contract import Driver, Key, Link
 from cachekeep.control.execute import Hands
 from cachekeep.control.observe import ENDED, Observer
+from cachekeep.control.workers import LEASE_SECONDS, SPARE_SECONDS, end
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
 from cachekeep.model import Act, Cache, Condition, Decide, Decided, Forget, Moment, Step, View, Wait, alike, elapsed, subjects
 from cachekeep.plan import Policy, condition, invariants, plan
@@ -29,9 +30,6 @@ from cachekeep.store.contract import Lease, Store
 
 log = logging.getLogger("cachekeep.keeper")
 
-LEASE_SECONDS = 15.0
-SPARE_SECONDS = 1.0
-"""So long before our leases can be another's nothing is done by them any more."""
 SCAN_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 0.5
 MOST_DECISIONS = 50
@@ -152,7 +150,7 @@ class Keeper:
             forget_end()
             if self._expiry is not None:
                 self._expiry.cancel()
-            await _end([renewal, *(k.task for k in self._kept.values() if k.task is not None)])
+            await end([renewal, *(k.task for k in self._kept.values() if k.task is not None)])
 
     # -- leases
 
@@ -437,10 +435,3 @@ class Keeper:
 def _longer(pause: float, seconds: float) -> float:
     """The pause before something is looked at again that was waited for already."""
     return min(pause * 1.5, max(LONGEST_POLL_SECONDS, seconds))
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    found = list(tasks)
-    for task in found:
-        task.cancel()
-    await asyncio.gather(*found, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cachekeep.control.keeper import LEASE_SECONDS
+from cachekeep.control.workers import LEASE_SECONDS
 from cachekeep.sim.faults import CLASSIC
 
 HARM_SECONDS = 12.0

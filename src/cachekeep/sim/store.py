@@ -108,6 +108,14 @@ class AilingStore:
         async with self._asked(writes=True):
             return await self._store.renew(holder, ttl_seconds=ttl_seconds)
 
+    async def claim_work(self, holder: str, name: str, *, ttl_seconds: float) -> int | None:
+        async with self._asked(writes=True):
+            return await self._store.claim_work(holder, name, ttl_seconds=ttl_seconds)
+
+    async def prune(self) -> None:
+        async with self._asked(writes=True):
+            await self._store.prune()
+
     async def release(self, lease: Lease) -> None:
         async with self._asked(writes=True):
             await self._store.release(lease)

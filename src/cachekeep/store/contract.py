@@ -173,6 +173,16 @@ class Store(Protocol):
         Only for whoever knows that they are dead, by holding the lock that they would hold. Epochs fence off one that is not.
         """
 
+    async def claim_work(self, holder: str, name: str, *, ttl_seconds: float) -> int | None:
+        """Take what one worker of an installation does at a time, or keep it. Returns its epoch, which grows whenever another takes
+        it; None: it is another's, who is not seen to have been silent for its time to live (as ``claim`` does).
+
+        Taken or kept, the holder lives for another ``ttl_seconds``.
+        """
+
+    async def prune(self) -> None:
+        """Remove events that are too old to be told."""
+
     async def load(self, uid: str) -> Cache | None:
         """The cache as it is stored."""
 

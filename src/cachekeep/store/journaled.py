@@ -340,6 +340,14 @@ class JournaledStore:
         self._holder = (holder, ttl_seconds)
         return await self._patiently(self._store.renew(holder, ttl_seconds=ttl_seconds), goes_on=True)
 
+    async def claim_work(self, holder: str, name: str, *, ttl_seconds: float) -> int | None:
+        self._refuse()
+        return await self._store.claim_work(holder, name, ttl_seconds=ttl_seconds)
+
+    async def prune(self) -> None:
+        self._refuse()
+        await self._store.prune()
+
     async def release(self, lease: Lease) -> None:
         await self._store.release(lease)
 

@@ -31,6 +31,7 @@ class _State:
         self.released: dict[str, tuple[str, Moment]] = {}
         self.leases: dict[str, tuple[int, str | None]] = {}
         self.holders: dict[str, float] = {}
+        self.work: dict[str, tuple[int, str]] = {}
         self.conditions: dict[str, tuple[int, Condition]] = {}
         self.resources: dict[tuple[str, str], Any] = {}
         self.events: list[tuple[dt.datetime, int, Event]] = []
@@ -107,6 +108,21 @@ class MemoryStore:
         async with self.transaction() as transaction:
             holders = transaction.state.holders
             transaction.state.holders = {name: until for name, until in holders.items() if not name.startswith(holder_prefix)}
+
+    async def claim_work(self, holder: str, name: str, *, ttl_seconds: float) -> int | None:
+        async with self.transaction() as transaction:
+            state, now = transaction.state, self._clock.monotonic()
+            epoch, held_by = state.work.get(name, (0, None))
+            if held_by not in (None, holder) and state.holders.get(held_by or "", now) > now:
+                return None
+            state.work[name] = (epoch if held_by == holder else epoch + 1, holder)
+            state.holders[holder] = now + ttl_seconds
+            return state.work[name][0]
+
+    async def prune(self) -> None:
+        async with self.transaction() as transaction:
+            oldest = self._clock.now() - dt.timedelta(days=EVENTS_KEPT_DAYS)
+            transaction.state.events = [e for e in transaction.state.events if e[0] >= oldest]
 
     async def load(self, uid: str) -> Cache | None:
         return self._state.caches.get(uid)
@@ -322,9 +338,6 @@ class MemoryTransaction:
             self.state.events_told += 1
             at = event.at or now
             self.state.events.append((at, self.state.events_told, msgspec.structs.replace(event, at=at)))
-        if events:
-            oldest = now - dt.timedelta(days=EVENTS_KEPT_DAYS)
-            self.state.events = [e for e in self.state.events if e[0] >= oldest]
 
     async def events(
         self,

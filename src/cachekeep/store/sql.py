@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,16 +20,14 @@ from cachekeep.model import Cache, Condition, Credential, Decided, Event, Record
 from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
-from cachekeep.store.contract import Lease
+from cachekeep.store.contract import EVENTS_KEPT_DAYS, Lease
 from cachekeep.store.database import Database, Session
 from cachekeep.store.migrate import Seal
-from cachekeep.store.rows import ROW, cache_of, condition_of, stale, text_of
+from cachekeep.store.rows import ROW, cache_of, condition_of, micros_of, stale, text_of
 from cachekeep.store.serial import following, merge
 from cachekeep.store.sql_transaction import SqlTransaction
 from cachekeep.store.sqlite import Sqlite
 from cachekeep.store.wakes import Touched, Wakes
-
-_PRUNE_SECONDS = 3600.0
 
 # Statements of every request and of the failover path are built once: building one costs as much as running it.
 _p = sa.bindparam
@@ -62,7 +61,6 @@ class SqlStore:
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
         self.beats = Beats(clock)
         self._changes, self._conditions = Wakes(), Wakes()
-        self._pruned_at: float | None = None
         self._resync: set[object] = set()
 
     async def open(self) -> None:
@@ -165,6 +163,35 @@ class SqlStore:
     async def bury(self, holder_prefix: str) -> None:
         async with self._writing() as transaction:
             await transaction.execute(sa.delete(t.holders).where(t.holders.c.holder.startswith(holder_prefix, autoescape=True)))
+
+    async def claim_work(self, holder: str, name: str, *, ttl_seconds: float) -> int | None:
+        c = t.work.c
+        mine = sa.select(c.epoch, c.holder).where(c.name == name)
+        async with self.database.reading() as session:
+            dead = await self._dead(session)
+            row = (await session.execute(mine)).first()
+            live = sa.select(t.holders.c.holder).where(t.holders.c.holder == c.holder, sa.not_(sa.or_(sa.false(), *dead)))
+            free = sa.or_(c.holder == holder, c.holder.is_(None), ~live.exists())
+            if row is not None and (await session.execute(mine.where(free))).first() is None:
+                return None
+        kept = row is not None and row.holder == holder
+        async with self._writing(durable=not kept) as transaction:
+            await transaction.execute(self.insert(t.work).values(name=name, epoch=0).on_conflict_do_nothing())
+            await transaction.execute(mine.with_for_update())
+            epoch = sa.case((c.holder == holder, c.epoch), else_=c.epoch + 1)
+            # Asked again, now that the row is locked: another may have taken it in between, and that it lives is to be seen.
+            taken = await transaction.execute(
+                sa.update(t.work).where(c.name == name, free).values(holder=holder, epoch=epoch).returning(c.epoch)
+            )
+            if (found := taken.first()) is None:
+                return None
+            await self._live(transaction, holder, ttl_seconds)
+            return int(found.epoch)
+
+    async def prune(self) -> None:
+        oldest = self.clock.now() - dt.timedelta(days=EVENTS_KEPT_DAYS)
+        async with self._writing(durable=False) as transaction:
+            await transaction.execute(sa.delete(t.events).where(t.events.c.at < micros_of(oldest)))
 
     async def _fence(self, transaction: SqlTransaction, uid: str, lease: Lease) -> None:
         found = await transaction.execute(_FENCE_LOCK, {"uid": uid, "epoch": lease.epoch, "holder": lease.holder})
@@ -282,14 +309,6 @@ class SqlStore:
         for uid in uids:
             self._changes(uid)
             self._conditions(uid)
-
-    def prune_due(self) -> bool:
-        """Whether old events should be removed now."""
-        now = self.clock.monotonic()
-        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_SECONDS:
-            return False
-        self._pruned_at = now
-        return True
 
 
 def _database(url: str | Path, clock: Clock, seal: Seal) -> Database:

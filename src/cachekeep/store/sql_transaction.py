@@ -256,8 +256,6 @@ class SqlTransaction:
                 for e in events
             ],
         )
-        if self._store.prune_due():
-            await self.execute(sa.delete(t.events).where(t.events.c.at < micros_of(now - dt.timedelta(days=EVENTS_KEPT_DAYS))))
 
     async def events(
         self,

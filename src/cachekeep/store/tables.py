@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0007"
+SCHEMA = "0008"
 """The newest revision in ``migrations/versions``."""
 
 metadata = sa.MetaData(
@@ -76,6 +76,15 @@ leases = sa.Table(
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("holder", sa.Text),
     sa.Index(None, "holder"),
+)
+
+# What one worker of an installation does at a time, and whose it is.
+work = sa.Table(
+    "work",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text),
 )
 
 holders = sa.Table(
