@@ -22,7 +22,7 @@ KEY = (UID, REHEARSAL_ID)
 
 @pytest.fixture(autouse=True)
 def rehearsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "RULES", (*planner.RULES, rehearse))
+    monkeypatch.setattr(planner, "RULES", (*planner.RULES, planner.Row(rehearse, "all", "after the others")))
 
 
 class Rehearsal(Run):

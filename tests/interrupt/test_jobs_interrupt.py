@@ -74,7 +74,7 @@ class Story(Interrupted):
 
 @pytest.fixture(autouse=True)
 def rehearsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "RULES", (*planner.RULES, rehearse))
+    monkeypatch.setattr(planner, "RULES", (*planner.RULES, planner.Row(rehearse, "all", "after the others")))
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["to its end", "deleted"])

@@ -13,7 +13,8 @@ from cachekeep.model import ClusterSeen
 from cachekeep.plan.lead import elect
 from cachekeep.plan.nodes import cluster
 from cachekeep.plan.situation import Situation
-from cachekeep.plan.slots.ranges import SlotMigration, reshard
+from cachekeep.plan.slots import reshard
+from cachekeep.plan.slots.ranges import SlotMigration
 from cachekeep.sim.cluster_doors import SimClusterOrders
 from cachekeep.sim.cluster_run import cluster_scenario, simulate_cluster
 from cachekeep.sim.faults import CLASSIC
