@@ -16,7 +16,7 @@ from tests.engines.servers import REDIS_LIKE, build_of
 from tests.live.harness import LiveCache, wanted_group
 from tests.live.writer import Writer
 
-from cachekeep.model import Cache, ErrandKind
+from cachekeep.model import Cache, Done, Errand, ErrandKind
 from cachekeep.plan import Policy
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
@@ -73,6 +73,7 @@ async def whole(live: LiveCache) -> Cache:
             and len(shard.in_sync) == len(cache.decided.nodes) - 1
             and not shard.moving_to
             and not cache.errands_left
+            and all(job.ended for job in cache.decided.jobs)
         )
 
     await live.until(met, "all nodes in sync")
@@ -172,7 +173,8 @@ async def test_planned_moves_lose_nothing(engine: str, major: int, tmp_path: Pat
             cache = await live.until(lambda c, old=old: live.primary_of(c) != old, kind)  # type: ignore[misc]
             led.append(live.primary_of(cache))
             await goes_on(live, writer)
-        await whole(live)
+        cache = await whole(live)
+        assert [(type(job.work), job.state) for job in cache.decided.jobs] == [(Errand, Done())] * 3
         assert await lost(live, writer) == 0
         assert sum(e.message.startswith("Failover from primary node") for e in await live.events()) == 6, led
 

@@ -17,7 +17,7 @@ from tests.live.test_failover import endpoint, goes_on, group, whole, writing
 
 from cachekeep.control import flights
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.model import Cache
+from cachekeep.model import Cache, Done
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE)
 TAKEN = ("demo-003 cannot be started", "Address already in use")
@@ -139,7 +139,9 @@ async def test_a_replica_in_an_endless_script_is_rebooted_and_keeps_nobody_waiti
                 await goes_on(live, writer)
             assert await asyncio.to_thread(writer.missing, endpoint(await live.cache())) == []
             await live.errand("reboot", nodes=("demo-003",))
-            await whole(live)
+            cache = await whole(live)
+            assert [(job.id, job.state) for job in cache.decided.jobs] == [("errand-1", Done())]
+            assert cache.node("demo-003").incarnation == 2  # type: ignore[union-attr]
         finally:
             spinning.cancel()
             await asyncio.gather(spinning, return_exceptions=True)
