@@ -49,4 +49,21 @@ print("after the commit:", cache.get("user:7", name), queries.rows(sa.select(Use
 with cache.writing("user:7") as write:
     write.publish("user:7", "Emmy")
 print("written through by hand:", cache.get("user:7", name), "-", write.outcome.name)
+
+
+@cache.cached(key="name-of:{user_id}", tags=["names"])
+def name_of(user_id: int) -> str:
+    print("  (loaded)")
+    with make_session() as session:
+        return session.get_one(User, user_id).name
+
+
+def rename(user_id: int, new: str) -> str:
+    with make_session.begin() as session:
+        session.get_one(User, user_id).name = new
+    return new
+
+
+name_of.write(lambda: rename(7, "Hedy"), 7)
+print("written through its function:", name_of(7))
 print("left for the sweep:", outbox.sweep(engine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import os
@@ -378,3 +379,44 @@ async def test_async_write_behind() -> None:
         assert await behind.flush() == 1
         assert saved == {"k": 1}
         await client.aclose()
+
+
+def test_who_sweeps_what_is_said_at_once(server: Server, db: sa.Engine) -> None:
+    blocking, loop = outbox_for(Cache(connect(url(server)))), outbox_for(AsyncCache(connect_async(url(server))))
+    for wrong in (lambda: loop.keep_swept(db), lambda: loop.sweep(db), lambda: blocking.sweep(object())):
+        with pytest.raises(TypeError, match="keep_swept_async"):
+            wrong()
+    with pytest.raises(TypeError, match="keep_swept_async"):
+        asyncio.run(loop.keep_swept_async(db))
+
+
+def test_a_sweeper_lives_through_whatever_happens(frail: Server, db: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = outbox_for(Cache(connect(url(frail), deadline_seconds=0)))
+    stop = outbox.keep_swept(db, every_seconds=0.01)  # its table is not even there yet
+    try:
+        wait_for(lambda: "could not be swept" in caplog.text, "the sweeper to say so")
+        Base.metadata.create_all(db)
+        with db.begin() as connection:
+            connection.execute(sa.insert(outbox.table).values(what='{"keys": ["k"], "tags": []}', created=0))
+
+        def empty() -> bool:
+            with db.connect() as connection:
+                return connection.scalar(sa.select(sa.func.count()).select_from(outbox.table)) == 0
+
+        wait_for(empty, "the row to be swept")
+    finally:
+        stop()
+
+
+async def test_an_async_sweeper(server: Server, adb: Any) -> None:
+    outbox = outbox_for(AsyncCache(connect_async(url(server))))
+    async with adb.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(sa.insert(outbox.table).values(what='{"keys": ["k"], "tags": []}', created=0))
+    sweeper = asyncio.create_task(outbox.keep_swept_async(adb, every_seconds=0.01))
+    left = 1
+    while left:
+        await asyncio.sleep(0.01)
+        async with adb.connect() as connection:
+            left = await connection.scalar(sa.select(sa.func.count()).select_from(outbox.table))
+    sweeper.cancel()

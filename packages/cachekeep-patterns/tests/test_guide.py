@@ -15,7 +15,9 @@ EXAMPLES = Path(__file__).parents[3] / "docs" / "guide" / "examples"
 SAID = {
     "patterns_topology.py": "every write was read back",
     "patterns_lazy_loading.py": "50 callers, 1 load",
-    "patterns_writing.py": "after the commit: Grace [('Grace',)]",
+    "patterns_writing.py": "after the commit: Grace [('Grace',)]\n"
+    "written through by hand: Emmy - PUBLISHED\n"
+    "written through its function: Hedy\n",
     "patterns_near_cache.py": "another writer's value was seen",
     "patterns_small.py": "[{'receipt': 7}, {'receipt': 7}]",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -205,3 +206,38 @@ async def test_async_writes(server: Server) -> None:
     assert write.outcome is Outcome.PUBLISHED
     assert await cache.get("other", unreachable) == 5
     assert await cache.get("k", lambda: "loaded") == "loaded"
+
+
+@dataclasses.dataclass
+class Person:
+    name: str
+
+
+def test_a_write_through_helps_the_cached_function(client: Any) -> None:
+    cache = Cache(client)
+    loads: list[int] = []
+
+    @cache.cached(key="person:{number}", tags=["people"], version=2)
+    def person(number: int) -> Person:
+        loads.append(number)
+        return Person("loaded")
+
+    assert person.write(lambda: Person("written"), 7) == Person("written")
+    assert person(7) == Person("written")
+    assert loads == []
+    cache.invalidate(tags=["people"])
+    assert person(7) == Person("loaded")
+
+
+async def test_a_write_through_helps_the_async_cached_function(server: Server) -> None:
+    cache = AsyncCache(connect_async(url(server)))
+
+    @cache.cached(key="person:{number}", tags=["people"])
+    async def person(number: int) -> Person:
+        raise AssertionError("it was published")
+
+    async def save() -> Person:
+        return Person("written")
+
+    await person.write(save, 7)
+    assert await person(7) == Person("written")

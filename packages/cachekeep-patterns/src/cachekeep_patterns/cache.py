@@ -161,12 +161,13 @@ class Cache(Face):
         strict: bool = False,
         publish_tags: Sequence[str] = (),
         policy: Policy | None = None,
+        codec: Codec | None = None,
     ) -> AbstractContextManager[Write]:
         """A `with` block around a database transaction: barriers up, block, barriers down. See write.py for every failure.
 
         ``tags`` are invalidated by the write; ``publish_tags`` are those the published entries hang on.
         """
-        return _writing(self._write(keys, tags, lease_seconds, strict, publish_tags, policy))
+        return _writing(self._write(keys, tags, lease_seconds, strict, publish_tags, policy, codec))
 
     def write(
         self,
@@ -177,9 +178,13 @@ class Cache(Face):
         strict: bool = False,
         publish_tags: Sequence[str] = (),
         policy: Policy | None = None,
+        codec: Codec | None = None,
     ) -> T:
-        """Write-through: ``save()`` commits to the database and answers the new value, which readers then get. Tags as there."""
-        with self.writing(key, tags=tags, strict=strict, publish_tags=publish_tags, policy=policy) as write:
+        """Write-through: ``save()`` commits to the database and answers the new value, which readers then get. Tags as there.
+
+        Readers through a decorated function look for its tags and codec: for those, say it to the function (`user.write`).
+        """
+        with self.writing(key, tags=tags, strict=strict, publish_tags=publish_tags, policy=policy, codec=codec) as write:
             value = save()
             write.publish(key, value)
         return value
@@ -357,8 +362,9 @@ class AsyncCache(Face):
         strict: bool = False,
         publish_tags: Sequence[str] = (),
         policy: Policy | None = None,
+        codec: Codec | None = None,
     ) -> AbstractAsyncContextManager[Write]:
-        return _awriting(self._write(keys, tags, lease_seconds, strict, publish_tags, policy))
+        return _awriting(self._write(keys, tags, lease_seconds, strict, publish_tags, policy, codec))
 
     async def write(
         self,
@@ -369,8 +375,9 @@ class AsyncCache(Face):
         strict: bool = False,
         publish_tags: Sequence[str] = (),
         policy: Policy | None = None,
+        codec: Codec | None = None,
     ) -> T:
-        async with self.writing(key, tags=tags, strict=strict, publish_tags=publish_tags, policy=policy) as write:
+        async with self.writing(key, tags=tags, strict=strict, publish_tags=publish_tags, policy=policy, codec=codec) as write:
             value = await save()
             write.publish(key, value)
         return value

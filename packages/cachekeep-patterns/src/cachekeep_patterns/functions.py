@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import typing
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from cachekeep_patterns.codecs import Codec, Versioned, typed
@@ -39,6 +39,7 @@ class Asked(Protocol):
     def near_hit(self) -> int: ...
     def checked(self, codec: Codec | None) -> Codec: ...
     def invalidate(self, *keys: str) -> Any: ...
+    def write(self, key: str, save: Any, *, publish_tags: Sequence[str], policy: Policy | None, codec: Codec) -> Any: ...
 
 
 class _Decorated(Generic[P, T]):
@@ -140,7 +141,7 @@ def _filled(cell: Any) -> bool:
 
 
 class CachedFunction(_Decorated[P, T]):
-    """Call it like the function. Also: `key`, `tags`, `invalidate`, `refresh`, `uncached`. As a method, of each instance."""
+    """Call it like the function. Also: `key`, `tags`, `write`, `invalidate`, `refresh`, `uncached`. A method: of each instance."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._near is not None and not kwargs:  # all of this is in `_ask` too; here it costs less
@@ -173,6 +174,11 @@ class CachedFunction(_Decorated[P, T]):
         """Forget this call's result."""
         self._face.invalidate(self._build(args, kwargs))
 
+    def write(self, save: Callable[[], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Write-through: ``save()`` commits to the database and answers what this call is to answer from then on."""
+        key, tags = self._build(args, kwargs), self.tags(*args, **kwargs)
+        return cast(T, self._face.write(key, save, publish_tags=tags, policy=self._policy, codec=self._codec))
+
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it now, whatever is stored; who asks from now on gets this or what is newer."""
         self.invalidate(*args, **kwargs)
@@ -199,6 +205,10 @@ class AsyncCachedFunction(_Decorated[P, T]):
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         await self._face.invalidate(self._build(args, kwargs))
 
+    async def write(self, save: Callable[[], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key, tags = self._build(args, kwargs), self.tags(*args, **kwargs)
+        return cast(T, await self._face.write(key, save, publish_tags=tags, policy=self._policy, codec=self._codec))
+
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         await self.invalidate(*args, **kwargs)
         return await self(*args, **kwargs)
@@ -218,6 +228,9 @@ class _Bound(Generic[P, T]):
 
 
 class BoundFunction(_Bound[P, T]):
+    def write(self, save: Callable[[], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, self._function.write(save, self._instance, *args, **kwargs))
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return cast(T, self._function(self._instance, *args, **kwargs))
 
@@ -232,6 +245,9 @@ class BoundFunction(_Bound[P, T]):
 
 
 class AsyncBoundFunction(_Bound[P, T]):
+    async def write(self, save: Callable[[], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast(T, await self._function.write(save, self._instance, *args, **kwargs))
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return cast("Coroutine[Any, Any, T]", self._function(self._instance, *args, **kwargs))
 

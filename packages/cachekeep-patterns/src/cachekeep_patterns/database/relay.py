@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from cachekeep_patterns.cache import AsyncCache, Cache
-from cachekeep_patterns.errors import CacheDown
+
+log = logging.getLogger("cachekeep_patterns.outbox")
+_SAY_EVERY_SECONDS = 60.0
 
 
 class Relay:
@@ -30,6 +33,7 @@ class Relay:
         )
         self._settled: list[int] = []
         self._settling = threading.Lock()
+        self._said_at = -math.inf
 
     def _settle(self, row: int) -> None:
         """The invalidation of this row is done; the next sweep deletes it."""
@@ -42,8 +46,22 @@ class Relay:
         due = sa.select(self.table.c.id, self.table.c.what).where(self.table.c.created <= time.time() - grace_seconds)
         return due.order_by(self.table.c.id).limit(limit), sa.delete(self.table).where(self.table.c.id.in_(settled))
 
+    def _check(self, cache: type[Any], engine: Any, kind: type[Any]) -> None:
+        if not isinstance(self.cache, cache) or not isinstance(engine, kind):
+            raise TypeError(
+                "sweep and keep_swept take an Engine and are for a Cache; "
+                "sweep_async and keep_swept_async take an AsyncEngine and are for an AsyncCache"
+            )
+
+    def _missed(self, error: Exception) -> None:
+        """Said once a minute: while it lasts, what processes that died left undone stays undone."""
+        if time.monotonic() - self._said_at >= _SAY_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            log.warning("the outbox could not be swept; its rows stay and it is tried again: %s", error)
+
     def sweep(self, engine: sa.Engine, *, grace_seconds: float = 5.0, limit: int = 500) -> int:
         """Do what was left undone for ``grace_seconds``; how many rows that was. Raises CacheDown, and then the rows stay."""
+        self._check(Cache, engine, sa.Engine)
         assert isinstance(self.cache, Cache)
         due, forget = self._due(grace_seconds, limit)
         with engine.begin() as connection:
@@ -59,6 +77,7 @@ class Relay:
 
     async def sweep_async(self, engine: Any, *, grace_seconds: float = 5.0, limit: int = 500) -> int:
         """The same over an AsyncEngine."""
+        self._check(AsyncCache, getattr(engine, "sync_engine", None), sa.Engine)
         assert isinstance(self.cache, AsyncCache)
         due, forget = self._due(grace_seconds, limit)
         async with engine.begin() as connection:
@@ -73,23 +92,30 @@ class Relay:
         return len(rows)
 
     def keep_swept(self, engine: sa.Engine, *, every_seconds: float = 5.0) -> Callable[[], None]:
-        """Sweep in a daemon thread until the returned function is called. Several processes may do so."""
+        """Sweep in a daemon thread until the returned function is called. Several processes may do so. Raises TypeError for an
+        outbox over an AsyncCache, which is swept by `keep_swept_async`."""
+        self._check(Cache, engine, sa.Engine)
         stopped = threading.Event()
 
         def work() -> None:
             while not stopped.wait(every_seconds):
-                with contextlib.suppress(CacheDown, sa.exc.SQLAlchemyError):
+                try:
                     self.sweep(engine)
+                except Exception as error:  # the next turn may get through
+                    self._missed(error)
 
         threading.Thread(target=work, name="cachekeep-outbox", daemon=True).start()
         return stopped.set
 
     async def keep_swept_async(self, engine: Any, *, every_seconds: float = 5.0) -> None:
-        """Sweep until cancelled."""
+        """Sweep until cancelled: keep the task. ``engine``: an AsyncEngine."""
+        self._check(AsyncCache, getattr(engine, "sync_engine", None), sa.Engine)
         while True:
             await asyncio.sleep(every_seconds)
-            with contextlib.suppress(CacheDown, sa.exc.SQLAlchemyError):
+            try:
                 await self.sweep_async(engine)
+            except Exception as error:
+                self._missed(error)
 
 
 def _union(whats: Iterable[str]) -> tuple[list[str], list[str]]:
