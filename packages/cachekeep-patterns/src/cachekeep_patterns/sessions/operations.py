@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from ..stores.commands import Script
 from . import scripts
 from .codec import EXACT, Codec, seal_field
 from .errors import SessionConflict, SessionError, SessionTooLarge
 from .ids import SessionId
-from .scripts import Script
 from .session import Session
 
 Result = TypeVar("Result")

@@ -20,19 +20,7 @@ replication (so TIME before a write is allowed).
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class Script:
-    text: str
-    sha1: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        # SHA-1 is the engine's name for a script (EVALSHA), not a protection.
-        object.__setattr__(self, "sha1", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
-
+from ..stores.commands import Script
 
 _NOW = """
 local clock = redis.call('TIME')

@@ -6,7 +6,7 @@ is repeated until the deadline, with growing, jittered pauses. That is safe beca
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from valkey import exceptions
 from valkey.client import NEVER_DECODE
 
+from ..ports import Loop, Port, Threads, run
 from ..topology.bounds import idle_connections
 from . import operations
 from .errors import SessionUnavailable
@@ -63,21 +64,74 @@ def _passes(error: BaseException) -> bool:
     )
 
 
-def _command(call: Call, verb: str, body: str) -> tuple[Any, ...]:
-    return (verb, body, 1, call.key, *call.args)
+class _Undecoded:
+    """A client's commands, with replies as bytes however the client is set."""
+
+    refused: tuple[type[BaseException], ...] = (exceptions.NoScriptError,)
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    async def __call__(self, *command: Any) -> Any:
+        reply = self.client.execute_command(*command, **{NEVER_DECODE: True})
+        return await reply if inspect.isawaitable(reply) else reply
 
 
-class SessionStore:
+class _Store:
+    """What both stores do, written once."""
+
+    _port: Port
+
+    def __init__(self, client: Any, policy: Policy | None = None, retry: Retry | None = None) -> None:
+        self.client = client
+        self.policy = policy or Policy()
+        self.retry = retry or Retry()
+        self._commands = _Undecoded(client)
+
+    async def _carry_out(self, steps: Steps[Result]) -> Result:
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(await self._call(call))
+        except StopIteration as done:
+            value: Result = done.value
+            return value
+
+    async def _call(self, call: Call) -> Any:
+        deadline = time.monotonic() + self.retry.deadline_seconds
+        attempt = 0
+        while True:
+            try:
+                return await self._once(call)
+            except Exception as error:
+                pause_seconds = self.retry.pause_seconds(attempt)
+                if not _passes(error):
+                    raise
+                if time.monotonic() + pause_seconds > deadline:
+                    raise SessionUnavailable(f"the cache did not answer in time: {error}") from error
+                await self._reconnect()
+            attempt += 1
+            await self._port.sleep(pause_seconds)
+
+    async def _once(self, call: Call) -> Any:
+        return await call.script(self._commands, [call.key], *call.args)
+
+    async def _reconnect(self) -> None:
+        # An idle connection may lead to the node that is primary no more; the endpoint leads to the one that is.
+        for connection in idle_connections(self.client):
+            ending = connection.disconnect()
+            if inspect.isawaitable(ending):
+                await ending
+
+
+class SessionStore(_Store):
     """Sessions over `valkey.Valkey` or `valkey.ValkeyCluster`. Safe to share between threads.
 
     `client`'s own decoding is left out of it: `decode_responses` may be on or off.
     Every method raises SessionUnavailable if the cache cannot be reached before `retry.deadline_seconds`.
     """
 
-    def __init__(self, client: Any, policy: Policy | None = None, retry: Retry | None = None) -> None:
-        self.client = client
-        self.policy = policy or Policy()
-        self.retry = retry or Retry()
+    _port = Threads()
 
     def load(self, session_id: str | None, into: Session | None = None, *, slide: bool = True) -> Session:
         """The session of this id, or a new empty one (`new` is true) if there is none. Slides its expiry."""
@@ -114,118 +168,48 @@ class SessionStore:
         return self._run(operations.end(self.policy, user, handle))
 
     def _run(self, steps: Steps[Result]) -> Result:
-        try:
-            call = next(steps)
-            while True:
-                call = steps.send(self._call(call))
-        except StopIteration as done:
-            value: Result = done.value
-            return value
-
-    def _call(self, call: Call) -> Any:
-        deadline = time.monotonic() + self.retry.deadline_seconds
-        attempt = 0
-        while True:
-            try:
-                return self._send(call)
-            except Exception as error:
-                pause_seconds = self.retry.pause_seconds(attempt)
-                if not _passes(error):
-                    raise
-                if time.monotonic() + pause_seconds > deadline:
-                    raise SessionUnavailable(f"the cache did not answer in time: {error}") from error
-                self._reconnect()
-            attempt += 1
-            time.sleep(pause_seconds)
+        return run(self._carry_out(steps))
 
     def _send(self, call: Call) -> Any:
-        options = {NEVER_DECODE: True}
-        try:
-            return self.client.execute_command(*_command(call, "EVALSHA", call.script.sha1), **options)
-        except exceptions.NoScriptError:
-            return self.client.execute_command(*_command(call, "EVAL", call.script.text), **options)
-
-    def _reconnect(self) -> None:
-        # An idle connection may lead to the node that is primary no more; the endpoint leads to the one that is.
-        for connection in idle_connections(self.client):
-            connection.disconnect()
+        """Once, whatever comes of it."""
+        return run(self._once(call))
 
 
-class AsyncSessionStore:
+class AsyncSessionStore(_Store):
     """The same over `valkey.asyncio.Valkey` or `valkey.asyncio.ValkeyCluster`, for one event loop."""
 
-    def __init__(self, client: Any, policy: Policy | None = None, retry: Retry | None = None) -> None:
-        self.client = client
-        self.policy = policy or Policy()
-        self.retry = retry or Retry()
+    _port = Loop()
 
     async def load(self, session_id: str | None, into: Session | None = None, *, slide: bool = True) -> Session:
         """See SessionStore.load."""
         session = Session() if into is None else into
-        await self._run(operations.load(self.policy, session, session_id, slide=slide))
+        await self._carry_out(operations.load(self.policy, session, session_id, slide=slide))
         return session
 
     async def save(self, session: Session, *, extend: bool = False) -> Saved:
         """See SessionStore.save."""
-        return await self._run(operations.save(self.policy, session, extend=extend))
+        return await self._carry_out(operations.save(self.policy, session, extend=extend))
 
     async def update(self, session_id: str | None, change: Callable[[Session], Result], attempts: int = 20) -> Result:
         """See SessionStore.update; `change` is a plain function."""
-        return await self._run(operations.update(self.policy, session_id, change, attempts))
+        return await self._carry_out(operations.update(self.policy, session_id, change, attempts))
 
     async def touch(self, session: Session) -> bool:
         """See SessionStore.touch."""
-        return await self._run(operations.touch(self.policy, session))
+        return await self._carry_out(operations.touch(self.policy, session))
 
     async def delete(self, session_id: str | None) -> bool:
         """See SessionStore.delete."""
-        return await self._run(operations.delete(self.policy, session_id))
+        return await self._carry_out(operations.delete(self.policy, session_id))
 
     async def logout_everywhere(self, user: str, *, keep: Session | None = None) -> int:
         """See SessionStore.logout_everywhere."""
-        return await self._run(operations.logout_everywhere(self.policy, user, keep))
+        return await self._carry_out(operations.logout_everywhere(self.policy, user, keep))
 
     async def sessions_of(self, user: str) -> list[SessionSeen]:
         """See SessionStore.sessions_of."""
-        return await self._run(operations.sessions_of(self.policy, user))
+        return await self._carry_out(operations.sessions_of(self.policy, user))
 
     async def end(self, user: str, handle: str) -> bool:
         """See SessionStore.end."""
-        return await self._run(operations.end(self.policy, user, handle))
-
-    async def _run(self, steps: Steps[Result]) -> Result:
-        try:
-            call = next(steps)
-            while True:
-                call = steps.send(await self._call(call))
-        except StopIteration as done:
-            value: Result = done.value
-            return value
-
-    async def _call(self, call: Call) -> Any:
-        deadline = time.monotonic() + self.retry.deadline_seconds
-        attempt = 0
-        while True:
-            try:
-                return await self._send(call)
-            except Exception as error:
-                pause_seconds = self.retry.pause_seconds(attempt)
-                if not _passes(error):
-                    raise
-                if time.monotonic() + pause_seconds > deadline:
-                    raise SessionUnavailable(f"the cache did not answer in time: {error}") from error
-                await self._reconnect()
-            attempt += 1
-            await asyncio.sleep(pause_seconds)
-
-    async def _send(self, call: Call) -> Any:
-        options = {NEVER_DECODE: True}
-        try:
-            return await self.client.execute_command(*_command(call, "EVALSHA", call.script.sha1), **options)
-        except exceptions.NoScriptError:
-            return await self.client.execute_command(*_command(call, "EVAL", call.script.text), **options)
-
-    async def _reconnect(self) -> None:
-        pool = getattr(self.client, "connection_pool", None)
-        if pool is not None:
-            await pool.disconnect(inuse_connections=False)
+        return await self._carry_out(operations.end(self.policy, user, handle))

@@ -9,15 +9,21 @@ from typing import Any, Protocol
 Command = tuple[Any, ...]
 
 
-class Commands(Protocol):
-    """A client reduced to what we need of it: raw commands in, raw replies out."""
+class Asks(Protocol):
+    """Raw commands in, raw replies out."""
+
+    refused: tuple[type[BaseException], ...]
+
+    async def __call__(self, *command: Any) -> Any: ...
+
+
+class Commands(Asks, Protocol):
+    """A client reduced to what we need of it."""
 
     down: tuple[type[BaseException], ...]
-    refused: tuple[type[BaseException], ...]
     cluster: bool
     lags: bool
 
-    async def __call__(self, *command: Any) -> Any: ...
     async def many(self, commands: Sequence[Command]) -> list[Any]:
         """Pipelined, each on its own (not a transaction). The first error is raised after all were sent."""
         ...
@@ -32,7 +38,7 @@ class Script:
         self.text = text
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, commands: Commands, keys: Sequence[str], *args: Any) -> Any:
+    async def __call__(self, commands: Asks, keys: Sequence[str], *args: Any) -> Any:
         try:
             return await commands("EVALSHA", self.digest, len(keys), *keys, *args)
         except commands.refused as error:

@@ -24,6 +24,22 @@ def pause_seconds(failures: int, base_seconds: float, cap_seconds: float) -> flo
     return random.uniform(0.0, min(cap_seconds, base_seconds * 2.0 ** min(failures, 20)))
 
 
+class _Tries:
+    """The tries of one call: until ``deadline_seconds`` have passed since the first failure."""
+
+    def __init__(self, of: DeadlineRetry | AsyncDeadlineRetry) -> None:
+        self._of, self._until, self._failures = of, 0.0, 0
+
+    def pause_after(self, error: BaseException) -> float:
+        """Seconds to wait before the next. Raises ``error`` when there is to be none."""
+        self._failures += 1
+        self._until = self._until or time.monotonic() + self._of.deadline_seconds
+        pause = pause_seconds(self._failures, self._of.base_seconds, self._of.cap_seconds)
+        if time.monotonic() + pause >= self._until:
+            raise error
+        return pause
+
+
 class DeadlineRetry(Retry):
     """Try again until ``deadline_seconds`` have passed since the first failure. A try under way is not cut short: a call may last
     for the deadline and one socket timeout.
@@ -39,18 +55,13 @@ class DeadlineRetry(Retry):
         return self  # no state between calls; valkey-py copies it for every connection
 
     def call_with_retry(self, do: Callable[[], T], fail: Callable[[Exception], Any]) -> T:
-        until, failures = 0.0, 0
+        tries = _Tries(self)
         while True:
             try:
                 return do()
             except self._supported_errors as error:
-                failures += 1
-                until = until or time.monotonic() + self.deadline_seconds
                 fail(error)
-                pause = pause_seconds(failures, self.base_seconds, self.cap_seconds)
-                if time.monotonic() + pause >= until:
-                    raise
-                time.sleep(pause)
+                time.sleep(tries.pause_after(error))
 
 
 class AsyncDeadlineRetry(AsyncRetry):
@@ -64,15 +75,10 @@ class AsyncDeadlineRetry(AsyncRetry):
         return self
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], fail: Callable[[Any], Any]) -> T:
-        until, failures = 0.0, 0
+        tries = _Tries(self)
         while True:
             try:
                 return await do()
             except self._supported_errors as error:
-                failures += 1
-                until = until or time.monotonic() + self.deadline_seconds
                 await fail(error)
-                pause = pause_seconds(failures, self.base_seconds, self.cap_seconds)
-                if time.monotonic() + pause >= until:
-                    raise
-                await asyncio.sleep(pause)
+                await asyncio.sleep(tries.pause_after(error))
