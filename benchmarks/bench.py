@@ -315,6 +315,7 @@ async def serve(path: Path, port: int) -> None:
     from cachekeep.clock import SystemClock
     from cachekeep.model import Cache, Condition, Decided, Member, Node, Shard, Wanted, WantedShard
     from cachekeep.security import sigv4
+    from cachekeep.security.access_keys import Issuer
     from cachekeep.services import SERVICES, Services, ServiceSettings
     from cachekeep.store import SqlStore
     from cachekeep.toolchain.installed import discover
@@ -370,6 +371,7 @@ async def serve(path: Path, port: int) -> None:
         zones=("us-east-1a", "us-east-1b", "us-east-1c"),
         address_pool="10.0.0.0/8",
         capacity_memory_bytes=1 << 40,
+        issuer=Issuer(b"benchmark", "000000000000"),
     )
     services = Services(SERVICES, store, discover(), settings, clock)
     known = {"AKIABENCHMARKBENCHMA": sigv4.AccessKey("benchmark", "arn:aws:iam::000000000000:root", "000000000000")}.get

@@ -39,8 +39,9 @@ from cachekeep.model import Cache, Credential, Installation, Node, Secret
 from cachekeep.network.addresses import Pool, free
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
-from cachekeep.security import keys, sigv4
+from cachekeep.security import access_keys, keys, sigv4
 from cachekeep.security import sealing as seals
+from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.services.core.caches import every
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
@@ -118,6 +119,7 @@ class App:
         loop = asyncio.get_running_loop()
         _check_pool(settings.address_pool)
         key = keys.load_or_make(settings.data_dir)  # first of all: it refuses a directory in which others may write
+        issuer = access_keys.load_or_make(settings.data_dir, settings.account)
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
         listener = undo.enter_context(_listen(settings.host, settings.port, here_only=settings.auth == "open"))
@@ -193,6 +195,7 @@ class App:
                 any_subnet=settings.any_subnet,
                 hold_seconds=settings.hold_seconds,
                 quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
+                issuer=issuer,
                 root_created_at=key.created_at,
             ),
             clock,
@@ -200,7 +203,7 @@ class App:
         )
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
-        credentials = {key.access_key: root}.get
+        credentials = Credentials(key.access_key, root, issuer)
         gateway = Gateway(
             served=services.served(),
             credentials=credentials,

@@ -21,6 +21,10 @@ _POLICY: Final = (
 )
 _RESOURCE_POLICY: Final = _POLICY.replace('"Resource"', f'"Principal": {{"AWS": "arn:aws:iam::{_ACCOUNT}:user/bob"}}, "Resource"')
 _TRIED: Final = {"PolicyInputList": [_POLICY], "ActionNames": ["elasticache:DescribeEvents", "elasticache:DeleteUser"]}
+_BOB: Final = {"UserName": "bob"}
+_KEY: Final = _BOB | {"AccessKeyId": "AKIABOBSFIRSTKEYAAAA"}
+_MANAGED: Final = "arn:aws:iam::aws:policy/"
+_ITEMS: Final[list[dict[str, Any]]] = [{"MaxItems": 1}, {"MaxItems": 1, "Marker": NEXT_PAGE}, {}]
 _PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 20, "Marker": NEXT_PAGE}]
 _NO_PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 19}, {"Marker": "x"}]
 _NO_TOKENS: Final = [{"MaxResults": 20}, {"MaxResults": 51}, {"NextToken": "x"}]
@@ -236,7 +240,27 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "ec2:DescribeSubnets": [*_neighbour({"SubnetIds": "subnet-1"}, ("availability-zone", "us-east-1a"))],
     "ec2:DescribeVpcs": [*_neighbour({"VpcIds": "vpc-1"}, ("is-default", "true"), ("is-default", "false"))],
-    "iam:GetUser": [{"UserName": "root"}, {"UserName": "x"}],
+    "iam:AttachUserPolicy": [{"UserName": "eve", "PolicyArn": f"{_MANAGED}AdministratorAccess"}],
+    "iam:CreateAccessKey": [{"UserName": "eve"}],
+    "iam:CreateUser": [
+        {"UserName": "new", "Tags": _TAGS},
+        {"UserName": "new", "PermissionsBoundary": f"{_MANAGED}IAMFullAccess"},
+        {"UserName": "new"},
+    ],
+    "iam:DeleteAccessKey": [_KEY],
+    "iam:DeleteUser": [{"UserName": "eve"}],
+    "iam:DeleteUserPermissionsBoundary": [_BOB],
+    "iam:DeleteUserPolicy": [_BOB | {"PolicyName": "one"}],
+    "iam:DetachUserPolicy": [_BOB | {"PolicyArn": f"{_MANAGED}AmazonElastiCacheFullAccess"}],
+    "iam:GetUser": [{"UserName": "bob"}],
+    "iam:GetUserPolicy": [_BOB | {"PolicyName": "one"}],
+    "iam:ListAccessKeys": [_BOB | each for each in _ITEMS],
+    "iam:ListAttachedUserPolicies": [_BOB | each for each in _ITEMS],
+    "iam:ListUserPolicies": [_BOB | each for each in _ITEMS],
+    "iam:ListUsers": _ITEMS,
+    "iam:PutUserPermissionsBoundary": [_BOB | {"PermissionsBoundary": f"{_MANAGED}IAMFullAccess"}],
+    "iam:PutUserPolicy": [_BOB | {"PolicyName": "new", "PolicyDocument": _POLICY}],
+    "iam:UpdateAccessKey": [_KEY | {"Status": "Inactive"}],
     "iam:ListRoles": [{}],
     "iam:SimulateCustomPolicy": [
         _TRIED | {"PermissionsBoundaryPolicyInputList": [_POLICY.replace("Allow", "Deny")]},

@@ -7,7 +7,7 @@ import datetime as dt
 import io
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -35,7 +35,9 @@ from cachekeep.model import (
     Shard,
 )
 from cachekeep.plan.slots.ranges import Ranges, even, rebalance
+from cachekeep.security.access_keys import Credentials, Issuer
 from cachekeep.security.sealing import Sealing
+from cachekeep.security.sigv4 import AccessKey
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
 from cachekeep.store.contract import Lease
@@ -62,7 +64,10 @@ SETTINGS = ServiceSettings(
     capacity_memory_bytes=0,
     overcommit=True,
     hold_seconds=0,
+    issuer=Issuer(b"for tests", ACCOUNT),
 )
+ROOT_KEY = ("AKIDEXAMPLE", "secret")
+"""With which requests are signed."""
 
 
 class SetClock(SystemClock):
@@ -99,7 +104,13 @@ _idle_clients: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
 class Rig:
     """The endpoint. ``keep`` does what keepers do, at once; until then every change is under way."""
 
-    def __init__(self, settings: ServiceSettings = SETTINGS, catalogue: Catalogue = CATALOGUE, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings = SETTINGS,
+        catalogue: Catalogue = CATALOGUE,
+        store: Store | None = None,
+        auth: Literal["enforce", "open"] = "open",
+    ) -> None:
         self.clock = SetClock()
         self.loop = asyncio.new_event_loop()
         self.settings = settings
@@ -108,9 +119,9 @@ class Rig:
         self.services = Services(SERVICES, self.store, catalogue, settings, self.clock, Sealing(bytes(32)))
         self.gateway = Gateway(
             served=self.services.served(),
-            credentials=lambda key: None,
+            credentials=Credentials(ROOT_KEY[0], AccessKey(ROOT_KEY[1], f"arn:aws:iam::{ACCOUNT}:root", ACCOUNT), settings.issuer),
             clock=self.clock,
-            auth="open",
+            auth=auth,
             region=settings.region,
             account=settings.account,
             dispatch=self.services.dispatch,
@@ -130,6 +141,12 @@ class Rig:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
+    def client_of(self, service: str, access_key: str, secret_key: str) -> Any:
+        """A client that signs with another key."""
+        client = self._new_client(service, access_key, secret_key)
+        client.meta.events.register("before-send", self._send)
+        return client
+
     def client(self, service: str) -> Any:
         idle = _idle_clients[service, self.settings.region]
         client = idle.pop() if idle else self._new_client(service)
@@ -137,13 +154,13 @@ class Rig:
         self._clients.append((service, client))
         return client
 
-    def _new_client(self, service: str) -> Any:
+    def _new_client(self, service: str, access_key: str = ROOT_KEY[0], secret_key: str = ROOT_KEY[1]) -> Any:
         return boto3.client(
             service,
             region_name=self.settings.region,
             endpoint_url="http://127.0.0.1:8379",
-            aws_access_key_id="AKIDEXAMPLE",
-            aws_secret_access_key="secret",
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
             config=Config(retries={"max_attempts": 1, "mode": "standard"}, parameter_validation=False),
         )
 
@@ -157,7 +174,8 @@ class Rig:
                     method=request.method,
                     path=parts.path or "/",
                     query=parts.query,
-                    headers={
+                    headers={"host": parts.netloc}
+                    | {
                         key.lower(): value.decode() if isinstance(value, bytes) else str(value)
                         for key, value in request.headers.items()
                     },

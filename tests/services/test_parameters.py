@@ -139,6 +139,10 @@ async def _seen(world: World) -> list[Any]:
         )
     for kind, name in (("replicationgroup", "demo"), ("replicationgroup", "new"), ("cluster", "one"), ("cluster", "new")):
         found.append(await _tags(world, kind, name))
+    for name in ("bob", "eve", "new"):
+        for asked in ("GetUser", "ListUserPolicies", "ListAttachedUserPolicies", "ListAccessKeys"):
+            found.append(await _answer(world, "iam", asked, {"UserName": name}))
+    found.append(await _answer(world, "iam", "GetUserPolicy", {"UserName": "bob", "PolicyName": "new"}))
     return [*found, *[await _tags(world, kind, "new") for kind in ("parametergroup", "subnetgroup")]]
 
 

@@ -9,15 +9,19 @@ from typing import Any
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
+from cachekeep.model import IssuedKey
 from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
 from cachekeep.store import MemoryStore
 from cachekeep.wire.caller import Principal
 from cachekeep.wire.gateway import Call
 
+KEYS = ("AKIABOBSFIRSTKEYAAAA", "AKIABOBSSECONDKEYAAA")
+"""Of the user bob."""
+
 
 class World:
-    """A group, a single node, a Memcached cluster, a parameter group and a subnet group, all settled."""
+    """Two users, a group, a single node, a Memcached cluster, a parameter group and a subnet group, all settled."""
 
     def __init__(self, clock: SetClock | None = None) -> None:
         self.clock = clock or SetClock()
@@ -63,4 +67,16 @@ class World:
             "CreateCacheCluster",
             {"CacheClusterId": "mc", "CacheNodeType": "cache.t3.micro", "Engine": "memcached", "NumCacheNodes": 3},
         )
+        for name in ("bob", "eve"):
+            await self.ask("CreateUser", {"UserName": name}, "iam")
+        allow = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "elasticache:*", "Resource": "*"}}'
+        for name in ("one", "two"):
+            await self.ask("PutUserPolicy", {"UserName": "bob", "PolicyName": name, "PolicyDocument": allow}, "iam")
+        for name in ("AmazonElastiCacheFullAccess", "AmazonElastiCacheReadOnlyAccess"):
+            await self.ask("AttachUserPolicy", {"UserName": "bob", "PolicyArn": f"arn:aws:iam::aws:policy/{name}"}, "iam")
+        boundary = {"UserName": "bob", "PermissionsBoundary": "arn:aws:iam::aws:policy/AdministratorAccess"}
+        await self.ask("PutUserPermissionsBoundary", boundary, "iam")
+        for access_key in KEYS:
+            async with self.store.transaction() as tx:
+                await tx.put(IssuedKey(name=access_key, user="bob", created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
         await self.keeper.settle_all()

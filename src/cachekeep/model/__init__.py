@@ -35,6 +35,7 @@ from cachekeep.model.change import (
 )
 from cachekeep.model.condition import Condition, NodeCondition
 from cachekeep.model.credential import Credential, Secret
+from cachekeep.model.identities import IamUser, IssuedKey
 from cachekeep.model.job import (
     Beginning,
     Broken,
@@ -174,7 +175,9 @@ __all__ = [
     "FrontView",
     "HandOver",
     "Heard",
+    "IamUser",
     "Installation",
+    "IssuedKey",
     "Interrupt",
     "Introduce",
     "Job",

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.identities import IamUser, IssuedKey
+
 SourceType = Literal[
     "cache-cluster",
     "cache-parameter-group",
@@ -72,7 +74,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
 
 
-Record = Installation | ParameterGroup | SubnetGroup | Tags
+Record = IamUser | Installation | IssuedKey | ParameterGroup | SubnetGroup | Tags
 """What is stored by kind and name, beside caches."""
-RECORDS: dict[str, type[Record]] = {kind.__name__: kind for kind in (Installation, ParameterGroup, SubnetGroup, Tags)}
+RECORDS: dict[str, type[Record]] = {
+    kind.__name__: kind for kind in (IamUser, Installation, IssuedKey, ParameterGroup, SubnetGroup, Tags)
+}
 """By the name that their kind is stored under."""

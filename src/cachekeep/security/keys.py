@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -33,39 +34,49 @@ class RootKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_or_make(data_dir: Path) -> RootKey:
-    """The root key of a data directory, mode 0600, made when there is none; two that make it at once get the same one.
-
-    Raises ``Unusable`` when it cannot be read or written, or where others may write in the directory.
-    """
+    """The root key of a data directory, made when there is none; two that make it at once get the same one. Raises ``Unusable``."""
     path = data_dir / FILE
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_shared(data_dir)
-        if not path.exists():
-            _make(path)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        return msgspec.json.decode(path.read_bytes(), type=RootKey)
-    except OSError as error:
-        raise Unusable(f"{path} of the data directory cannot be used: {error.strerror}. Choose another with --data-dir.") from error
+        return msgspec.json.decode(read_once(path, _new), type=RootKey)
     except msgspec.MsgspecError as error:
         raise Unusable(
             f"{path} is damaged: {error}. It was left as it is; move it away, and the next start makes a new key."
         ) from error
 
 
-def _make(path: Path) -> None:
-    """Written in full under another name, then linked: it is there whole or not at all, and never replaces one that is there."""
+def read_once(path: Path, new: Callable[[], bytes]) -> bytes:
+    """What is in a file of secrets of the data directory, mode 0600, made when there is none.
+
+    Raises ``Unusable`` when it cannot be read or written, or where others may write in the directory.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_shared(path.parent)
+        if not path.exists():
+            _make(path, new())
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"{path} of the data directory cannot be used: {error.strerror}. Choose another with --data-dir.") from error
+
+
+def _new() -> bytes:
     key = RootKey(
         access_key="AKIA" + "".join(secrets.choice(_ID_LETTERS) for _ in range(16)),
         secret_key=base64.b64encode(secrets.token_bytes(30)).decode(),
         created_at=dt.datetime.now(dt.UTC).replace(microsecond=0),
     )
+    return msgspec.json.format(msgspec.json.encode(key), indent=2)
+
+
+def _make(path: Path, content: bytes) -> None:
+    """Written in full under another name, then linked: it is there whole or not at all, and never replaces one that is there."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(key), indent=2) + b"\n")
+            file.write(content + b"\n")
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):

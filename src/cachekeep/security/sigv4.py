@@ -45,7 +45,8 @@ class SignatureRefused(CachekeepError):
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """What is known of one access key. ``session_token`` is set for temporary keys, which are good until ``expires_at``."""
+    """What is known of one access key. ``arn`` is empty where only the store knows whose it is. ``session_token`` is set for
+    temporary keys, which are good until ``expires_at``."""
 
     secret_key: str = field(repr=False)
     arn: str

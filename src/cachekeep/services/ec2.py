@@ -18,6 +18,7 @@ from cachekeep.services.core.context import Context, ServiceSettings, digest
 from cachekeep.services.core.operation import Handler, Service, reads
 from cachekeep.services.core.paging import PageRule
 from cachekeep.services.core.parameters import Declared, Effect, Moot
+from cachekeep.services.core.rights import Rights
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -274,4 +275,5 @@ SERVICE: Final = Service(
     title="EC2",
     operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()},
     parameters=_PARAMETERS,
+    rights=Rights(denied="UnauthorizedOperation"),
 )

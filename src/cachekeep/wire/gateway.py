@@ -153,7 +153,7 @@ class Gateway:
             if (refusal := foreign(request)) is not None:
                 raise refusal
             known = self._credentials(claim.access_key) if claim else None
-            arn = known.arn if known else f"arn:aws:iam::{self._account}:root"
+            arn = (known and known.arn) or f"arn:aws:iam::{self._account}:root"
             return Principal(claim.access_key if claim else "", arn, known.account if known else self._account)
         if claim_error is not None:
             raise claim_error

@@ -1,7 +1,12 @@
-"""Who is asking, as sts and iam tell it."""
+"""Who is asking."""
 
 from __future__ import annotations
 
+import dataclasses
+
+from cachekeep.model import IamUser, IssuedKey
+from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 
@@ -9,6 +14,20 @@ def is_root(call: Call) -> bool:
     return call.principal.arn.endswith(":root")
 
 
-def user_id(call: Call) -> str:
-    """The root's id is the account's."""
-    return call.principal.account if is_root(call) else call.principal.access_key
+def user_arn(account: str, user: IamUser) -> str:
+    return f"arn:aws:iam::{account}:user/{user.user_name}"
+
+
+async def identify(call: Call, tx: Transaction) -> tuple[Call, IamUser | None]:
+    """The call with whoever asks as its principal, and that user; None for the account's root.
+
+    Raises ApiError InvalidClientTokenId for a key that is no longer good.
+    """
+    if is_root(call):
+        return call, None
+    key = await tx.get(IssuedKey, call.principal.access_key)
+    user = await tx.get(IamUser, key.user) if key is not None and key.active else None
+    if user is None:
+        raise ApiError("InvalidClientTokenId", "The security token included in the request is invalid.", status=403)
+    principal = dataclasses.replace(call.principal, arn=user_arn(call.principal.account, user))
+    return dataclasses.replace(call, principal=principal), user

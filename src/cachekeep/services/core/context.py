@@ -11,6 +11,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
+from cachekeep.security.access_keys import Issuer
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core.quotas import Quota
 from cachekeep.wire.faults import ApiError
@@ -35,6 +36,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a Describe of one resource in transition is held open; 0 answers at once."""
     quotas: Mapping[Quota, int | None] = {}
     """Those that are others than AWS's defaults; None sets no limit."""
+    issuer: Issuer
+    """Makes access keys."""
     root_created_at: dt.datetime | None = None
     """When the root key was made, for iam:GetUser."""
 

@@ -68,7 +68,7 @@ class Services:
             call = service.prepare(call)
             if operation.mode != "refuses" and service.parameters is not None:
                 parameters.check(service.parameters, call.operation, call.params)
-            return await self._answer(operation, call)
+            return await self._answer(service, operation, call)
         except InvalidValue as error:
             raise value_error(str(error)) from None
         except InvalidCombination as error:
@@ -80,24 +80,26 @@ class Services:
             log.warning("%s:%s (request %s): %s", call.service, call.operation, call.request_id, error)
             raise _unavailable(operation, error) from error
 
-    async def _answer(self, operation: Operation, call: Call) -> Mapping[str, Any]:
+    async def _answer(self, service: Service, operation: Operation, call: Call) -> Mapping[str, Any]:
         if operation.held and (name := call.params.get(operation.held.parameter)):
+            async with self._store.reading() as tx:  # how long it is held tells what there is, so not to everybody
+                await authorise(call, service, tx, self._context)
             await self._waiting.settle(operation.held.kind, name.lower(), self._context.settings.hold_seconds)
         if operation.mode != "writes":
             async with self._store.reading() as tx:
-                return await self._handle(operation, call, tx)
+                return await self._handle(service, operation, call, tx)
         for attempt in range(_ATTEMPTS):
             try:
                 async with self._store.transaction() as tx:
-                    return await self._handle(operation, call, tx)
+                    return await self._handle(service, operation, call, tx)
             except Conflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def _handle(self, operation: Operation, call: Call, tx: Transaction) -> Mapping[str, Any]:
+    async def _handle(self, service: Service, operation: Operation, call: Call, tx: Transaction) -> Mapping[str, Any]:
         """The one way to a handler."""
-        await authorise(call, operation, tx, self._context)
+        call = await authorise(call, service, tx, self._context)
         return await operation.handler(call, tx, self._context)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from cachekeep.model import CacheKind
 from cachekeep.services.core.context import Context
 from cachekeep.services.core.parameters import Declared
+from cachekeep.services.core.rights import Rights
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -42,7 +43,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A service and what it serves. ``title`` is for people, and empty for what is no service of AWS.
 
     ``parameters`` says what those of its operations do; None for a service without a model. ``prepare`` reads a call the way that
-    this service's clients mean it; it may raise ApiError.
+    this service's clients mean it; it may raise ApiError. ``rights`` says how policies see its calls.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     operations: Mapping[str, Operation]
     parameters: Declared | None = None
     prepare: Callable[[Call], Call] = _as_it_is
+    rights: Rights = Rights()
 
 
 def reads(handler: Handler, held: Held | None = None) -> Operation:

@@ -15,6 +15,7 @@ from cachekeep.services.elasticache import (
 )
 from cachekeep.services.elasticache.blanks import without_blanks
 from cachekeep.services.elasticache.declared import DECLARED
+from cachekeep.services.elasticache.guarded import RIGHTS
 
 SERVICE = Service(
     name="elasticache",
@@ -33,4 +34,5 @@ SERVICE = Service(
     },
     parameters=DECLARED,
     prepare=without_blanks,
+    rights=RIGHTS,
 )

@@ -13,13 +13,12 @@ from cachekeep.security.policy.tree import Kind
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, Params, ServiceSettings
 from cachekeep.services.core.operation import Operation, reads
-from cachekeep.services.core.paging import PageRule
 from cachekeep.services.core.parameters import Declared, Effect, Moot, NotYet
+from cachekeep.services.iam import find
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
-_PAGES: Final = PageRule("Marker", "MaxItems", 1, 1000, 100)
 _ACTION: Final = re.compile(r"[0-9A-Za-z-]+:[0-9A-Za-z]+")
 _CALLER: Final = re.compile(
     r"arn:aws:(?:iam::\d{12}:(?:root|user/[^:*?]+|role/[^:*?]+)|sts::\d{12}:assumed-role/[^:*?/]+/[^:*?/]+)"
@@ -58,8 +57,8 @@ def answer(params: Params, policies: Sequence[Attached], subject: Subject) -> Ma
             verdict = evaluate(AccessRequest(action, resource, subject, entries), policies)
             rows.append(_shape(action, resource, verdict, policies, sorted(needed - entries.keys())))
     numbered = [(f"{number:06}", row) for number, row in enumerate(rows)]
-    page = paging.page(numbered, params, lambda r: r[0], lambda r: r[1], "EvaluationResults", _PAGES)
-    return {**page, "IsTruncated": "Marker" in page}
+    page = paging.page(numbered, params, lambda r: r[0], lambda r: r[1], "EvaluationResults", find.PAGES)
+    return find.listing(page)
 
 
 def _shape(action: str, resource: str, verdict: Verdict, policies: Sequence[Attached], missing: Sequence[str]) -> Mapping[str, Any]:
@@ -134,6 +133,4 @@ PARAMETERS: Final[Declared] = {
     "ResourceOwner": NotYet("An owner other than this account"),
     "ResourceHandlingOption": NotYet("Trying resources that EC2 starts instances with"),
     "OrderedOrganizationPolicyInputList": NotYet("Policies of an organization"),
-    "SimulateCustomPolicy:Marker": Effect("the page after this one"),
-    "SimulateCustomPolicy:MaxItems": Effect("how many results a page holds"),
 }
