@@ -154,7 +154,7 @@ class Ours:
                 said = fact["message"]
                 if at < -0.001 or "decide" not in said:
                     continue
-                if known is None and (" is gone: " in said or "stopped for certain" in said or "shall lead" in said):
+                if known is None and (" is gone: " in said or "stopped for certain" in said or "becomes primary" in said):
                     known = at
                 if "in place of" in said or "has handed over" in said:
                     return known, at

@@ -54,7 +54,7 @@ Shards = dict[str, tuple[frozenset[int], frozenset[str]]]
 
 
 async def views_at(address: str, port: int = 6379) -> dict[str, Shards]:
-    """Who owns what and who follows whom, by each command that a client may ask."""
+    """Who owns what and which replica follows which primary, by each command that a client may ask."""
     client = valkey.asyncio.Valkey(host=address, port=port, decode_responses=True)
     try:
         slots, shards, nodes = [await client.execute_command(f"CLUSTER {what}") for what in ("SLOTS", "SHARDS", "NODES")]
@@ -195,7 +195,7 @@ async def test_a_cluster_outlives_its_nodes(engine: str, major: int) -> None:
         await live.until(lambda c: live.primary_of(c, "0002") != lost, "another leads")
         cache = await healthy(live)
         assert not await missing(cache, keys), "what its replica had is still there"
-        assert live.said_any(lost, "is gone", "shall lead")
+        assert live.said_any(lost, "is gone", "becomes primary")
         assert any("Failover" in e.message and lost in e.message for e in await live.events())
 
         holder = cache.decided.configuration_node or ""

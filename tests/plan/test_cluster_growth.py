@@ -77,7 +77,7 @@ def calls(shards: int) -> int:
 
 
 def creation_calls(shards: int) -> int:
-    """Python-level calls of the first two passes: whom to appoint, and whom to start."""
+    """Python-level calls of the first two passes: which nodes to appoint, and which to start."""
     cache, view = unplaced(shards)
     appointing, step = counted(cache, view)
     assert isinstance(step, Decide)

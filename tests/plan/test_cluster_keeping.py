@@ -132,12 +132,12 @@ def test_who_follows_a_stranger_is_told_whom_to_follow_before_it_forgets_it() ->
 
 
 def test_a_new_replica_is_told_of_the_primary_that_is_about_to_leave() -> None:
-    """It would follow somebody whom its file does not name."""
+    """It would follow a node that its file does not name."""
     cache, _ = settled(2)
     cache = with_node(cache, OTHER, leaving=True)
     primary, replica = (n for n in cache.decided.nodes if n.shard == "0002")
     text = nodes_conf(cache, replica)
-    assert text.count(f"{cluster_node_id(cache, primary)} ") == 2  # its own line, and the line of whom follows it
+    assert text.count(f"{cluster_node_id(cache, primary)} ") == 2  # its own line, and the line of the replica that follows it
     assert replica.name == OTHERS_REPLICA
 
 
@@ -174,7 +174,7 @@ def test_slots_of_nobody_are_given_by_an_order_of_their_own_and_everybody_is_ask
     answer = step(cache, view)
     assert isinstance(answer, Decide)
     assert answer.decided.shards[0].order == 2
-    assert answer.because == "100 slots belong to nobody: they shall be given to whom they shall belong"
+    assert answer.because == "100 slots belong to nobody: their shards are to get them"
     answer = step(replace(cache, decided=answer.decided), view)
     assert first(answer) == Own(ONE, ((0, 99),), 2, (TWO, OTHER, OTHERS_REPLICA))
 
@@ -246,7 +246,7 @@ THREE = "demo-0001-003"
 
 
 def taking_over(seconds: float, **changes: Any) -> tuple[Cache, View]:
-    """The second shall take over without a vote, and does not answer."""
+    """The second is to take over without a vote, and does not answer."""
     cache, view = one_shard()
 
     cache = shard(cache, change=Election(to=TWO, lost=ONE, since=later(-seconds), seize=True), order=2, **changes)

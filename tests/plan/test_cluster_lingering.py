@@ -58,7 +58,7 @@ def test_when_the_last_slot_has_left_is_written_down() -> None:
     cache, view = emptied()
     answer = step(cache, view)
     assert isinstance(answer, Decide)
-    assert answer.because == "all slots are where they shall be, in 1 shards"
+    assert answer.because == "all slots are where they belong, in 1 shards"
     assert answer.decided == replace(cache.decided, reshard=Resharded(since=MOMENT))
 
 

@@ -1,4 +1,6 @@
-"""Cluster mode: who leads, who knows whom, and where half open slots go. A case is a change of a healthy cluster of 2 × (1 + 1)."""
+"""Cluster mode: who leads, which nodes know each other, and where half open slots go.
+
+A case is a change of a healthy cluster of 2 × (1 + 1)."""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def test_three_shards_vote_for_the_replica_of_a_primary_that_is_gone() -> None:
     cache, view = settled(3)
     answer = step(cache, seen(view, demo_0001_001=gone()))
     assert isinstance(answer, Decide)
-    assert answer.because == f"{ONE} is gone: {TWO} has the most of what it wrote and shall lead"
+    assert answer.because == f"{ONE} is gone: {TWO} has the most of what it wrote and becomes primary"
     led = answer.decided.shards[0]
     assert (led.primary, led.order, led.change) == (ONE, 2, Election(to=TWO, lost=ONE, since=MOMENT))
 
@@ -178,7 +180,7 @@ def test_a_planned_move() -> None:
     cache = replace(cache, wanted=replace(cache.wanted, errands=(Errand(serial=1, kind="test-failover", shard="0001"),)))
     answer = step(cache, view)
     assert isinstance(answer, Decide)
-    assert answer.because == f"test failover of node group 0001: {TWO} shall lead and {ONE} be replaced"
+    assert answer.because == f"test failover of node group 0001: {TWO} becomes primary and {ONE} is replaced"
     moving = replace(cache, decided=answer.decided)
     assert isinstance(first(step(moving, view)), Swap)
 
@@ -313,5 +315,5 @@ def test_the_configuration_endpoint_moves_when_its_node_is_gone_and_not_before()
     assert answer.because == f"{TWO} serves the configuration endpoint"
     assert address in first(answer).addresses
     answer = step(cache, seen(view, demo_0001_002=gone()))
-    assert answer.because == f"{ONE} shall serve the configuration endpoint"
+    assert answer.because == f"{ONE} serves the configuration endpoint"
     assert "configuration endpoint" not in step(cache, seen(view, demo_0001_002=silent(cache, TWO, 1.0))).because

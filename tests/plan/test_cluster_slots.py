@@ -44,7 +44,7 @@ def test_even_shares_are_those_that_users_know():
 
 @st.composite
 def scattered(draw, slots=12):
-    """Slots dealt out at random among some shards, a few to nobody; and the shards that shall be."""
+    """Slots dealt out at random among some shards, a few to nobody; and the shards that are to be."""
     owners = draw(st.lists(st.sampled_from(["a", "b", "c", "d", ""]), min_size=slots, max_size=slots))
     ids = draw(st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), min_size=1, unique=True))
     return {o: compact(i for i, x in enumerate(owners) if x == o) for o in set(owners) - {""}}, ids, slots

@@ -357,7 +357,7 @@ def test_who_leads_by_a_later_order_is_not_overthrown() -> None:
     assert shard(answer.decided).primary == TWO
     earlier = running(cache, TWO, role="primary", follows=None, link_up=None, lead_order=1)
     answer = step(cache, healthy(cache, demo_001=down, demo_002=earlier))
-    assert answer.because == "demo-002 leads but shall not"
+    assert answer.because == "demo-002 leads but is not the primary"
 
 
 @pytest.mark.parametrize(("seconds", "others", "stopped"), [(1.0, 1000, False), (20.0, 1000, True), (20.0, 400, False)])

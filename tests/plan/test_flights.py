@@ -215,7 +215,7 @@ def test_one_that_cannot_be_erased_keeps_nobody_else_from_leaving() -> None:
 
 
 def test_an_address_that_one_does_not_give_up_keeps_only_that_address_from_others() -> None:
-    """demo-002 goes on serving the reader endpoint that a balancer shall have; demo-003 lacks its own address only."""
+    """demo-002 goes on serving the reader endpoint that a balancer is to have; demo-003 lacks its own address only."""
     cache = group()
     second, third = cache.decided.nodes[1:]
     lead = shard(cache.decided)

@@ -158,7 +158,7 @@ def test_a_crash_promotes_the_in_sync_replica_that_has_most() -> None:
     after = shard(answer.decided)
     assert (after.primary, after.order, after.lead_order) == ("demo-003", 2, 2)
     assert after.in_sync == frozenset(), "nobody has been in sync with it yet"
-    assert answer.because == "demo-001 is gone: demo-003 has the most of what it wrote and shall lead"
+    assert answer.because == "demo-001 is gone: demo-003 has the most of what it wrote and becomes primary"
 
 
 def test_between_equals_another_zone_than_the_lost_one_comes_last() -> None:
@@ -232,7 +232,7 @@ def test_when_nobody_holds_anything_a_primary_that_leaves_is_succeeded_by_an_emp
         assert answer.because == "demo-001 is gone and leaves; demo-003 may hold data but does not answer yet"
     else:
         assert isinstance(answer, Decide)
-        assert answer.because == "demo-001 is gone and leaves, and nobody holds any data: demo-002 shall lead"
+        assert answer.because == "demo-001 is gone and leaves, and nobody holds any data: demo-002 becomes primary"
         assert shard(answer.decided).primary == leads
 
 
@@ -464,7 +464,7 @@ def test_a_primary_that_does_not_lead_yet_is_succeeded_by_who_has_more() -> None
     answer = step(cache, healthy(cache, demo_001=down, demo_003=more))
     assert isinstance(answer, Decide)
     assert shard(answer.decided).primary == "demo-003"
-    assert answer.because == "demo-003 has what demo-001 lacks, and shall lead"
+    assert answer.because == "demo-003 has what demo-001 lacks, and becomes primary"
     assert isinstance(step(cache, healthy(cache, demo_001=down)), Act), "as much is no more"
 
 
@@ -498,7 +498,7 @@ def test_a_move_that_was_called_off_but_was_carried_out_is_not_taken_back() -> N
     unrelated = replace(giver, follows=cache.node("demo-003").address)  # type: ignore[union-attr]
     answer = step(cache, healthy(cache, demo_001=unrelated, demo_002=taker))
     assert isinstance(answer, Act)
-    assert answer.because == "demo-002 leads but shall not"
+    assert answer.because == "demo-002 leads but is not the primary"
 
 
 def test_a_reboot_of_the_primary_hands_over_first() -> None:

@@ -103,7 +103,7 @@ def test_replicas_leave_in_an_order_of_its_own_and_lead_when_the_time_is_over() 
     assert isinstance(step(cache, view(cache, follow=False), STARVE, early), Wait)
     answer = step(cache, view(cache, follow=False), STARVE, later(2 + STARVING_SECONDS))
     assert isinstance(answer, Decide)
-    assert answer.because == "demo-001 has been without replicas for 5 s and takes no writes: demo-002 shall lead"
+    assert answer.because == "demo-001 has been without replicas for 5 s and takes no writes: demo-002 becomes primary"
     led = shard(answer.decided)
     assert (led.primary, led.order, led.min_replicas, led.change) == ("demo-002", 3, 0, Recovery(lost="demo-001"))
     cache = replace(cache, decided=answer.decided)
@@ -150,7 +150,7 @@ def test_one_that_is_gone_after_all_is_succeeded_at_once() -> None:
     cache = lost(change=Starving(since=MOMENT))
     answer = step(cache, view(cache, follow=False, demo_001=gone()), STARVE, LATER)
     assert isinstance(answer, Decide)
-    assert answer.because == "demo-001 is gone: demo-002 has the most of what it wrote and shall lead"
+    assert answer.because == "demo-001 is gone: demo-002 has the most of what it wrote and becomes primary"
 
 
 def test_it_is_stopped_when_its_host_is_back_and_then_started_as_any_other() -> None:

@@ -44,7 +44,7 @@ T1, T2, T3 = "demo-001.cluster", "demo-002.cluster", "demo-003.cluster"
 
 
 def compatible(count: int = 3, mode: str = "enabled", **more: Any) -> Cache:
-    """A group that was compatible, and shall be ``mode``."""
+    """A group that was compatible, and is to be ``mode``."""
     cache = group(count, cluster_mode="compatible", **more)
     return replace(cache, wanted=replace(cache.wanted, cluster_mode=mode))
 
@@ -362,7 +362,7 @@ def test_who_leads_in_vain_starts_anew_and_the_move_is_tried_again_after_a_while
     assert because(step(vain, seen(vain, t1=leading(vain)))) == f"{T1} starts anew"
     assert isinstance(step(cache, seen(cache)), Wait)
     again = step(cache, seen(cache), moment=later(RETRY_SECONDS))
-    assert because(again) == f"all successors have what demo-001 has: {T1} shall lead"
+    assert because(again) == f"all successors have what demo-001 has: {T1} becomes primary"
 
 
 def test_one_that_takes_too_long_is_called_off() -> None:
@@ -420,7 +420,7 @@ def test_successors_inherit_too_when_the_primary_was_to_come_back_empty_meanwhil
     assert (only.primary, only.lead_order > 1, only.ended[0].order) == ("demo-001", True, 1)
     answer = step(cache, seen(cache, demo_001=gone(), demo_002=gone(), demo_003=gone(), **fed_before))
     assert because(answer) == (
-        f"demo-001 is lost and no in-sync replica is left: {T1} has what they had and shall lead, in cluster mode"
+        f"demo-001 is lost and no in-sync replica is left: {T1} has what they had and becomes primary in cluster mode"
     )
 
 

@@ -25,7 +25,7 @@ def test_replicas_are_made_to_connect_anew_before_their_word_counts() -> None:
     answer = step(cache, _view(cache, 0.5, reaches=True))
     assert answer == Act(
         ((Witness("demo-002", "demo-001"), Witness("demo-003", "demo-001")),),
-        "demo-001 takes nothing from here: demo-002 and demo-003 shall try to reach it",
+        "demo-001 takes nothing from here: demo-002 and demo-003 try to reach it",
     )
 
 

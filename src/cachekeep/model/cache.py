@@ -92,7 +92,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that has been decided: where it lives and which process it shall be.
+    """A node that has been decided: where it lives and which process it is.
 
     ``incarnation`` grows with every process that is started for the node, so "start it again" is a decision that is saved first,
     and a process of an older incarnation is known for what it is.
@@ -185,7 +185,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """Leads that are over and have no successor yet that is seen to lead: whoever succeeds them has to have what they
     acknowledged."""
     slots: tuple[SlotRange, ...] = ()
-    """Cluster mode: what it shall own. What it owns is seen."""
+    """Cluster mode: what it is to own. What it owns is seen."""
     owned: tuple[SlotRange, ...] = ()
     """What its primary was last seen to own: what it starts with, should it have to start anew."""
     epoch: int = 0
@@ -328,7 +328,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def everyone(self) -> tuple[Node, ...]:
-        """Every node that has a process, or shall have one."""
+        """Every node that has a process, or is to have one."""
         return (*self.nodes, *self.successors, *self.retired)
 
 

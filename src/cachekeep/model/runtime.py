@@ -22,7 +22,7 @@ Digests = dict[Part | Literal["boot"], str]
 
 
 class Login(msgspec.Struct, frozen=True):
-    """As whom a node comes to its primary."""
+    """As which user a node comes to its primary."""
 
     user: str
     password_hash: str

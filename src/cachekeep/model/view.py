@@ -43,9 +43,9 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     inherits: tuple[SlotRange, ...] = ()
     """Of a replica: those that it believes its primary to own. It would take over these, and no others."""
     migrating: dict[int, str] = {}
-    """Slot that it is giving away → id of whom it goes to."""
+    """Slot that it is giving away → id of the node that it goes to."""
     importing: dict[int, str] = {}
-    """Slot that it is being given → id of whom it comes from."""
+    """Slot that it is being given → id of the node that it comes from."""
     refused: int = 0
     """Of a node that a primary without cluster mode feeds: how many commands of the stream it has refused. It lacks their effect,
     and after a refused SELECT it has carried out in database 0 what was meant for another."""

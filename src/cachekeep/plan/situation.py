@@ -110,7 +110,7 @@ class Situation:
 
     @cached_property
     def wanted_shards(self) -> frozenset[str]:
-        """Ids of the shards that shall be; while a change of them waits for its window, of those that are."""
+        """Ids of the shards that are to be; while a change of them waits for its window, of those that are."""
         wanted = frozenset(w.id for w in self.cache.wanted.shards)
         return wanted if self.may_apply("shards") else wanted | frozenset(x.id for x in self.decided.shards)
 
@@ -121,7 +121,7 @@ class Situation:
             found.setdefault(node.shard, []).append(node)
         return found
 
-    # -- cluster mode: who knows whom
+    # -- cluster mode: which nodes know each other
 
     @cached_property
     def cluster_ids(self) -> dict[str, str]:
@@ -144,7 +144,7 @@ class Situation:
             return frozenset(), frozenset()
         key = hash(seen.knows)  # most nodes know the same: it is worked out once for all of them, not once for each
         if key not in self._verdicts:
-            # Whom somebody still follows cannot be forgotten.
+            # A node that somebody still follows cannot be forgotten.
             led = {x.primary for x in self.decided.shards if any(self.runs(n) for n in self.replicas(x))}
             expected = frozenset(
                 self.cluster_ids[n.name] for n in self.decided.nodes if n.name in led or not (n.leaving and self.gone(n))

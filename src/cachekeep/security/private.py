@@ -1,4 +1,4 @@
-"""A directory whose files are believed: programs to run, whom to signal, which key is root's."""
+"""A directory whose files are believed: programs to run, which process to signal, which key is root's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated engines in cluster mode: who knows whom, epochs, votes, slots, and keys that live in them.
+"""Simulated engines in cluster mode: which nodes know each other, epochs, votes, slots, and keys that live in them.
 
 Physics as of the engines: everybody believes what the newest epoch that it has heard of says; gossip takes its time and is lost
 where a network is cut; a vote needs a majority of the primaries that own slots, and none is given twice about one shard within two
@@ -49,7 +49,7 @@ class ClusterWorld(World):
         return next((m for m in self.members.values() if m.id == id and m.engine.alive), None)
 
     def serving(self) -> list[Member]:
-        """Whom clients reach."""
+        """Those that clients reach."""
         return [m for m in self.members.values() if m.engine.works and m.engine.spec.key not in self.cut]
 
     # -- processes
@@ -150,12 +150,12 @@ class ClusterWorld(World):
         if not sender.leads and peer.follows and to.follows == sender.id and peer.follows != to.id and peer.follows in to.peers:
             self._follow(to, peer.follows)
         for id, known in sender.peers.items():
-            whom = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.wall else None
-            if whom is not None and whom.engine.works and self.peers(to.engine, whom.engine):
+            other = self.at_id(id) if id != to.id and id not in to.peers and to.banned.get(id, 0.0) < self.wall else None
+            if other is not None and other.engine.works and self.peers(to.engine, other.engine):
                 to.peers[id] = Peer(known.address, known.follows, known.epoch, self.wall)
 
     def _demoted(self, member: Member, former: Member, epoch: int) -> None:
-        """Whom this node took for a primary follows another: its slots are that one's,
+        """A node that this one took for a primary follows another: its slots are that one's,
         if it counts both to one shard, else nobody's."""
         slots = member.owner.pop(former.id, ())
         member.unclaimed = without(member.unclaimed, slots)

@@ -1,7 +1,7 @@
 """One seeded run in cluster mode: as ``sim.run``, with slots. Clients go where MOVED and ASK send them, and judge what they find.
 
 At every moment at most one reachable node accepts writes for a slot; what was acknowledged is found again, unless nobody who was in
-sync held it; when faults stop, every slot is owned once, by whom it shall be, in everybody's opinion.
+sync held it; when faults stop, every slot is owned once, by the shard that it is meant for, in everybody's opinion.
 """
 
 from __future__ import annotations

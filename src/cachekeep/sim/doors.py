@@ -297,8 +297,8 @@ class SimLink:
     def _reaches(self, replica: Engine) -> bool | None:
         """By its own word while it is linked; else whether the primary's host takes its connection,
         as one with a frozen engine does."""
-        whom = self._world.at(replica.follows)
-        return True if replica.linked else None if whom is None else self._world.peers(replica, whom)
+        primary = self._world.at(replica.follows)
+        return True if replica.linked else None if primary is None else self._world.peers(replica, primary)
 
     def _reached(self, target: Target, *, held_back: bool = False) -> Engine:
         """Who takes an order. ``held_back``: also one that carries it out when a pause is over."""

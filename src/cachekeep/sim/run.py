@@ -468,7 +468,7 @@ class Run(Users):
         return engine is not None and engine.works and engine.limits == limits(cache, node)
 
     def _configured(self, cache: Cache) -> bool:
-        """Who answers at the configuration endpoint is there exactly when it shall be."""
+        """Who answers at the configuration endpoint is there exactly when it is meant to be."""
         engine = self.world.processes.get((UID, "configuration"))
         if cache.wanted.cluster_mode == "disabled":
             return engine is None and cache.decided.configuration_address is None

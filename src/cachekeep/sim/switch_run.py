@@ -108,7 +108,7 @@ class SwitchRun(Run):
             engine = self.world.processes.get((UID, shard.moving_to or ""))
             fed = old.confirmed_by(before.decided.preparing.confirmed, ended=True)  # by a lead that is over, if it has begun anew
             if shard.moving_to not in fed or engine is None:
-                self._broken(f"{shard.moving_to} shall inherit and was never fed")
+                self._broken(f"{shard.moving_to} is to inherit and was never fed")
         if after.clustered and not before.clustered:
             self._enabled(before, after)
 

@@ -194,7 +194,7 @@ class World:
         self.witnesses: list[Callable[[Key], None]] = []
         """Drivers that are there to see a process end."""
         self.acknowledged: dict[int, tuple[float, Engine]] = {}
-        """When each write was acknowledged, and by whom."""
+        """When each write was acknowledged, and by which engine."""
         self.in_flight_seconds = Policy().in_flight_seconds
         self.lossable: set[int] = set()
         """Acknowledged writes that nobody could have kept: none that worked held them when their only holder died, a moment after

@@ -157,7 +157,7 @@ class FileDisk:
             self._write_all(offset, data)
             os.fdatasync(self._fd)
         except OSError:
-            # Whoever waits is told that it is not there; whoever reads this file next shall not find it all the same.
+            # Whoever waits is told that it is not there; whoever reads this file next must not find it all the same.
             with contextlib.suppress(OSError):
                 os.pwrite(self._fd, _END, offset)
             raise

@@ -189,7 +189,7 @@ class Postgres:
             try:
                 async with self._connection() as session:
                     session.unanswered = (
-                        True  # SQLAlchemy does not see what happens here, and shall not hand out the connection again
+                        True  # SQLAlchemy does not see what happens here, and must not hand out the connection again
                     )
                     raw = await session.driver()
                     broken = asyncio.Event()

@@ -57,7 +57,7 @@ addresses = sa.Table(
     sa.Index(None, "uid"),
 )
 
-# Those that were given up, by whom and when: nobody else is given them for a while.
+# Those that were given up, by which cache and when: nobody else is given them for a while.
 released = sa.Table(
     "released",
     metadata,

@@ -141,10 +141,10 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
         case "reboot":
             nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
             if not nodes:
-                return _nothing(s, errand, f"{names(nodes)} shall reboot")
+                return _nothing(s, errand, f"{names(nodes)} {verb(nodes, 'reboots', 'reboot')}")
             decided = _hung_ones_given_up(s, nodes)
             due = with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes])
-            return _begun(s, errand, Decide(due, f"{names(nodes)} shall reboot"))
+            return _begun(s, errand, Decide(due, f"{names(nodes)} {verb(nodes, 'reboots', 'reboot')}"))
         case "promote":
             return _promote(s, errand)
         case "test-failover":
@@ -174,18 +174,18 @@ def _promote(s: Situation, errand: Errand) -> Decide | Wait:
     primary = s.primary(shard)
     if primary is not None and (reason := ailing(s, shard, primary)):
         word = _given_up(s.decided, replace(shard, preferred=node.name), primary)
-        return _begun(s, errand, Decide(word, f"{primary.name} {reason} and is given up: {node.name} shall lead, as asked"))
+        return _begun(s, errand, Decide(word, f"{primary.name} {reason} and is given up: {node.name} becomes primary, as asked"))
     if node.name not in shard.in_sync or not s.alive(node) or primary is None or not s.leads(primary):
         if not s.alive(node):
             return Wait(
                 0.2,
                 "sync",
-                f"{node.name} shall be promoted as soon as it is in sync, and does not answer",
+                f"{node.name} is promoted as soon as it is in sync, and does not answer",
                 about=(node.name,),
                 refused=True,
             )
-        return Wait(0.2, "sync", f"{node.name} shall be promoted as soon as it is in sync", about=(node.name,))
-    return _begun(s, errand, move(s, shard, node, f"{node.name} shall lead, as asked"))
+        return Wait(0.2, "sync", f"{node.name} is promoted as soon as it is in sync", about=(node.name,))
+    return _begun(s, errand, move(s, shard, node, f"{node.name} becomes primary, as asked"))
 
 
 def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
@@ -201,7 +201,7 @@ def _test_failover(s: Situation, errand: Errand) -> Decide | Wait:
         hopeless = not any(s.alive(n) for n in s.replicas(shard, leaving=False))
         because = f"the test failover of node group {shard.id} waits for a replica in sync"
         return Wait(0.2, "sync", f"{because}, and none answers" if hopeless else because, about=(shard.id,), refused=hopeless)
-    step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} shall lead and {primary.name} be replaced")
+    step = move(s, shard, to, f"test failover of node group {shard.id}: {to.name} becomes primary and {primary.name} is replaced")
     return _begun(s, led, replace(step, decided=with_nodes(step.decided, [replace(primary, due="reboot")])))
 
 

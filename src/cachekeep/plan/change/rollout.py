@@ -45,7 +45,7 @@ def upgrade(s: Situation) -> Step | None:
     if not old:
         return None
     decided = with_nodes(s.decided, [replace(n, due="upgrade") for n in old])
-    return Decide(decided, f"{names(old)} shall become {wanted.engine} {wanted.version}")
+    return Decide(decided, f"{names(old)} {verb(old, 'becomes', 'become')} {wanted.engine} {wanted.version}")
 
 
 def restart(s: Situation) -> Step | None:
@@ -85,7 +85,7 @@ def restart(s: Situation) -> Step | None:
         primary = mine[0]
         to = successor(s, shard)
         if to is not None:
-            return move(s, shard, to, f"{primary.name} is about to restart: {to.name} shall lead first")
+            return move(s, shard, to, f"{primary.name} is about to restart: {to.name} becomes primary first")
         if s.replicas(shard, leaving=False):
             waits = waits or Wait(
                 0.2, "sync", f"{primary.name} restarts when a replica is in sync", about=(primary.name,), refused=True

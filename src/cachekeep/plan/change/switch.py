@@ -62,9 +62,7 @@ def give_way(s: Situation) -> Step | None:
     there = [n for n in s.decided.successors if not s.gone(n) and (s.alive(n) or s.seen(n).reachable is not False)]
     if not there or not any(isinstance(x.change, Starving) for x in s.decided.shards):
         return None
-    return Act(
-        (tuple(Stop(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')} a primary that shall starve"
-    )
+    return Act((tuple(Stop(n.name) for n in there),), f"{names(there)} {verb(there, 'leaves', 'leave')} a primary that is starved")
 
 
 def lead(s: Situation) -> Step | None:
@@ -106,9 +104,9 @@ def _inherit(s: Situation, shard: Shard, heirs: list[Node]) -> Step:
     if not sure and not shard.accept_stale:
         return promote.refuse(s, known, lost, best)
     because = (
-        f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and shall lead, in cluster mode"
+        f"{shard.primary} is lost and no in-sync replica is left: {best.name} has what they had and becomes primary in cluster mode"
         if sure
-        else f"{best.name} shall lead, in cluster mode, although it may lack something: the user accepted the loss"
+        else f"{best.name} becomes primary in cluster mode although it may lack something: the user accepted the loss"
     )
     turned = replace(
         known,
@@ -122,7 +120,7 @@ def _turn(s: Situation, shard: Shard, turn: Conversion, taker: Node) -> Step:
     """A hand-over that has been decided: carried out, finished, or called off."""
     giver = s.primary(shard)
     if not s.switching or giver is None:
-        return _call_off(s, shard, turn, "cluster mode shall not be enabled any more")
+        return _call_off(s, shard, turn, "cluster mode is not wanted any more")
     took = s.leads(taker) and s.told(taker, shard) and not s.refused(taker)
     if took and not s.leads(giver) and (s.alive(giver) or s.gone(giver)):
         return _enable(s, shard, taker)
@@ -384,7 +382,7 @@ def _ready(s: Situation, shard: Shard, primary: Node) -> Step | None:
     if to is None:
         return None
     turned = replace(shard, change=Conversion(to=to.name, since=s.moment), order=shard.order + 1)
-    return Decide(with_shard(s.decided, turned), f"all successors have what {primary.name} has: {to.name} shall lead")
+    return Decide(with_shard(s.decided, turned), f"all successors have what {primary.name} has: {to.name} becomes primary")
 
 
 def _pause(s: Situation) -> float:

@@ -70,8 +70,8 @@ def _lead(s: Situation, shard: Shard) -> Step | None:
 
 
 def _leader(s: Situation, shard: Shard) -> Node | None:
-    """Whom the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest right to
-    them. One that has lost the shard's slots leads nothing, whatever it says, unless it shall."""
+    """The node that the engine lets lead: of those that say they do, one that owns slots, and of these the one with the newest
+    right to them. One that has lost the shard's slots leads nothing, whatever it says, unless it is to."""
     saying = [
         (bool(c.slots), c.epoch, n.name, n)
         for n in s.members(shard.id)

@@ -86,7 +86,7 @@ def end(s: Situation, node: Node, order: int) -> Ended:
 
 
 def _in_sync(s: Situation, node: Node, order: int) -> frozenset[str] | None:
-    """Nothing is on its way to a replica that its primary does not feed. A new primary has not said yet whom it feeds; the first
+    """Nothing is on its way to a replica that its primary does not feed. A new primary has not said yet which it feeds; the first
     one of a shard has fed nobody before it says so."""
     shard = s.cache.shard(node.shard)
     if shard is None or (node.name, order) != (shard.primary, shard.lead_order):

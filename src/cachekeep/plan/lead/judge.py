@@ -137,7 +137,7 @@ def _ask_witnesses(s: Situation, shard: Shard, primary: Node) -> Step | None:
     unsure = [n for n in _witnesses(s, shard) if s.seen(n).reaches is not False]
     ask = [n for n in unsure if (asked := s.seen(n).witnessed_seconds) is None or asked >= s.policy.witness_seconds]
     if ask:
-        because = f"{primary.name} takes nothing from here: {names(ask)} shall try to reach it"
+        because = f"{primary.name} takes nothing from here: {names(ask)} {verb(ask, 'tries', 'try')} to reach it"
         return Act((tuple(Witness(n.name, primary.name) for n in ask),), because)
     if unsure:
         because = f"{primary.name} takes nothing from here, but {names(unsure)} does not find it lost: it may be we who are cut off"

@@ -18,7 +18,7 @@ from cachekeep.plan.reach.endpoints import addresses
 from cachekeep.plan.situation import Situation, names, verb, with_shard
 
 Appoint = Callable[[Situation, Shard, Node, Node, str], Step]
-"""(situation, shard, who was lost, who shall lead, why) → what makes it so."""
+"""(situation, shard, who was lost, who becomes primary, why) → what makes it so."""
 
 
 def outrun(s: Situation) -> Step | None:
@@ -73,7 +73,7 @@ def abdicated(s: Situation, shard: Shard) -> Step | None:
     best = foremost(s, [n for n in members if s.alive(n) and s.seen(n).has_history], None) or members[0]
     led = replace(shard, primary=best.name, order=shard.order + 1, lead_order=shard.order + 1, min_replicas=0)
     decided = with_shard(s.decided, led)
-    return Decide(decided, f"shard {shard.id} has no primary: {best.name} shall lead")
+    return Decide(decided, f"shard {shard.id} has no primary: {best.name} becomes primary")
 
 
 # -- the primary is there but does not lead yet
@@ -103,20 +103,20 @@ def _first_promotion(s: Situation, shard: Shard, primary: Node) -> Step | None:
         ends = evidence.over(s, shard, None)
         if doubtful := evidence.doubtful(s, shard):
             return _make_sure(s, replace(shard, ended=ends), doubtful[0], [primary])
-        # Somebody whom nobody has seen led meanwhile, or the primary is not where all they have comes from.
+        # Somebody that nobody has seen led meanwhile, or the primary is not where all they have comes from.
         if ahead := evidence.ahead(s, s.replicas(shard, leaving=False), primary):
             best = foremost(s, ahead, primary) or ahead[0]
-            told = f"{best.name} has what {primary.name} lacks, and shall lead"
+            told = f"{best.name} has what {primary.name} lacks, and becomes primary"
             ends = evidence.vouched(ends, best) if evidence.proven(s, ends, primary) else ends
             return take_over(s, replace(shard, ended=ends), primary, best, told)
         if not evidence.proven(s, ends, primary):
             return _unproven(s, replace(shard, ended=ends), primary)
         if (rival := next((n for n in others if s.leads(n)), None)) is not None:
             stages = ((Follow(rival.name, primary.name, shard.order),), (_promote(s, shard, primary),))
-            return Act(stages, f"{rival.name} leads but shall not")
+            return Act(stages, f"{rival.name} leads but is not the primary")
     return Act(
         ((_promote(s, shard, primary),), _follow(s, shard, primary)),
-        f"{primary.name} shall lead shard {shard.id} (order {shard.order})",
+        f"{primary.name} becomes primary of shard {shard.id} (order {shard.order})",
     )
 
 
@@ -129,9 +129,9 @@ def _unproven(s: Situation, shard: Shard, primary: Node) -> Step:
     lost = s.cache.node(shard.ended[-1].primary) or primary
     decided = with_shard(s.decided, replace(shard, ended=(), accept_stale=False))
     if shard.accept_stale:
-        return Decide(decided, f"{primary.name} shall lead although it may lack something: the user accepted the loss")
+        return Decide(decided, f"{primary.name} becomes primary although it may lack something: the user accepted the loss")
     if allowed := evidence.within_budget(s, shard.ended, primary):
-        because = f"{primary.name} shall lead: {allowed}"
+        because = f"{primary.name} becomes primary: {allowed}"
         return Decide(decided, because, (s.tell(because, group=True),))
     return refuse(s, shard, lost, primary)
 
@@ -153,7 +153,7 @@ def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | 
         return _make_sure(s, shard, doubtful[0], s.replicas(shard, leaving=False))
     best = foremost(s, evidence.sure(s, shard, shard.ended), lost, shard.ended)
     if best is not None:
-        told = f"{lost.name} is gone: {best.name} has the most of what it wrote and shall lead"
+        told = f"{lost.name} is gone: {best.name} has the most of what it wrote and becomes primary"
         return appoint(s, replace(shard, ended=evidence.vouched(shard.ended, best)), lost, best, told)
     known = with_shard(s.decided, shard)
     told = f"{lost.name} is gone, and nobody who answers can be shown to have what it wrote"
@@ -196,7 +196,7 @@ def _without_anything(s: Situation, shard: Shard, lost: Node, appoint: Appoint) 
     best = foremost(s, [n for n in staying if s.alive(n)], lost)
     if best is None:
         return None
-    return appoint(s, shard, lost, best, f"{lost.name} is gone and leaves, and nobody holds any data: {best.name} shall lead")
+    return appoint(s, shard, lost, best, f"{lost.name} is gone and leaves, and nobody holds any data: {best.name} becomes primary")
 
 
 def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], appoint: Appoint) -> Step | None:
@@ -208,13 +208,13 @@ def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], 
         if not staying:
             return None  # who leaves would not be let lead, and nothing needs a leader here
         best = foremost(s, staying, lost, shard.ended) or staying[0]
-        return appoint(s, given_up, lost, best, f"{best.name} shall lead: shard {shard.id} owns no slots, so nothing is lost")
+        return appoint(s, given_up, lost, best, f"{best.name} becomes primary: shard {shard.id} owns no slots, so nothing is lost")
     if shard.accept_stale:
         return appoint(
-            s, given_up, lost, best, f"{best.name} shall lead although it may lack something: the user accepted the loss"
+            s, given_up, lost, best, f"{best.name} becomes primary although it may lack something: the user accepted the loss"
         )
     if allowed := evidence.within_budget(s, shard.ended, best):
-        step = appoint(s, given_up, lost, best, f"{lost.name} is gone: {best.name} shall lead; {allowed}")
+        step = appoint(s, given_up, lost, best, f"{lost.name} is gone: {best.name} becomes primary; {allowed}")
         return replace(step, events=(*step.events, s.tell(step.because, group=True))) if isinstance(step, Decide) else step
     return refuse(s, shard, lost, best)
 
@@ -314,7 +314,7 @@ def _orphaned(s: Situation, shard: Shard, giver: Node, taker: Node) -> Step:
         return _call_off(s, shard, giver, f"{giver.name} is gone")
     best = foremost(s, evidence.ahead(s, s.replicas(shard, leaving=False), taker), giver) or taker
     orphan = replace(shard, ended=evidence.vouched(ends, best))
-    return take_over(s, orphan, giver, best, f"{giver.name} is gone: {best.name} shall lead")
+    return take_over(s, orphan, giver, best, f"{giver.name} is gone: {best.name} becomes primary")
 
 
 def _handed_over(s: Situation, shard: Shard, giver: Node, taker: Node, because: str) -> Step:
@@ -376,7 +376,7 @@ def _transfer(s: Situation, shard: Shard, primary: Node) -> Step | None:
     if primary.leaving and not (s.clustered and shard.id not in s.wanted_shards):
         to = successor(s, shard)
         if to is not None:
-            return move(s, shard, to, f"{primary.name} leaves: {to.name} shall lead first")
+            return move(s, shard, to, f"{primary.name} leaves: {to.name} becomes primary first")
         staying = s.replicas(shard, leaving=False)
         if staying:
             return Wait(0.2, "sync", f"{primary.name} leaves when {names(staying)} is in sync", about=(primary.name,))

@@ -72,7 +72,7 @@ def _starve(s: Situation, shard: Shard, lost: Node) -> Step | None:
             left, "starving", f"too few replicas are left to {lost.name}: soon it takes no writes", about=(lost.name,), steady=True
         )
     best = promote.foremost(s, able, lost) or able[0]
-    because = f"{lost.name} has been without replicas for {STARVING_SECONDS:g} s and takes no writes: {best.name} shall lead"
+    because = f"{lost.name} has been without replicas for {STARVING_SECONDS:g} s and takes no writes: {best.name} becomes primary"
     led = promote.take_over(s, shard, lost, best, because)
     return replace(led, decided=with_nodes(led.decided, [replace(lost, fate=Starved())]))
 

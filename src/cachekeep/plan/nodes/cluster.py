@@ -1,4 +1,4 @@
-"""Cluster mode: who knows whom, which shards there are, and which processes must not be started yet."""
+"""Cluster mode: which nodes know each other, which shards there are, and which processes must not be started yet."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def sending_on_seconds(s: Situation, node: Node) -> float:
 
 
 def leading(s: Situation) -> set[str | None]:
-    """Who leads, or shall: these are not sent away. The last of a shard that goes as a whole may,
+    """Who leads, or is to: these are not sent away. The last of a shard that goes as a whole may,
     when it has nothing left to give."""
     going = [x for x in s.decided.shards if s.clustered and not _wanted(s, x) and not _gives(s, x)]
     return {name for x in s.decided.shards if x not in going for name in (x.primary, x.moving_to)}
@@ -158,8 +158,8 @@ def _intruders(s: Situation) -> set[str]:
 
 
 def _strays(s: Situation, node: Node) -> bool:
-    """It follows another than its shard's primary: an engine does not forget whom it follows,
-    so first it is told whom to follow."""
+    """It follows another than its shard's primary: an engine does not forget the primary that it follows,
+    so first it is told which primary to follow."""
     shard, seen = s.cache.shard(node.shard), s.seen(node)
     primary = s.primary(shard) if shard is not None else None
     return seen.role == "replica" and primary is not None and seen.follows != primary.address

@@ -184,7 +184,7 @@ def _shards(s: Situation, needs: Needs) -> tuple[Shard, ...]:
 
 def _fronts(s: Situation, shards: tuple[Shard, ...], needs: Needs) -> tuple[tuple[Front, ...], str | None]:
     """Memcached has a discovery front; a group with two or more replicas has a balancer, which leaves when they become fewer; one
-    that cluster clients shall be able to use too has a front for them."""
+    that cluster clients can use too has a front for them."""
     fronts = {f.name: f for f in s.decided.fronts}
     port = s.cache.wanted.port
     configuration = s.decided.configuration_address

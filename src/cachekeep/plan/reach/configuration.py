@@ -30,7 +30,7 @@ def publish_now(s: Situation) -> Step | None:
         if not able:
             return None
         best = min(able, key=lambda n: (not n.announced, not s.leads(n), n.name))
-        return Decide(replace(s.decided, configuration_node=best.name), f"{best.name} shall serve the configuration endpoint")
+        return Decide(replace(s.decided, configuration_node=best.name), f"{best.name} serves the configuration endpoint")
     if s.alive(holder) and (bound := s.seen(holder).bound) is not None and address not in bound:
         return Act(((Bind(holder.name, (holder.address, address)),),), f"{holder.name} serves the configuration endpoint")
     return None

@@ -1,4 +1,4 @@
-"""Where clients reach whom: addresses that move, the readers' balancer, the discovery list."""
+"""Where clients reach which node: addresses that move, the readers' balancer, the discovery list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cachekeep.plan.situation import Situation, names
 
 
 def addresses(s: Situation, shard: Shard, node: Node, *, leading: bool | None = None) -> tuple[str, ...]:
-    """Every address that a node shall listen on: its own, the primary endpoint if it leads,
+    """Every address that a node listens on: its own, the primary endpoint if it leads,
     the reader endpoint if it serves it alone."""
     leads = node.name == shard.primary if leading is None else leading
     found = [node.address]

@@ -1,4 +1,4 @@
-"""Replicas: whom they follow, and which of them are in sync."""
+"""Replicas: which primary they follow, and which of them are in sync."""
 
 from __future__ import annotations
 

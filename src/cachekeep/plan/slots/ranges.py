@@ -125,7 +125,7 @@ def rebalance(current: Mapping[str, Ranges], ids: Sequence[str], *, slots: int =
 
 
 def moves(current: Mapping[str, Ranges], target: Mapping[str, Ranges]) -> list[SlotMigration]:
-    """What has to go from whom to whom. Slots that nobody has are nobody's to move."""
+    """Which slots go from which shard to which. Slots that nobody has are nobody's to move."""
     owner: list[tuple[int, int, str]] = sorted((a, b, id) for id, ranges in target.items() for a, b in ranges)
     found: dict[tuple[str, str], list[SlotRange]] = {}
     for source, ranges in current.items():

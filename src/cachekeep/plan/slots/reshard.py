@@ -56,7 +56,7 @@ def _seen(s: Situation, shard: Shard) -> ClusterSeen | None:
 
 
 def reshard(s: Situation) -> Step | None:
-    """Slots go where they shall be."""
+    """Slots go where they belong."""
     if s.decided.available_at is None:
         return None
     seen = {x.id: _seen(s, x) for x in s.decided.shards}
@@ -79,7 +79,7 @@ def reshard(s: Situation) -> Step | None:
     if not s.decided.resharding:
         left = sum(count(m.slots) for m in (*todo, *open_moves))
         return (
-            Decide(replace(s.decided, reshard=Resharding(slots=max(left, 1))), f"{left} slots are not where they shall be")
+            Decide(replace(s.decided, reshard=Resharding(slots=max(left, 1))), f"{left} slots are not where they belong")
             if left or stray
             else None
         )
@@ -111,7 +111,7 @@ def aim(s: Situation, decided: Decided, current: dict[str, Ranges], ids: list[st
     target = rebalance(current, ids)
     left = sum(count(m.slots) for m in moves(current, target))
     shards = tuple(replace(x, slots=target.get(x.id, ()), order=x.order + 1) for x in decided.shards)
-    because = f"{left} slots shall move, so that {len(ids)} shards have {SLOTS // len(ids)} or one more each"
+    because = f"{left} slots move, so that {len(ids)} shards have {SLOTS // len(ids)} or one more each"
     told = (s.tell(f"Resharding of replication group {s.cache.name} has started: {left} slots move", group=True),) if left else ()
     reshard = Resharding(slots=left) if left else decided.reshard if isinstance(decided.reshard, Resharded) else None
     return Decide(replace(decided, shards=shards, reshard=reshard), because, told)
@@ -140,8 +140,8 @@ def _leftover(s: Situation) -> Step | None:
 
 
 def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
-    """Slots that nobody owns (their owner died and came back without) are given to whom they shall belong: when everybody who might
-    own them after all has been heard, and by an order of its own, as it makes a writer."""
+    """Slots that nobody owns (their owner died and came back without) are given to the shards that are to have them: when everybody
+    who might own them after all has been heard, and by an order of its own, as it makes a writer."""
     lost = without(((0, SLOTS - 1),), union(*(v.slots for v in now.values())))
     heirs = [(x, slots) for x in s.decided.shards if x.primary and (slots := common(lost, x.slots))]
     moving = any(isinstance(f.effect, MoveSlots) for f in s.view.flights)
@@ -161,10 +161,10 @@ def _unowned(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     if stale:
         by_id = {x.id: x for x in stale}
         decided = replace(s.decided, shards=tuple(by_id.get(x.id, x) for x in s.decided.shards))
-        return Decide(decided, f"{count(lost)} slots belong to nobody: they shall be given to whom they shall belong")
+        return Decide(decided, f"{count(lost)} slots belong to nobody: their shards are to get them")
     others = {n.name for n in s.decided.nodes if s.alive(n)}
     effects = tuple(Own(x.primary or "", slots, x.order, tuple(sorted(others - {x.primary}))) for x, slots in heirs)
-    return Act((effects,), f"{count(lost)} slots belong to nobody: they are given to whom they shall belong")
+    return Act((effects,), f"{count(lost)} slots belong to nobody: their shards get them")
 
 
 def _open(s: Situation, now: dict[str, ClusterSeen]) -> tuple[list[SlotMigration], dict[str, list[int]]]:
@@ -216,7 +216,7 @@ def _done(s: Situation, now: dict[str, ClusterSeen]) -> Step | None:
     told = (s.tell(f"Resharding of replication group {s.cache.name} has finished", group=True),)
     return Decide(
         replace(s.decided, reshard=Resharded(since=s.moment)),
-        f"all slots are where they shall be, in {sum(bool(v.slots) for v in now.values())} shards",
+        f"all slots are where they belong, in {sum(bool(v.slots) for v in now.values())} shards",
         told,
     )
 
