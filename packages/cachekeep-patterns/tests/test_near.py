@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import valkey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cachekeep_patterns import AsyncCache, Cache, Msgspec, NearCache, Policy, connect, connect_async
+from cachekeep_patterns.tinylfu import TinyLfu
 from patterns_rig.servers import Server, cluster, engine, wait_for
 
 
@@ -318,3 +321,40 @@ def test_what_a_replica_answered_is_not_kept(server: Server) -> None:
         near.wait_trusted()
         assert [cache.get("k", lambda: 1) for _ in range(3)] == [1, 1, 1]
         assert (len(near), cache.counters.hits) == (0, 2)
+
+
+def test_a_scan_does_not_push_out_what_is_asked_for_often(server: Server) -> None:
+    with NearCache(connect(url(server)), max_entries=100) as near:
+        cache = Cache(connect(url(server)), namespace="t", near=near, policy=Policy(fresh_seconds=600))
+        near.wait_trusted()
+        hot, scanned = [f"hot{i}" for i in range(50)], [f"once{i}" for i in range(1000)]
+        cache.get_many(hot + scanned, lambda names: dict.fromkeys(names, 1))
+        for _ in range(5):
+            assert set(cache.get_many(hot, dict.fromkeys).values()) == {1}
+        for name in scanned:
+            assert cache.get(name, lambda: 0) == 1
+        near.wait_trusted()
+        before = cache.counters.near_hits
+        assert set(cache.get_many(hot, dict.fromkeys).values()) == {1}
+        assert cache.counters.near_hits - before >= 45
+        assert len(near) <= 100
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "remove", "victim"]), st.integers(0, 30)), max_size=200))
+def test_whoever_has_to_go_is_there(steps: list[tuple[str, int]]) -> None:
+    worth, held = TinyLfu(8), set()
+    for step, number in steps:
+        key = str(number)
+        if step == "add" and key not in held:
+            worth.add(key)
+            held.add(key)
+        elif step == "touch":
+            worth.touch(key)
+        elif step == "remove":
+            worth.remove(key)
+            held.discard(key)
+        while len(held) > (0 if step == "victim" else 8):
+            gone = worth.victim()
+            assert gone in held
+            worth.remove(gone)
+            held.discard(gone)

@@ -15,6 +15,7 @@ A hit is a dict lookup and one comparison of the clock. It is right within ``max
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import time
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 from cachekeep_patterns import forks
 from cachekeep_patterns.errors import CacheDown
+from cachekeep_patterns.tinylfu import TinyLfu
 
 
 class _Miss:
@@ -35,6 +37,7 @@ class _Miss:
 
 MISS: Final[Any] = _Miss()
 _BUCKETS = 4096
+_MOST_ASKED = 1024
 _SLOT_BYTES = 300  # dict entry, tuple, key object: what one kept value costs beside its own bytes, measured on CPython 3.11
 
 
@@ -44,7 +47,7 @@ class NearCache:
     ``client``             a valkey-py or redis-py client, single or cluster, blocking or async: its address and credentials
                            are used, on connections of our own (a daemon thread reads them)
     ``prefix``             only keys that begin so are tracked; None: those of the namespace of the `Cache` it is given to
-    ``max_entries``        and ``max_bytes`` (of stored size, an estimate): the oldest go first
+    ``max_entries``        and ``max_bytes`` (of stored size, an estimate): what is seldom asked for goes first (tinylfu.py)
     ``max_age_seconds``    however fresh, ask the server again after this; bounds what even a fenced-off primary could hide
     ``max_stale_seconds``  the bound on staleness described above; the heartbeat runs three times as often
     """
@@ -64,6 +67,8 @@ class NearCache:
         self.trusted_until = 0.0
         self._slots: dict[str, tuple[Any, float, int, tuple[str, ...], bytes]] = {}
         self._by_tag: dict[str, set[str]] = {}
+        self._worth = TinyLfu(max_entries)
+        self._asked: collections.deque[str] = collections.deque(maxlen=_MOST_ASKED)
         self._bytes = 0
         self._generation = 0
         self._changes = [0] * _BUCKETS
@@ -89,6 +94,7 @@ class NearCache:
         if slot is not None:
             now = monotonic()
             if now < slot[1] and now < self.trusted_until:
+                self._asked.append(key)  # counted by the next `keep`, under its lock
                 return slot[0]
         return MISS
 
@@ -133,6 +139,8 @@ class NearCache:
         with self._keeping:
             undisturbed = ticket == self._state(key, tags)
             self._answers[bucket] += 1
+            while self._asked:
+                self._worth.touch(self._asked.popleft())
             slot = self._slots.get(key)
             if slot is not None and slot[4] == mark and now < slot[1]:
                 return
@@ -141,15 +149,17 @@ class NearCache:
                 return
             self._slots[key] = (value, now + min(fresh_seconds, self.max_age_seconds), cost, tags, mark)
             self._bytes += cost
+            self._worth.add(key)
             for tag in tags:
                 self._by_tag.setdefault(tag, set()).add(key)
             while len(self._slots) > self.max_entries or self._bytes > self.max_bytes:
-                self._remove(next(iter(self._slots)))
+                self._remove(self._worth.victim())
 
     def _remove(self, key: str) -> None:
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._bytes -= slot[2]
+            self._worth.remove(key)
             for tag in slot[3]:
                 dependents = self._by_tag.get(tag)
                 if dependents is not None:
@@ -180,6 +190,7 @@ class NearCache:
             self.flushes += 1
             self._slots = {}
             self._by_tag = {}
+            self._worth.clear()
             self._bytes = 0
 
     def __len__(self) -> int:
