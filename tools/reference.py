@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from tools import states
 
 from cachekeep.cli import cachekeep as cli
 from cachekeep.services import reference as operations
@@ -68,6 +69,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "operations.md": operations.text,
     REFERENCE / "parameters.md": operations.parameters,
     REFERENCE / "commands.md": commands,
+    REFERENCE / "states.md": states.text,
     DOCS / "decisions" / "README.md": decisions,
 }
 
