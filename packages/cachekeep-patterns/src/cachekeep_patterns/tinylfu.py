@@ -1,7 +1,8 @@
 """Which keys are worth a place in memory: W-TinyLFU (Einziger, Friedman, Manes: TinyLFU, ACM Transactions on Storage, 2017).
 
-New keys come into a small window; from there they go on to probation, where whoever is asked for more often stays, by a sketch of the
-recent past. What is asked for again on probation is protected. So keys that are asked for once, a scan say, push out nothing hot.
+New keys come into a small window. From there they go on to probation, where whoever is asked for more often stays, by a sketch of
+the recent past. What is asked for again on probation is protected. So a scan, of keys that are asked for once, pushes out nothing
+that is hot.
 """
 
 from __future__ import annotations
