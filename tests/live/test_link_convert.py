@@ -39,7 +39,7 @@ class Pair:
         self.endpoint = new_address()
         shard = Shard(id="0001", primary="demo-001", order=1, primary_address=self.endpoint)
         cache = cache_of(giver, shards=(shard,), cluster_mode="enabled")
-        self.cache = replace(cache, decided=replace(cache.decided, switch=Preparing(successors=(taker,))))
+        self.cache = replace(cache, decided=replace(cache.decided, mode="disabled", switch=Preparing(successors=(taker,))))
         self.orders = Orders()
         self.link = EngineLink(self.orders, SystemClock())
         self.give = Server(build, self.cache, giver, place / "giver")

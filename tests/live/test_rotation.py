@@ -3,19 +3,21 @@ one opens nothing afterwards."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 import valkey.asyncio
 from msgspec.structs import replace
-from tests.engines.servers import PASSWORD, REDIS_LIKE
-from tests.live.harness import LiveCache
+from tests.engines.servers import PASSWORD, REDIS_LIKE, build_of
+from tests.live.harness import LiveCache, wanted_cluster
+from tests.live.test_cluster_resharding import fill, shards, wrong
 from tests.live.test_failover import goes_on, group, lost, whole, writing
 
 from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import ADMIN, MOVER, REPLICA, secret_of
-from cachekeep.model import Cache, Secret, Wanted
+from cachekeep.model import Cache, Resharded, Resharding, Secret, Wanted
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE, ids=lambda x: str(x))
 NEW = Secret("another-password-for-tests-only-9876543210")
@@ -145,3 +147,18 @@ async def test_a_control_plane_ends_at_each_step_and_a_node_meanwhile(engine: st
         await ended(live)
         await goes_on(live, writer)
         assert await lost(live, writer) == 0
+
+
+@pytest.mark.parametrize(("engine", "major"), [("redis", 7), ("valkey", 8), ("valkey", 9)], ids=lambda x: str(x))
+async def test_slots_move_meanwhile(engine: str, major: int) -> None:
+    """Whoever moves them comes by a password, too: of its own at the target, and by way of the source's login on Valkey 9."""
+    wanted = wanted_cluster(build_of(engine, major), shards=1, replicas=1, node_type="cache.m5.large")
+    async with LiveCache(None, wanted) as live:
+        cache = await live.available()
+        await asyncio.to_thread(fill, cache.decided.configuration_address or "")
+        await live.change(shards(2, 1))
+        await live.until(lambda c: isinstance(c.decided.reshard, Resharding), "slots on their way")
+        await ask_for(live)
+        await ended(live)
+        cache = await live.until(lambda c: isinstance(c.decided.reshard, Resharded), "slots where they are wanted")
+        assert not await asyncio.to_thread(wrong, cache.decided.configuration_address or "")
