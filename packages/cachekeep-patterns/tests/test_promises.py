@@ -61,7 +61,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("codec", ["json", "msgpack", "plain-json"])
+@pytest.mark.parametrize("codec", ["json", "msgpack", "plain-json", "exact"])
 def test_a_hit_is_of_the_type_of_the_miss(client: Any, value: Any, codec: str) -> None:
     for strict in (True, False):
         cache = Cache(client, namespace=f"strict-{strict}", codec=codec, strict=strict)
@@ -69,6 +69,14 @@ def test_a_hit_is_of_the_type_of_the_miss(client: Any, value: Any, codec: str) -
         assert len({type(one) for one in seen}) == 1
         assert len({repr(one) for one in seen}) == 1
         assert not strict or seen[0] is value
+
+
+def test_the_exact_codec_stores_plain_data_of_every_built_in_type(client: Any) -> None:
+    cache = Cache(client, codec="exact")
+    plain = [value for value in ODD if not isinstance(value, Point | Pair) and value != [Point(1, 2)] and type(value) is not object]
+    for number, value in enumerate(plain):
+        assert repr(cache.get(f"k{number}", lambda: value)) == repr(cache.get(f"k{number}")) == repr(value)  # noqa: B023
+    assert cache.counters.unstored == 0
 
 
 def test_what_is_not_stored_is_said_once_a_minute_with_what_to_do(client: Any, caplog: pytest.LogCaptureFixture) -> None:

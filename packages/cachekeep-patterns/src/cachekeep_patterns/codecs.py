@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from cachekeep_patterns.errors import Uncodable
+from cachekeep_patterns.exact import Exact
 from cachekeep_patterns.fields import fields_of
 
 
@@ -251,13 +252,17 @@ _COMPARED = frozenset((str, int, bool, float, bytes, type(None)))
 
 
 def codec_for(codec: Codec | str, type: Any = Any) -> Codec:
-    """``json`` and ``msgpack`` (msgspec), ``plain-json`` (standard library), ``raw``, or a codec of your own."""
+    """``json`` and ``msgpack`` (msgspec), ``exact`` (plain data of any built-in type, exact.py), ``plain-json`` (standard library),
+    ``raw``, or a codec of your own.
+    """
     if not isinstance(codec, str):
         return codec
     if codec in ("json", "msgpack"):
         return Msgspec(type, format=codec)
+    if codec == "exact":
+        return Exact()
     if codec == "plain-json":
         return Json()
     if codec == "raw":
         return Raw()
-    raise ValueError(f"no codec named {codec!r}: json, msgpack, plain-json, raw, or an object with encode and decode")
+    raise ValueError(f"no codec named {codec!r}: json, msgpack, exact, plain-json, raw, or an object with encode and decode")

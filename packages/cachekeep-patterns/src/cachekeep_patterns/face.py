@@ -26,7 +26,7 @@ class Face:
     ``namespace``          put before every key; one cache per application and purpose. Without one, keys are the server's own,
                            shared with everybody: only namespaces keep two caches apart (keys.py)
     ``policy``             the default for every call
-    ``codec``              "json" (msgspec), "msgpack", "plain-json", "raw", or an object with encode and decode
+    ``codec``              "json" (msgspec), "msgpack", "exact", "plain-json", "raw", or an object with encode and decode
     ``near``               a NearCache over the same server
     ``clearable``          `clear()` empties the whole namespace at once; costs every look one more key
     ``breaker``            when to stop asking a cache that does not answer
