@@ -21,6 +21,7 @@ _POLICY: Final = (
 )
 _RESOURCE_POLICY: Final = _POLICY.replace('"Resource"', f'"Principal": {{"AWS": "arn:aws:iam::{_ACCOUNT}:user/bob"}}, "Resource"')
 _TRIED: Final = {"PolicyInputList": [_POLICY], "ActionNames": ["elasticache:DescribeEvents", "elasticache:DeleteUser"]}
+_TRIED_BOB: Final = {"PolicySourceArn": f"arn:aws:iam::{_ACCOUNT}:user/bob", "ActionNames": _TRIED["ActionNames"]}
 _BOB: Final = {"UserName": "bob"}
 _KEY: Final = _BOB | {"AccessKeyId": "AKIABOBSFIRSTKEYAAAA"}
 _MANAGED: Final = "arn:aws:iam::aws:policy/"
@@ -260,6 +261,25 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "iam:ListUsers": _ITEMS,
     "iam:PutUserPermissionsBoundary": [_BOB | {"PermissionsBoundary": f"{_MANAGED}IAMFullAccess"}],
     "iam:PutUserPolicy": [_BOB | {"PolicyName": "new", "PolicyDocument": _POLICY}],
+    "iam:SimulatePrincipalPolicy": [
+        _TRIED_BOB | {"PolicyInputList": [_POLICY.replace("Allow", "Deny").replace("eve", "bob")]},
+        _TRIED_BOB | {"PermissionsBoundaryPolicyInputList": [_POLICY]},
+        _TRIED_BOB | {"PermissionsBoundaryPolicyInputList": [_POLICY], "ResourcePolicy": _RESOURCE_POLICY.replace("eve", "bob")},
+        _TRIED_BOB
+        | {
+            "PermissionsBoundaryPolicyInputList": [_POLICY],
+            "ContextEntries": [{"ContextKeyName": "aws:username", "ContextKeyValues": ["eve"], "ContextKeyType": "string"}],
+        },
+        _TRIED_BOB
+        | {
+            "PermissionsBoundaryPolicyInputList": [_POLICY],
+            "ContextEntries": [{"ContextKeyName": "aws:username", "ContextKeyValues": ["bob"]}],
+        },
+        _TRIED_BOB | {"ResourceArns": [f"{_ARN}cluster:one"]},
+        _TRIED_BOB | {"MaxItems": 1},
+        _TRIED_BOB | {"MaxItems": 1, "Marker": NEXT_PAGE},
+        _TRIED_BOB | {"ContextEntries": [{"ContextKeyName": "aws:userid", "ContextKeyValues": ["x"], "ContextKeyType": "string"}]},
+    ],
     "iam:UpdateAccessKey": [_KEY | {"Status": "Inactive"}],
     "iam:ListRoles": [{}],
     "iam:SimulateCustomPolicy": [

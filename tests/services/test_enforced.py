@@ -308,6 +308,32 @@ def test_policies_are_kept_as_they_were_given(bob: Bob) -> None:
         assert refused(call, UserName="eve", PolicyName="p").code == "NoSuchEntity"
 
 
+def test_what_is_simulated_of_a_user_is_what_it_gets(rig: Rig, bob: Bob) -> None:
+    """The same policies, the same answer: whatever is tried is then done."""
+    bob.may(
+        {"Resource": f"{ARN}:replicationgroup:bob-*"},
+        {"Action": "elasticache:Describe*"},
+        {"Effect": "Deny", "Resource": f"{ARN}:*:bob-2"},
+    )
+    bob.iam.put_user_permissions_boundary(UserName="bob", PermissionsBoundary=f"{MANAGED}AmazonElastiCacheReadOnlyAccess")
+    for boundary in (True, False):
+        if not boundary:
+            bob.iam.delete_user_permissions_boundary(UserName="bob")
+        for name in ("Bob-1", "bob-2", "demo"):
+            for operation in ("DescribeReplicationGroups", "DeleteReplicationGroup"):
+                arn = f"{ARN}:replicationgroup:{name.lower()}"
+                asked = {"ActionNames": [f"elasticache:{operation}"], "ResourceArns": [arn]}
+                (tried,) = bob.iam.simulate_principal_policy(PolicySourceArn=BOB, **asked)["EvaluationResults"]
+                call = bob.cache.delete_replication_group if "Delete" in operation else bob.cache.describe_replication_groups
+                error = refused(call, ReplicationGroupId=name)
+                assert (error.code == "AccessDenied") is (tried["EvalDecision"] != "allowed"), (name, operation, error.message)
+                assert ("explicit" in error.message) is (tried["EvalDecision"] == "explicitDeny")
+    nobody = {"ActionNames": ["elasticache:DescribeEvents"]}
+    assert refused(bob.iam.simulate_principal_policy, PolicySourceArn=BOB + "x", **nobody).code == "NoSuchEntity"
+    assert refused(bob.iam.simulate_principal_policy, PolicySourceArn=f"{BOB[:25]}role/x", **nobody).code == "InvalidInput"
+    denied(bob.client("iam").simulate_principal_policy, PolicySourceArn=BOB, **nobody)
+
+
 # ------------------------------------------------------------------ nothing leaks
 
 

@@ -269,7 +269,8 @@ def values(shape: Shape) -> list[Any]:
             return [[value] for value in values(shape.item.shape)]
         case "structure":
             return [{name: values(member.shape)[0] for name, member in shape.members.items()}]
-    return list(shape.enum) or [text for text in ("redis", "/redis") if matches(shape.pattern or ".*", text)][:1]
+    words = [word.ljust(shape.minimum or 0, "x") for word in ("redis", "/redis")]
+    return list(shape.enum) or [text for text in words if matches(shape.pattern or ".*", text)][:1]
 
 
 def least(service: str, operation: str, path: str, value: Any) -> Params:

@@ -36,8 +36,9 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
         return call
     if not service.title:
         raise ApiError("AccessDenied", "Only the account's root, whose key `cachekeep env` prints, may ask this.", status=403)
-    action, subject, policies = f"{call.service}:{call.operation}", subject_of(call), policies_of(user)
-    general = {**_of_caller(call, user), **rights.tags_of_request(call)}
+    subject = Subject(call.principal.arn, call.principal.account)
+    action, policies = f"{call.service}:{call.operation}", policies_of(user)
+    general = {**of_user(user, subject), **_of_request(call), **rights.tags_of_request(call)}
     general |= {key.lower(): [value] for key, value in service.rights.keys(call, context.settings).items()}
     for resource in rights.resources(call, service.rights, context.settings):
         tags = await service.rights.tags(tx, resource)
@@ -46,10 +47,6 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
         if not verdict.allowed:
             raise ApiError(service.rights.denied, denial(subject.arn, action, resource, verdict), status=403)
     return call
-
-
-def subject_of(call: Call) -> Subject:
-    return Subject(call.principal.arn, call.principal.account)
 
 
 def policies_of(user: IamUser) -> list[Attached]:
@@ -67,24 +64,31 @@ def _parsed(text: str) -> PolicyDocument:
     return parse(text, "identity")
 
 
-def _of_caller(call: Call, user: IamUser) -> Mapping[str, Sequence[str]]:
-    """Global keys [AWS global condition context keys]: who asks, from where, and when."""
-    at = call.received_at
+def of_user(user: IamUser, subject: Subject) -> Mapping[str, Sequence[str]]:
+    """Who asks [AWS global condition context keys, "Properties of the principal"]."""
     found = {
         "aws:username": user.user_name,
         "aws:userid": user.id,
-        "aws:principalarn": call.principal.arn,
-        "aws:principalaccount": call.principal.account,
+        "aws:principalarn": subject.arn,
+        "aws:principalaccount": subject.account,
         "aws:principaltype": "User",
+        "aws:principalisawsservice": "false",
+        **{f"aws:principaltag/{key.lower()}": value for key, value in user.tags.items()},
+    }
+    return {key: [value] for key, value in found.items()}
+
+
+def _of_request(call: Call) -> Mapping[str, Sequence[str]]:
+    """From where, and when [the same page, "Properties of the network", "… of the request"]."""
+    at = call.received_at
+    found = {
         "aws:resourceaccount": call.principal.account,
         "aws:requestedregion": call.region,
         "aws:currenttime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "aws:epochtime": str(int(at.timestamp())),
         "aws:securetransport": "false",
-        "aws:principalisawsservice": "false",
         "aws:viaawsservice": "false",
         **({"aws:sourceip": call.source_ip} if call.source_ip else {}),
-        **{f"aws:principaltag/{key.lower()}": value for key, value in user.tags.items()},
     }
     return {key: [value] for key, value in found.items()}
 

@@ -22,7 +22,8 @@ _NONE = Moot("there is none to choose from")
 
 def _names(call: Call, settings: ServiceSettings) -> Mapping[str, Sequence[str]]:
     """Who leaves the user out means itself."""
-    name = call.params.get("UserName") or users.caller_name(call)
+    source = call.params.get("PolicySourceArn", "").rpartition(":user/")[2]
+    name = source or call.params.get("UserName") or users.caller_name(call)
     return {"user": [name]} if name else {}
 
 

@@ -6,11 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from cachekeep.security.policy.evaluate import AccessRequest, Attached, Subject, Verdict, evaluate, keys_of
 from cachekeep.security.policy.keys import has_many, kind_of
 from cachekeep.security.policy.parse import MalformedPolicy, parse
 from cachekeep.security.policy.tree import Kind
 from cachekeep.services.core import paging
+from cachekeep.services.core.authorise import of_user, policies_of
+from cachekeep.services.core.callers import user_arn
 from cachekeep.services.core.context import Context, Params, ServiceSettings
 from cachekeep.services.core.operation import Operation, reads
 from cachekeep.services.core.parameters import Declared, Effect, Moot, NotYet
@@ -33,19 +37,39 @@ _POLICIES: Final[Mapping[str, Kind]] = {
 async def custom(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """What policies that are given would allow. Nothing is stored, and nobody is asked for rights but to simulate."""
     params = call.params
-    policies = [
+    policies = _given(params)
+    if "ResourcePolicy" in params and "CallerArn" not in params:
+        raise _invalid("A ResourcePolicy names principals, so CallerArn must say who is asking.")
+    return _answer(params, policies, _subject(params.get("CallerArn"), context.settings), {})
+
+
+async def of_principal(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """What the policies of a user would allow, and others beside them; a boundary that is given stands for the user's own."""
+    params, account = call.params, context.settings.account
+    arn: str = params["PolicySourceArn"]
+    if not arn.startswith(f"arn:aws:iam::{account}:user/"):
+        raise _invalid(f"{arn} is not the ARN of a user of this account.")
+    user = await find.user(tx, arn.rpartition("/")[2])
+    subject, given = Subject(user_arn(account, user), account), _given(params)
+    bounded = any(policy.kind == "boundary" for policy in given)
+    own = policies_of(replace(user, boundary="" if bounded else user.boundary))
+    return _answer(params, [*own, *given], subject, of_user(user, subject))
+
+
+def _given(params: Params) -> list[Attached]:
+    """The policies of a request. Raises ApiError InvalidInput."""
+    return [
         _read(text, kind, f"{name}.{number}")
         for name, kind in _POLICIES.items()
         for number, text in enumerate(_listed(params.get(name, ())), 1)
     ]
-    if "ResourcePolicy" in params and "CallerArn" not in params:
-        raise _invalid("A ResourcePolicy names principals, so CallerArn must say who is asking.")
-    return answer(params, policies, _subject(params.get("CallerArn"), context.settings))
 
 
-def answer(params: Params, policies: Sequence[Attached], subject: Subject) -> Mapping[str, Any]:
+def _answer(
+    params: Params, policies: Sequence[Attached], subject: Subject, known: Mapping[str, Sequence[str]]
+) -> Mapping[str, Any]:
     """The results, a page of them, by action and then by resource. Raises ApiError InvalidInput."""
-    entries = _entries(params)
+    entries = {**known, **_entries(params)}
     needed = keys_of(policies)
     rows = []
     for action in params["ActionNames"]:
@@ -117,10 +141,16 @@ def _invalid(message: str) -> ApiError:
     return ApiError("InvalidInput", message)
 
 
-OPERATIONS: Final[Mapping[str, Operation]] = {"SimulateCustomPolicy": reads(custom)}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "SimulateCustomPolicy": reads(custom),
+    "SimulatePrincipalPolicy": reads(of_principal),
+}
 
 PARAMETERS: Final[Declared] = {
     "PolicyInputList": Effect("what the identity may do"),
+    "PolicySourceArn": Effect("the user whose policies are tried"),
+    "PolicyExclusionList": NotYet("Leaving policies of the user out"),
+    "SimulatePrincipalPolicy:CallerArn": NotYet("A caller other than the user"),
     "PermissionsBoundaryPolicyInputList": Effect("the most that it may do"),
     "ResourcePolicy": Effect("who is let in by the resource"),
     "ActionNames": Effect("what is tried"),
