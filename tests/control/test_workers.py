@@ -16,7 +16,7 @@ from cachekeep.model import Event
 from cachekeep.sim.halts import Process
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.store import MemoryStore, StoreFailed
-from cachekeep.store.contract import EVENTS_KEPT_DAYS
+from cachekeep.store.families.events import EVENTS_KEPT_DAYS
 
 LEASE = 15.0
 

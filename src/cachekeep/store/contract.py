@@ -8,18 +8,18 @@ compare-and-swap on ``Cache.version``; neither touches the other's half.
 from __future__ import annotations
 
 import builtins
-import datetime as dt
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 
 from cachekeep.errors import CachekeepError, Conflict
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Record
-
-EVENTS_KEPT_DAYS = 14
-"""DescribeEvents answers for the last 14 days (API reference, DescribeEvents)."""
+from cachekeep.model import Cache, Condition, Decided, Event, Record
+from cachekeep.store.families.caches import CacheRecords
+from cachekeep.store.families.conditions import ConditionRecords
+from cachekeep.store.families.events import EventRecords
+from cachekeep.store.families.resources import ResourceRecords
 
 
 class AddressTaken(Conflict):
@@ -49,21 +49,6 @@ class StoreFailed(CachekeepError):
         self.unsure = unsure
 
 
-class Resource(Protocol):
-    """Any frozen struct with a name and a version: parameter group, subnet group, tags, … Its type's name is its kind."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> int: ...
-
-
-R = TypeVar("R", bound=Resource)
-Cursor = str
-"""Where a page of events ended. Opaque."""
-
-
 class Lease(msgspec.Struct, frozen=True):
     """The right to decide for a cache. ``epoch`` grows with every claim and fences off everybody who held it before."""
 
@@ -72,64 +57,9 @@ class Lease(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class Transaction(Protocol):
-    """One unit of reading and writing. In ``Store.reading`` the writing methods raise ``RuntimeError``."""
-
-    async def cache(self, name: str, kind: CacheKind) -> Cache | None:
-        """The cache of that name. In a read-write transaction nobody else changes it until the end."""
-
-    async def cache_of(self, cluster_id: str) -> Cache | None:
-        """The cache that owns this CacheClusterId: a stand-alone cluster, or the group of which it is a member."""
-
-    async def caches(self, *, kind: CacheKind | None = None, after: str = "", limit: int | None = None) -> builtins.list[Cache]:
-        """Caches by name, those with a name greater than ``after``.
-        Page through one ``kind`` at a time: names repeat across kinds."""
-
-    async def members(self, *, after: str = "", limit: int) -> builtins.list[tuple[str, str]]:
-        """(CacheClusterId, uid) of every cache cluster, by id, those greater than ``after``."""
-
-    async def insert(self, cache: Cache) -> Cache:
-        """Add a new cache; ``version`` becomes 1. Raises ``AlreadyThere`` if its name or one of its CacheClusterIds is in use."""
-
-    async def save_wanted(self, cache: Cache) -> Cache:
-        """Write ``wanted``, ``name`` and ``kind`` (a cluster that becomes a group keeps its uid) over the same version.
-
-        Returns the cache with its new version. Raises ``Conflict`` (another version) or ``AlreadyThere`` (a name is in use).
-        """
-
-    async def condition(self, uid: str) -> Condition | None:
-        """What its keeper last told, if that keeper's lease is live and it told it of the row's present version; else None."""
-
-    async def conditions(self, uids: Collection[str]) -> dict[str, Condition]:
-        """``condition`` of many; those without one are left out."""
-
-    async def get(self, kind: type[R], name: str) -> R | None:
-        """The resource of that kind and name."""
-
-    async def put(self, resource: R) -> R:
-        """Insert (version 0) or replace the same version; returns it with its new version. Raises ``Conflict``."""
-
-    async def delete(self, kind: type[R], name: str) -> bool:
-        """Remove it; False if there was none."""
-
-    async def list(self, kind: type[R], *, after: str = "", limit: int | None = None) -> builtins.list[R]:
-        """Resources of that kind by name, those greater than ``after``."""
-
-    async def tell(self, *events: Event) -> None:
-        """Add events; those without ``at`` get the present time."""
-
-    async def events(
-        self,
-        *,
-        start: dt.datetime | None = None,
-        end: dt.datetime | None = None,
-        source_type: str | None = None,
-        source: str | None = None,
-        after: Cursor | None = None,
-        limit: int,
-    ) -> builtins.list[tuple[Cursor, Event]]:
-        """Events with ``start <= at < end``, those behind ``after``, in the order in which they were told: the wall clock, by
-        which they are dated, may have been set back in between."""
+class Transaction(CacheRecords, ConditionRecords, ResourceRecords, EventRecords, Protocol):
+    """One unit of reading and writing: what there is of each family (``families``). In ``Store.reading`` the writing methods raise
+    ``RuntimeError``."""
 
     def wake(self, uid: str) -> None:
         """Tell those who listen with ``on_change``, after the commit and only then."""

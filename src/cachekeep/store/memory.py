@@ -7,41 +7,23 @@ import builtins
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import msgspec
 
 from cachekeep.clock import Clock
-from cachekeep.errors import Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Moment, Record, elapsed
+from cachekeep.errors import LeaseLost
+from cachekeep.model import Cache, Condition, Decided, Event, Record, elapsed
 from cachekeep.plan import Policy
-from cachekeep.store.contract import EVENTS_KEPT_DAYS, AddressTaken, AlreadyThere, Cursor, Lease, R
+from cachekeep.store.contract import Lease
+from cachekeep.store.families.events import EVENTS_KEPT_DAYS
+from cachekeep.store.families.memory.addresses import MemoryAddresses
+from cachekeep.store.families.memory.caches import MemoryCaches
+from cachekeep.store.families.memory.conditions import MemoryConditions
+from cachekeep.store.families.memory.events import MemoryEvents
+from cachekeep.store.families.memory.part import State
+from cachekeep.store.families.memory.resources import MemoryResources
 from cachekeep.store.serial import following, merge
 from cachekeep.store.wakes import Touched, Wakes
-
-
-class _State:
-    """All that is stored. A transaction works on a copy and swaps it in: everything inside is immutable, so copies are shallow."""
-
-    def __init__(self) -> None:
-        self.caches: dict[str, Cache] = {}
-        self.names: dict[tuple[str, str], str] = {}
-        self.members: dict[str, str] = {}
-        self.addresses: dict[str, str] = {}
-        self.released: dict[str, tuple[str, Moment]] = {}
-        self.leases: dict[str, tuple[int, str | None]] = {}
-        self.holders: dict[str, float] = {}
-        self.work: dict[str, tuple[int, str]] = {}
-        self.conditions: dict[str, tuple[int, Condition]] = {}
-        self.resources: dict[tuple[str, str], Any] = {}
-        self.events: list[tuple[dt.datetime, int, Event]] = []
-        self.events_told = 0
-
-    def copy(self) -> _State:
-        new = _State()
-        for key, value in vars(self).items():
-            setattr(new, key, value if isinstance(value, int) else value.copy())
-        return new
 
 
 class MemoryStore:
@@ -50,7 +32,7 @@ class MemoryStore:
     def __init__(self, clock: Clock, *, linger_seconds: float = Policy().linger_seconds) -> None:
         self._clock = clock
         self._linger_seconds = linger_seconds
-        self._state = _State()
+        self._state = State()
         self._gate = asyncio.Lock()
         self._changes, self._conditions = Wakes(), Wakes()
 
@@ -199,59 +181,8 @@ class MemoryStore:
         return self._conditions.add(callback)
 
 
-class MemoryTransaction:
-    """``Transaction``. ``touched`` None: read only."""
-
-    def __init__(self, clock: Clock, state: _State, touched: Touched | None, linger_seconds: float) -> None:
-        self._clock, self._linger_seconds = clock, linger_seconds
-        self.state = state
-        self.touched = touched
-
-    def _write(self) -> Touched:
-        if self.touched is None:
-            raise RuntimeError("a reading transaction cannot write")
-        return self.touched
-
-    async def cache(self, name: str, kind: CacheKind) -> Cache | None:
-        return self.state.caches.get(self.state.names.get((kind, name), ""))
-
-    async def cache_of(self, cluster_id: str) -> Cache | None:
-        return self.state.caches.get(self.state.members.get(cluster_id, ""))
-
-    async def caches(self, *, kind: CacheKind | None = None, after: str = "", limit: int | None = None) -> builtins.list[Cache]:
-        found = [c for c in self.state.caches.values() if c.name > after and kind in (None, c.kind)]
-        return sorted(found, key=lambda c: (c.name, c.kind))[:limit]
-
-    async def members(self, *, after: str = "", limit: int) -> builtins.list[tuple[str, str]]:
-        return sorted(item for item in self.state.members.items() if item[0] > after)[:limit]
-
-    async def insert(self, cache: Cache) -> Cache:
-        self._write().add(cache.uid)
-        self._name(cache)
-        saved = msgspec.structs.replace(cache, version=1)
-        self.state.caches[cache.uid] = saved
-        self.state.leases[cache.uid] = (0, None)
-        self.own_members(saved)
-        return saved
-
-    async def save_wanted(self, cache: Cache) -> Cache:
-        self._write().add(cache.uid)
-        row = self._row(cache)
-        self._name(cache)
-        saved = msgspec.structs.replace(row, name=cache.name, kind=cache.kind, wanted=cache.wanted, version=cache.version + 1)
-        if (row.kind, row.name) != (cache.kind, cache.name):
-            del self.state.names[row.kind, row.name]
-        self.state.caches[cache.uid] = saved
-        self.own_members(saved)
-        return saved
-
-    def _row(self, cache: Cache) -> Cache:
-        row = self.state.caches.get(cache.uid)
-        if row is None or row.version != cache.version:
-            raise Conflict(
-                f"cache {cache.name} ({cache.uid}) was changed by somebody else since version {cache.version}, or is gone"
-            )
-        return row
+class MemoryTransaction(MemoryCaches, MemoryAddresses, MemoryConditions, MemoryResources, MemoryEvents):
+    """``Transaction``."""
 
     def fenced(self, cache: Cache, lease: Lease) -> Cache:
         """The row, if the lease holds and the version is the same. Raises ``LeaseLost``, ``Conflict``."""
@@ -263,104 +194,6 @@ class MemoryTransaction:
         _hold(self.state, uid, lease)
         return self.state.caches[uid]
 
-    def _name(self, cache: Cache) -> None:
-        if self.state.names.get((cache.kind, cache.name), cache.uid) != cache.uid:
-            raise AlreadyThere(cache.kind, cache.name)
-        if taken := [name for name in cache.cluster_ids() if self.state.members.get(name, cache.uid) != cache.uid]:
-            raise AlreadyThere("member", min(taken))
-        self.state.names[cache.kind, cache.name] = cache.uid
-
-    def own_members(self, cache: Cache) -> None:
-        """Make the member index say what the cache owns."""
-        self.state.members = _owned(self.state.members, cache.uid, set(cache.cluster_ids()))
-
-    def own_addresses(self, uid: str, own: set[str]) -> None:
-        """Make the address index say what the cache uses. Raises ``AddressTaken``."""
-        had = {address for address, of in self.state.addresses.items() if of == uid}
-        resting = self.resting()
-        others = {a for a, (of, _) in resting.items() if of != uid}
-        if taken := [a for a in own - had if a in self.state.addresses or a in others]:
-            raise AddressTaken(min(taken))
-        self.state.addresses = _owned(self.state.addresses, uid, own)
-        self.state.released = resting | dict.fromkeys(had - own, (uid, self._clock.moment()))
-
-    def resting(self) -> dict[str, tuple[str, Moment]]:
-        """Addresses that were given up not long ago, or nobody knows when."""
-        now = self._clock.moment()
-        since = {address: elapsed(at, now) for address, (_, at) in self.state.released.items()}
-        return {a: v for a, v in self.state.released.items() if (age := since[a]) is None or age < self._linger_seconds}
-
-    async def condition(self, uid: str) -> Condition | None:
-        cache, (told_in, condition) = self.state.caches.get(uid), self.state.conditions.get(uid, (0, None))
-        epoch, holder = self.state.leases.get(uid, (0, None))
-        until = self.state.holders.get(holder) if holder is not None else None
-        if cache is None or condition is None or until is None or until <= self._clock.monotonic():
-            return None
-        return condition if told_in == epoch and condition.version == cache.version else None
-
-    async def conditions(self, uids: Collection[str]) -> dict[str, Condition]:
-        found = {uid: await self.condition(uid) for uid in uids}
-        return {uid: condition for uid, condition in found.items() if condition is not None}
-
-    async def get(self, kind: type[R], name: str) -> R | None:
-        return cast("R | None", self.state.resources.get((kind.__name__, name)))
-
-    async def put(self, resource: R) -> R:
-        self._write()
-        key = (type(resource).__name__, resource.name)
-        row = self.state.resources.get(key)
-        if (row.version if row is not None else 0) != resource.version:
-            raise Conflict(f"{key[0]} {resource.name} was changed by somebody else since version {resource.version}")
-        saved = cast(R, msgspec.structs.replace(cast(msgspec.Struct, resource), version=resource.version + 1))
-        self.state.resources[key] = saved
-        return saved
-
-    def leave(self, records: Sequence[Record]) -> None:
-        """Put them in the place of whatever of their kinds and names is there."""
-        for record in records:
-            key = (type(record).__name__, record.name)
-            there = self.state.resources.get(key)
-            version = there.version + 1 if there is not None else 1
-            self.state.resources[key] = msgspec.structs.replace(record, version=version)
-
-    async def delete(self, kind: type[R], name: str) -> bool:
-        self._write()
-        return self.state.resources.pop((kind.__name__, name), None) is not None
-
-    async def list(self, kind: type[R], *, after: str = "", limit: int | None = None) -> builtins.list[R]:
-        found = [(name, r) for (of, name), r in self.state.resources.items() if of == kind.__name__ and name > after]
-        return [r for _, r in sorted(found, key=lambda item: item[0])][:limit]
-
-    async def tell(self, *events: Event) -> None:
-        self._write()
-        now = self._clock.now()
-        for event in events:
-            self.state.events_told += 1
-            at = event.at or now
-            self.state.events.append((at, self.state.events_told, msgspec.structs.replace(event, at=at)))
-
-    async def events(
-        self,
-        *,
-        start: dt.datetime | None = None,
-        end: dt.datetime | None = None,
-        source_type: str | None = None,
-        source: str | None = None,
-        after: Cursor | None = None,
-        limit: int,
-    ) -> builtins.list[tuple[Cursor, Event]]:
-        oldest = self._clock.now() - dt.timedelta(days=EVENTS_KEPT_DAYS)
-        behind = int(after or 0)
-        return [
-            (str(number), event)
-            for at, number, event in self.state.events
-            if at >= max(start or oldest, oldest)
-            and (end is None or at < end)
-            and source_type in (None, event.source_type)
-            and source in (None, event.source)
-            and number > behind
-        ][:limit]
-
     def wake(self, uid: str) -> None:
         self._write().add(uid)
 
@@ -369,12 +202,6 @@ class MemoryTransaction:
         self._write().add(uid, told=True)
 
 
-def _hold(state: _State, uid: str, lease: Lease) -> None:
+def _hold(state: State, uid: str, lease: Lease) -> None:
     if lease.uid != uid or state.leases.get(uid) != (lease.epoch, lease.holder):
         raise LeaseLost(f"{lease.holder} no longer holds cache {uid}: its epoch {lease.epoch} is over")
-
-
-def _owned(index: dict[str, str], uid: str, own: set[str]) -> dict[str, str]:
-    kept = {name: of for name, of in index.items() if of != uid}
-    kept.update((name, uid) for name in own)
-    return kept

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from cachekeep.errors import Conflict
 from cachekeep.model import Cache, Condition, Decided, Wanted
 from cachekeep.store import tables as t
-from cachekeep.store.contract import R
+from cachekeep.store.families.resources import R
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)

@@ -20,8 +20,9 @@ from cachekeep.model import Cache, Condition, Credential, Decided, Event, Record
 from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
-from cachekeep.store.contract import EVENTS_KEPT_DAYS, Lease
+from cachekeep.store.contract import Lease
 from cachekeep.store.database import Database, Session
+from cachekeep.store.families.events import EVENTS_KEPT_DAYS
 from cachekeep.store.migrate import Seal
 from cachekeep.store.rows import ROW, cache_of, condition_of, micros_of, stale, text_of
 from cachekeep.store.serial import following, merge

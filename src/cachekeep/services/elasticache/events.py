@@ -10,7 +10,8 @@ from cachekeep.model import Event
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.operation import Operation, reads
-from cachekeep.store.contract import EVENTS_KEPT_DAYS, Transaction
+from cachekeep.store.contract import Transaction
+from cachekeep.store.families.events import EVENTS_KEPT_DAYS
 from cachekeep.wire.gateway import Call
 
 _DEFAULT_MINUTES: Final = 60

@@ -1,0 +1,1 @@
+"""Without a disk: for the simulated world."""

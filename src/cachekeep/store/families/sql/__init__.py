@@ -1,0 +1,1 @@
+"""The same statements for SQLite and PostgreSQL."""
