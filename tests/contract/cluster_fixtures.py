@@ -60,7 +60,7 @@ class Nodes:
         return next(n for n in self.cache.decided.nodes if n.name == name)
 
     def target(self, name: str) -> Target:
-        return target(self.cache, self.node(name))
+        return target(self.cache, self.node(name), lambda cache: PASSWORD)
 
     def id(self, name: str) -> str:
         """On the cluster bus."""

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from tests.addresses import new_address
 from tests.contract.driver_fixtures import LocalWorld, SimWorld
-from tests.engines.servers import PASSWORD, until
+from tests.engines.servers import until
 
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Driver
@@ -53,7 +53,6 @@ class Place:
             kind="group",
             region="us-east-1",
             created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-            admin_password=PASSWORD,
             wanted=Wanted(engine=engine, version=nodes[0].version, node_type="cache.t3.micro", port=port, shards=()),
             decided=Decided(
                 nodes=nodes,
