@@ -39,7 +39,7 @@ RUN = {
     "python": (sys.executable, "writers.py"),
 }
 LANGUAGES = [
-    pytest.param("go", ("go-redis",), marks=toolchain.needs("go")),
+    pytest.param("go", ("go-redis", "rueidis"), marks=toolchain.needs("go")),
     pytest.param("javascript", ("ioredis", "node-redis"), marks=toolchain.needs("node", "npm")),
     pytest.param("java", ("lettuce", "jedis", "redisson"), marks=toolchain.needs("java", "javac", "mvn")),
     pytest.param("python", ("redis-py", "valkey-py")),
