@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from cachekeep.security.policy.keys import authorization
 from cachekeep.services import SERVICES
 from cachekeep.services.elasticache.guarded import _KEYS, _NAMES
 from cachekeep.store import SqlStore
+from cachekeep.wire.model import service_model
 
 MANAGED = "arn:aws:iam::aws:policy/"
 ARN = f"arn:aws:elasticache:us-east-1:{ACCOUNT}"
@@ -79,6 +81,19 @@ def test_every_type_of_resource_can_be_named() -> None:
         assert types == set(_NAMES) == set(rows["resources"])
 
 
+def test_every_parameter_that_names_a_resource_is_read() -> None:
+    """Else what it names could be changed past a policy. NodeGroupId and SecurityGroupIds name no resource of ElastiCache."""
+    read = {name for parameters in _NAMES.values() for name in parameters} | {"NodeGroupId", "SecurityGroupIds"}
+    read |= {"SnapshottingClusterId"}  # of the group that is named beside it
+    named = re.compile(r"\w*(Cluster|Group)(Ids?|Names?)|SnapshotName|User(Ids?|GroupIds?)|ResourceName")
+    (service,) = (service for service in SERVICES if service.name == "elasticache")
+    for operation, row in service.operations.items():
+        shape = service_model("elasticache").operation(operation).input
+        if row.mode != "refuses" and shape is not None:
+            unread = {name for name in shape.members if named.fullmatch(name)} - read - {"ResourceName"}
+            assert not unread, (operation, unread)
+
+
 def test_every_condition_key_that_a_request_can_have_is_read() -> None:
     """The others are of serverless caches and of users of caches, which are not served."""
     absent = {f"elasticache:{name}" for name in ("DataStorageUnit", "UserAuthenticationMode")}
@@ -93,14 +108,14 @@ def test_every_condition_key_that_a_request_can_have_is_read() -> None:
 def test_who_asks(rig: Rig, bob: Bob) -> None:
     found = bob.client("sts").get_caller_identity()  # needs no right
     assert (found["Account"], found["Arn"]) == (ACCOUNT, BOB)
-    assert found["UserId"] == rig.client("iam").get_user(UserName="bob")["User"]["UserId"]
+    assert found["UserId"] == rig.client("iam").get_user(UserName="Bob")["User"]["UserId"]
     assert found["UserId"].startswith("AIDA")
 
 
 def test_a_key_is_good_from_its_first_to_its_last_moment(rig: Rig, bob: Bob) -> None:
     bob.may({})
     assert bob.cache.describe_cache_clusters()["CacheClusters"] == []
-    about = {"UserName": "bob", "AccessKeyId": bob.key["AccessKeyId"]}
+    about = {"UserName": "Bob", "AccessKeyId": bob.key["AccessKeyId"]}
     bob.iam.update_access_key(Status="Inactive", **about)
     assert refused(bob.cache.describe_cache_clusters).code == "InvalidClientTokenId"
     assert refused(bob.client("sts").get_caller_identity).code == "InvalidClientTokenId"
@@ -108,7 +123,7 @@ def test_a_key_is_good_from_its_first_to_its_last_moment(rig: Rig, bob: Bob) -> 
     bob.cache.describe_cache_clusters()
     bob.iam.delete_access_key(**about)
     assert refused(bob.cache.describe_cache_clusters).code == "InvalidClientTokenId"
-    assert bob.iam.list_access_keys(UserName="bob")["AccessKeyMetadata"] == []
+    assert bob.iam.list_access_keys(UserName="Bob")["AccessKeyMetadata"] == []
 
 
 def test_no_other_key_opens_anything(rig: Rig, bob: Bob) -> None:
@@ -125,9 +140,9 @@ def test_no_other_key_opens_anything(rig: Rig, bob: Bob) -> None:
 
 
 def test_two_keys_and_no_more(bob: Bob) -> None:
-    second = bob.iam.create_access_key(UserName="bob")["AccessKey"]
-    assert refused(bob.iam.create_access_key, UserName="bob").code == "LimitExceeded"
-    listed = bob.iam.list_access_keys(UserName="bob")["AccessKeyMetadata"]
+    second = bob.iam.create_access_key(UserName="Bob")["AccessKey"]
+    assert refused(bob.iam.create_access_key, UserName="Bob").code == "LimitExceeded"
+    listed = bob.iam.list_access_keys(UserName="Bob")["AccessKeyMetadata"]
     assert {key["AccessKeyId"] for key in listed} == {bob.key["AccessKeyId"], second["AccessKeyId"]}
     assert refused(bob.iam.create_access_key).code == "ValidationError"
 
@@ -146,15 +161,15 @@ def test_no_secret_is_in_the_database(tmp_path: Any) -> None:
 
 
 def test_a_deleted_user_leaves_nothing(bob: Bob) -> None:
-    assert refused(bob.iam.delete_user, UserName="bob").code == "DeleteConflict"
-    bob.iam.delete_access_key(UserName="bob", AccessKeyId=bob.key["AccessKeyId"])
+    assert refused(bob.iam.delete_user, UserName="Bob").code == "DeleteConflict"
+    bob.iam.delete_access_key(UserName="Bob", AccessKeyId=bob.key["AccessKeyId"])
     bob.may({})
-    assert refused(bob.iam.delete_user, UserName="bob").code == "DeleteConflict"
-    bob.iam.delete_user_policy(UserName="bob", PolicyName="p")
-    bob.iam.delete_user(UserName="BOB")
+    assert refused(bob.iam.delete_user, UserName="Bob").code == "DeleteConflict"
+    bob.iam.delete_user_policy(UserName="Bob", PolicyName="p")
+    bob.iam.delete_user(UserName="Bob")
     assert bob.iam.list_users()["Users"] == []
     Bob(bob.rig)
-    assert refused(bob.iam.create_user, UserName="bob").code == "EntityAlreadyExists"
+    assert refused(bob.iam.create_user, UserName="bOB").code == "EntityAlreadyExists"
 
 
 # ------------------------------------------------------------------ what is allowed
@@ -190,11 +205,11 @@ def test_an_explicit_deny_and_a_boundary_say_so(bob: Bob) -> None:
     bob.may({}, {"Effect": "Deny", "Action": "elasticache:Delete*"})
     message = denied(bob.cache.delete_replication_group, ReplicationGroupId="demo").message
     assert message.endswith("with an explicit deny in an identity-based policy")
-    bob.iam.put_user_permissions_boundary(UserName="bob", PermissionsBoundary=f"{MANAGED}IAMFullAccess")
+    bob.iam.put_user_permissions_boundary(UserName="Bob", PermissionsBoundary=f"{MANAGED}IAMFullAccess")
     message = denied(bob.cache.describe_cache_clusters).message
     assert message.endswith("because no permissions boundary allows the elasticache:DescribeCacheClusters action")
-    assert bob.iam.get_user(UserName="bob")["User"]["PermissionsBoundary"]["PermissionsBoundaryArn"] == f"{MANAGED}IAMFullAccess"
-    bob.iam.delete_user_permissions_boundary(UserName="bob")
+    assert bob.iam.get_user(UserName="Bob")["User"]["PermissionsBoundary"]["PermissionsBoundaryArn"] == f"{MANAGED}IAMFullAccess"
+    bob.iam.delete_user_permissions_boundary(UserName="Bob")
     bob.cache.describe_cache_clusters()
 
 
@@ -265,20 +280,20 @@ def test_where_from_and_who(bob: Bob) -> None:
 
 
 def test_ready_made_policies(rig: Rig, bob: Bob) -> None:
-    about = {"UserName": "bob", "PolicyArn": f"{MANAGED}AmazonElastiCacheReadOnlyAccess"}
+    about = {"UserName": "Bob", "PolicyArn": f"{MANAGED}AmazonElastiCacheReadOnlyAccess"}
     bob.iam.attach_user_policy(**about)
-    assert bob.iam.list_attached_user_policies(UserName="bob")["AttachedPolicies"] == [
+    assert bob.iam.list_attached_user_policies(UserName="Bob")["AttachedPolicies"] == [
         {"PolicyName": "AmazonElastiCacheReadOnlyAccess", "PolicyArn": about["PolicyArn"]}
     ]
     bob.cache.describe_cache_clusters()
     denied(bob.cache.create_cache_cluster, CacheClusterId="one", **NODE)
     bob.iam.detach_user_policy(**about)
     denied(bob.cache.describe_cache_clusters)
-    bob.iam.attach_user_policy(UserName="bob", PolicyArn=f"{MANAGED}AmazonElastiCacheFullAccess")
+    bob.iam.attach_user_policy(UserName="Bob", PolicyArn=f"{MANAGED}AmazonElastiCacheFullAccess")
     bob.cache.create_cache_cluster(CacheClusterId="one", **NODE)
     bob.client("ec2").describe_subnets()
     denied(bob.client("iam").list_users)
-    assert refused(bob.iam.attach_user_policy, UserName="bob", PolicyArn=f"{MANAGED}PowerUserAccess").code == "NoSuchEntity"
+    assert refused(bob.iam.attach_user_policy, UserName="Bob", PolicyArn=f"{MANAGED}PowerUserAccess").code == "NoSuchEntity"
     assert refused(bob.iam.detach_user_policy, **about).code == "NoSuchEntity"
 
 
@@ -293,18 +308,31 @@ def test_a_user_may_be_let_to_its_own_keys_alone(rig: Rig, bob: Bob) -> None:
     denied(iam.put_user_policy, UserName="Bob", PolicyName="p", PolicyDocument="{}")
 
 
+def test_nobody_is_reached_past_a_policy_by_another_spelling(rig: Rig, bob: Bob) -> None:
+    bob.may({"Action": "iam:*"}, {"Effect": "Deny", "Action": "iam:*", "Resource": "arn:aws:iam::*:user/Admin"})
+    rig.client("iam").create_user(UserName="Admin")
+    iam = bob.client("iam")
+    denied(iam.create_access_key, UserName="Admin")
+    for name in ("admin", "ADMIN"):
+        assert refused(iam.create_access_key, UserName=name).code == "NoSuchEntity"
+    bob.may({}, {"Effect": "Deny", "Resource": [f"{ARN}:*:prod", f"{ARN}:cluster:prod-1"]})
+    denied(bob.cache.delete_replication_group, ReplicationGroupId="PROD")
+    asked = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d"}
+    denied(bob.cache.create_replication_group, PrimaryClusterId="Prod-1", **asked)
+
+
 def test_policies_are_kept_as_they_were_given(bob: Bob) -> None:
     text = '{"Version": "2012-10-17",\n "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
-    bob.iam.put_user_policy(UserName="bob", PolicyName="p", PolicyDocument=text)
-    assert bob.iam.list_user_policies(UserName="bob")["PolicyNames"] == ["p"]
-    assert bob.iam.get_user_policy(UserName="bob", PolicyName="p")["PolicyDocument"] == json.loads(text)
+    bob.iam.put_user_policy(UserName="Bob", PolicyName="p", PolicyDocument=text)
+    assert bob.iam.list_user_policies(UserName="Bob")["PolicyNames"] == ["p"]
+    assert bob.iam.get_user_policy(UserName="Bob", PolicyName="p")["PolicyDocument"] == json.loads(text)
     for bad, words in (("{", "Syntax errors in policy."), (text.replace("*", "x", 1), "vendor")):
-        error = refused(bob.iam.put_user_policy, UserName="bob", PolicyName="p", PolicyDocument=bad)
+        error = refused(bob.iam.put_user_policy, UserName="Bob", PolicyName="p", PolicyDocument=bad)
         assert (error.code, words in error.message) == ("MalformedPolicyDocument", True)
     long = text.replace('"Resource"', f'"Sid": "{"a" * 2048}", "Resource"')
-    assert refused(bob.iam.put_user_policy, UserName="bob", PolicyName="q", PolicyDocument=long).code == "LimitExceeded"
+    assert refused(bob.iam.put_user_policy, UserName="Bob", PolicyName="q", PolicyDocument=long).code == "LimitExceeded"
     for call in (bob.iam.get_user_policy, bob.iam.delete_user_policy):
-        assert refused(call, UserName="bob", PolicyName="q").code == "NoSuchEntity"
+        assert refused(call, UserName="Bob", PolicyName="q").code == "NoSuchEntity"
         assert refused(call, UserName="eve", PolicyName="p").code == "NoSuchEntity"
 
 
@@ -315,10 +343,10 @@ def test_what_is_simulated_of_a_user_is_what_it_gets(rig: Rig, bob: Bob) -> None
         {"Action": "elasticache:Describe*"},
         {"Effect": "Deny", "Resource": f"{ARN}:*:bob-2"},
     )
-    bob.iam.put_user_permissions_boundary(UserName="bob", PermissionsBoundary=f"{MANAGED}AmazonElastiCacheReadOnlyAccess")
+    bob.iam.put_user_permissions_boundary(UserName="Bob", PermissionsBoundary=f"{MANAGED}AmazonElastiCacheReadOnlyAccess")
     for boundary in (True, False):
         if not boundary:
-            bob.iam.delete_user_permissions_boundary(UserName="bob")
+            bob.iam.delete_user_permissions_boundary(UserName="Bob")
         for name in ("Bob-1", "bob-2", "demo"):
             for operation in ("DescribeReplicationGroups", "DeleteReplicationGroup"):
                 arn = f"{ARN}:replicationgroup:{name.lower()}"
@@ -353,7 +381,7 @@ def test_the_command_line_is_the_roots(rig: Rig, bob: Bob) -> None:
     from cachekeep.wire.faults import ApiError
     from cachekeep.wire.gateway import Call
 
-    bob.iam.attach_user_policy(UserName="bob", PolicyArn=f"{MANAGED}AdministratorAccess")
+    bob.iam.attach_user_policy(UserName="Bob", PolicyArn=f"{MANAGED}AdministratorAccess")
     principal = Principal(bob.key["AccessKeyId"], "", ACCOUNT)
     call = Call("cachekeep", "status", {}, principal, "", "r", rig.clock.now(), None)
     with pytest.raises(ApiError) as caught:

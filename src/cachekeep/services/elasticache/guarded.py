@@ -14,7 +14,7 @@ from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "cluster": ("CacheClusterId", "CacheClusterIds"),
+    "cluster": ("CacheClusterId", "CacheClusterIds", "PrimaryClusterId"),
     "globalreplicationgroup": ("GlobalReplicationGroupId",),
     "parametergroup": ("CacheParameterGroupName",),
     "replicationgroup": ("ReplicationGroupId", "ReplicationGroupIds", "PrimaryReplicationGroupId"),

@@ -20,9 +20,10 @@ def missing(what: str) -> ApiError:
 
 
 async def user(tx: Transaction, name: str) -> IamUser:
-    """Raises ApiError NoSuchEntity."""
+    """By the name as it was given, case and all: policies tell ``user/Bob`` from ``user/bob``, so nobody is reached past one by
+    another spelling. Raises ApiError NoSuchEntity."""
     found = await tx.get(IamUser, name.lower())
-    if found is None:
+    if found is None or found.user_name != name:
         raise missing(f"The user with name {name}")
     return found
 
