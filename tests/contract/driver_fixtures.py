@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 import pytest
 from tests.addresses import new_address
 from tests.contract.elsewhere import ElsewhereDriver, Platform, new_name
@@ -21,7 +20,7 @@ from tests.contract.elsewhere import ElsewhereDriver, Platform, new_name
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import Driver, File, Key, ProcessSpec
 from cachekeep.compute.local import LocalDriver
-from cachekeep.compute.local.ledger import Record
+from cachekeep.compute.local.ledger import Record, record_in
 from cachekeep.compute.local.proc import process_of, stat
 from cachekeep.model import Moment
 from cachekeep.sim import world
@@ -223,7 +222,7 @@ class SimWorld:
 
 def read_record(directory: Path, key: Key) -> Record:
     """The record of a process, as it is on disk."""
-    return msgspec.json.decode((directory / "nodes" / key[0] / key[1] / "process.json").read_bytes(), type=Record)
+    return record_in(directory / "nodes" / key[0] / key[1])
 
 
 def ask(address: str, *words: str, port: int = PORT) -> bytes:

@@ -1,5 +1,5 @@
-"""A disk that hangs under one process: nobody waits for it who does not need it. A pipe without a reader stands for it, in place
-of the draft that a record is written to."""
+"""A disk that hangs under one process: nobody waits for it who does not need it. Pipes without a reader stand for it, in place
+of the draft that a record is written to, and of the orders."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ from cachekeep.errors import OrderFailed
 @contextmanager
 def hanging(directory: Path) -> Iterator[None]:
     """Until the end of the block, and what was written meanwhile is lost."""
-    draft = directory / ".process.json.draft"
-    draft.unlink(missing_ok=True)  # the room for the next record
-    os.mkfifo(draft)
-    pipe = os.open(draft, os.O_PATH)
+    with pipe(directory / ".process.json.draft"), pipe(directory / "orders"):
+        yield
+
+
+@contextmanager
+def pipe(path: Path) -> Iterator[None]:
+    """In place of a file, which is lost."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    held = os.open(path, os.O_PATH)
     try:
         yield
     finally:
-        draft.unlink()  # first: whoever writes there goes on as soon as there is a reader
-        os.close(os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK))
-        os.close(pipe)
+        path.unlink()  # first: whoever writes there goes on as soon as there is a reader
+        os.close(os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_NONBLOCK))
+        os.close(held)
 
 
 async def test_the_end_of_a_process_is_told_though_it_cannot_be_written_down(local: LocalWorld) -> None:
@@ -39,8 +45,9 @@ async def test_the_end_of_a_process_is_told_though_it_cannot_be_written_down(loc
     driver.on_death(deaths.append)
     for spec in (one, two):
         await driver.start(spec)
+    pid = local.record(one.key).pid
     with hanging(local.directory / "nodes" / "uid-1" / "a-001"):
-        os.kill(local.record(one.key).pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         await eventually(lambda: deaths == [one.key])
         seen = (await driver.look([one.key]))[one.key]
         assert (seen.process, seen.ended_at is not None) == ("exited", True)

@@ -171,6 +171,7 @@ async def test_a_rewrite_is_all_new_or_all_old(local: LocalWorld) -> None:
     assert (directory / "users.acl").read_text() == f"in {directory} at {spec.address}"
     assert modes.S_IMODE((directory / "users.acl").stat().st_mode) == 0o600
     assert {path.name for path in directory.iterdir()} - {"log", ".process.json.draft"} == {
+        "orders",
         "process.json",
         "redis.conf",
         "users.acl",

@@ -15,6 +15,11 @@ from cachekeep.compute.local import sockets
 
 _ANSWER_SECONDS = 0.2
 """A host that can be reached accepts or refuses sooner by far; so long a dial to one that cannot goes on at least."""
+_AT_ONCE_SECONDS = 0.02
+"""In which a dial is answered on this machine unless packets are dropped."""
+_LATER_SECONDS = 1.0
+"""So long after an end that the kernel told by itself those are looked for who did not hear it. Connections of the whole
+machine are read for that, and nobody is to wait for it while another node takes over."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,11 +39,10 @@ class Clients:
 
     def let_go(self, address: str, port: int) -> None:
         """The process at this endpoint has ended. Returns at once."""
-        if sockets.unable() is None:
-            if (before := self._tasks.pop((address, port), None)) is not None:
-                before.cancel()
-            self._tasks = {at: task for at, task in self._tasks.items() if not task.done()}
-            self._tasks[address, port] = asyncio.get_running_loop().create_task(_let_go(address, port))
+        if (before := self._tasks.pop((address, port), None)) is not None:
+            before.cancel()
+        self._tasks = {at: task for at, task in self._tasks.items() if not task.done()}
+        self._tasks[address, port] = asyncio.get_running_loop().create_task(_let_go(address, port))
 
     async def aclose(self) -> None:
         """Leave them alone."""
@@ -50,22 +54,26 @@ class Clients:
 
 async def _let_go(address: str, port: int) -> None:
     try:
+        if await _answers(address, port, _AT_ONCE_SECONDS):
+            await asyncio.sleep(_LATER_SECONDS)
+        if sockets.unable() is not None:
+            return
         await asyncio.to_thread(sockets.disconnect, address, port)
-        while not await _answers(address, port):
+        while not await _answers(address, port, _ANSWER_SECONDS):
             await asyncio.to_thread(sockets.refuse_dials, address, port)
     except OSError as error:
         _log.warning("clients of %s:%d may wait for their own timeouts: %s", address, port, error)
 
 
-async def _answers(address: str, port: int) -> bool:
-    """Whether whoever dials there is told something, be it a refusal. Takes ``_ANSWER_SECONDS`` if not."""
+async def _answers(address: str, port: int, seconds: float) -> bool:
+    """Whether whoever dials there is told something, be it a refusal. Takes so many seconds if not."""
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(address, port)
     except TimeoutError:
         return False
     except ConnectionAbortedError:  # somebody ends dials as we do
-        await asyncio.sleep(_ANSWER_SECONDS)
+        await asyncio.sleep(seconds)
         return False
     except OSError:
         return True

@@ -1,7 +1,9 @@
 """What the driver remembers on disk: one directory for each process, with one record in it.
 
 ``nodes/<uid>/<name>/process.json`` is replaced atomically at every change. It is not synced: it has to survive the death of the
-control plane, and after a power cut there are no processes left to be known by it.
+control plane, and after a power cut there are no processes left to be known by it. The orders that a process has seen stand in a
+file beside it too, which is written in place: clients wait for an order to lead, and to replace a file may have to wait for the
+disk (ext4: for the commit of what was decided just before).
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ from cachekeep.errors import OrderFailed, Unusable, printable
 from cachekeep.model import Digests, Moment
 
 _RECORD = "process.json"
+_ORDERS = "orders"
+_ORDERS_BYTES = 128
+"""In one page, so that who is killed while writing leaves one line or the other."""
 LOG = "log"
 HEARD = "heard"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -70,6 +75,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
+class _Orders(msgspec.Struct, frozen=True):
+    """What a process has seen of orders."""
+
+    started_ticks: int
+    """Whose they are: an earlier one's right to lead is nobody's."""
+    last_order: int
+    lead_order: int
+
+
 class _Before(msgspec.Struct, frozen=True):
     """How a release that knew two digests wrote them."""
 
@@ -82,6 +96,18 @@ def _record_of(content: bytes) -> Record:
     if record.digests or before.boot_digest is None:
         return record
     return msgspec.structs.replace(record, digests={"settings": before.live_digest or "", "boot": before.boot_digest})
+
+
+def record_in(directory: Path) -> Record:
+    """The record of the process whose directory this is. Raises ``OSError``, ``msgspec.DecodeError``."""
+    record = _record_of((directory / _RECORD).read_bytes())
+    with contextlib.suppress(FileNotFoundError):  # of an earlier release
+        if content := (directory / _ORDERS).read_bytes():
+            orders = msgspec.json.decode(content, type=_Orders)
+            lead_order = orders.lead_order if orders.started_ticks == record.started_ticks else record.lead_order
+            last_order = max(record.last_order, orders.last_order)
+            return msgspec.structs.replace(record, last_order=last_order, lead_order=lead_order)
+    return record
 
 
 def place(text: str, directory: Path, address: str) -> str:
@@ -158,7 +184,7 @@ class Ledger:
         for path in self.root.glob(f"*/*/{_RECORD}"):
             key = (path.parent.parent.name, path.parent.name)
             try:
-                self._records[key] = _record_of(path.read_bytes())
+                self._records[key] = record_in(path.parent)
             except msgspec.DecodeError:
                 self._unreadable[key] = path.parent
 
@@ -213,6 +239,15 @@ class Ledger:
 
     def _write(self, key: Key, record: Record) -> None:
         write_atomically(self.directory(key) / _RECORD, msgspec.json.encode(record), room_bytes=_RECORD_BYTES)
+        self._write_orders(key, record)
+
+    def _write_orders(self, key: Key, record: Record) -> None:
+        orders = msgspec.json.encode(_Orders(record.started_ticks, record.last_order, record.lead_order))
+        fd = os.open(self.directory(key) / _ORDERS, _DRAFT_FLAGS, 0o600)
+        try:
+            os.pwrite(fd, orders.ljust(_ORDERS_BYTES), 0)
+        finally:
+            os.close(fd)
 
     def _lock_of(self, key: Key) -> threading.Lock:
         with self._lock:
@@ -236,12 +271,19 @@ class Ledger:
             raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
         if order < record.last_order:
             return False
-        leads = order if leading else record.lead_order
-        if (order, leads) != (record.last_order, record.lead_order):
-            try:
-                self.change(key, last_order=order, lead_order=leads)
-            except OSError as error:
-                raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
+        if order == record.last_order and (not leading or order == record.lead_order):
+            return True
+        try:
+            with self._alone(key):
+                record = self._records[key]
+                if order < record.last_order:
+                    return False
+                record = msgspec.structs.replace(record, last_order=order, lead_order=order if leading else record.lead_order)
+                self._write_orders(key, record)
+                with self._lock:
+                    self._records[key] = self._changed(key, {"last_order": order, "lead_order": record.lead_order})
+        except OSError as error:
+            raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
         return True
 
     def directory(self, key: Key) -> Path:
@@ -269,7 +311,7 @@ class Ledger:
         Raises ``OSError``."""
         directory = self.directory(key)
         for name, file in files.items():
-            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, LOG, f"{LOG}.1", HEARD):
+            if not _SAFE_NAME.fullmatch(name) or name in (_RECORD, _ORDERS, LOG, f"{LOG}.1", HEARD):
                 raise OrderFailed(f"{name}: not a name that a process's own file can have.")
             match file.content:
                 case str(text):
