@@ -10,17 +10,18 @@ from tests.engines.servers import Orders
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import ApplyParts, CarriedBy, LinkEffect, PublishDiscovery, named_by
 from cachekeep.compute.link import EngineLink
-from cachekeep.model import Apply, Discover, Effect, Erase, Point, Start, Stop, Witness
+from cachekeep.model import Apply, Begin, Cancel, Discover, Effect, Erase, Point, Start, Stop, Witness
 from cachekeep.sim.cluster import ClusterWorld
 from cachekeep.sim.cluster_doors import SimClusteredLink
 
-DRIVERS_AND_FRONTS = {Start, Stop, Erase, Point}
+OTHERS = {Start, Stop, Erase, Point, Begin, Cancel}
+"""For the driver, for fronts, for the door of jobs."""
 COMPOSED = {Apply: ApplyParts, Discover: PublishDiscovery}
 """Effects that take more than the link, and what they come down to for it."""
 
 
-def test_each_effect_of_the_model_is_for_the_driver_the_fronts_or_the_link() -> None:
-    assert {COMPOSED.get(e, e) for e in get_args(Effect)} - DRIVERS_AND_FRONTS == set(get_args(LinkEffect))
+def test_each_effect_of_the_model_is_for_the_link_or_for_another_door() -> None:
+    assert {COMPOSED.get(e, e) for e in get_args(Effect)} - OTHERS == set(get_args(LinkEffect))
 
 
 def _sides() -> dict[str, CarriedBy]:

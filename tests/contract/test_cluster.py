@@ -108,7 +108,7 @@ async def test_a_replica_that_is_elected_has_all_that_its_primary_had(cluster: C
     with pytest.raises(OrderFailed, match="later order"):
         await cluster.carry(Elect(ONE, 3))
     await cluster.carry(Replicate(ONE, TWO, 4))
-    assert await fed(cluster, ONE, TWO), "told again, it follows on"
+    await until(lambda: fed(cluster, ONE, TWO))  # told again, it follows on
 
 
 async def test_nobody_is_elected_without_a_majority_but_may_take_over(cluster: Cluster) -> None:

@@ -175,6 +175,30 @@ def test_nothing_is_done_beside_a_promotion_for_a_death_that_is_known(monkeypatc
     tell(story)
 
 
+def test_a_keeper_that_may_do_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease may be another's by now, and there is something to be done: it looks now and then, and does not turn in circles."""
+    looks, observe = 0, Observer.look
+
+    async def story(s: Story) -> None:
+        async def observed(self: Observer, cache: Cache) -> View:
+            nonlocal looks
+            looks += 1
+            if looks > 100:
+                await asyncio.sleep(1)  # in circles no time goes by
+            return await observe(self, cache)
+
+        monkeypatch.setattr(Observer, "look", observed)
+        ours = keeping.Keeper._ours
+        monkeypatch.setattr(keeping.Keeper, "_ours", lambda self, kept: None)
+        s.world.kill((UID, "demo-003"))
+        await asyncio.sleep(10)
+        assert looks < 100
+        monkeypatch.setattr(keeping.Keeper, "_ours", ours)
+        await s.soon(s._healthy, "recovery")
+
+    tell(story)
+
+
 def test_leases_are_renewed_and_claimed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(s: Story) -> None:
         real, failing = s.store.renew, [RuntimeError("odd"), StoreFailed("away")]

@@ -341,7 +341,9 @@ class Keeper:
                 return
             if said.adds(step):
                 self._narrate(cache, step)
-            if isinstance(step, Act):
+            if isinstance(step, Act) and self._ours(kept) is None:
+                await self._rest(kept, LONGEST_POLL_SECONDS)  # until the lease is renewed, or lost for good
+            elif isinstance(step, Act):
                 waited_for = None
                 acting = self._hands.begin(cache, step, decided=lambda: self._ours(kept), ended=kept.woken.set)
                 await self._usually(acting, kept)
