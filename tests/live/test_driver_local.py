@@ -156,7 +156,7 @@ async def test_names_lead_nowhere_else(local: LocalWorld, key: Key) -> None:
         await driver.erase(key)
 
 
-@pytest.mark.parametrize("name", ["../x", "process.json", "log", ".lock", "a/b"])
+@pytest.mark.parametrize("name", ["../x", "process.json", "orders", "log", ".lock", "a/b"])
 async def test_files_keep_to_their_directory(local: LocalWorld, name: str) -> None:
     driver = await local.driver()
     with pytest.raises(OrderFailed, match="not a name"):
@@ -414,11 +414,12 @@ async def test_a_recycled_pid_is_neither_adopted_nor_killed(local: LocalWorld) -
             stranger.kill()
 
 
-async def test_an_unreadable_record_with_somebody_at_work_is_left_alone(local: LocalWorld) -> None:
+@pytest.mark.parametrize("name", ["process.json", "orders"])
+async def test_an_unreadable_record_with_somebody_at_work_is_left_alone(local: LocalWorld, name: str) -> None:
     driver, spec = await local.driver(), redis_spec()
     await driver.start(spec)
     pid = local.record(spec.key).pid
-    (local.directory / "nodes/uid-1/a-001/process.json").write_text("{")
+    (local.directory / "nodes/uid-1/a-001" / name).write_text("{")
     driver = await local.driver()
     found = await seen(driver, spec.key)
     assert found.process is None

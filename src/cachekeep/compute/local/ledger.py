@@ -266,25 +266,27 @@ class Ledger:
 
     def admit(self, key: Key, order: int, *, leading: bool) -> bool:
         """See ``Memory.admit``. Raises ``OrderFailed`` where there is no record, or the disk does not take it."""
-        record = self.get(key)
-        if record is None:
-            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
-        if order < record.last_order:
-            return False
-        if order == record.last_order and (not leading or order == record.lead_order):
-            return True
+        if (known := self._is_admitted(key, order, leading)) is not None:
+            return known  # waits for no disk
         try:
             with self._alone(key):
-                record = self._records[key]
-                if order < record.last_order:
-                    return False
-                record = msgspec.structs.replace(record, last_order=order, lead_order=order if leading else record.lead_order)
-                self._write_orders(key, record)
+                if (known := self._is_admitted(key, order, leading)) is not None:
+                    return known
+                changes = {"last_order": order} | ({"lead_order": order} if leading else {})
+                self._write_orders(key, self._changed(key, changes))
                 with self._lock:
-                    self._records[key] = self._changed(key, {"last_order": order, "lead_order": record.lead_order})
+                    self._records[key] = self._changed(key, changes)
         except OSError as error:
             raise OrderFailed(f"{key[1]}: order {order} cannot be remembered: {error.strerror}.") from error
         return True
+
+    def _is_admitted(self, key: Key, order: int, leading: bool) -> bool | None:
+        """Whether the order is admitted already; False: it comes too late; None: neither. Raises ``OrderFailed``: no record."""
+        if (record := self.get(key)) is None:
+            raise OrderFailed(f"{key[1]}: was never started, so it takes no orders.")
+        if order < record.last_order:
+            return False
+        return True if order == record.last_order and (not leading or order == record.lead_order) else None
 
     def directory(self, key: Key) -> Path:
         """The directory of a process. Raises ``OrderFailed`` for a name that could lead anywhere else."""

@@ -63,10 +63,6 @@ class Scribe:
                 self._see_to_a_writer(_LAST_SECONDS / 4)
                 self._changed.wait(min(left, _LAST_SECONDS / 4))
 
-    def open(self) -> None:
-        """Begin again."""
-        self._closing.clear()
-
     def _watch_over(self) -> None:
         """Look after what waits behind a write, in a while."""
         if self._watch is None and self._writing is not None and self._next() is not None:

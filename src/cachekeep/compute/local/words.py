@@ -39,7 +39,6 @@ class Words:
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 line, _, _ = (self._ledger.directory(key) / HEARD).read_bytes().partition(b"\n")
                 self._kept[key] = msgspec.json.decode(line, type=_Kept)
-        self._scribe.open()
 
     def close(self) -> None:
         """Have what is left written. Blocks, for a moment."""
