@@ -49,7 +49,8 @@ def bench_create(place: Path, pairs: int) -> list[tuple[object, ...]]:
     """One primary and two replicas, by one request and by hand, in turn."""
     with running(place / "create") as one:
         client = one.client()
-        created(client, "warm")
+        where = created(client, "warm")["NodeGroups"][0]["PrimaryEndpoint"]
+        program = _program(where)
         configurations = [path.read_text() for path in sorted(one.data_dir.glob("nodes/*/warm-*/server.conf"))]
         deleted(client, "warm")
         asked: list[float] = []
@@ -62,7 +63,7 @@ def bench_create(place: Path, pairs: int) -> list[tuple[object, ...]]:
             where = group["NodeGroups"][0]["PrimaryEndpoint"]
             assert _online(valkey.Valkey(where["Address"], where["Port"])) == 2
             deleted(client, name)
-            by_hand.append(create_by_hand(place / f"hand{number}", configurations))
+            by_hand.append(create_by_hand(place / f"hand{number}", program, configurations))
     ratio = statistics.median(a / b for a, b in zip(asked, by_hand, strict=True))
     return [
         (
@@ -75,10 +76,10 @@ def bench_create(place: Path, pairs: int) -> list[tuple[object, ...]]:
     ]
 
 
-def create_by_hand(place: Path, configurations: list[str]) -> float:
+def create_by_hand(place: Path, program: str, configurations: list[str]) -> float:
     """Start the same three servers and attach two to the first; seconds until it reports both online."""
     pool = new_pool().removesuffix("0/24")
-    servers = [_Bare(place / str(n), text, f"{pool}{n + 1}") for n, text in enumerate(configurations)]
+    servers = [_Bare(place / str(n), program, text, f"{pool}{n + 1}") for n, text in enumerate(configurations)]
     try:
         before = time.perf_counter()
         for server in servers:
@@ -100,8 +101,9 @@ def create_by_hand(place: Path, configurations: list[str]) -> float:
 class _Bare:
     """A server started without us, with the configuration that one of ours has."""
 
-    def __init__(self, place: Path, configuration: str, address: str) -> None:
+    def __init__(self, place: Path, program: str, configuration: str, address: str) -> None:
         place.mkdir(parents=True)
+        self.program = program
         old = re.search(r"^bind (\S+)", configuration, re.MULTILINE)
         directory = re.search(r"^dir (\S+)", configuration, re.MULTILINE)
         port = re.search(r"^port (\d+)", configuration, re.MULTILINE)
@@ -116,19 +118,24 @@ class _Bare:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        program = shutil.which("valkey-server") or sys.exit("valkey-server is not installed")
-        self.process = subprocess.Popen([program, self.place / "server.conf"], stdout=subprocess.DEVNULL, cwd=self.place)
+        self.process = subprocess.Popen([self.program, self.place / "server.conf"], stdout=subprocess.DEVNULL, cwd=self.place)
 
     def wait(self) -> None:
-        while True:
+        while self.process is not None and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), timeout=1):
                 return
             time.sleep(0.001)
+        raise SystemExit(f"{self.program} ended at once with the configuration in {self.place}")
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+def _program(where: dict[str, Any]) -> str:
+    """The build that serves there: a bare server of another version would compare versions."""
+    return str(valkey.Valkey(where["Address"], where["Port"], decode_responses=True).info("server")["executable"])
 
 
 def _online(primary: valkey.Valkey) -> int:
@@ -144,7 +151,7 @@ def bench_throughput(place: Path, rounds: int = 12) -> list[tuple[object, ...]]:
     with running(place / "throughput") as one:
         where = created(one.client(), "busy", NumCacheClusters=1)["NodeGroups"][0]["PrimaryEndpoint"]
         (path,) = one.data_dir.glob("nodes/*/busy-001/server.conf")
-        bare = _Bare(place / "bare", path.read_text(), new_pool().removesuffix("0/24") + "1")
+        bare = _Bare(place / "bare", _program(where), path.read_text(), new_pool().removesuffix("0/24") + "1")
         bare.start()
         bare.wait()
         bare.admin.replicaof("no", "one")
