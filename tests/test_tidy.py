@@ -76,6 +76,21 @@ def test_a_circle_is_found_be_it_for_types_only(monkeypatch: pytest.MonkeyPatch)
     assert tidy.circles() == ["cachekeep.one and cachekeep.three and cachekeep.two import each other"]
 
 
+def test_a_sentence_that_is_compared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one refusal was told from another by its words, which hold figures."""
+    pretend(
+        monkeypatch,
+        one="if because not in told or step.because == 'x':\n    told.because.startswith('demo')\n",
+        two="if step.because is None or said in other:\n    f(because=because)\nhit = re.search('gone', step.because)\n",
+    )
+    assert tidy.compared_sentences() == [
+        "src/cachekeep/one.py:1 compares a sentence",
+        "src/cachekeep/one.py:1 compares a sentence",
+        "src/cachekeep/one.py:2 compares a sentence",
+        "src/cachekeep/two.py:3 compares a sentence",
+    ]
+
+
 def test_a_noun_of_two_things_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, plan__one="class Thing: ...\nclass _Own: ...\n", sim__two="class Thing: ...\nclass _Own: ...\n")
     assert tidy.nouns_twice() == ["Thing is a class of src/cachekeep/plan/one.py and of src/cachekeep/sim/two.py"]

@@ -256,13 +256,43 @@ def stiff_words() -> list[str]:
     ]
 
 
+def compared_sentences() -> list[str]:
+    """Programs compare values, people read sentences: no ``because`` stands beside an operator, or is taken apart."""
+    return [
+        f"{path}:{node.lineno} compares a sentence"
+        for path, tree in sources().items()
+        for node in ast.walk(tree)
+        if any(isinstance(x, ast.Attribute | ast.Name) and _name(x) == "because" for x in _compared(node))
+    ]
+
+
+_TAKEN_APART = {"startswith", "endswith", "find", "index", "partition", "rpartition", "split", "splitlines", "match", "search"}
+
+
+def _compared(node: ast.AST) -> list[ast.expr]:
+    """What this operation looks into."""
+    match node:
+        case ast.Compare(left, ops, comparators) if not all(isinstance(op, ast.Is | ast.IsNot) for op in ops):
+            return [left, *comparators]
+        case ast.Match(subject):
+            return [subject]
+        case ast.Call(ast.Attribute(value, name), arguments) if name in _TAKEN_APART:
+            return [value, *arguments]
+        case _:
+            return []
+
+
+def _name(node: ast.Attribute | ast.Name) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id
+
+
 def size(*places: str) -> int:
     """Lines of code and prose in these parts of the program."""
     where = tuple(f"src/cachekeep/{place}" for place in places)
     return sum(len(text.splitlines()) for path, text in texts().items() if path.endswith(".py") and path.startswith(where))
 
 
-CHECKS = (long_files, long_lines, circles, dead_names, nouns_twice, one_way_fields, stiff_words)
+CHECKS = (long_files, long_lines, circles, dead_names, nouns_twice, one_way_fields, stiff_words, compared_sentences)
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
-from tests.plan.builders import MOMENT, NOW, group, healthy, running
+from tests.plan.builders import MOMENT, NOW, gone, group, healthy, running
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.users import credential_of
@@ -190,6 +190,19 @@ async def test_who_was_in_sync_once_is_not_emptied(tmp_path: Path, source: Sourc
     assert isinstance(answer, Wait)
     assert answer.reason == "empty"
     assert "demo-002 holds data: it is not told to follow" in answer.because
+
+
+@sources
+async def test_what_was_refused_in_a_sentence_is_told_once_more_as_a_value(tmp_path: Path, source: Source) -> None:
+    row = older() | {"refusal": "demo-001 is gone, and demo-002 cannot be shown to have all of it"}
+    cache = msgspec.structs.replace(group(), decided=await source(tmp_path, row))
+    view = healthy(group(), demo_001=gone(said=()), demo_002=running(cache, "demo-002"), demo_003=gone())
+    told = []
+    while isinstance(answer := plan(cache, view, NOW, MOMENT), Decide):
+        told += answer.events
+        cache = msgspec.structs.replace(cache, decided=answer.decided)
+    assert [(r.lost, r.best, r.doubt) for r in cache.decided.refusals] == [("demo-001", "demo-002", "unheard")]
+    assert len([e for e in told if "--allow-data-loss" in e.message]) == 1
 
 
 def test_a_lead_by_a_move_under_way_was_by_the_order_before() -> None:

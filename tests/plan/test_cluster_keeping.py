@@ -20,6 +20,7 @@ from cachekeep.model import (
     Move,
     MoveSlots,
     Own,
+    Refusal,
     Replicate,
     Resharding,
     Step,
@@ -86,14 +87,13 @@ def test_two_shards_that_are_refused_are_both_told_once() -> None:
     cache, view = settled(3)
     view = seen(view, demo_0001_001=gone(said=()), demo_0002_001=gone(said=()))
     after = plan_until_wait(cache, view)
-    refused = (after.decided.refusal or "").splitlines()
-    assert [line.split()[0] for line in refused] == [ONE, OTHER]
+    assert [(r.shard, r.lost, r.doubt) for r in after.decided.refusals] == [("0001", ONE, "unheard"), ("0002", OTHER, "unheard")]
 
 
 def test_consent_is_not_kept_for_a_shard_that_has_its_leader() -> None:
     """Or it would be used years later, when nobody remembers."""
     cache, view = settled(3)
-    decided = replace(cache.decided, refusal="another shard waits")
+    decided = replace(cache.decided, refusals=(Refusal(shard="0001", lost=ONE, best=TWO, doubt="unheard"),))
     errand = Errand(serial=1, kind="promote-stale", shard="0001")
     cache = replace(cache, decided=decided, wanted=replace(cache.wanted, errands=(errand,)))
     cache = shard(cache, primary=ONE)
@@ -217,7 +217,7 @@ def test_a_shard_without_slots_needs_no_consent() -> None:
     view = seen(view, demo_0001_001=gone(said=()))
     assert plan_until_wait(cache, view).decided.shards[0].moving_to == TWO
     half_open = replace(cache, decided=replace(cache.decided, reshard=Resharding(slots=1)))  # some may be on their way in
-    assert plan_until_wait(half_open, view).decided.refusal
+    assert plan_until_wait(half_open, view).decided.refusals
 
 
 def test_nobody_is_introduced_to_who_does_not_answer() -> None:

@@ -18,6 +18,7 @@ from cachekeep.model import (
     Halted,
     Job,
     Move,
+    Refusal,
     Resharding,
     Running,
     Step,
@@ -148,7 +149,12 @@ def test_what_nobody_asks_for_any_more_is_forgotten() -> None:
 def test_each_consent_counts() -> None:
     """One for each of two shards: neither takes the other's place, nor that of what waits for a leader."""
     cache = group(2, errands=tuple(Errand(serial=i + 1, kind="promote-stale", shard=f"{i:04}") for i in range(3)))
-    cache = replace(cache, decided=replace(cache.decided, refusal="refused"))
+    cache = replace(
+        cache,
+        decided=replace(
+            cache.decided, refusals=tuple(Refusal(shard=f"{i:04}", lost="", best="", doubt="unheard") for i in range(3))
+        ),
+    )
     cache = replace(cache, decided=replace(cache.decided, shards=(shard_with(cache.decided.shards[0]),)))
     view = healthy(cache, demo_001=silent(cache, "demo-001", 1.0))
     taken: list[str] = []

@@ -176,4 +176,4 @@ def test_one_that_was_never_in_sync_keeps_the_lead_that_it_was_given_for_having_
     led, _ = settled(cache, view)
     assert shard(led.decided).primary == THREE
     after, _ = settled(led, healthy(led, demo_001=silent(led, ONE, 1.0), demo_002=gone()))
-    assert (shard(after.decided).primary, after.decided.refusal) == (THREE, None)
+    assert (shard(after.decided).primary, after.decided.refusals) == (THREE, ())

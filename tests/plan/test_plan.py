@@ -190,7 +190,7 @@ def test_the_user_may_accept_the_loss_past_errands_that_wait() -> None:
     errands = (Errand(serial=1, kind="test-failover", shard="0001"), Errand(serial=2, kind="promote-stale", shard="0001"))
     cache = group(2, errands=errands)
     behind = running(cache, "demo-002", offset=400)
-    while cache.decided.refusal is None:
+    while not cache.decided.refusals:
         cache = decided(cache, healthy(cache, demo_001=gone(), demo_002=behind))
     back = running(cache, "demo-001", role="replica", follows=None, has_history=False, offset=0, link_up=False)
     view = healthy(cache, demo_001=back, demo_002=behind)

@@ -32,7 +32,9 @@ def anyio_backend() -> str:
 
 
 def entry(uid: str = "u1", order: int = 1, *, epoch: int = 1, padding: str = "") -> Entry:
-    decided = Decided(serial=order, shards=(Shard(id="0001", primary=f"n{order}", order=order),), refusal=padding or None)
+    decided = Decided(
+        serial=order, shards=(Shard(id="0001", primary=f"n{order}", order=order),), configuration_node=padding or None
+    )
     return Entry(lease=Lease(uid, "holder", epoch), decided=decided, addresses=("127.0.0.2",))
 
 

@@ -22,6 +22,7 @@ from cachekeep.model.change import (
     Move,
     Predecessor,
     Recovery,
+    Refusal,
     Resharded,
     Resharding,
     Starved,
@@ -292,8 +293,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """What an event has told of that it takes too long (``Reason``, and CREATION), until all is calm again."""
     intruded_at: Moment | None = None
     """Cluster mode: when an event last told of nodes on its bus that are none of its own."""
-    refusal: str | None = None
-    """The refusals that were told as events, one a line, so that each is told once."""
+    refusals: tuple[Refusal, ...] = ()
+    """Those that were told as events, so that each is told once."""
     troubled: frozenset[str] = frozenset()
     """Names of the nodes and fronts of which an event has told that something cannot be done on them, and that are not well yet."""
 
@@ -321,6 +322,10 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     def fed(self) -> frozenset[str]:
         """Those of the successors that have all that the present primary has acknowledged, but for what is on the wire."""
         return self.shards[0].confirmed_by(self.preparing.confirmed) if self.shards else frozenset()
+
+    def unrefused(self, shard: str) -> Decided:
+        """The same, in which nothing is refused in this shard any more."""
+        return msgspec.structs.replace(self, refusals=tuple(r for r in self.refusals if r.shard != shard))
 
     def job(self, id: str) -> Job | None:
         """The job of that id."""

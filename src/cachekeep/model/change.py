@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from cachekeep.model.moment import Moment
@@ -49,6 +51,24 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True, tag="recovery"):
 Change = Move | Conversion | Election | Starving | Recovery
 """Of who leads a shard. Planned moves begin where somebody is seen to lead, when no ``Recovery`` is under way any more; what a loss
 brings about takes the place of what was planned."""
+
+
+Doubt = Literal["nothing", "out of sync", "behind", "silence", "another history", "unheard"]
+"""Why a node cannot be shown to have what somebody acknowledged: it was not in sync with it; it lacks what was heard of it; the
+other was not heard for too long; or wrote another history; or was not heard by anybody who is still here."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Nobody is promoted in a shard by itself. Each is told as an event once."""
+
+    shard: str
+    lost: str
+    """Who led, or was to."""
+    best: str
+    """Who leads if the user accepts the loss."""
+    doubt: Doubt
+    lead: str = ""
+    """Whose writes ``best`` may lack."""
 
 
 class Predecessor(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,7 +192,7 @@ class ClusterRun(Run):
 
     async def _accept(self) -> None:
         """The user reads a refusal and accepts the loss, shard by shard."""
-        if self.cache is not None and self.cache.decided.refusal:
+        if self.cache is not None and self.cache.decided.refusals:
             self.world.lossable |= set(self.acknowledged)
             for shard in self.cache.decided.shards:
                 engine = self.world.processes.get((UID, shard.primary or ""))
@@ -251,7 +251,7 @@ class ClusterRun(Run):
         decided = cache.decided
         if cache.errands_left:
             return False
-        if any(n.due or n.leaving or not n.announced for n in decided.nodes) or decided.refusal:
+        if any(n.due or n.leaving or not n.announced for n in decided.nodes) or decided.refusals:
             return False
         if {x.id for x in decided.shards} != {w.id for w in cache.wanted.shards}:
             return False

@@ -156,12 +156,11 @@ def _moves_out_of_sync(before: Cache, after: Cache) -> Iterator[str]:
 def _asked_in_vain(world: World, before: Cache, after: Cache) -> Iterator[str]:
     """The user is asked to accept a loss only when no in-sync replica is left that may keep it from happening: one that has said
     for long enough why it does not answer is waited for."""
-    if not after.decided.refusal or after.decided.refusal == before.decided.refusal:
-        return
-    for shard in before.decided.shards:
+    lost = {r.lost for r in after.decided.refusals if r not in before.decided.refusals}
+    for shard in (x for x in before.decided.shards if x.primary in lost):
         for name in sorted(shard.in_sync):
             node, engine = before.node(name), world.processes.get((before.uid, name))
             there = node is not None and engine is not None and engine.spec.incarnation == node.incarnation and not node.leaving
             busy = engine is not None and engine.excuse is not None and engine.still_at <= world.now - LOOK_SECONDS
-            if there and busy and world.within_reach((before.uid, name)) and f"{shard.primary} is gone" in after.decided.refusal:
+            if there and busy and world.within_reach((before.uid, name)):
                 yield f"the user is asked to accept a loss although {name} is in sync and only busy"

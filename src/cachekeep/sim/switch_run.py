@@ -210,7 +210,7 @@ class SwitchRun(Run):
         if cache.wanted.cluster_mode != "enabled":
             return super()._healthy()
         decided = cache.decided
-        if not cache.clustered or decided.successors or decided.retired or decided.fronts or decided.refusal:
+        if not cache.clustered or decided.successors or decided.retired or decided.fronts or decided.refusals:
             return False
         shard = decided.shards[0]
         if shard.moving_to or shard.lost or any(n.due or n.leaving or not n.announced for n in decided.nodes):

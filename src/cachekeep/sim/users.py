@@ -134,6 +134,6 @@ class Users:
 
     async def _accept(self) -> None:
         """The user reads a refusal and accepts the loss."""
-        if self.cache is not None and self.cache.decided.refusal:
+        if self.cache is not None and self.cache.decided.refusals:
             self.world.lossable |= set(self.acknowledged)
             await self._errand("promote-stale")

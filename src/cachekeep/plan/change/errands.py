@@ -160,7 +160,8 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
             if shard is not None and primary is not None and (reason := ailing(s, shard, primary)):
                 because = f"{primary.name} {reason} and is given up: the user accepts the loss of what only it holds"
                 return _begun(s, errand, Decide(_given_up(s.decided, shard, primary), because))
-            if shard is None or s.decided.refusal is None or (primary is not None and s.leads(primary)):
+            refused = shard is not None and any(r.shard == shard.id for r in s.decided.refusals)
+            if shard is None or not refused or (primary is not None and s.leads(primary)):
                 return _nothing(s, errand, "nobody waits for a stale promotion: nothing is changed")
             accepted = with_shard(s.decided, replace(shard, accept_stale=True))
             return _begun(s, errand, Decide(accepted, "the user accepts the loss of what was never replicated"))

@@ -212,7 +212,7 @@ def _enable(s: Situation, shard: Shard, taker: Node) -> Decide:
         shards=(led,),
         fronts=tuple(replace(f, leaving=True) for f in s.decided.fronts),
         configuration_node=taker.name,
-        refusal=None,
+        refusals=(),
     )
     told = s.tell(f"Cluster mode of replication group {s.cache.name} has been enabled", group=True)
     return Decide(decided, f"{taker.name} leads in place of {shard.primary}: {s.cache.name} is in cluster mode", (told,))

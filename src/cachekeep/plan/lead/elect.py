@@ -112,7 +112,7 @@ def _adopt(s: Situation, shard: Shard, old: Node, new: Node) -> Step:
     if shard.moving_to != new.name and (doubt := _unasked(s, shard, old, new)):
         because += doubt
         told = (*told, s.tell(because, group=True))
-    decided = replace(with_shard(s.decided, led), refusal=None)
+    decided = with_shard(s.decided, led).unrefused(shard.id)
     if planned and s.leads(old) and (believes := s.seen(old).cluster) and common(believes.slots, seen.slots):
         decided = with_nodes(decided, [replace(old, fate=Condemned(since=s.moment))])
         because += f"; {old.name} has not heard of it, and is stopped for certain before it takes writes beside it"
@@ -128,7 +128,7 @@ def _unasked(s: Situation, shard: Shard, old: Node, new: Node) -> str:
     seconds = evidence.lack(s, ends, began).seconds
     if seconds is not None and seconds <= s.policy.in_flight_seconds:
         return ""
-    return f". The engines elected it, and it cannot be shown to have had {evidence.doubt(s, shard, ends, new, began)}"
+    return f". The engines elected it, and it cannot be shown to have had {evidence.doubt(s, shard, ends, new, began).words}"
 
 
 # -- a primary is gone
@@ -159,7 +159,7 @@ def _nominate(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         order=shard.order + 1,
         accept_stale=False,
     )
-    return Decide(replace(with_shard(s.decided, nominated), refusal=None), because)
+    return Decide(with_shard(s.decided, nominated).unrefused(shard.id), because)
 
 
 def _electing(s: Situation, but: Shard) -> Shard | None:

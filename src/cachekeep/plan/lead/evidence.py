@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from msgspec.structs import replace
 
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Ended, Node, Shard, Stream, elapsed
+from cachekeep.model import Doubt, Ended, Node, Shard, Stream, elapsed
 from cachekeep.plan.situation import Situation
 
 ENGINE_SECONDS = 7.0
@@ -206,25 +206,34 @@ def within_budget(s: Situation, ends: tuple[Ended, ...], node: Node) -> str | No
     return None
 
 
-def doubt(s: Situation, shard: Shard, ends: tuple[Ended, ...], node: Node, held: Stream | None) -> str:
-    """What a node that holds this cannot be shown to have, in words: whose, since when, and why not."""
+class Doubted(NamedTuple):
+    """What a node cannot be shown to have: whose, why not, and both in words."""
+
+    lead: str
+    doubt: Doubt
+    words: str
+
+
+def doubt(s: Situation, shard: Shard, ends: tuple[Ended, ...], node: Node, held: Stream | None) -> Doubted:
+    """What a node that holds this cannot be shown to have."""
     for i, over in enumerate(ends):
         seconds, known = _lack(s, ends[:i], over, held)
         shown = seconds is not None and seconds <= s.policy.in_flight_seconds
         if shown and not _out_of_sync(over, node):
             continue
+        why: Doubt
         if shown and not known:
-            why = "it was not in sync with it"
+            why, words = "out of sync", "it was not in sync with it"
         elif known:
-            why = f"it lacks {known} bytes at least"
+            why, words = "behind", f"it lacks {known} bytes at least"
         elif seconds is not None:
-            why = f"{over.primary} may have gone on for {seconds:.0f} s after it was last heard"
+            why, words = "silence", f"{over.primary} may have gone on for {seconds:.0f} s after it was last heard"
         elif over.heard and known is None:
-            why = f"it holds another history than {over.primary} wrote"
+            why, words = "another history", f"it holds another history than {over.primary} wrote"
         else:
-            why = f"nobody who is still here has heard {over.primary} at its end"
-        return f"what {over.primary} acknowledged{_since(shard, over, seconds)} ({why})"
-    return "all of it"
+            why, words = "unheard", f"nobody who is still here has heard {over.primary} at its end"
+        return Doubted(over.primary, why, f"what {over.primary} acknowledged{_since(shard, over, seconds)} ({words})")
+    return Doubted("", "nothing", "all of it")
 
 
 def _since(shard: Shard, over: Ended, seconds: float | None) -> str:

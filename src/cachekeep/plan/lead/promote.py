@@ -11,7 +11,23 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from cachekeep.model import Act, Decide, Effect, Ended, Event, Follow, HandOver, Move, Node, Promote, Recovery, Shard, Step, Wait
+from cachekeep.model import (
+    Act,
+    Decide,
+    Effect,
+    Ended,
+    Event,
+    Follow,
+    HandOver,
+    Move,
+    Node,
+    Promote,
+    Recovery,
+    Refusal,
+    Shard,
+    Step,
+    Wait,
+)
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.lead import evidence, judge
 from cachekeep.plan.reach.endpoints import addresses
@@ -222,14 +238,14 @@ def _without_proof(s: Situation, shard: Shard, lost: Node, holders: list[Node], 
 def refuse(s: Situation, shard: Shard, lost: Node, best: Node) -> Step:
     """Nobody is promoted without being asked; why, is told once."""
     lacks = evidence.doubt(s, shard, shard.ended, best, s.seen(best).stream)
+    refusal = Refusal(shard=shard.id, lost=lost.name, best=best.name, doubt=lacks.doubt, lead=lacks.lead)
     because = (
-        f"{lost.name} is gone, and {best.name} cannot be shown to have {lacks}. It is not promoted by itself: "
+        f"{refusal.lost} is gone, and {refusal.best} cannot be shown to have {lacks.words}. It is not promoted by itself: "
         f"`cachekeep failover {s.cache.name} --allow-data-loss` accepts the loss"
     )
-    refused = (s.decided.refusal or "").splitlines()
     known = with_shard(s.decided, shard)
-    if because not in refused:  # two shards may each have one: neither takes the other's place
-        decided = replace(known, refusal="\n".join((*refused, because)))
+    if refusal not in s.decided.refusals:  # two shards may each have one: neither takes the other's place
+        decided = replace(known, refusals=(*s.decided.refusals, refusal))
         return Decide(decided, because, (s.tell(because, group=True),))
     return (
         Decide(known, because) if known != s.decided else Wait(1.0, "consent", because, about=(lost.name, best.name), refused=True)
@@ -250,7 +266,7 @@ def take_over(s: Situation, shard: Shard, lost: Node, best: Node, because: str) 
         min_replicas=0,
         preferred=None if back == best.name else back,
     )
-    return Decide(replace(with_shard(s.decided, led), refusal=None), because)
+    return Decide(with_shard(s.decided, led).unrefused(shard.id), because)
 
 
 def foremost(s: Situation, candidates: list[Node], lost: Node | None, ends: tuple[Ended, ...] = ()) -> Node | None:
@@ -393,8 +409,8 @@ def _transfer(s: Situation, shard: Shard, primary: Node) -> Step | None:
 
 def conclude(s: Situation) -> Step | None:
     """A failover is told when the new primary is seen to lead; a refusal is over when every shard has its leader."""
-    if s.decided.refusal and all((n := s.primary(x)) is not None and s.leads(n) for x in s.decided.shards):
-        return Decide(replace(s.decided, refusal=None), "every shard has a leader again")
+    if s.decided.refusals and all((n := s.primary(x)) is not None and s.leads(n) for x in s.decided.shards):
+        return Decide(replace(s.decided, refusals=()), "every shard has a leader again")
     for shard in s.decided.shards:
         recovery, primary = shard.change if isinstance(shard.change, Recovery) else None, s.primary(shard)
         if (recovery or shard.ended) and primary is not None and s.leads(primary):
