@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.contract.driver_fixtures import (
 
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.compute.local import LocalDriver
+from cachekeep.compute.local.known_limits import FRESH_SECONDS
 from cachekeep.compute.local.limits import Hierarchy, Limiter, hierarchies
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Limits, LimitsSeen
@@ -262,8 +265,45 @@ async def test_death_for_want_of_memory_is_called_so(local: LocalWorld) -> None:
     await driver.start(spec)
     os.kill(local.record(spec.key).pid, signal.SIGUSR1)
     await eventually(lambda: bool(deaths))
-    assert (await driver.look([spec.key]))[spec.key].problem == "was killed for want of memory"
+    await eventually(lambda: local.record(spec.key).problem == "was killed for want of memory")
     await driver.start(spec)
     os.kill(local.record(spec.key).pid, signal.SIGKILL)
     await eventually(lambda: len(deaths) == 2)
     assert (await driver.look([spec.key]))[spec.key].problem == "was killed by SIGKILL"
+
+
+async def test_a_look_reads_no_limits_but_at_first_and_after_a_change(local: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover waits for the look that follows a death. What a foreign hand has changed is seen soon all the same."""
+    driver, spec = await local.driver(), redis_spec()
+    await driver.start(spec)
+    await held(driver, spec.key)
+    reads: list[Key] = []
+    read = driver._limiter.seen
+
+    def counted(key: Key, pid: int, groups: Sequence[str]) -> LimitsSeen:
+        reads.append(key)
+        return read(key, pid, groups)
+
+    monkeypatch.setattr(driver._limiter, "seen", counted)
+    await asyncio.sleep(2 * FRESH_SECONDS)
+    await held(driver, spec.key)
+    assert reads == []
+    resource.prlimit(local.record(spec.key).pid, resource.RLIMIT_NOFILE, (777, 777))
+    async with asyncio.timeout(60):
+        while (await held(driver, spec.key)).open_files != 777:
+            await asyncio.sleep(0.02)
+    await driver.limit(spec.key, Limits(open_files=700))
+    assert (await held(driver, spec.key)).open_files == 700
+
+
+async def test_last_words_are_not_waited_for_and_come_all_the_same(local: LocalWorld) -> None:
+    driver, spec = await local.driver(), redis_spec()
+    told: list[str | None] = []
+    driver.on_death(lambda key: told.append(driver._look(key).problem))
+    await driver.start(spec)
+    os.kill(local.record(spec.key).pid, signal.SIGKILL)
+    await eventually(lambda: bool(told))
+    assert told == ["was killed by SIGKILL"]
+    async with asyncio.timeout(60):
+        while not ((await driver.look([spec.key]))[spec.key].problem or "").startswith("was killed by SIGKILL: "):
+            await asyncio.sleep(0.02)

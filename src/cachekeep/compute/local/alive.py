@@ -30,6 +30,11 @@ class Alive:
         self.gone = asyncio.Event()
         """Set when it and what it forked are gone, and reaped where they were ours to reap."""
 
+    @property
+    def expected(self) -> bool:
+        """Somebody relies on it: it was accepting connections, or had been adopted."""
+        return self.accepting or self.adopted
+
     def is_in(self, seen: proc.Stat | None) -> bool:
         """Whether what /proc shows under its number is this process, alive."""
         return seen is not None and seen.started_ticks == self.started_ticks and proc.process_of(seen.state) != "exited"

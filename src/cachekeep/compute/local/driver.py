@@ -23,9 +23,11 @@ from cachekeep.compute.contract import File, Key, ProcessSeen, ProcessSpec
 from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.alive import Alive
 from cachekeep.compute.local.clients import Clients
+from cachekeep.compute.local.known_limits import KnownLimits
 from cachekeep.compute.local.ledger import HANGS_SECONDS, Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.output import Outputs
+from cachekeep.compute.local.post_mortem import PostMortems
 from cachekeep.compute.local.probe import accepts, why_not_free
 from cachekeep.compute.local.spawn import Gated, spawn
 from cachekeep.compute.local.words import Words
@@ -57,6 +59,8 @@ class LocalDriver:
         self._words, self._outputs = Words(self._ledger), Outputs(self._ledger)
         self._clients = Clients()
         self._limiter = Limiter()
+        self._limits = KnownLimits(self._limiter, clock)
+        self._post_mortems = PostMortems(self._ledger, self._outputs, self._limiter, clock)
         self._start_deadline_seconds = start_deadline_seconds
         self._held, self._callbacks = dict[Key, Alive](), list[Callable[[Key], None]]()
         self._locks: weakref.WeakValueDictionary[Key | tuple[str, int], asyncio.Lock] = weakref.WeakValueDictionary()
@@ -99,6 +103,7 @@ class LocalDriver:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._clients.aclose()
+        self._limits.close()
         for held in self._held.values():
             if not held.ended:
                 asyncio.get_running_loop().remove_reader(held.pidfd)
@@ -113,7 +118,7 @@ class LocalDriver:
     # Looking
 
     async def look(self, keys: Iterable[Key]) -> dict[Key, ProcessSeen]:
-        """What is known of these processes: from memory, and a few reads of /proc and of its control groups for each that lives."""
+        """What is known of these processes: from memory, and from /proc of each that lives."""
         return {key: self._look(key) for key in keys}
 
     def _look(self, key: Key) -> ProcessSeen:
@@ -136,7 +141,7 @@ class LocalDriver:
             lead_order=record.lead_order,
             heard=self._words.of(key),
             ended_at=None if alive else record.ended_at,
-            limits=self._limiter.seen(key, held.pid, record.cgroups) if held and alive and not held.stuck else None,
+            limits=self._limits.seen(key, held.pid, record.cgroups) if held and alive and not held.stuck else None,
             problem=(held.stuck if held else None) or record.problem,
         )
 
@@ -219,10 +224,13 @@ class LocalDriver:
 
     async def _carry(self, work: Coroutine[None, None, None]) -> None:
         """Have the work done whether or not the caller waits for it."""
+        await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        await asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -286,8 +294,7 @@ class LocalDriver:
         await self._await_accepting(spec, held)
         if held.accepting:
             return
-        ended_by_itself = held.gone.is_set()
-        if not ended_by_itself:
+        if not (ended_by_itself := held.gone.is_set()):
             await self._end(held, grace_seconds=0)
         if ended_by_itself:
             why = (self._ledger.get(key) or record).problem or "ended"
@@ -381,20 +388,24 @@ class LocalDriver:
         os.close(held.pidfd)
         held.ended = True
         ended_at = self._clock.moment()
-        self._remember(held.key, pid=0, ended_at=ended_at, problem=None if held.unwanted else self._post_mortem(held, how))
+        self._limits.forget(held.key)
+        problem = None if held.unwanted else str(how) if held.expected else self._post_mortems.of(held, how)
+        self._remember(held.key, pid=0, ended_at=ended_at, problem=problem)
         if proc.reap_group(held.pid, block=False):
-            self._told(held)
+            self._told(held, how)
         else:
             reaping = asyncio.get_running_loop().run_in_executor(None, functools.partial(proc.reap_group, held.pid, block=True))
-            reaping.add_done_callback(lambda _: self._told(held))
+            reaping.add_done_callback(lambda _: self._told(held, how))
 
-    def _told(self, held: Alive) -> None:
+    def _told(self, held: Alive, how: proc.Ending) -> None:
         if self._held.get(held.key) is held:
             del self._held[held.key]
         held.gone.set()
         held.hurried.set()
-        if not (held.accepting or held.adopted):
+        if not held.expected:
             return
+        if not held.unwanted:
+            self._begin(self._post_mortems.later(held, how))
         if (record := self._ledger.get(held.key)) is not None and record.port:
             self._clients.let_go(record.address, record.port)
         for callback in self._callbacks:
@@ -402,14 +413,6 @@ class LocalDriver:
                 callback(held.key)
             except Exception:
                 _log.exception("A listener for the end of %s failed.", held.key[1])
-
-    def _post_mortem(self, held: Alive, how: proc.Ending) -> str:
-        record = self._ledger.get(held.key) or Record()
-        killed = how.status in (None, -signal.SIGKILL)  # one of its children may have been killed before, and not it
-        starved = killed and self._limiter.memory_kills(record.cgroups) > record.memory_kills
-        cause = "was killed for want of memory" if starved else str(how)
-        said = self._ledger.last_words(held.key, self._outputs.said(held.key), lines=1 if held.accepting or held.adopted else 3)
-        return f"{cause}: {said}" if said else cause
 
     def _remember(self, key: Key, **changes: object) -> None:
         """Note how things went. Best effort: the truth is in /proc, and no disk, full or hanging, keeps us from telling."""
@@ -490,8 +493,7 @@ class LocalDriver:
             held, record = self._held.get(key), self._ledger.get(key)
             if held is None or record is None or not held.is_in(proc.stat(held.pid)):
                 raise OrderFailed(f"{key[1]}: does not run, so there is nothing to limit.")
-            groups = await asyncio.to_thread(self._limiter.change, key, held.pid, record.cgroups, limits)
-            self._remember(key, cgroups=groups)
+            self._remember(key, cgroups=await self._limits.change(key, held.pid, record.cgroups, limits))
 
 
 def _endpoint(spec: ProcessSpec) -> str:
