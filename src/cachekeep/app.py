@@ -29,7 +29,7 @@ from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import LocalDriver, clients
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
-from cachekeep.control.execute import specs
+from cachekeep.control.execute import PapersOf, specs
 from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import Passwords
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
@@ -39,7 +39,7 @@ from cachekeep.model import Cache, Credential, Installation, Node, Secret
 from cachekeep.network.addresses import Pool, free
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
-from cachekeep.security import access_keys, keys, sigv4
+from cachekeep.security import access_keys, certs, keys, sigv4
 from cachekeep.security import sealing as seals
 from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
@@ -86,6 +86,7 @@ class App:
         self.url = ""
         self._open_files: int | None = None
         self._password_of: Passwords
+        self._papers_of: PapersOf
         self._undo = contextlib.AsyncExitStack()
         self._parts: _Parts | None = None
         self._finish = asyncio.Event()
@@ -135,6 +136,11 @@ class App:
         await store.open()
         await _hold_to_key(store, sealing, given=settings.root_key is not None)
         self._password_of = sealing.password_of
+        authorities = certs.load(settings.data_dir / certs.FILE, sealing)
+        if settings.ca_cert is not None or settings.ca_key is not None:
+            _use_given(authorities, settings, clock)
+        authorities.make(clock)
+        self._papers_of = authorities.papers_of
         await self.reload()
         driver = LocalDriver(settings.data_dir, clock, programs=programs(lambda: self.catalogue))
         undo.push_async_callback(driver.aclose)
@@ -168,6 +174,7 @@ class App:
             clock=clock,
             places=Pool(settings.address_pool),
             password_of=sealing.password_of,
+            trust_of=authorities.trust_of,
         )
         hands = Hands(driver=driver, link=link, fronts=fronts, specs=self._spec, observer=observer)
         keeper = Keeper(
@@ -200,6 +207,7 @@ class App:
             ),
             clock,
             sealing,
+            authorities,
         )
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
@@ -309,7 +317,8 @@ class App:
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
-        return specs(self.catalogue, self._password_of, run_as=_memcached_account(), open_files=self._open_files)(cache, node)
+        run_as, open_files = _memcached_account(), self._open_files
+        return specs(self.catalogue, self._password_of, self._papers_of, run_as=run_as, open_files=open_files)(cache, node)
 
 
 class _Server(uvicorn.Server):
@@ -412,6 +421,15 @@ async def _hold_to_key(store: Store, sealing: seals.Sealing, *, given: bool) -> 
             sealing.path,
             ", ".join(lost),
         )
+
+
+def _use_given(authorities: certs.Authorities, settings: Settings, clock: Clock) -> None:
+    """Have the authority that was given issue from now on. Raises ``Unusable``."""
+    if settings.ca_cert is None or settings.ca_key is None:
+        raise Unusable("a certificate authority is its certificate and its key: give both, --ca-cert and --ca-key, or neither.")
+    certificate, key = certs.given(settings.ca_cert, settings.ca_key, clock.now())
+    if authorities.ids[-1:] != (certs.id_of(certificate),):
+        authorities.add(certificate, key)
 
 
 def _identity(data_dir: Path) -> str:

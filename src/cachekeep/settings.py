@@ -30,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """URL; empty: an SQLite file in ``data_dir``. May hold a password, so it is never shown."""
     root_key: Path | None = None
     """The file that holds the key under which secrets are kept; None: one in ``data_dir``, made when there is none."""
+    ca_cert: Path | None = None
+    """The authority that issues certificates of caches, PEM, with those above it after it; None: one that is made here."""
+    ca_key: Path | None = None
+    """Its key, PEM."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import valkey.asyncio
 from msgspec.structs import replace
@@ -39,6 +40,7 @@ from cachekeep.model import Cache, CacheKind, Condition, ErrandKind, Event, Memb
 from cachekeep.network.addresses import Pool
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
+from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.store.memory import MemoryStore
 from cachekeep.toolchain.installed import discover
@@ -87,7 +89,10 @@ class LiveCache:
         self.said: list[str] = []
         self.sealing = Sealing(os.urandom(32))
         users = () if wanted.engine == "memcached" else (self.sealing.credential(self.uid, 1, PASSWORD),)
-        self._wanted = replace(wanted, credentials=users)
+        self.authorities = Authorities((), self.sealing)
+        if wanted.transit != "disabled":
+            self.authorities.make(self.clock)
+        self._wanted = replace(wanted, credentials=users, authorities=self.authorities.ids)
         self.kind: CacheKind = "group" if wanted.engine != "memcached" else "cluster"
         self._ear = _Ear(self.said)
         self._holders = itertools.count()
@@ -138,6 +143,7 @@ class LiveCache:
             clock=self.clock,
             places=Pool(self.pool),
             password_of=self.sealing.password_of,
+            trust_of=self.authorities.trust_of,
         )
         self.hands = Hands(
             driver=self.driver,
@@ -146,6 +152,7 @@ class LiveCache:
             specs=lambda cache, node: specs(
                 self.catalogue,
                 self.sealing.password_of,
+                self.authorities.papers_of,
                 run_as="nobody" if os.geteuid() == 0 else None,
                 open_files=self.driver.capacity().open_files,
             )(cache, node),
@@ -238,8 +245,19 @@ class LiveCache:
         """The admin's connection to a node. Close it."""
         node, password = await self.node(name), self.sealing.password_of(await self.cache())
         return valkey.asyncio.Valkey(
-            host=node.address, port=node.port, username=ADMIN, password=password.value, decode_responses=True
+            host=node.address,
+            port=node.port,
+            username=ADMIN,
+            password=password.value,
+            decode_responses=True,
+            **self.by_tls(await self.cache()),
         )
+
+    def by_tls(self, cache: Cache) -> dict[str, Any]:
+        """What a client of valkey-py is given for it to come as this cache wants it."""
+        if not cache.encrypted:
+            return {}
+        return {"ssl": True, "ssl_ca_data": self.authorities.pem(), "ssl_check_hostname": True}
 
     async def ask(self, name: str, *command: object) -> object:
         """One command to a node, as admin. Tried again when the connection is reset before it was taken:

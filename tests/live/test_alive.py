@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from cachekeep.compute.spares import Spares
 from cachekeep.plan import Policy
 
 CLIENTS = 40
+ANYBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""It is enough for these clients that somebody is there."""
+ANYBODY.check_hostname, ANYBODY.verify_mode = False, ssl.CERT_NONE
 
 
 @pytest.fixture
@@ -105,15 +109,19 @@ async def test_a_script_that_has_written_is_waited_for_until_the_user_gives_it_u
 
 @ENGINES
 async def test_a_control_plane_that_finds_it_full_leaves_it_alone(engine: str, major: int, tmp_path: Path) -> None:
+    await full_is_left_alone(engine, major, tmp_path)
+
+
+async def full_is_left_alone(engine: str, major: int, tmp_path: Path, **wanted: object) -> None:
     limit = {"maxclients": str(CLIENTS)}
     policy = Policy(silence_seconds=1.0)
-    async with group(tmp_path, engine, major, nodes=2, policy=policy, parameters=limit) as live, untouched(live):
+    async with group(tmp_path, engine, major, nodes=2, policy=policy, parameters=limit, **wanted) as live, untouched(live):
         cache = await live.cache()
         await _spares(live)
         await live.stop_control_plane()
         for holder in holders(live.place):
             os.kill(holder, signal.SIGKILL)
-        crowd = [await asyncio.to_thread(_stay, endpoint(cache)) for _ in range(2 * CLIENTS)]
+        crowd = [await asyncio.to_thread(_stay, endpoint(cache), cache.encrypted) for _ in range(2 * CLIENTS)]
         assert crowd[-1] is None, "it lets nobody else in"
         await live.start_control_plane()
         await live.until(lambda _: live.said_any("has as many clients as it may"), "it is seen to be full")
@@ -135,21 +143,28 @@ async def _spares(live: LiveCache) -> None:
 
 @ENGINES
 async def test_a_control_plane_that_starts_anew_is_let_in_where_everything_is_full(engine: str, major: int, tmp_path: Path) -> None:
+    await let_in_where_everything_is_full(engine, major, tmp_path)
+
+
+async def let_in_where_everything_is_full(engine: str, major: int, tmp_path: Path, **wanted: object) -> None:
     """Clients take every place that becomes free, at all nodes, while it is away. Then the primary dies."""
     limit = {"maxclients": str(CLIENTS)}
-    async with group(tmp_path, engine, major, nodes=2, parameters=limit) as live:
+    async with group(tmp_path, engine, major, nodes=2, parameters=limit, **wanted) as live:
         cache = await live.cache()
         old = live.primary_of(cache)
         await _spares(live)
         enough = threading.Event()
         crowd: list[socket.socket] = []
-        hungry = [threading.Thread(target=_crowd, args=(n.address, crowd, enough), daemon=True) for n in cache.decided.nodes]
+        hungry = [
+            threading.Thread(target=_crowd, args=(n.address, crowd, enough, cache.encrypted), daemon=True)
+            for n in cache.decided.nodes
+        ]
         for thread in hungry:
             thread.start()
         try:
             await live.stop_control_plane()
             for node in cache.decided.nodes:
-                while (stayed := await asyncio.to_thread(_stay, node.address)) is not None:
+                while (stayed := await asyncio.to_thread(_stay, node.address, cache.encrypted)) is not None:
                     crowd.append(stayed)
             await live.start_control_plane()
             await live.until(lambda _: _tell_everything(live), "all nodes tell everything")
@@ -169,10 +184,12 @@ async def _tell_everything(live: LiveCache) -> bool:
     return all(seen.answering for seen in (await live.view()).nodes.values())
 
 
-def _stay(address: str) -> socket.socket | None:
+def _stay(address: str, encrypted: bool = False) -> socket.socket | None:
     """A client that is let in and stays; None: it is not let in."""
     client = socket.create_connection((address, 6379), timeout=10)
     with contextlib.suppress(OSError):
+        if encrypted:
+            client = ANYBODY.wrap_socket(client)
         client.sendall(b"PING\r\n")
     try:
         if client.recv(64).startswith(b"+PONG"):
@@ -240,8 +257,8 @@ async def test_a_replica_that_starts_anew_is_let_in_at_a_primary_that_is_full(en
                 client.close()
 
 
-def _crowd(address: str, crowd: list[socket.socket], enough: threading.Event) -> None:
+def _crowd(address: str, crowd: list[socket.socket], enough: threading.Event, encrypted: bool = False) -> None:
     while not enough.wait(0.002):
         with contextlib.suppress(OSError):  # a node that is ended, or is given other addresses, refuses everybody for a moment
-            if (client := _stay(address)) is not None:
+            if (client := _stay(address, encrypted)) is not None:
                 crowd.append(client)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import valkey.asyncio
@@ -43,8 +44,8 @@ def shards(number: int, replicas: int = 0):  # type: ignore[no-untyped-def]
     return change
 
 
-def fill(host: str) -> None:
-    client = ValkeyCluster(host=host)
+def fill(host: str, **more: Any) -> None:
+    client = ValkeyCluster(host=host, **more)
     pipe = client.pipeline()
     for i in range(KEYS):
         pipe.set(f"key:{i}", i)
@@ -53,8 +54,8 @@ def fill(host: str) -> None:
     client.close()
 
 
-def wrong(host: str) -> list[int]:
-    client = ValkeyCluster(host=host)
+def wrong(host: str, **more: Any) -> list[int]:
+    client = ValkeyCluster(host=host, **more)
     pipe = client.pipeline()
     for i in range(KEYS):
         pipe.get(f"key:{i}")

@@ -47,7 +47,8 @@ def endpoint(cache: Cache) -> str:
 async def writing(live: LiveCache, *, replicas: int = 0) -> AsyncIterator[Writer]:
     """A client that has begun to write at the primary endpoint. ``replicas``:
     only what so many have is acknowledged, and may not be lost."""
-    writer = Writer((endpoint(await live.cache()), 6379), replicas=replicas)
+    cache = await live.cache()
+    writer = Writer((endpoint(cache), 6379), replicas=replicas, trust=live.authorities.trust_of(cache))
     try:
         await live.until(lambda _: writer.count > 100, "writes")
         yield writer

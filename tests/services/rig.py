@@ -367,6 +367,7 @@ class Keeper:
         return replace(
             before,
             nodes=tuple(nodes),
+            transit=wanted.transit,
             mode="enabled" if wanted.cluster_mode == "enabled" else "disabled",
             shards=tuple(shards),
             fronts=fronts,

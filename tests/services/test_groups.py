@@ -167,7 +167,7 @@ LOG = [
     [
         {"AuthToken": "a" * 20},
         {"AtRestEncryptionEnabled": True},
-        {"TransitEncryptionEnabled": True},
+        {"TransitEncryptionEnabled": True, "TransitEncryptionMode": "preferred"},
         {"KmsKeyId": "k"},
         {"UserGroupIds": ["g"]},
         {"LogDeliveryConfigurations": LOG},

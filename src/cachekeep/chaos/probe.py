@@ -4,6 +4,7 @@ what a user would have felt."""
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ class Writer:
     """Writes ``PREFIX:1``, ``PREFIX:2``, … one at a time, and connects anew after every error. ``where`` is asked before each
     connection; a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the
     cache. With ``replicas`` a write counts as acknowledged only when so many replicas have it (``WAIT``). Keys expire after
-    ``kept_seconds``: what is asked for later than that is ``missing`` for that reason alone."""
+    ``kept_seconds``: what is asked for later than that is ``missing`` for that reason alone. ``trust``: it comes by TLS, to
+    one that these authorities (PEM) call by the address."""
 
     def __init__(
         self,
@@ -32,7 +34,9 @@ class Writer:
         pause_seconds: float = 0.0,
         replicas: int = 0,
         kept_seconds: int = KEPT_SECONDS,
+        trust: str = "",
     ) -> None:
+        self._tls = ssl.create_default_context(cadata=trust) if trust else None
         self._kept_seconds = kept_seconds
         self._replicas = replicas
         self._where = where if callable(where) else lambda: where
@@ -74,7 +78,7 @@ class Writer:
         while not self._stop.is_set():
             try:
                 where, self._moved = self._moved or self._where(), None
-                with socket.create_connection(where, timeout=REPLY_SECONDS) as line:
+                with self._connect(where, REPLY_SECONDS) as line:
                     self.connections += 1
                     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     while not self._stop.is_set():
@@ -98,6 +102,16 @@ class Writer:
             except OSError as error:
                 self.last_error = str(error)
             time.sleep(CONNECT_PAUSE_SECONDS)
+
+    def _connect(self, where: Where, seconds: float) -> socket.socket:
+        line = socket.create_connection(where, timeout=seconds)
+        if self._tls is None:
+            return line
+        try:
+            return self._tls.wrap_socket(line, server_hostname=where[0])
+        except BaseException:
+            line.close()
+            raise
 
     def _refused(self, reply: bytes) -> None:
         self.last_error = reply.decode(errors="replace").strip() or "the connection was closed"
@@ -125,7 +139,7 @@ class Writer:
     def _gone(self, where: Where, asked: list[int]) -> list[int] | Where:
         """Those of ``asked`` that are not there; or where to ask instead."""
         gone: list[int] = []
-        with socket.create_connection(where, timeout=30) as line, line.makefile("rb") as replies:
+        with self._connect(where, 30) as line, line.makefile("rb") as replies:
             for start in range(0, len(asked), 500):
                 part = asked[start : start + 500]
                 line.sendall(b"".join(_command(b"EXISTS", b"%b:%d" % (self._prefix, n)) for n in part))

@@ -20,6 +20,7 @@ from cachekeep.chaos.cuts import unusable
 from cachekeep.chaos.harm import Cut, Filling, Victim, clear_left_over
 from cachekeep.chaos.probe import Writer
 from cachekeep.cli import confirm, options, settings_of
+from cachekeep.cli.ca import published
 from cachekeep.cli.client import call
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model.endpoint import parted
@@ -161,6 +162,7 @@ def _run(
         prefix=f"{_PROBE}:{{{_tag(cache, chosen)}}}",
         pause_seconds=_PROBE_PAUSE_SECONDS,
         kept_seconds=_kept_seconds(seconds),
+        trust=published(settings) if cache["transit"] == "required" else "",
     )
     try:
         end = time.monotonic() + 5

@@ -71,6 +71,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     zone: str = ""
     probe: Literal["resp", "memcached", "tcp"] = "tcp"
+    tls: bool = False
+    """The probe has to come by TLS."""
     limits: Limits = Limits()
     """Of the whole process, as far as the machine holds processes to limits."""
     settings: dict[str, str] = {}
@@ -184,6 +186,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     version: str
     password: Secret
+    trust: str = ""
+    """It is spoken to by TLS, if it shows a certificate for its address by one of these authorities (PEM); empty: without."""
     cluster_id: str = ""
     """Cluster mode: its id on the cluster bus."""
     fed_from_outside: bool = False
@@ -209,6 +213,7 @@ class ApplyParts(msgspec.Struct, frozen=True, kw_only=True):
     login: str = ""
     """As which user it is to come to its primary."""
     settings: Mapping[str, str] = {}
+    tls: Mapping[str, str] = {}
 
 
 class PublishDiscovery(msgspec.Struct, frozen=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import cast
 
 from cachekeep.compute.peer import served, stranger
@@ -101,6 +103,11 @@ class Line(asyncio.Protocol):
             self._transport.abort()
         self.connection_lost(None)
 
+    def forsake(self) -> None:
+        """Close at once, and do not tell that it was lost."""
+        self._on_lost = None
+        self.close()
+
     # -- for asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,15 +142,37 @@ class Line(asyncio.Protocol):
 
 
 async def connect(
-    address: str, port: int, parse: Parse, on_lost: Callable[[], None] | None = None, *, greeting: bytes = b"", secret: bool = False
+    address: str,
+    port: int,
+    parse: Parse,
+    on_lost: Callable[[], None] | None = None,
+    *,
+    greeting: bytes = b"",
+    secret: bool = False,
+    trust: str = "",
 ) -> Line:
-    """Open a line. ``greeting``: a command that is sent first, whose reply must be good. Raises LineLost with the reason, or the
-    reply as ReplyError.
+    """Open a line. ``greeting``: a command that is sent first, whose reply must be good. ``trust``: as for ``line_over``. Raises
+    LineLost with the reason, or the reply as ReplyError.
 
     An engine that refuses a connection says why and closes it at once, be there a greeting on its way or not. A transport may fail
     to send before it has read, and what was said is lost; so this much goes over the bare socket, which is read to its end.
     """
+    if trust:
+        return await greeted(
+            await line_over(await dial(address, port, parse, secret=secret), parse, on_lost, trust=trust), greeting
+        )
     return await line_over(await dial(address, port, parse, greeting, secret=secret), parse, on_lost)
+
+
+async def greeted(line: Line, greeting: bytes) -> Line:
+    """The line, when the greeting was answered well. Raises LineLost or ReplyError."""
+    try:
+        if greeting:
+            good(await line.ask(greeting, 1))
+    except BaseException:
+        line.forsake()
+        raise
+    return line
 
 
 async def dial(address: str, port: int, parse: Parse, *greetings: bytes, secret: bool = False) -> socket.socket:
@@ -168,16 +197,39 @@ async def dial(address: str, port: int, parse: Parse, *greetings: bytes, secret:
     return sock
 
 
-async def line_over(sock: socket.socket, parse: Parse, on_lost: Callable[[], None] | None = None) -> Line:
-    """A line over a connection that is there. Raises LineLost."""
+async def line_over(sock: socket.socket, parse: Parse, on_lost: Callable[[], None] | None = None, *, trust: str = "") -> Line:
+    """A line over a connection that is there. ``trust``: by TLS, with one that these authorities (PEM) call by the
+    address. Raises LineLost; ReplyError where an engine has closed the connection at once.
+
+    An engine that has as many clients as it may says so, but not by TLS: there it hangs up before it has shaken hands.
+    """
     line = Line(parse, on_lost)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: line, sock=sock)
+        tls, name = (_by_authorities(trust), sock.getpeername()[0]) if trust else (None, None)
+        await asyncio.get_running_loop().create_connection(lambda: line, sock=sock, ssl=tls, server_hostname=name)
+    except (ssl.SSLEOFError, ConnectionResetError) as error:
+        sock.close()
+        if trust:
+            raise ReplyError(_HUNG_UP) from error
+        raise LineLost(error.strerror or str(error)) from error
+    except ssl.SSLError as error:
+        sock.close()
+        raise LineLost(f"TLS failed: {getattr(error, 'verify_message', None) or error.reason}") from error
     except OSError as error:
         sock.close()
         raise LineLost(error.strerror or str(error)) from error
     return line
+
+
+_HUNG_UP = "ERR max number of clients reached, it seems: it closed the connection before TLS began"
+
+
+@lru_cache(maxsize=256)
+def _by_authorities(trust: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=trust)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 async def _greet(sock: socket.socket, greeting: bytes, parse: Parse) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Key, Target
-from cachekeep.compute.line import Line, LineLost, ReplyError, connect, dial, line_over, parse_memcached, parse_resp, resp
+from cachekeep.compute.line import Line, LineLost, ReplyError, connect, dial, greeted, line_over, parse_memcached, parse_resp, resp
 from cachekeep.compute.logins import log_in
 from cachekeep.compute.spares import Spares
 from cachekeep.engines.launch import NOBODY_PORT
@@ -92,15 +92,20 @@ class Lines:
         sock = await asyncio.to_thread(self._spares.take, _name(target)) if self._spares is not None else None
         if sock is None:
             return None
-        line = await line_over(sock, parse_resp, lambda: self._on_lost(target.key))
+        line: Line | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
+                if target.trust:
+                    line = await line_over(sock, parse_resp, lambda: self._on_lost(target.key), trust=target.trust)
+                    return await greeted(line, resp(log_in(target)))
+                line = await line_over(sock, parse_resp, lambda: self._on_lost(target.key))
                 _, word = await line.ask(resp(("UNSUBSCRIBE", _WAITING), ("ECHO", _WAITING)), 2)
             if word == _WAITING.encode():
                 return line
-        except (LineLost, TimeoutError):
+        except (LineLost, ReplyError, TimeoutError):
             pass
-        line.close()
+        if line is not None:
+            line.close()
         return None
 
     async def _keep_spares(self, spares: Spares) -> None:
@@ -118,9 +123,12 @@ class Lines:
         with contextlib.suppress(LineLost, ReplyError, OSError, TimeoutError):
             if await asyncio.to_thread(spares.has, _name(target)):
                 return
-            # Who listens is not idle, so a parameter group's ``timeout`` leaves it alone.
-            greetings = (resp(log_in(target)), resp(("SUBSCRIBE", _WAITING)))
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            # Who listens is not idle, so a parameter group's ``timeout`` leaves it alone. TLS is between two processes, so nothing
+            # is said by it before the next one has the connection: it has been let in all the same.
+            greetings = () if target.trust else (resp(log_in(target)), resp(("SUBSCRIBE", _WAITING)))
+            async with asyncio.timeout(_CONNECT_SECONDS), contextlib.AsyncExitStack() as while_there_is_room:
+                if target.trust:  # whether it was let in would show only then
+                    await while_there_is_room.enter_async_context(self.room(target))
                 sock = await self._admitted(target, lambda: dial(target.address, target.port, parse_resp, *greetings, secret=True))
             with sock:
                 await asyncio.to_thread(spares.put, _name(target), sock)
@@ -223,7 +231,9 @@ async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Li
         # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
         async with asyncio.timeout(_CONNECT_SECONDS):
             parse = parse_memcached if memcached else parse_resp
-            return await connect(target.address, target.port, parse, on_lost, greeting=greeting, secret=not memcached)
+            return await connect(
+                target.address, target.port, parse, on_lost, greeting=greeting, secret=not memcached, trust=target.trust
+            )
     except TimeoutError as error:
         raise LineLost(f"no connection within {_CONNECT_SECONDS:g} s") from error
 
@@ -234,7 +244,7 @@ async def _answers(target: Target) -> Excuse | None:
         return None
     try:
         async with asyncio.timeout(_KNOCK_SECONDS):
-            line = await connect(target.address, target.port, parse_resp, greeting=_NONSENSE)
+            line = await connect(target.address, target.port, parse_resp, greeting=_NONSENSE, trust=target.trust)
             line.close()
     except ReplyError as error:
         said = excuse(str(error))

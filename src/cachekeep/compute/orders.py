@@ -144,6 +144,8 @@ class Orders:
                 await self._apply_settings(target, come_as(effect.login, target))
             if effect.settings:
                 await self._apply_settings(target, effect.settings)
+            if effect.tls:
+                await self._apply_settings(target, effect.tls)
 
     async def _apply_settings(self, target: Target, settings: Mapping[str, str]) -> None:
         """All of them or none."""

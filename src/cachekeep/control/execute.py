@@ -16,6 +16,7 @@ from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.engines.launch import ENGINES_OWN, launch
 from cachekeep.engines.runtime import runtime
+from cachekeep.engines.tls import AUTHORITIES, IDENTITY, Papers
 from cachekeep.errors import CachekeepError, OrderFailed
 from cachekeep.model import (
     Act,
@@ -49,14 +50,28 @@ ORDER_SECONDS, PROCESS_SECONDS = 10.0, 20.0
 """What an order to an engine or a front, and the start or end of a process, may take beyond what it is given by itself."""
 Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
+PapersOf = Callable[[Cache], Papers | None]
+"""What the nodes of a cache show and go by; None without TLS. Raises ``Unsealable``."""
 
 
-def specs(catalogue: Catalogue, password_of: Passwords, *, run_as: str | None = None, open_files: int | None = None) -> Specs:
+def no_papers(cache: Cache) -> None:
+    """Of an installation without certificates."""
+
+
+def specs(
+    catalogue: Catalogue,
+    password_of: Passwords,
+    papers_of: PapersOf = no_papers,
+    *,
+    run_as: str | None = None,
+    open_files: int | None = None,
+) -> Specs:
     """Specs from installed builds. ``run_as`` and ``open_files`` are ``launch``'s: they are the machine's, not the cache's."""
 
     def spec(cache: Cache, node: Node) -> ProcessSpec:
-        build, password = catalogue.resolve(node.engine, node.version), password_of(cache)
-        plan = launch(build, cache, node, password, run_as=run_as, open_files=open_files)
+        needs = ("tls",) if cache.decided.certificate is not None else ()
+        build, password, papers = catalogue.resolve(node.engine, node.version, needs), password_of(cache), papers_of(cache)
+        plan = launch(build, cache, node, password, papers, run_as=run_as, open_files=open_files)
         return ProcessSpec(
             key=(cache.uid, node.name),
             incarnation=node.incarnation,
@@ -67,6 +82,7 @@ def specs(catalogue: Catalogue, password_of: Passwords, *, run_as: str | None = 
             port=node.port,
             zone=node.zone,
             probe=plan.probe,
+            tls=plan.tls,
             limits=plan.limits,
             settings=plan.settings,
             digests=plan.digests,
@@ -208,6 +224,9 @@ class Hands:
             return
         node = _node(cache, effect.name)
         spec = self._specs(cache, node)
+        if "tls" in effect.parts:  # an engine reads them when it is told of them
+            papers = {name: file for name, file in spec.files.items() if name in (IDENTITY, AUTHORITIES)}
+            await self._driver.rewrite(spec.key, papers, digests={})
         await self._tell(cache, _parts(cache, node, effect.parts, spec.settings))
         if "settings" in effect.parts:
             seen = await self._link.look(self._observer.target(cache, node), deadline_seconds=ORDER_SECONDS)
@@ -226,6 +245,7 @@ def _parts(cache: Cache, node: Node, parts: Collection[Part], settings: Mapping[
         acl=wanted.acl if "acl" in parts else (),
         login=wanted.login.user if "login" in parts and wanted.login is not None else "",
         settings=settings if "settings" in parts else {},
+        tls=dict(wanted.tls.settings) if "tls" in parts and wanted.tls is not None else {},
     )
 
 

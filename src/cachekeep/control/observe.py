@@ -55,9 +55,16 @@ STILL_SECONDS = 2.0
 
 Passwords = Callable[[Cache], Secret]
 """By which a cache's nodes are spoken to now. Raises ``Unsealable``."""
+Trust = Callable[[Cache], str]
+"""The authorities by which a cache's nodes are known, as PEM; empty: they are spoken to without TLS."""
 
 
-def target(cache: Cache, node: Node, password_of: Passwords) -> Target:
+def no_trust(cache: Cache) -> str:
+    """Of an installation without certificates."""
+    return ""
+
+
+def target(cache: Cache, node: Node, password_of: Passwords, trust_of: Trust = no_trust) -> Target:
     """How to speak to a node. Raises ``Unsealable``."""
     return Target(
         key=(cache.uid, node.name),
@@ -66,6 +73,7 @@ def target(cache: Cache, node: Node, password_of: Passwords) -> Target:
         engine=node.engine,
         version=node.version,
         password=password_of(cache),
+        trust=trust_of(cache),
         cluster_id=cluster_node_id(cache, node) if cache.in_cluster_mode(node) else "",
         fed_from_outside=node in cache.decided.successors,
         moving=cache.decided.resharding > 0 or cache.decided.available_at is None,
@@ -150,8 +158,9 @@ class Observer:
         places: Places,
         clock: Clock,
         password_of: Passwords,
+        trust_of: Trust = no_trust,
     ) -> None:
-        self._password_of = password_of
+        self._password_of, self._trust_of = password_of, trust_of
         self._store, self._driver, self._link, self._fronts, self._places, self._clock = store, driver, link, fronts, places, clock
         self.jobs = jobs
         self._silent_since: dict[Key, float] = {}
@@ -166,7 +175,7 @@ class Observer:
 
     def target(self, cache: Cache, node: Node) -> Target:
         """How to speak to a node. Raises ``Unsealable``."""
-        return target(cache, node, self._password_of)
+        return target(cache, node, self._password_of, self._trust_of)
 
     async def look(self, cache: Cache) -> View:
         """What is there now, and what is under way."""

@@ -18,6 +18,7 @@ from cachekeep.engines.catalogue import Build
 from cachekeep.engines.config import item_mb, within
 from cachekeep.engines.limits import MEMCACHED_OWN_FILES
 from cachekeep.engines.runtime import runtime
+from cachekeep.engines.tls import AUTHORITIES, IDENTITY, Papers
 from cachekeep.engines.users import secret_of
 from cachekeep.model import Cache, Digests, Limits, Node, Runtime, Secret, Shard
 
@@ -36,6 +37,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     probe: Literal["resp", "memcached"]
     limits: Limits
+    tls: bool = False
+    """The probe has to come by TLS."""
     settings: dict[str, str]
     """Those that a running server can be told anew."""
     digests: Digests
@@ -47,13 +50,14 @@ def launch(
     cache: Cache,
     node: Node,
     password: Secret,
+    papers: Papers | None = None,
     *,
     run_as: str | None = None,
     open_files: int | None = None,
 ) -> Launch:
     """The launch of ``node`` by ``build``.
 
-    ``password``: of the credential that is in force (``Cache.credentials``).
+    ``password``: of the credential that is in force (``Cache.credentials``). ``papers``: of its certificate, where it has one.
     ``run_as``: the account to which Memcached changes, which must be given where it is started by root.
     ``open_files``: the most that a process is allowed here; an engine that is to have more clients than that is given fewer.
     """
@@ -66,10 +70,13 @@ def launch(
         files = {"server.conf": (server_conf(build, cache, node, wanted, told, password), True)}
         if cache.in_cluster_mode(node):
             files["nodes.conf"] = (nodes_conf(cache, node), False)
+    if papers is not None:
+        files |= {IDENTITY: (papers.identity, True), AUTHORITIES: (papers.authorities, False)}
     return Launch(
         argv=argv,
         files=files,
         probe="memcached" if node.engine == "memcached" else "resp",
+        tls=cache.encrypted,
         limits=wanted.limits,
         settings=told,
         digests=wanted.digests,
@@ -86,7 +93,7 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, setting
     lines: list[tuple[str, ...]] = [
         ("bind", "{listen}"),
         ("bind-source-addr", "{listen}"),
-        ("port", str(node.port)),
+        *((("port", str(node.port)),) if wanted.tls is None else wanted.tls.settings),
         ("protected-mode", "no"),  # never on other addresses than those given, and ACLs decide
         ("dir", "{dir}"),
         ("daemonize", "no"),

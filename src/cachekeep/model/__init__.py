@@ -17,6 +17,7 @@ from cachekeep.model.cache import (
     Wanted,
     WantedShard,
 )
+from cachekeep.model.certificate import Certificate, Tls, Transit
 from cachekeep.model.change import (
     Change,
     Condemned,
@@ -147,6 +148,7 @@ __all__ = [
     "Cache",
     "Cancel",
     "CacheKind",
+    "Certificate",
     "ClusterMode",
     "ClusterSeen",
     "Condition",
@@ -225,6 +227,8 @@ __all__ = [
     "Swap",
     "Tags",
     "Task",
+    "Tls",
+    "Transit",
     "View",
     "Wait",
     "Waited",

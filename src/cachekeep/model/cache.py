@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.certificate import Certificate, Transit
 from cachekeep.model.change import (
     Change,
     Condemned,
@@ -83,6 +84,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Fields whose change waits for the maintenance window (``ApplyImmediately=false``): ``node_type``, ``version``, ``shards``."""
     credentials: tuple[Credential, ...] = ()
     """By which its nodes may be spoken to; the last is the one to come to. Empty for an engine without users."""
+    transit: Transit = "disabled"
+    authorities: tuple[str, ...] = ()
+    """Ids of those that may issue its certificates, and are trusted; the last is the one to come to. Empty without TLS."""
     deleted: bool = False
 
     def asking(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None) -> Wanted:
@@ -285,6 +289,10 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """Serial of the credential by which its nodes are spoken to, and come to each other."""
     other_credential: int | None = None
     """Of the one that they accept beside it: on its way in if it is higher, else on its way out."""
+    transit: Transit = "disabled"
+    """By what clients come to its nodes."""
+    certificate: Certificate | None = None
+    """That its nodes have, or are to have; None: they have none."""
     appointed_at: Moment | None = None
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None
@@ -385,6 +393,11 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Those that its nodes accept, the one that is in force first; empty for an engine without users."""
         known = {c.serial: c for c in self.wanted.credentials}
         return tuple(known[s] for s in (self.decided.credential, self.decided.other_credential) if s is not None and known)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its nodes are spoken to by TLS, and speak to each other by it."""
+        return self.decided.transit == "required"
 
     def node(self, name: str) -> Node | None:
         """The decided node of that name, successors and retired ones included."""

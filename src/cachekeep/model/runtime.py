@@ -14,9 +14,10 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.certificate import Tls
 from cachekeep.model.limits import Limits
 
-Part = Literal["acl", "login", "settings"]
+Part = Literal["acl", "login", "settings", "tls"]
 """What a running engine can be told anew, in the order in which it is told."""
 Digests = dict[Part | Literal["boot"], str]
 
@@ -39,6 +40,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     acl: tuple[str, ...] = ()
     """Who may do what, a line for each user. Only hashes of passwords are in it."""
     login: Login | None = None
+    tls: Tls | None = None
     limits: Limits = Limits()
 
     @functools.cached_property
@@ -49,6 +51,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "login": self.login and (self.login.user, self.login.password_hash),
             "settings": self.settings,
             "boot": self.boot,
+            "tls": self.tls and msgspec.to_builtins(self.tls),
         }
         return {part: _digest(value) for part, value in parts.items() if value}
 

@@ -11,7 +11,7 @@ from cachekeep.plan import deadlines, jobs, moments
 from cachekeep.plan.change import credentials, errands, rollout, switch
 from cachekeep.plan.flights import first
 from cachekeep.plan.lead import elect, judge, promote, starve
-from cachekeep.plan.nodes import announce, cluster, limits, members
+from cachekeep.plan.nodes import announce, certificates, cluster, limits, members
 from cachekeep.plan.reach import configuration, endpoints, followers
 from cachekeep.plan.situation import Policy, Situation, listed, names, verb
 from cachekeep.plan.slots import reshard
@@ -45,6 +45,7 @@ RULES: tuple[Row, ...] = (
     Row(elect.lead, "cluster", "before `members.start`: a lost primary is succeeded before its process comes back empty"),
     Row(reshard.record, "cluster", "before `members.start`: a primary starts with what it was last seen to own"),
     Row(members.appoint, "all", "after `promote.lead`, since no new node delays a failover; before `members.start`"),
+    Row(certificates.issue, "all", "after `members.appoint`, which gives addresses; before `members.start`: it starts with one"),
     Row(promote.conclude, "all", "after `promote.lead`; before `promote.transfer`: no move begins while a recovery is under way"),
     Row(switch.hand_on, "cluster", "before `configuration.publish`, which leaves it to the front until that has given way"),
     Row(configuration.publish, "cluster", "before `members.start`: the endpoint leaves a node that is gone before that comes back"),

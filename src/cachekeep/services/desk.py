@@ -192,6 +192,7 @@ def shown(cache: Cache, condition: Condition | None) -> Mapping[str, Any]:
         "full_name": f"{cache.kind}/{cache.name}",
         "kind": cache.kind,
         **_running(cache),
+        "transit": cache.decided.transit,
         "status": condition.status if condition else "unknown" if unseen(cache) == "modifying" else unseen(cache),
         "because": condition.because if condition else "its keeper has not looked yet",
         "refused": bool(condition and condition.refused),

@@ -366,7 +366,7 @@ class LocalDriver:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     return
-                if await accepts(spec.address, spec.port, spec.probe, deadline_seconds=min(left, 0.5)):
+                if await accepts(spec.address, spec.port, spec.probe, tls=spec.tls, deadline_seconds=min(left, 0.5)):
                     held.accepting = not held.gone.is_set()
                     return
                 await asyncio.sleep(pause_seconds * self._waiting)  # all together ask no more often than one would

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from typing import Literal
 
-_ASK = {"resp": b"PING\r\n", "memcached": b"version\r\n", "tcp": b""}
+_GREETINGS = {"resp": b"PING\r\n", "memcached": b"version\r\n", "tcp": b""}
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -28,8 +29,11 @@ def why_not_free(address: str, port: int) -> str | None:
     return None
 
 
-async def accepts(address: str, port: int, protocol: Literal["resp", "memcached", "tcp"], *, deadline_seconds: float) -> bool:
-    """Whether a connection is accepted and, where the protocol has a greeting, answered: by an error too (NOAUTH, LOADING)."""
+async def accepts(
+    address: str, port: int, protocol: Literal["resp", "memcached", "tcp"], *, tls: bool = False, deadline_seconds: float
+) -> bool:
+    """Whether a connection is accepted and, where the protocol has a greeting, answered: by an error too (NOAUTH, LOADING).
+    Nothing is told there that anybody must not hear, so by TLS whoever answers is believed."""
     loop = asyncio.get_running_loop()
     with socket.socket(family(address), socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
@@ -40,10 +44,26 @@ async def accepts(address: str, port: int, protocol: Literal["resp", "memcached"
             async with asyncio.timeout(deadline_seconds):
                 if code:
                     await loop.sock_connect(connection, (address, port))
-                if not (ask := _ASK[protocol]):
+                if not (ask := _GREETINGS[protocol]):
                     return True
-                await loop.sock_sendall(connection, ask)
-                answer = await loop.sock_recv(connection, 64)
+                answer = await (_ask_by_tls if tls else _ask)(connection, ask)
         except (OSError, TimeoutError):
             return False
     return answer[:1] in (b"+", b"-") if protocol == "resp" else bool(answer)
+
+
+async def _ask(connection: socket.socket, ask: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, ask)
+    return await loop.sock_recv(connection, 64)
+
+
+async def _ask_by_tls(connection: socket.socket, ask: bytes) -> bytes:
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(sock=connection.dup(), ssl=anybody, server_hostname=connection.getpeername()[0])
+    try:
+        writer.write(ask)
+        return await reader.read(64)
+    finally:
+        writer.transport.abort()

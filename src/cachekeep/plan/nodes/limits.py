@@ -22,6 +22,7 @@ _WORDS: Final[dict[Part, str]] = {
     "acl": "changed users",
     "login": "another login for replication",
     "settings": "changed settings",
+    "tls": "another certificate",
 }
 _MARGIN_BYTES = 64 * _MIB
 """What a process's group is charged with beside its own pages, before a limit is lowered to what is in use."""

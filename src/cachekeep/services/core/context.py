@@ -12,6 +12,7 @@ import msgspec
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.security.access_keys import Issuer
+from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core.quotas import Quota
 from cachekeep.wire.faults import ApiError
@@ -60,6 +61,7 @@ class Context(msgspec.Struct, frozen=True):
     catalogue: Catalogue
     clock: Clock
     sealing: Sealing
+    authorities: Authorities
 
 
 def digest(*parts: str) -> str:

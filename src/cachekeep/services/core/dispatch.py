@@ -11,6 +11,7 @@ from msgspec.structs import replace as with_fields
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import Conflict, InvalidCombination, InvalidValue, Unsealable
+from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core import parameters
 from cachekeep.services.core.authorise import authorise
@@ -40,10 +41,11 @@ class Services:
         settings: ServiceSettings,
         clock: Clock,
         sealing: Sealing,
+        authorities: Authorities | None = None,
     ) -> None:
         self._services = {service.name: service for service in services}
         self._store = store
-        self._context = Context(settings, catalogue, clock, sealing)
+        self._context = Context(settings, catalogue, clock, sealing, authorities or Authorities((), sealing))
         self._waiting = Waiting(store, clock)
 
     def served(self) -> Mapping[str, frozenset[str]]:

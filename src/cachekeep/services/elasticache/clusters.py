@@ -54,7 +54,8 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
     engine = params["Engine"].lower()
     if engine not in ENGINES:
         raise value_error(f"Invalid engine {engine}: valid engines are {', '.join(ENGINES)}.")
-    offer = want.choose_version(context, engine, params.get("EngineVersion"))
+    transit = want.transit(params)
+    offer = want.choose_version(context, engine, params.get("EngineVersion"), transit)
     node_type = want.check_node_type(engine, params["CacheNodeType"])
     group_name, values = await want.parameter_group(tx, params.get("CacheParameterGroupName"), offer.family)
     if values.get("cluster-enabled") == "yes":
@@ -73,6 +74,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
+        **want.encrypted(context, transit, offer, node_type),
         **want.plain(params, context.settings),
         **want.windows(params, engine),
     )

@@ -45,8 +45,9 @@ _REFUSED: Final[Declared] = {
     "SnapshotArns": _SNAPSHOT,
     "SnapshotRetentionLimit": NotYet("Taking snapshots", (0,)),
     "SnapshottingClusterId": NotYet("Taking snapshots"),
-    "TransitEncryptionEnabled": NotYet("Encryption in transit", (False,)),
-    "TransitEncryptionMode": NotYet("Encryption in transit"),
+    "ModifyReplicationGroup:TransitEncryptionEnabled": NotYet("A change of encryption in transit"),
+    "ModifyReplicationGroup:TransitEncryptionMode": NotYet("A change of encryption in transit"),
+    "TransitEncryptionMode": Effect("required: clients come by TLS and not without"),
     "UserGroupIds": _USER_GROUP,
     "UserGroupIdsToAdd": _USER_GROUP,
     "UserGroupIdsToRemove": _USER_GROUP,
@@ -107,6 +108,7 @@ _CACHES: Final[Declared] = {
     "ShowCacheClustersNotInReplicationGroups": Effect("no members of groups"),
     "ShowCacheNodeInfo": Effect("nodes with their endpoints"),
     "SnapshotWindow": Effect("is kept and shown, clear of the maintenance window"),
+    "TransitEncryptionEnabled": Effect("whether clients, and nodes among each other, come by TLS"),
     "TestFailover:NodeGroupId": Effect("the node group whose primary fails"),
 }
 _THE_OTHERS: Final[Declared] = {

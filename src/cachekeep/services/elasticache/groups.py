@@ -52,7 +52,8 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
     engine = params.get("Engine", "redis").lower()
     if engine not in ("redis", "valkey"):
         raise value_error(f"Invalid engine {engine}: a replication group runs redis or valkey.")
-    offer = want.choose_version(context, engine, params.get("EngineVersion"))
+    transit = want.transit(params)
+    offer = want.choose_version(context, engine, params.get("EngineVersion"), transit)
     node_type = want.check_node_type(engine, params["CacheNodeType"])
     found = shards.layouts(params)
     asked = params.get("CacheParameterGroupName")
@@ -74,6 +75,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
+        **want.encrypted(context, transit, offer, node_type, clustered=clustered),
         **({"automatic_failover": clustered} | want.plain(params, context.settings)),
         **want.windows(params, engine),
     )
@@ -84,7 +86,16 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         raise _already_exists(group_id) from None
 
 
-_FROM_PRIMARY: Final = ("Engine", "EngineVersion", "CacheNodeType", "CacheParameterGroupName", "CacheSubnetGroupName", "Port")
+_FROM_PRIMARY: Final = (
+    "Engine",
+    "EngineVersion",
+    "CacheNodeType",
+    "CacheParameterGroupName",
+    "CacheSubnetGroupName",
+    "Port",
+    "TransitEncryptionEnabled",
+    "TransitEncryptionMode",
+)
 """What a group takes over from the cluster that becomes its primary."""
 
 
@@ -126,6 +137,8 @@ def _agrees(parameter: str, value: Any, wanted: Wanted, context: Context) -> boo
         "CacheParameterGroupName": wanted.parameter_group,
         "CacheSubnetGroupName": wanted.subnet_group or render.DEFAULT_SUBNET_GROUP,
         "Port": wanted.port,
+        "TransitEncryptionEnabled": wanted.transit != "disabled",
+        "TransitEncryptionMode": wanted.transit,
     }[parameter]
     return bool((value.lower() if isinstance(value, str) else value) == own)
 
@@ -192,6 +205,7 @@ async def change_node_type(tx: Transaction, cache: Cache, name: str) -> str:
     Raises ApiError InvalidParameterValue or InvalidParameterCombination.
     """
     name = want.check_node_type(cache.wanted.engine, name)
+    want.check_transit(cache.wanted.transit, cache.wanted.engine, name)
     held = in_force.held_bytes(await tx.condition(cache.uid))
     if not in_force.fits(cache, name, held):
         room = data_bytes(replace(cache.wanted, node_type=name))
@@ -214,7 +228,9 @@ async def change_engine(params: Params, tx: Transaction, context: Context, cache
     if engine != running and (running, engine) != ("redis", "valkey"):
         raise combination_error(f"The engine cannot be changed from {running} to {engine}.")
     if engine != before.engine or "EngineVersion" in params:
-        offer = want.choose_version(context, engine, params.get("EngineVersion", version if engine == running else None))
+        offer = want.choose_version(
+            context, engine, params.get("EngineVersion", version if engine == running else None), before.transit
+        )
         if engine == running and numbers(offer.version) < numbers(version):
             raise combination_error(f"The engine version cannot be changed from {version} down to {offer.version}.")
         family, changes = offer.family, {"engine": engine, "version": offer.version}

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cachekeep.engines.catalogue import family_of, numbers
 from cachekeep.model import Cache, Wanted
-from cachekeep.services.core.context import Params, combination_error
+from cachekeep.services.core.context import Params, combination_error, unsupported
 from cachekeep.services.elasticache import shards
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
@@ -52,6 +52,8 @@ async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any
 
 
 def _check(before: Wanted) -> None:
+    if before.transit != "disabled":
+        raise unsupported("Encryption in transit together with cluster mode")
     if numbers(before.version) < ENGINE_SINCE:
         raise combination_error(
             "ClusterMode=compatible or enabled needs Redis OSS 7.0 or Valkey 7.2 or later, "

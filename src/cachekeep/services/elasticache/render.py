@@ -43,7 +43,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "ClusterMode": cache.cluster_mode,
         "CacheNodeType": in_force.node_type(cache),
         "AuthTokenEnabled": False,
-        "TransitEncryptionEnabled": False,
+        **_transit(cache),
         "AtRestEncryptionEnabled": False,
         "StorageEncryptionType": "none",
         "ARN": arn(context.settings, "replicationgroup", cache.name),
@@ -57,6 +57,12 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "Engine": in_force.engine(cache)[0],
     }
     return shape | _told(ConfigurationEndpoint=endpoint(cache, "configuration"))
+
+
+def _transit(cache: Cache) -> Shape:
+    """The mode is told only where there is one."""
+    now = cache.decided.transit if cache.decided.nodes else cache.wanted.transit
+    return {"TransitEncryptionEnabled": now != "disabled"} | ({"TransitEncryptionMode": now} if now != "disabled" else {})
 
 
 def _automatic_failover(cache: Cache) -> str:
@@ -159,7 +165,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
         "SecurityGroups": [{"SecurityGroupId": group_id, "Status": "active"} for group_id in wanted.security_group_ids],
         "AuthTokenEnabled": False,
-        "TransitEncryptionEnabled": False,
+        **_transit(cache),
         "AtRestEncryptionEnabled": False,
         "ARN": arn(context.settings, "cluster", cluster_id),
         "ReplicationGroupLogDeliveryEnabled": False,

@@ -205,7 +205,7 @@ async def add_named(params: Params, tx: Transaction, context: Context, cluster_i
     own = {"Engine": before.engine, "CacheNodeType": before.node_type, "Port": before.port}
     own |= {"CacheParameterGroupName": before.parameter_group, "AutoMinorVersionUpgrade": before.auto_minor_version_upgrade}
     own |= {"PreferredMaintenanceWindow": before.maintenance_window, "CacheSubnetGroupName": before.subnet_group or "default"}
-    own |= {"SnapshotRetentionLimit": before.snapshot_retention_days, "TransitEncryptionEnabled": False}
+    own |= {"SnapshotRetentionLimit": before.snapshot_retention_days, "TransitEncryptionEnabled": before.transit != "disabled"}
     own |= {"NetworkType": "ipv4", "IpDiscovery": "ipv4", "AZMode": "single-az"}
     for name, value in params.items():
         if name not in _FROM_GROUP and own.get(name) != (value.lower() if isinstance(value, str) else value):

@@ -8,12 +8,12 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from cachekeep.engines.catalogue import Offer
+from cachekeep.engines.catalogue import Offer, numbers
 from cachekeep.engines.limits import memory_needed
 from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import EngineMissing
-from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Wanted, WantedShard
+from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Transit, Wanted, WantedShard
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, Params, ServiceSettings, combination_error, unsupported, value_error
 from cachekeep.services.elasticache import find, names, quotas
@@ -27,16 +27,56 @@ DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
 # ------------------------------------------------------------------ engine, version, node type, parameter group
 
 
-def choose_version(context: Context, engine: str, asked: str | None) -> Offer:
-    """The version that a request means: one that ElastiCache offers and an installed build serves. What is shown as a cache's
-    version may be asked for too. Raises ApiError for one that does not exist or that nothing installed serves."""
-    for entry in context.catalogue.versions(engine):
-        if asked == shown_version(context.catalogue, engine, entry.offer.version):
-            return entry.offer
+def choose_version(context: Context, engine: str, asked: str | None, transit: Transit = "disabled") -> Offer:
+    """The version that a request means: one that ElastiCache offers and an installed build serves, with TLS where that is asked
+    for. What is shown as a cache's version may be asked for too. Raises ApiError for one that does not exist or that nothing
+    installed serves."""
+    needs = () if transit == "disabled" else ("tls",)
+    versions = (entry.offer.version for entry in context.catalogue.versions(engine))
+    asked = next((v for v in versions if asked == shown_version(context.catalogue, engine, v)), asked)
     try:
-        return context.catalogue.choose(engine, asked)[0]
+        return context.catalogue.choose(engine, asked, needs)[0]
     except EngineMissing as error:
         raise combination_error(f"{error} Nothing was changed.") from None
+
+
+_TLS_SINCE: Final = {"memcached": (1, 6, 12)}
+_WITHOUT_TLS: Final = {"memcached": ("m1", "m2", "m3", "r3", "t2")}
+
+
+def transit(params: Params) -> Transit:
+    """How clients are to come [CreateReplicationGroup, TransitEncryptionEnabled and TransitEncryptionMode].
+
+    Raises ApiError InvalidParameterCombination.
+    """
+    enabled, asked = params.get("TransitEncryptionEnabled", False), params.get("TransitEncryptionMode")
+    if not enabled:
+        if asked is not None:
+            raise combination_error("TransitEncryptionMode can be set only together with TransitEncryptionEnabled true.")
+        return "disabled"
+    if asked == "preferred":
+        raise unsupported("Encryption in transit that clients may do without (TransitEncryptionMode preferred)")
+    return "required"
+
+
+def encrypted(context: Context, transit: Transit, offer: Offer, node_type: str, *, clustered: bool = False) -> dict[str, Any]:
+    """The wanted fields of a cache with TLS. Raises ApiError InvalidParameterCombination where ElastiCache has none
+    [fact sheet §4: not on M1 and M2; Memcached from 1.6.12 on]."""
+    if transit == "disabled":
+        return {}
+    if offer.engine == "memcached" or clustered:
+        raise unsupported(f"Encryption in transit {'with cluster mode' if clustered else 'of memcached'}")
+    if numbers(offer.version) < _TLS_SINCE.get(offer.engine, ()):
+        raise combination_error(f"Encryption in transit is not supported for {offer.engine} version {offer.version}.")
+    check_transit(transit, offer.engine, node_type)
+    context.authorities.make(context.clock)
+    return {"transit": transit, "authorities": context.authorities.ids[-1:]}
+
+
+def check_transit(transit: Transit, engine: str, node_type: str) -> None:
+    """Raises ApiError InvalidParameterCombination for a node type that has no TLS at ElastiCache."""
+    if transit != "disabled" and node_type.split(".")[1] in _WITHOUT_TLS.get(engine, ("m1", "m2")):
+        raise combination_error(f"Encryption in transit is not supported for cache node type {node_type}. Nothing was changed.")
 
 
 def check_node_type(engine: str, name: str) -> str:

@@ -1,0 +1,36 @@
+"""``cachekeep ca``: by what clients know the nodes of caches with TLS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cachekeep.cli import data_dir_flag, options, settings_of
+from cachekeep.errors import Unusable
+from cachekeep.security import certs
+from cachekeep.settings import Settings
+
+
+@click.command(short_help="The certificates by which clients know caches with TLS: cachekeep ca > ca.pem.")
+@options("data_dir")
+def ca(**flags: Any) -> None:
+    """Print the certificates of all authorities whose certificates caches may show, PEM. Works whether the server runs or not.
+
+    \b
+        cachekeep ca > ca.pem
+        valkey-cli --tls --cacert ca.pem -h ADDRESS
+    """
+    settings = settings_of(flags)
+    pem = published(settings)
+    if not pem:
+        raise Unusable(
+            f"{settings.data_dir} has no certificate authority yet. `cachekeep up{data_dir_flag(settings)}` makes one when it "
+            "starts."
+        )
+    click.echo(pem, nl=False)
+
+
+def published(settings: Settings) -> str:
+    """What clients are to trust, PEM; empty: nothing yet. Raises ``Unusable``."""
+    return "".join(authority.certificate for authority in certs.read(settings.data_dir / certs.FILE))
