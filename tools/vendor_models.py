@@ -15,7 +15,7 @@ from typing import Any
 import botocore
 from botocore.loaders import Loader
 
-SERVICES = ("elasticache", "cloudwatch", "kms", "iam", "sts", "sns", "ec2")
+SERVICES = ("elasticache", "cloudwatch", "kms", "iam", "sts", "sns", "ec2", "application-autoscaling")
 ONLY = {
     "ec2": frozenset(
         (

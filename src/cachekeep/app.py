@@ -43,7 +43,9 @@ from cachekeep.security import access_keys, certs, keys, sigv4
 from cachekeep.security import sealing as seals
 from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
+from cachekeep.services.autoscaling.scaler import Scaler
 from cachekeep.services.core.caches import every
+from cachekeep.services.core.inside import asker
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
@@ -188,27 +190,20 @@ class App:
             policy=policy,
             alone=lock.held,
         )
-        services = Services(
-            SERVICES,
-            store,
-            self.catalogue,
-            ServiceSettings(
-                region=settings.region,
-                account=settings.account,
-                zones=settings.zones,
-                address_pool=settings.address_pool,
-                capacity_memory_bytes=driver.capacity().memory_bytes or 0,
-                overcommit=settings.overcommit,
-                any_subnet=settings.any_subnet,
-                hold_seconds=settings.hold_seconds,
-                quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
-                issuer=issuer,
-                root_created_at=key.created_at,
-            ),
-            clock,
-            sealing,
-            authorities,
+        service_settings = ServiceSettings(
+            region=settings.region,
+            account=settings.account,
+            zones=settings.zones,
+            address_pool=settings.address_pool,
+            capacity_memory_bytes=driver.capacity().memory_bytes or 0,
+            overcommit=settings.overcommit,
+            any_subnet=settings.any_subnet,
+            hold_seconds=settings.hold_seconds,
+            quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
+            issuer=issuer,
+            root_created_at=key.created_at,
         )
+        services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities)
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
         credentials = Credentials(key.access_key, root, issuer)
@@ -249,7 +244,12 @@ class App:
         port = listener.getsockname()[1]
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
-        workers = (keeper, Single("pruner", Pruner(store, clock), store=store, clock=clock, holder=holder))
+        scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
+        workers = (
+            keeper,
+            Single("pruner", Pruner(store, clock), store=store, clock=clock, holder=holder),
+            Single("scaler", scaler, store=store, clock=clock, holder=holder),
+        )
         self._parts = _Parts(listener, _Server(config), workers, services, driver)
 
     async def serve(self) -> None:

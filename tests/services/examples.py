@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
+from cachekeep.model.scaling import ScalableTarget
+from cachekeep.services.autoscaling.find import fresh_id
+
 NEXT_PAGE: Final = "<the marker of the first page>"
 
 _ARN: Final = "arn:aws:elasticache:us-east-1:000000000000:"
@@ -29,6 +32,31 @@ _ITEMS: Final[list[dict[str, Any]]] = [{"MaxItems": 1}, {"MaxItems": 1, "Marker"
 _PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 20, "Marker": NEXT_PAGE}]
 _NO_PAGES: Final = [{"MaxRecords": 20}, {"MaxRecords": 19}, {"Marker": "x"}]
 _NO_TOKENS: Final = [{"MaxResults": 20}, {"MaxResults": 51}, {"NextToken": "x"}]
+_SCALED: Final = {
+    "ServiceNamespace": "elasticache",
+    "ResourceId": "replication-group/many",
+    "ScalableDimension": "elasticache:replication-group:NodeGroups",
+}
+_TRACKING: Final = "TargetTrackingScalingPolicyConfiguration"
+_CPU: Final = {
+    "TargetValue": 60.0,
+    "PredefinedMetricSpecification": {"PredefinedMetricType": "ElastiCachePrimaryEngineCPUUtilization"},
+}
+_DEPTH: Final = {"MetricName": "Depth", "Namespace": "Shop", "Statistic": "Sum"}
+_OWN: Final = {"TargetValue": 60.0, "CustomizedMetricSpecification": _DEPTH}
+_NEW_POLICY: Final = {"PolicyName": "new", "PolicyType": "TargetTrackingScaling"}
+_TARGET_NAME: Final = ScalableTarget.named(_SCALED["ResourceId"], _SCALED["ScalableDimension"])
+_TARGET_ID: Final = fresh_id(_TARGET_NAME, "2026-01-01T00:00:00+00:00")[:30]
+_TARGET_ARN: Final = f"arn:aws:application-autoscaling:us-east-1:{_ACCOUNT}:scalable-target/{_TARGET_ID}"
+
+
+def _scaled(**choices: Any) -> list[dict[str, Any]]:
+    """Of a listing of Application Auto Scaling: all that narrow it, and pages."""
+    own, resource = {"ServiceNamespace": "elasticache"}, {"ResourceId": "replication-group/other"}
+    narrowed = [own | {name: value} for name, value in choices.items()] + ([] if "ResourceIds" in choices else [own | resource])
+    one = {"ResourceIds": [_SCALED["ResourceId"]]} if "ResourceIds" in choices else {"ResourceId": _SCALED["ResourceId"]}
+    dimension = own | one | {"ScalableDimension": _SCALED["ScalableDimension"]}
+    return [own | {"MaxResults": 1}, own | {"MaxResults": 1, "NextToken": NEXT_PAGE}, dimension, *narrowed, own]
 
 
 def _filters(name: str, value: str) -> list[dict[str, Any]]:
@@ -228,6 +256,55 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"CacheParameterGroupName": "mine", "ParameterNameValues": [{"ParameterName": "timeout"}]},
     ],
     "elasticache:TestFailover": [{"ReplicationGroupId": "red", "NodeGroupId": "0001"}],
+    "application-autoscaling:DeleteScalingPolicy": [_SCALED | {"PolicyName": "one"}],
+    "application-autoscaling:DeleteScheduledAction": [_SCALED | {"ScheduledActionName": "one"}],
+    "application-autoscaling:DeregisterScalableTarget": [_SCALED],
+    "application-autoscaling:DescribeScalableTargets": _scaled(ResourceIds=["replication-group/other"]),
+    "application-autoscaling:DescribeScalingActivities": _scaled(IncludeNotScaledActivities=True),
+    "application-autoscaling:DescribeScalingPolicies": _scaled(PolicyNames=["one"]),
+    "application-autoscaling:DescribeScheduledActions": _scaled(ScheduledActionNames=["one"]),
+    "application-autoscaling:ListTagsForResource": [{"ResourceARN": _TARGET_ARN}],
+    "application-autoscaling:PutScalingPolicy": [
+        _SCALED | _NEW_POLICY | {_TRACKING: {**_CPU, "ScaleOutCooldown": 5}},
+        _SCALED | _NEW_POLICY | {_TRACKING: {**_CPU, "ScaleInCooldown": 5}},
+        _SCALED | _NEW_POLICY | {_TRACKING: {**_CPU, "DisableScaleIn": True}},
+        _SCALED
+        | {
+            **_NEW_POLICY,
+            _TRACKING: _OWN
+            | {"CustomizedMetricSpecification": _DEPTH | {"Unit": "Count", "Dimensions": [{"Name": "n", "Value": "v"}]}},
+        },
+        _SCALED | _NEW_POLICY | {_TRACKING: _CPU},
+    ],
+    "application-autoscaling:PutScheduledAction": [
+        _SCALED
+        | {
+            "ScheduledActionName": "new",
+            "Schedule": "cron(0 9 * * ? *)",
+            "Timezone": "Europe/Berlin",
+            "StartTime": dt.datetime(2026, 2, 1, tzinfo=dt.UTC),
+            "EndTime": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+            "ScalableTargetAction": {"MinCapacity": 1, "MaxCapacity": 3},
+        },
+    ],
+    "application-autoscaling:RegisterScalableTarget": [
+        _SCALED | {"MinCapacity": 2, "MaxCapacity": 3},
+        _SCALED | {"RoleARN": "arn:aws:iam::000000000000:role/other"},
+        _SCALED
+        | {
+            "SuspendedState": {
+                "DynamicScalingInSuspended": True,
+                "DynamicScalingOutSuspended": True,
+                "ScheduledScalingSuspended": True,
+            }
+        },
+        _SCALED | {"ScalableDimension": "elasticache:replication-group:Replicas", "ResourceId": "replication-group/many"},
+        _SCALED
+        | {"ResourceId": "cache-cluster/mc", "ScalableDimension": "elasticache:cache-cluster:Nodes"}
+        | {"MinCapacity": 1, "MaxCapacity": 3, "Tags": {"k": "v"}},
+    ],
+    "application-autoscaling:TagResource": [{"ResourceARN": _TARGET_ARN, "Tags": {"new": "v"}}],
+    "application-autoscaling:UntagResource": [{"ResourceARN": _TARGET_ARN, "TagKeys": ["k"]}],
     "ec2:DescribeAccountAttributes": _neighbour({"AttributeNames": "default-vpc"}),
     "ec2:DescribeAvailabilityZones": _neighbour({"ZoneNames": "us-east-1a", "ZoneIds": "us-east-1-az1"}, ("zone-name", "*b")),
     "ec2:DescribeInstanceTypes": [

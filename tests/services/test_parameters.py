@@ -18,6 +18,7 @@ from tests.services.examples import EXAMPLES, NEXT_PAGE
 from tests.services.rig import SetClock
 from tests.services.world import World
 
+from cachekeep.model.scaling import ScalableTarget, ScalingActivity
 from cachekeep.services import SERVICES
 from cachekeep.services.core.operation import Operation, Service
 from cachekeep.services.core.parameters import Effect, Moot, Never, NotYet, listed, of
@@ -108,6 +109,28 @@ def filled() -> World:
         ]
         await world.ask("ModifyCacheParameterGroup", {"CacheParameterGroupName": "mine", "ParameterNameValues": values})
         arn = "arn:aws:elasticache:us-east-1:000000000000:cluster:one"
+        scope = {"ServiceNamespace": "elasticache", "ResourceId": "replication-group/many"}
+        for number in ("NodeGroups", "Replicas"):
+            asked = scope | {"ScalableDimension": f"elasticache:replication-group:{number}"}
+            bounds = {"MinCapacity": 1, "MaxCapacity": 4, "Tags": {"k": "v"}}
+            await world.ask("RegisterScalableTarget", asked | bounds, "application-autoscaling")
+            metric = {"MetricName": number, "Namespace": "Shop", "Statistic": "Sum"}
+            policy = {"TargetTrackingScalingPolicyConfiguration": {"TargetValue": 50.0, "CustomizedMetricSpecification": metric}}
+            for name in ("one", "two"):
+                metric["MetricName"] = f"{number}{name}"
+                await world.ask(
+                    "PutScalingPolicy",
+                    asked | {"PolicyName": name, "PolicyType": "TargetTrackingScaling"} | policy,
+                    "application-autoscaling",
+                )
+                action = {"ScheduledActionName": name, "Schedule": "rate(1 hour)", "ScalableTargetAction": {"MinCapacity": 2}}
+                await world.ask("PutScheduledAction", asked | action, "application-autoscaling")
+            async with world.store.transaction() as tx:
+                for index, reason in enumerate(("", "AlreadyAtMaxCapacity")):
+                    at = world.clock.now() + dt.timedelta(seconds=index)
+                    target = ScalableTarget.named(asked["ResourceId"], asked["ScalableDimension"])
+                    done: dict[str, Any] = {"before": 1, "desired": 2, "started_at": at, "not_scaled": reason}
+                    await tx.put(ScalingActivity(name=f"{number}{index}|{'0' * 32}", target=target, cause="c", **done))
         await world.ask(
             "AddTagsToResource", {"ResourceName": arn, "Tags": [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]}
         )
@@ -143,6 +166,10 @@ async def _seen(world: World) -> list[Any]:
         for asked in ("GetUser", "ListUserPolicies", "ListAttachedUserPolicies", "ListAccessKeys"):
             found.append(await _answer(world, "iam", asked, {"UserName": name}))
     found.append(await _answer(world, "iam", "GetUserPolicy", {"UserName": "bob", "PolicyName": "new"}))
+    for what in ("ScalableTargets", "ScalingPolicies", "ScheduledActions"):
+        found.append(await _answer(world, "application-autoscaling", f"Describe{what}", {"ServiceNamespace": "elasticache"}))
+    async with world.store.reading() as tx:
+        found.append([target.tags for target in await tx.list(ScalableTarget)])
     return [*found, *[await _tags(world, kind, "new") for kind in ("parametergroup", "subnetgroup")]]
 
 
@@ -221,9 +248,9 @@ def _other(place: Params, name: str) -> None:
         (not value)
         if isinstance(value, bool)
         else value + 1
-        if isinstance(value, int)
-        else []
-        if isinstance(value, list)
+        if isinstance(value, int | float)
+        else type(value)()
+        if isinstance(value, list | dict)
         else value + "x"
     )
 

@@ -11,6 +11,7 @@ from cachekeep.security.sigv4 import SIGNED_HEADERS_MAX
 from cachekeep.wire import query, rpc, scalars
 from cachekeep.wire.faults import Malformed
 from cachekeep.wire.http import HttpRequest
+from cachekeep.wire.validate import matches
 
 
 def _signing(names: list[str]) -> HttpRequest:
@@ -82,3 +83,16 @@ def test_who_cannot_be_believed_is_known_by_the_head_alone(endpoint: Endpoint) -
     assert not endpoint.gateway.expects(unsigned(b""))
     nobody = good.headers["authorization"].replace("Credential=", "Credential=X")
     assert not endpoint.gateway.expects(with_header(head, "authorization", nobody))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        (r"[\u0020-\uD7FF\uE000-\uFFFD\uD800\uDC00-\uDBFF\uDFFF\r\n\t]*", "a b\t€\U0001f600", "\x00"),
+        (r"\p{Print}+", "my policy~", "tab\t"),
+        (r"[\p{L}\p{N}_]+", "Größe_1", "a-b"),
+    ],
+)
+def test_javas_patterns_mean_in_python_what_they_mean_there(pattern: str, good: str, bad: str) -> None:
+    assert matches(pattern, good)
+    assert not matches(pattern, bad)

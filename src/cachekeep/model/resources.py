@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.identities import IamUser, IssuedKey
+from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 
 SourceType = Literal[
     "cache-cluster",
@@ -74,9 +75,32 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
 
 
-Record = IamUser | Installation | IssuedKey | ParameterGroup | SubnetGroup | Tags
+Record = (
+    IamUser
+    | Installation
+    | IssuedKey
+    | ParameterGroup
+    | ScalableTarget
+    | ScalingActivity
+    | ScalingPolicy
+    | ScheduledAction
+    | SubnetGroup
+    | Tags
+)
 """What is stored by kind and name, beside caches."""
 RECORDS: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (IamUser, Installation, IssuedKey, ParameterGroup, SubnetGroup, Tags)
+    kind.__name__: kind
+    for kind in (
+        IamUser,
+        Installation,
+        IssuedKey,
+        ParameterGroup,
+        ScalableTarget,
+        ScalingActivity,
+        ScalingPolicy,
+        ScheduledAction,
+        SubnetGroup,
+        Tags,
+    )
 }
 """By the name that their kind is stored under."""

@@ -206,12 +206,23 @@ def matches(pattern: str, value: str) -> bool:
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    text = pattern.replace(r"\u10000-\u10FFFF", "\U00010000-\U0010ffff")
-    return re.compile(_JAVA_CLASS.sub(lambda found: _members_of(found[1]), text), re.ASCII)
+    text = pattern
+    for beyond in (r"\u10000-\u10FFFF", r"\uD800\uDC00-\uDBFF\uDFFF"):  # Java's patterns are of UTF-16 units
+        text = text.replace(beyond, "\U00010000-\U0010ffff")
+    return re.compile(_JAVA_CLASS.sub(_class_of, text), re.ASCII)
+
+
+def _class_of(found: re.Match[str]) -> str:
+    """A class of Java's in Python's words: alone it needs brackets of its own."""
+    before = found.string[: found.start()]
+    within = before.rfind("[") > before.rfind("]")
+    return _members_of(found[1]) if within else f"[{_members_of(found[1])}]"
 
 
 def _members_of(category: str) -> str:
-    """The inside of a bracket expression for ``L``, ``Zs`` …: its ASCII characters and its stand-ins."""
+    """The inside of a bracket expression for ``L``, ``Zs`` …: its ASCII characters and its stand-ins. ``Print`` is POSIX's."""
+    if category == "Print":
+        return " -~"
     plain = [chr(code) for code in range(128) if unicodedata.category(chr(code)).startswith(category)]
     return re.escape("".join(plain)) + "".join(stand_in for name, stand_in in _STAND_INS.items() if name.startswith(category))
 
@@ -312,6 +323,7 @@ _STYLES: Final[Mapping[str, Callable[[list[Problem]], ApiError]]] = {
     "sts": _coral("ValidationError"),
     "cloudwatch": _coral("ValidationError"),
     "kms": _coral("ValidationException"),
+    "application-autoscaling": _coral("ValidationException"),
 }
 _MALFORMED_CODES: Final = {"elasticache": "InvalidParameterValue", "ec2": "InvalidParameterValue"}
 

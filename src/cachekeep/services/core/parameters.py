@@ -65,8 +65,14 @@ def check(declared: Declared, operation: str, params: Params, above: str = "") -
             case Never(words):
                 raise value_error(words)
         for below in value if isinstance(value, list) else [value]:
-            if isinstance(below, Mapping):
+            if isinstance(below, Mapping) and _has_members(declared, operation, path):
                 check(declared, operation, below, f"{path}.")
+
+
+def _has_members(declared: Declared, operation: str, path: str) -> bool:
+    """Whether it is a structure: the keys of a map are the user's own."""
+    inside = f"{path}.", f"{operation}:{path}."
+    return any(each.startswith(inside) for each in declared)
 
 
 def listed(declared: Declared, operation: str, shape: Shape | None, above: str = "") -> Iterator[tuple[str, Shape, bool]]:
