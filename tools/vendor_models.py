@@ -15,7 +15,7 @@ from typing import Any
 import botocore
 from botocore.loaders import Loader
 
-SERVICES = ("elasticache", "cloudwatch", "kms", "iam", "sts", "sns", "ec2", "application-autoscaling")
+SERVICES = ("elasticache", "cloudwatch", "kms", "iam", "sts", "sns", "ec2", "application-autoscaling", "cloudtrail")
 ONLY = {
     "ec2": frozenset(
         (
@@ -38,7 +38,8 @@ ONLY = {
             "CreateTags",
             "DeleteTags",
         )
-    )
+    ),
+    "cloudtrail": frozenset({"LookupEvents"}),
 }
 PROSE = frozenset({"documentation", "documentationUrl", "deprecatedMessage"})
 TARGET = Path(__file__).parents[1] / "src" / "cachekeep" / "wire" / "models"

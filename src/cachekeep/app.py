@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 import uvicorn
 
+from cachekeep.audit.trail import Trail
 from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
@@ -47,7 +48,7 @@ from cachekeep.services.autoscaling.scaler import Scaler
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.inside import asker
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
-from cachekeep.settings import ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
+from cachekeep.settings import AUDIT_DIR, ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.store.migrate import Seal
 from cachekeep.toolchain.installed import discover
@@ -56,6 +57,7 @@ from cachekeep.web.desk import Desk
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
 from cachekeep.web.thread import across, serve
+from cachekeep.wire.audit import Auditor
 from cachekeep.wire.gateway import Gateway
 
 log = logging.getLogger("cachekeep")
@@ -136,6 +138,7 @@ class App:
         store = JournaledStore(database, Journal(FileDisk(settings.data_dir / JOURNAL_FILE)), clock, alone=lock.held)
         undo.push_async_callback(store.aclose)
         await store.open()
+        known, strangers = self._trails()
         await _hold_to_key(store, sealing, given=settings.root_key is not None)
         self._password_of = sealing.password_of
         authorities = certs.load(settings.data_dir / certs.FILE, sealing)
@@ -201,12 +204,14 @@ class App:
             hold_seconds=settings.hold_seconds,
             quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
             issuer=issuer,
+            trails=(known, strangers),
             root_created_at=key.created_at,
         )
         services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities)
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
         credentials = Credentials(key.access_key, root, issuer)
+        auditor = Auditor(known, strangers, clock)
         gateway = Gateway(
             served=services.served(),
             credentials=credentials,
@@ -215,6 +220,9 @@ class App:
             region=settings.region,
             account=settings.account,
             dispatch=across(loop, services.dispatch),
+            auditor=auditor,
+            changes=services.changes,
+            identify=across(loop, services.identify),
         )
         desk = Desk(
             services=services,
@@ -227,7 +235,15 @@ class App:
             lacks=clients.lacks,
         )
         config = uvicorn.Config(
-            Web(gateway, desk, ask=across(loop, desk.answer), credentials=credentials, clock=clock),
+            Web(
+                gateway,
+                desk,
+                ask=across(loop, desk.answer),
+                credentials=credentials,
+                clock=clock,
+                auditor=auditor,
+                changes=services.changes,
+            ),
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
@@ -251,6 +267,15 @@ class App:
             Single("scaler", scaler, store=store, clock=clock, holder=holder),
         )
         self._parts = _Parts(listener, _Server(config), workers, services, driver)
+
+    def _trails(self) -> tuple[Trail, Trail]:
+        """Of callers that are believed, and of strangers, so that these push out nobody else's lines. Raises ``Unusable``."""
+        directory, most = self.settings.data_dir / AUDIT_DIR, self.settings.audit_bytes_max
+        trails = Trail("known callers", directory / "known", most), Trail("strangers", directory / "strangers", most // 8)
+        for trail in trails:
+            trail.open()
+            self._undo.callback(trail.close)
+        return trails
 
     async def serve(self) -> None:
         """Answer requests and let workers work until ``finish`` is called. Raises what ended a worker, if something did."""

@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The authority that issues certificates of caches, PEM, with those above it after it; None: one that is made here."""
     ca_key: Path | None = None
     """Its key, PEM."""
+    audit_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
+    """How much of what was asked of the API is kept on record: the oldest goes first."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""
@@ -83,6 +85,8 @@ class ServedAt(msgspec.Struct, frozen=True):
 
 
 ENDPOINT_FILE: Final = "endpoint.json"
+AUDIT_DIR: Final = "audit"
+"""In the data directory: who has asked for what."""
 JOURNAL_FILE: Final = "decisions.journal"
 """In the data directory: what keepers decide while the database cannot take it."""
 ENGINES_DIR: Final = "engines"

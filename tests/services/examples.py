@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
+from tests.services.world import RECORDED_AT
+
 from cachekeep.model.scaling import ScalableTarget
 from cachekeep.services.autoscaling.find import fresh_id
 
@@ -369,6 +371,14 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _TRIED | {"ContextEntries": [{"ContextKeyName": "aws:userid", "ContextKeyValues": ["x"], "ContextKeyType": "string"}]},
     ],
     "sts:GetCallerIdentity": [{}],
+    "cloudtrail:LookupEvents": [
+        {"LookupAttributes": [{"AttributeKey": "Username", "AttributeValue": "bob"}]},
+        {"StartTime": RECORDED_AT + dt.timedelta(minutes=3)},
+        {"EndTime": RECORDED_AT + dt.timedelta(minutes=3)},
+        {"EventCategory": "insight"},
+        {"MaxResults": 2},
+        {"MaxResults": 2, "NextToken": NEXT_PAGE},
+    ],
 }
 for _name in ("DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"):
     EXAMPLES[f"ec2:{_name}"] = [EXAMPLES[f"ec2:{_name}"][0], {"MaxResults": 1}, {"NextToken": "x"}, *EXAMPLES[f"ec2:{_name}"][1:]]

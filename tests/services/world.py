@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import datetime as dt
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
+from cachekeep.audit.record import Called, Identity, line
+from cachekeep.audit.trail import Trail
 from cachekeep.model import IssuedKey
 from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
@@ -18,6 +24,36 @@ from cachekeep.wire.gateway import Call
 
 KEYS = ("AKIABOBSFIRSTKEYAAAA", "AKIABOBSSECONDKEYAAA")
 """Of the user bob."""
+
+
+def record() -> Trail:
+    """Some calls on record: of two users, in a file that stays as it is."""
+    directory = Path(tempfile.mkdtemp(prefix="cachekeep-tests-"))
+    atexit.register(shutil.rmtree, directory)
+    arn = f"arn:aws:elasticache:us-east-1:{ACCOUNT}:cluster"
+    with open(directory / "00000001.jsonl", "wb") as file:
+        for number, (user, operation) in enumerate([("bob", "CreateCacheCluster"), ("eve", "DeleteCacheCluster")] * 3):
+            called = Called(
+                identity=Identity(type="IAMUser", account=ACCOUNT, name=user),
+                access_key="key",
+                source="elasticache.amazonaws.com",
+                operation=operation,
+                region="us-east-1",
+                address="127.0.0.1",
+                user_agent="",
+                request_id=f"request-{number}",
+                event_id=f"event-{number}",
+                at=RECORDED_AT + dt.timedelta(minutes=number),
+                seconds=0.0,
+                reads=False,
+                resources={f"{arn}:{user}": "AWS::ElastiCache::CacheCluster"},
+            )
+            file.write(line(called))
+    return Trail("tests", directory, 1 << 20)
+
+
+RECORDED_AT = dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(days=1)
+TRAIL = record()
 
 
 class World:
@@ -31,7 +67,7 @@ class World:
 
     def open(self) -> None:
         self.services = Services(
-            SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True), self.clock, Sealing(bytes(32))
+            SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True, trails=(TRAIL,)), self.clock, Sealing(bytes(32))
         )
 
     def copy(self) -> World:

@@ -23,6 +23,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "root_key",
     "ca_cert",
     "ca_key",
+    "audit_bytes_max",
     "region",
     "account",
     "zone_count",

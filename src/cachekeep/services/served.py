@@ -2,6 +2,14 @@
 
 from typing import Final
 
-from cachekeep.services import autoscaling, desk, ec2, elasticache, iam, sts
+from cachekeep.services import autoscaling, cloudtrail, desk, ec2, elasticache, iam, sts
 
-SERVICES: Final = (elasticache.SERVICE, autoscaling.SERVICE, ec2.SERVICE, iam.SERVICE, sts.SERVICE, desk.SERVICE)
+SERVICES: Final = (
+    elasticache.SERVICE,
+    autoscaling.SERVICE,
+    ec2.SERVICE,
+    iam.SERVICE,
+    sts.SERVICE,
+    cloudtrail.SERVICE,
+    desk.SERVICE,
+)

@@ -17,7 +17,8 @@ from cachekeep.services.desk import NAME
 from cachekeep.web.bodies import Bodies, Body, Gone, Message, Receive
 from cachekeep.web.desk import Desk
 from cachekeep.wire import faults
-from cachekeep.wire.caller import Principal, read_claim, signer
+from cachekeep.wire.audit import Auditor, Recording
+from cachekeep.wire.caller import read_claim, signer
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import BODY_BYTES_MAX, Call, Gateway
 from cachekeep.wire.http import HttpRequest, HttpResponse
@@ -45,10 +46,13 @@ class Web:
         ask: Callable[[Call], Awaitable[Mapping[str, Any]]],
         credentials: Callable[[str], sigv4.AccessKey | None],
         clock: Clock,
+        auditor: Auditor | None = None,
+        changes: Callable[[str, str], bool] = lambda service, operation: False,
         body_seconds: float = 20.0,
     ) -> None:
         self._gateway, self._desk, self._ask = gateway, desk, ask
         self._credentials, self._clock = credentials, clock
+        self._auditor, self._changes = auditor, changes
         self._body_seconds = body_seconds
         self._bodies = Bodies()
 
@@ -91,31 +95,54 @@ class Web:
 
     async def _at_desk(self, request: HttpRequest) -> HttpResponse:
         name = request.path.removeprefix(PREFIX)
+        if name == "health":
+            return _json(200, self._desk.health())
+        heard = Recording(request, self._clock.new_id(), self._clock.now(), "", service=NAME, operation=name[:100])
+        response = await self._asked(name, request, heard)
         try:
-            if name == "health":
-                return _json(200, self._desk.health())
+            if self._auditor is not None:
+                await self._auditor.tell(heard)
+        except ApiError as error:
+            return _fault(error)
+        return response
+
+    async def _asked(self, name: str, request: HttpRequest, heard: Recording) -> HttpResponse:
+        try:
             claim = read_claim(request)
+            heard.access_key = claim.access_key if claim else ""
             if claim is not None and claim.service != NAME:
                 raise ApiError("SignatureDoesNotMatch", f"Credential should be scoped to the service {NAME}.", status=403)
-            principal = signer(request, claim, self._credentials, self._clock.now())
+            heard.principal = signer(request, claim, self._credentials, self._clock.now())
             if request.method != "POST":
                 raise ApiError("MethodNotAllowed", "Send a POST.", status=405)
-            return _json(200, await self._ask(self._call(name, request, principal)))
+            call = self._call(name, request, heard)
+            heard.reads = not self._changes(NAME, name)
+            if self._auditor is not None and not heard.reads:
+                self._auditor.admit()
+            return _json(200, await self._ask(call))
         except ApiError as error:
-            return _json(error.status, {"code": error.code, "message": error.message})
+            heard.error = (error.code, error.message)
+            return _fault(error)
         except CachekeepError as error:
+            heard.error = (type(error).__name__, str(error))
             return _json(503, {"code": type(error).__name__, "message": str(error)})
         except Exception:
             log.exception("%s failed", request.path)
+            heard.error = ("InternalFailure", "An internal error occurred; the log has it.")
             return _json(500, {"code": "InternalFailure", "message": "An internal error occurred; the log has it."})
 
-    def _call(self, name: str, request: HttpRequest, principal: Principal) -> Call:
+    def _call(self, name: str, request: HttpRequest, heard: Recording) -> Call:
         """Raises ApiError InvalidParameterValue."""
         try:
-            params = msgspec.json.decode(request.body or b"{}", type=dict[str, Any])
+            heard.params = msgspec.json.decode(request.body or b"{}", type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise ApiError("InvalidParameterValue", str(error)) from None
-        return Call(NAME, name, params, principal, "", self._clock.new_id(), self._clock.now(), request.client)
+        assert heard.principal is not None
+        return Call(NAME, name, heard.params, heard.principal, "", heard.request_id, heard.at, request.client, heard.seen)
+
+
+def _fault(error: ApiError) -> HttpResponse:
+    return _json(error.status, {"code": error.code, "message": error.message})
 
 
 def _json(status: int, value: object) -> HttpResponse:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from cachekeep.audit.record import Identity
 from cachekeep.security import sigv4
 from cachekeep.security.sigv4 import AccessKey, Claim, Reason, SignatureRefused
 from cachekeep.wire.faults import ApiError
@@ -31,6 +32,14 @@ class Principal:
     access_key: str
     arn: str
     account: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What has come out of a call on its way to its handler, for who records it: who asked, and which resources it was about."""
+
+    identity: Identity | None = None
+    resources: tuple[str, ...] = ()
 
 
 def read_claim(request: HttpRequest) -> Claim | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 import re
 from collections.abc import Awaitable, Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Literal
 
 from cachekeep.clock import Clock
 from cachekeep.security import sigv4
 from cachekeep.wire import faults, query
-from cachekeep.wire.caller import Principal, foreign, plausible, read_claim, signer
+from cachekeep.wire.audit import Auditor, Recording
+from cachekeep.wire.caller import Principal, Seen, foreign, plausible, read_claim, signer
 from cachekeep.wire.codec import Codec, codec
 from cachekeep.wire.faults import ApiError, Malformed
 from cachekeep.wire.http import HttpRequest, HttpResponse
@@ -40,10 +42,13 @@ class Call:
     request_id: str
     received_at: dt.datetime
     source_ip: str | None
+    seen: Seen = field(default_factory=Seen, compare=False)
 
 
 Served = Mapping[str, Container[str]] | Callable[[str, str], bool]
 Dispatch = Callable[[Call], Awaitable[Mapping[str, Any]]]
+Identify = Callable[[Call], Awaitable[None]]
+"""Fills in who is asking (``Call.seen``), for what is refused before it is dispatched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Gateway:
 
     ``served`` says which operations exist: a mapping of service to operation names, or a predicate. ``credentials`` finds an access
     key's secret. ``auth="open"`` takes every request that no foreign page sends as the account's root, signed or not. Any region
-    may stand in a signature's scope; ``region`` is the one that this endpoint is.
+    may stand in a signature's scope; ``region`` is the one that this endpoint is. ``auditor`` records every call; ``changes`` says
+    which operations are changes, and must not be done where that cannot be recorded.
     """
 
     def __init__(
@@ -75,6 +81,9 @@ class Gateway:
         region: str,
         account: str,
         dispatch: Dispatch,
+        auditor: Auditor | None = None,
+        changes: Callable[[str, str], bool] = lambda service, operation: False,
+        identify: Identify | None = None,
     ) -> None:
         self._served = served
         self._credentials = credentials
@@ -83,6 +92,7 @@ class Gateway:
         self._region = region
         self._account = account
         self._dispatch = dispatch
+        self._auditor, self._changes, self._identify = auditor, changes, identify
 
     def expects(self, head: HttpRequest) -> bool:
         """Whether the body of a request matters: its sender may be believed as soon as it is there. ``head`` has no body."""
@@ -92,27 +102,49 @@ class Gateway:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Never raises (but for cancellation); what goes wrong becomes a fault of the request's protocol."""
-        request_id, received_at = self._clock.new_id(), self._clock.now()
+        heard = Recording(request, self._clock.new_id(), self._clock.now(), self._region)
         route = _Route("query")
         try:
             claim, claim_error = _read_claim(request)
+            heard.access_key = claim.access_key if claim else ""
             route = _form(request, claim)
+            heard.service = route.entry.name if route.entry else ""
             if len(request.body) > BODY_BYTES_MAX:
                 text = f"The request has more than {BODY_BYTES_MAX} bytes."
                 raise ApiError("RequestEntityTooLarge", text, status=413)
-            principal = self._authenticate(request, claim, claim_error, received_at)
+            heard.principal = self._authenticate(request, claim, claim_error, heard.at)
             route = _route(request, claim)  # what a stranger sends is not parsed
-            return await self._answer(request, route, principal, request_id, received_at)
+            heard.service, heard.operation = route.entry.name if route.entry else "", route.action or ""
+            response = await self._answer(route, heard, heard.principal)
         except ApiError as error:
-            return _refuse(error, route, request_id)
+            response = self._refused(error, route, heard)
+        except asyncio.CancelledError:
+            if self._auditor is not None:
+                self._auditor.let_go(heard)
+            raise
         except Exception:
-            _log.exception("request %s failed: %s %s", request_id, route.entry and route.entry.name, route.action)
-            text = f"An internal error occurred; the log has it under request id {request_id}."
-            return _refuse(ApiError("InternalFailure", text, status=500), route, request_id)
+            _log.exception("request %s failed: %s %s", heard.request_id, route.entry and route.entry.name, route.action)
+            text = f"An internal error occurred; the log has it under request id {heard.request_id}."
+            response = self._refused(ApiError("InternalFailure", text, status=500), route, heard)
+        return await self._recorded(response, route, heard)
 
-    async def _answer(
-        self, request: HttpRequest, route: _Route, principal: Principal, request_id: str, received_at: dt.datetime
-    ) -> HttpResponse:
+    def _refused(self, error: ApiError, route: _Route, heard: Recording) -> HttpResponse:
+        heard.error = (error.code, error.message)
+        return _refuse(error, route, heard.request_id)
+
+    async def _recorded(self, response: HttpResponse, route: _Route, heard: Recording) -> HttpResponse:
+        """The response, when the call is recorded; or that a change could not be."""
+        if self._auditor is None:
+            return response
+        try:
+            if heard.error is not None and heard.principal is not None and heard.seen.identity is None and self._identify:
+                await self._identify(self._call(heard, heard.principal))
+            await self._auditor.tell(heard)
+        except ApiError as error:
+            return _refuse(error, route, heard.request_id)
+        return response
+
+    async def _answer(self, route: _Route, heard: Recording, principal: Principal) -> HttpResponse:
         if route.refusal is not None:
             raise route.refusal
         if route.entry is None or route.action is None:
@@ -123,28 +155,35 @@ class Gateway:
             )
         service = codec(route.entry.name)
         operation = self._operation(service, route)
+        heard.service, heard.operation = service.model.name, operation.name
+        heard.input, heard.output = operation.input, operation.output
+        heard.reads = not self._changes(heard.service, heard.operation)
         try:
             if route.protocol in ("query", "ec2"):
-                params = service.read_query(operation, list(route.pairs))
+                heard.params = service.read_query(operation, list(route.pairs))
             else:
-                params = service.read_rpc(operation, route.protocol, request.body)
+                heard.params = service.read_rpc(operation, route.protocol, heard.request.body)
         except Malformed as error:
             raise malformed(error, service.model.name, query=route.protocol in ("query", "ec2")) from None
-        service.validator.check(operation, params)
-        result = await self._dispatch(
-            Call(
-                service.model.name,
-                operation.name,
-                params,
-                principal,
-                self._region,
-                request_id,
-                received_at,
-                request.client,
-            )
+        service.validator.check(operation, heard.params)
+        if self._auditor is not None and not heard.reads:
+            self._auditor.admit()
+        heard.result = await self._dispatch(self._call(heard, principal))
+        headers, body = service.write(operation, route.protocol, heard.result, heard.request_id)
+        return HttpResponse(200, headers | {"x-amzn-requestid": heard.request_id}, body)
+
+    def _call(self, heard: Recording, principal: Principal) -> Call:
+        return Call(
+            heard.service,
+            heard.operation,
+            heard.params or {},
+            principal,
+            self._region,
+            heard.request_id,
+            heard.at,
+            heard.request.client,
+            heard.seen,
         )
-        headers, body = service.write(operation, route.protocol, result, request_id)
-        return HttpResponse(200, headers | {"x-amzn-requestid": request_id}, body)
 
     def _authenticate(
         self, request: HttpRequest, claim: sigv4.Claim | None, claim_error: ApiError | None, now: dt.datetime

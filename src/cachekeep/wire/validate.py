@@ -324,6 +324,7 @@ _STYLES: Final[Mapping[str, Callable[[list[Problem]], ApiError]]] = {
     "cloudwatch": _coral("ValidationError"),
     "kms": _coral("ValidationException"),
     "application-autoscaling": _coral("ValidationException"),
+    "cloudtrail": _coral("ValidationException"),
 }
 _MALFORMED_CODES: Final = {"elasticache": "InvalidParameterValue", "ec2": "InvalidParameterValue"}
 

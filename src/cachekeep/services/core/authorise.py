@@ -32,6 +32,8 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
     Raises ApiError AccessDenied, in the same words whether there is such a resource or not, or InvalidClientTokenId.
     """
     call, user = await identify(call, tx)
+    if service.title:
+        call.seen.resources = tuple(rights.resources(call, service.rights, context.settings))
     if user is None or call.operation in service.rights.free:
         return call
     if not service.title:
@@ -40,8 +42,8 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
     action, policies = f"{call.service}:{call.operation}", policies_of(user)
     general = {**of_user(user, subject), **_of_request(call), **rights.tags_of_request(call)}
     general |= {key.lower(): [value] for key, value in service.rights.keys(call, context.settings).items()}
-    for resource in rights.resources(call, service.rights, context.settings):
-        tags = await service.rights.tags(tx, resource)
+    for resource in call.seen.resources:
+        tags = await service.rights.tags(tx, resource) if resource != "*" else {}
         values = {**general, **{f"aws:resourcetag/{key.lower()}": [value] for key, value in tags.items()}}
         verdict = evaluate(AccessRequest(action, resource, subject, values), policies)
         if not verdict.allowed:

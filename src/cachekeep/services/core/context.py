@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from cachekeep.audit.trail import Trail
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.security.access_keys import Issuer
@@ -39,6 +40,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Those that are others than AWS's defaults; None sets no limit."""
     issuer: Issuer
     """Makes access keys."""
+    trails: tuple[Trail, ...] = ()
+    """Where calls are recorded, for cloudtrail:LookupEvents."""
     root_created_at: dt.datetime | None = None
     """When the root key was made, for iam:GetUser."""
 

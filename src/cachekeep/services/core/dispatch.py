@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -15,6 +16,7 @@ from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core import parameters
 from cachekeep.services.core.authorise import authorise
+from cachekeep.services.core.callers import identify
 from cachekeep.services.core.context import Context, ServiceSettings, combination_error, value_error
 from cachekeep.services.core.hold import Waiting
 from cachekeep.services.core.operation import Operation, Service
@@ -51,6 +53,17 @@ class Services:
     def served(self) -> Mapping[str, frozenset[str]]:
         """Service → operations, for the gateway."""
         return {service.name: frozenset(service.operations) for service in self._services.values()}
+
+    def changes(self, service: str, operation: str) -> bool:
+        """Whether an operation writes."""
+        row = self._services[service].operations.get(operation)
+        return row is not None and row.mode == "writes"
+
+    async def identify(self, call: Call) -> None:
+        """Note in the call who is asking, where that is known (``Call.seen``)."""
+        with contextlib.suppress(ApiError, StoreFailed):
+            async with self._store.reading() as tx:
+                await identify(call, tx)
 
     def use(self, catalogue: Catalogue) -> None:
         """Work with other installed builds from now on."""
