@@ -7,7 +7,6 @@ import contextlib
 import errno
 import functools
 import importlib.metadata
-import ipaddress
 import logging
 import os
 import pwd
@@ -54,6 +53,7 @@ from cachekeep.store.migrate import Seal
 from cachekeep.toolchain.installed import discover
 from cachekeep.toolchain.making import make, tried_lately
 from cachekeep.web.desk import Desk
+from cachekeep.web.listener import listen
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
 from cachekeep.web.thread import across, serve
@@ -127,7 +127,7 @@ class App:
         issuer = access_keys.load_or_make(settings.data_dir, settings.account)
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
-        listener = undo.enter_context(_listen(settings.host, settings.port, here_only=settings.auth == "open"))
+        listener = undo.enter_context(listen(settings.host, settings.port, here_only=settings.auth == "open"))
         sealing = seals.load(settings.root_key or settings.data_dir / seals.FILE, given=settings.root_key is not None)
         database = SqlStore(settings.database_url, clock, linger_seconds=settings.linger_seconds, seal=_seal_with(sealing))
         undo.push_async_callback(database.aclose)
@@ -371,33 +371,6 @@ def _check_pool(pool: str) -> None:
                 f"{address} of the address pool {pool} is not an address of this machine, so no node could serve there. "
                 f"Choose addresses that it has with --address-pool, or give it these first, such as: {given}"
             ) from error
-
-
-def _listen(host: str, port: int, *, here_only: bool) -> socket.socket:
-    """A bound socket. ``here_only``: no other machine may reach it. Raises ``Unusable``."""
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        if here_only and not ipaddress.ip_address(where[0]).is_loopback:
-            raise Unusable(
-                f"{host} can be reached from other machines, and with --auth open everybody who reaches it is root. "
-                "Leave --host at 127.0.0.1, or have signatures checked (--auth enforce)."
-            )
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise Unusable(f"{host} is not an address to serve on: {error.strerror or error}. Choose another with --host.") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(where)
-        # Two binds with SO_REUSEADDR both succeed as long as nobody listens; the first to listen is the one.
-        listener.listen(1)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Unusable(
-                f"port {port} of {host} is in use by another program. Stop that one, or choose another port with --port."
-            ) from error
-        raise Unusable(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
-    return listener
 
 
 async def _claim_database(store: Store, ours: str) -> None:

@@ -1,0 +1,36 @@
+"""The socket that requests come in by."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+from cachekeep.errors import Unusable
+
+
+def listen(host: str, port: int, *, here_only: bool) -> socket.socket:
+    """A bound socket. ``here_only``: no other machine may reach it. Raises ``Unusable``."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if here_only and not ipaddress.ip_address(where[0]).is_loopback:
+            raise Unusable(
+                f"{host} can be reached from other machines, and with --auth open everybody who reaches it is root. "
+                "Leave --host at 127.0.0.1, or have signatures checked (--auth enforce)."
+            )
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unusable(f"{host} is not an address to serve on: {error.strerror or error}. Choose another with --host.") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(where)
+        # Two binds with SO_REUSEADDR both succeed as long as nobody listens; the first to listen is the one.
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Unusable(
+                f"port {port} of {host} is in use by another program. Stop that one, or choose another port with --port."
+            ) from error
+        raise Unusable(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
+    return listener
