@@ -1,7 +1,7 @@
 # `make run` and `make test` do all of their own set-up. Everything else assumes one of them has run, or runs it.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench engines run check test test-slow lint format types layers sim mutate docs lock clean
-.PHONY: bench bench-failover bench-flood bench-discovery bench-cluster bench-patterns
+.PHONY: bench bench-failover bench-flood bench-discovery bench-cluster bench-patterns bench-backup
 
 PYTHON := .venv/bin/python
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))# tests wait a third of their time: for engines, for deadlines
@@ -59,7 +59,7 @@ layers: setup-test ## imports point down only
 bench: setup-bench ## create time, throughput, listing, footprint; ratios against bare servers
 	$(PYTHON) -m benchmarks.bench $(ARGS)
 
-bench-failover bench-flood bench-discovery bench-cluster bench-patterns: bench-%: setup-bench
+bench-failover bench-flood bench-discovery bench-cluster bench-patterns bench-backup: bench-%: setup-bench
 	$(PYTHON) -m benchmarks.$* $(ARGS)
 
 sim: setup-test ## many seeds of the simulated world (SEEDS=20000): without cluster mode, with it, and from one to the other

@@ -50,3 +50,15 @@ class OrderFailed(CachekeepError):
 
 class Unusable(CachekeepError):
     """Set-up or state cannot be used as it is (data directory locked, database newer than this program, …)."""
+
+
+class VaultAway(CachekeepError):
+    """The vault cannot be reached, refuses, or has no room. What it holds is as it was; what was being written is not in it."""
+
+
+class Damaged(CachekeepError):
+    """What a vault holds is not what was put there: bits flipped, an end cut off, another's in its place. None of it is used."""
+
+
+class NotInVault(CachekeepError):
+    """The vault holds no such thing."""
