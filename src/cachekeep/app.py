@@ -162,6 +162,7 @@ class App:
         fronts = LocalFronts(lambda key: driver.log_path(key).parent)
         policy = Policy(
             silence_seconds=settings.silence_seconds,
+            command_seconds=settings.command_seconds,
             script_seconds=settings.script_seconds,
             linger_seconds=settings.linger_seconds,
             fence=settings.fence,

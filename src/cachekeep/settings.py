@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 15.0
     """How long a primary that is there may leave everything unanswered before it counts as hung. An engine that runs a script is
     silent for 5 s, then it says that it is busy: below that, scripts of clients cause failovers."""
+    command_seconds: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    """How long it may while its process is at work, as with one long command."""
     script_seconds: Annotated[float, msgspec.Meta(ge=0)] = 15.0
     """How long a node may be busy with a client's script before that is ended; one that has written is waited for."""
     linger_seconds: Annotated[float, msgspec.Meta(ge=0)] = 35.0

@@ -9,11 +9,13 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import valkey
+from tests.engines.servers import REDIS_LIKE
 from tests.live.harness import LiveCache
 from tests.live.test_failover import ENGINES, endpoint, goes_on, group, lost, whole, writing
 from tests.live.test_spares import holders
@@ -70,6 +72,34 @@ async def test_clients_that_pause_it_or_run_scripts_do_not_end_it(engine: str, m
         spin = "local t = redis.call('TIME'); while redis.call('TIME')[1] - t[1] < 10 do end"
         running = in_background(anonymous(live, where), "EVAL", spin, 0)
         await live.until(lambda _: live.said_any("is busy with a script"), "a script is seen")
+        await asyncio.to_thread(running.join)
+        await goes_on(live, writer)
+        assert await lost(live, writer) == 0
+
+
+SEARCH = "local n = tonumber(ARGV[1]); return tostring(string.find(('a'):rep(n), ('a-'):rep(4) .. 'b'))"
+"""One call of some n⁵ steps: the engine looks at no clock in the middle of it."""
+
+
+def took(client: valkey.Valkey, length: int) -> float:
+    before = time.monotonic()
+    client.eval(SEARCH, 0, length)  # type: ignore[no-untyped-call]
+    return time.monotonic() - before
+
+
+async def test_one_command_that_takes_long_does_not_end_it(tmp_path: Path) -> None:
+    """It answers nobody for longer than silence is given, and says nothing of it: only its CPU time tells it from a hang."""
+    engine, major = REDIS_LIKE[-1]
+    policy = Policy(silence_seconds=2.0)
+    async with group(tmp_path, engine, major, nodes=2, policy=policy) as live, writing(live) as writer, untouched(live):
+        where = endpoint(await live.cache())
+        with anonymous(live, where) as client:
+            length = 20
+            while (seconds := await asyncio.to_thread(took, client, length)) < 0.05:
+                length = length * 5 // 4
+        length = int(length * (6.0 / seconds) ** 0.2)
+        running = in_background(anonymous(live, where), "EVAL", SEARCH, 0, length)
+        await live.until(lambda _: live.said_any("is at work"), "a long command is seen")
         await asyncio.to_thread(running.join)
         await goes_on(live, writer)
         assert await lost(live, writer) == 0

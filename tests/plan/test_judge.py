@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from tests.plan.builders import MOMENT, NOW, group, healthy, running, silent, step
 
-from cachekeep.model import Act, Admit, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, View, Wait
+from cachekeep.model import Act, Admit, Cache, Decide, Errand, Excuse, Interrupt, NodeView, Plight, Silence, View, Wait
 from cachekeep.plan import Policy
 from cachekeep.plan.lead.judge import plight
 from cachekeep.plan.situation import Situation
@@ -82,6 +82,47 @@ def test_silence_is_given_longer_than_an_engine_lets_a_script_run() -> None:
     cache = group()
     assert isinstance(step(cache, healthy(cache, demo_001=silent(cache, "demo-001", 14.9))), Wait)
     assert isinstance(step(cache, healthy(cache, demo_001=silent(cache, "demo-001", 15.0))), Decide)
+
+
+def at_work(cache: Cache, name: str, seconds: float) -> NodeView:
+    """It answers nothing, and its process uses a CPU."""
+    return replace(silent(cache, name, seconds), answer=Silence(seconds, reachable=True, computes=True))
+
+
+@pytest.mark.parametrize("seconds", [15.0, 299.9])
+def test_one_long_command_is_no_hang(seconds: float) -> None:
+    cache = group()
+    answer = step(cache, healthy(cache, demo_001=at_work(cache, "demo-001", seconds)))
+    assert isinstance(answer, Wait)
+    assert (answer.reason, answer.about, answer.refused) == ("answer", ("demo-001",), True)
+    assert "is at work: on one long command, it seems. It is given 300 s" in answer.because
+
+
+def test_no_command_is_given_for_ever() -> None:
+    """An engine that turns in a circle by a fault of its own looks the same."""
+    cache = group()
+    answer = step(cache, healthy(cache, demo_001=at_work(cache, "demo-001", 300.0)))
+    assert isinstance(answer, Decide)
+    assert answer.decided.nodes[0].condemned
+    answer = step(cache, healthy(cache, demo_001=at_work(cache, "demo-001", 20.0)), Policy(command_seconds=20.0))
+    assert isinstance(answer, Decide)
+
+
+def test_a_replica_at_work_does_not_hang_either() -> None:
+    cache = group()
+    for seconds, hangs in ((20.0, False), (300.0, True)):
+        view = healthy(cache, demo_002=at_work(cache, "demo-002", seconds))
+        assert Situation(cache, view, NOW, MOMENT, Policy()).hangs(cache.decided.nodes[1]) is hangs
+
+
+@pytest.mark.parametrize("errand", ["reboot", "test-failover", "promote"])
+def test_the_user_need_not_wait_for_a_long_command(errand: str) -> None:
+    node = "demo-001" if errand == "reboot" else "demo-002"
+    cache = group(errands=(Errand(serial=1, kind=errand, nodes=(node,), shard="0001"),))  # type: ignore[arg-type]
+    view = healthy(cache, demo_001=at_work(cache, "demo-001", 6.0))
+    while isinstance(answer := step(cache, view), Decide) and not cache.decided.nodes[0].condemned:
+        cache = replace(cache, decided=answer.decided)
+    assert cache.decided.nodes[0].condemned
 
 
 def test_a_sentence_that_is_waited_with_holds_no_seconds() -> None:

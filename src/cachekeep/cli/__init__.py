@@ -135,6 +135,7 @@ _METAVARS: Final = {
     "log_level": "LEVEL",
     "log_format": "[plain|json]",
     "silence_seconds": "S",
+    "command_seconds": "S",
     "script_seconds": "S",
     "linger_seconds": "S",
     "fence": "[confirm|starve]",
@@ -164,6 +165,7 @@ _HELP: Final = {
     "log_format": "How log lines look. [plain]",
     "silence_seconds": "How long a primary may answer nothing before it counts as hung; a client's script may have it silent "
     "for 5. [15]",
+    "command_seconds": "How long it may while its process is at work, as with one long command. [300]",
     "script_seconds": "How long a node may be busy with a client's script before that is ended, unless it has written. [15]",
     "linger_seconds": "How long a shard without slots still sends clients on before it goes, and addresses that were given up stay "
     "unused. [35]",

@@ -32,6 +32,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "build_engines",
     "hold_seconds",
     "silence_seconds",
+    "command_seconds",
     "script_seconds",
     "linger_seconds",
     "fence",

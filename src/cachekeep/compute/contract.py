@@ -91,6 +91,8 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     decision: int = 0
     """That had it started."""
     pid: int | None = None
+    cpu_seconds: float | None = None
+    """That its main thread has used; None: it does not run, or nobody can tell."""
     digests: Digests | None = None
     """Of what it runs with, as far as it was told."""
     last_order: int = 0

@@ -49,6 +49,9 @@ STILL: frozenset[Plight] = frozenset({"loading", "busy", "unkillable", "paused"}
 """Plights in which an engine acknowledges nothing to anybody."""
 ENDED: frozenset[Process] = frozenset({"absent", "exited", "stuck"})
 """It runs no instruction of its own again."""
+WORK_SECONDS, WORK_SHARE = 1.0, 0.05
+"""Over so long at least it is counted how much of a CPU a process uses. One that waits for a disk or a lock uses none; one that
+carries out a long command all that it gets, be that a small share on a busy machine."""
 STILL_SECONDS = 2.0
 """Who was still at two looks that are farther apart than this may have gone on in between."""
 
@@ -143,6 +146,15 @@ class _Still(NamedTuple):
     ended: bool
 
 
+class _Work(NamedTuple):
+    """What a process had used of a CPU at some look, and whether it had been at work until then."""
+
+    incarnation: int
+    at: float
+    cpu_seconds: float
+    computes: bool
+
+
 class Observer:
     """Looks at caches. Remembers only when a node last answered or moved, when it was a witness, what is in flight, and since when
     it has been waited for."""
@@ -169,6 +181,7 @@ class Observer:
         self._looked_at: dict[Key, float] = {}
         self._witnessed_at: dict[tuple[str, str, str], float] = {}
         self._still: dict[Key, _Still] = {}
+        self._work: dict[Key, _Work] = {}
         self._waited: dict[tuple[str], tuple[tuple[Reason, tuple[str, ...]], float]] = {}
         self._late = Late()
         self.flights = Flights(clock)
@@ -223,7 +236,7 @@ class Observer:
             seen,
             process=process.process,
             incarnation=process.incarnation,
-            answer=self._timed(cache, node, seen.answer, asked_at),
+            answer=self._timed(cache, node, seen.answer, asked_at, computes=self._computes(key, process, asked_at)),
             witnessed_seconds=None if (at := self._witnessed_at.get((*key, seen.follows or ""))) is None else asked_at - at,
             heard=process.heard,
             still_since=self._still_since(key, process, seen, moment),
@@ -261,7 +274,20 @@ class Observer:
         just_now = (elapsed(still.looked_at, moment) or 0.0) <= STILL_SECONDS and not went_on
         return still.incarnation == process.incarnation and (still.ended or just_now)
 
-    def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float) -> Answer | None:
+    def _computes(self, key: Key, process: ProcessSeen, now: float) -> bool:
+        """Whether it has been at work of late, by its CPU time."""
+        if process.cpu_seconds is None:
+            self._work.pop(key, None)
+            return False
+        before = self._work.get(key)
+        if before is None or before.incarnation != process.incarnation:
+            before = self._work[key] = _Work(process.incarnation, now, process.cpu_seconds, False)
+        elif (passed := now - before.at) >= WORK_SECONDS:
+            computes = process.cpu_seconds - before.cpu_seconds >= WORK_SHARE * passed
+            before = self._work[key] = _Work(process.incarnation, now, process.cpu_seconds, computes)
+        return before.computes
+
+    def _timed(self, cache: Cache, node: Node, answer: Answer | None, asked_at: float, *, computes: bool) -> Answer | None:
         """The answer with how long it has been no better."""
         key, now = (cache.uid, node.name), self._clock.monotonic()
         before, within = self._away(key, asked_at, now)
@@ -278,7 +304,8 @@ class Observer:
         waiting = now - self._waiting_since.setdefault(key, since)
         if isinstance(answer, Excuse):
             return replace(answer, seconds=waiting)
-        return replace(answer, seconds=now - self._silent_since.setdefault(key, max(since, self._heard_at.get(key, since))))
+        silent_since = self._silent_since.setdefault(key, max(since, self._heard_at.get(key, since)))
+        return replace(answer, seconds=now - silent_since, computes=computes)
 
     def _away(self, key: Key, asked_at: float, now: float) -> tuple[float, float]:
         """For how long we were away, halted or held up, before this look at a node and in the middle of it. Whoever did not answer
@@ -346,6 +373,7 @@ class Observer:
             self._looked_at,
             self._witnessed_at,
             self._still,
+            self._work,
             self._waited,
         )
         for memory in memories:

@@ -84,6 +84,8 @@ class Silence(msgspec.Struct, frozen=True, tag=True):
     """Since it last answered anything, or since it was first asked."""
     reachable: bool | None = None
     """Whether its host still takes what is sent to it. A busy engine is reachable, a cut-off host is not."""
+    computes: bool = False
+    """Its process is at work all the while, by the CPU time that it uses: it carries out something that takes long."""
 
 
 Answer = Literal["complete"] | Excuse | Silence
@@ -159,6 +161,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     def silent_seconds(self) -> float:
         """For how long it has answered nothing at all; 0 while it answers anything, and when it was not asked."""
         return self.answer.seconds if isinstance(self.answer, Silence) else 0.0
+
+    @property
+    def computes(self) -> bool:
+        """Whether it answers nothing and is at work all the while."""
+        return isinstance(self.answer, Silence) and self.answer.computes
 
     @property
     def reachable(self) -> bool | None:

@@ -37,6 +37,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     silence_seconds: float = 15.0
     """A primary that answers nothing at all, though its host takes connections (a slow command, a slow disk), is given this long
     before it counts as hung. Longer than an engine's limit for scripts (5 s), after which it says that it is busy."""
+    command_seconds: float = 300.0
+    """So long it is given while its process is at work, as with one long command: whoever leads next may be asked for the same."""
     script_seconds: float = 15.0
     """A node that is busy with a script or function is given this long, then that is ended if it has written nothing yet."""
     replica_seconds: float = 5.0
@@ -286,7 +288,12 @@ class Situation:
     def hangs(self, node: Node) -> bool:
         """There, but confirmed stopped, or busy for so long that it counts as hung. Who cannot be reached does not hang."""
         v = self.seen(node)
-        return v.process == "frozen" or ((v.silent_seconds or 0.0) >= self.policy.silence_seconds and v.reachable is not False)
+        return v.process == "frozen" or (self.mute(node) and v.reachable is not False)
+
+    def mute(self, node: Node) -> bool:
+        """It has answered nothing for longer than a node that works may."""
+        v = self.seen(node)
+        return v.silent_seconds >= (self.policy.command_seconds if v.computes else self.policy.silence_seconds)
 
     def needed(self, node: Node) -> bool:
         """A replica of a shard that nobody leads may hold what nobody else does:

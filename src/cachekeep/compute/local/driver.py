@@ -136,6 +136,7 @@ class LocalDriver:
             incarnation=record.incarnation,
             decision=record.decision,
             pid=held.pid if held and alive else None,
+            cpu_seconds=seen.cpu_ticks / proc.TICKS_PER_SECOND if alive and seen else None,
             digests=record.digests,
             last_order=record.last_order,
             lead_order=record.lead_order,
@@ -307,8 +308,7 @@ class LocalDriver:
         raise OrderFailed(f"{name}: {why}")
 
     def _spawn(self, spec: ProcessSpec) -> Gated:
-        """Files, limits, child, record: in this order, in a thread. Raises ``OSError`` or ``EngineMissing``, and then there is no
-        child."""
+        """Files, limits, child, record, in a thread. Raises ``OSError`` or ``EngineMissing``, and then there is no child."""
         key = spec.key
         program = self._programs(spec.argv[0])
         if shutil.which(program[0]) is None:

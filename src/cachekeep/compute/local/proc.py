@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from cachekeep.model import Process
 
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PR_SET_CHILD_SUBREAPER = 36
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # Linux 6.9
 
@@ -27,12 +28,14 @@ class Stat(NamedTuple):
     group: int
     session: int
     started_ticks: int
+    cpu_ticks: int
+    """Used so far, in user mode and in the kernel."""
 
 
 def parse_stat(text: str) -> Stat:
     """Read one line of /proc/PID/stat. The command name may itself hold spaces and parentheses, so count from the last one."""
     fields = text[text.rindex(")") + 2 :].split()
-    return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), int(fields[11]) + int(fields[12]))
 
 
 def process_of(state_letter: str) -> Process:
@@ -47,9 +50,10 @@ def process_of(state_letter: str) -> Process:
 
 
 def stat(pid: int) -> Stat | None:
-    """The state of a process now; None if there is none of that number."""
+    """The state of a process now; None if there is none of that number. CPU time is that of its main thread, on which engines carry
+    out commands."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        with open(f"/proc/{pid}/task/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return parse_stat(file.read())
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -336,7 +336,7 @@ def _useless(s: Situation, primary: Node, node: Node) -> bool:
     v = s.seen(node)
     if isinstance(node.fate, Spoilt):
         return (s.seconds_since(node.fate.since) or 0.0) >= REST_SECONDS
-    if v.silent_seconds >= (s.policy.replica_seconds if v.process == "frozen" else s.policy.silence_seconds):
+    if v.silent_seconds >= s.policy.replica_seconds if v.process == "frozen" else s.mute(node):
         return s.runs(node)
     return s.ended(node) or (s.alive(node) and v.follows != primary.address)
 

@@ -1,7 +1,8 @@
 """Whether a primary that does not do its work may be stopped, and what is said of a node that does not tell everything.
 
 The invariant: whoever answers, be it with an error, is alive. A primary is condemned only when it is confirmed stopped (frozen),
-when it has answered nothing for longer than a script may run, when nobody reaches its host, or when the user asks for that.
+when it has answered nothing for longer than a script may run (if its process is at work: than a command may), when nobody reaches
+its host, or when the user asks for that.
 """
 
 from __future__ import annotations
@@ -96,6 +97,12 @@ def _wait_for(s: Situation, primary: Node) -> Wait | None:
             f"{primary.name} takes nothing from here; its replicas are asked when that lasts",
             about=(primary.name,),
         )
+    if v.computes and v.silent_seconds >= s.policy.silence_seconds:
+        because = (
+            f"{primary.name} answers nothing, and its process is at work: on one long command, it seems. It is given "
+            f"{s.policy.command_seconds:g} s; `cachekeep failover {s.cache.name}` goes on without what only it holds"
+        )
+        return Wait(s.policy.poll_seconds * 5, "answer", because, about=(primary.name,), refused=True)
     if v.answering is not True:
         return Wait(
             s.policy.poll_seconds * 5,
@@ -164,7 +171,7 @@ def why_hung(s: Situation, shard: Shard, primary: Node) -> str | None:
         if _unreachable(s, primary) and witnesses and all(s.seen(n).reaches is False for n in witnesses):
             return f"has been unreachable for {v.silent_seconds:.1f} s, for its replicas too"
         return None  # a replica reaches it, or nobody can tell: it may be we who are cut off
-    if v.silent_seconds >= s.policy.silence_seconds:
+    if s.mute(primary):
         return f"has not answered for {v.silent_seconds:.1f} s"
     return None
 
@@ -174,6 +181,8 @@ def ailing(s: Situation, shard: Shard, primary: Node) -> str | None:
     v = s.seen(primary)
     if v.excuse is not None and v.waiting_seconds >= s.policy.replica_seconds:
         return _SAID[v.excuse.plight][0]
+    if v.computes and v.silent_seconds >= s.policy.replica_seconds:
+        return "answers nothing and is at work"
     return why_hung(s, shard, primary)
 
 

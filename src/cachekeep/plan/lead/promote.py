@@ -194,7 +194,7 @@ def succeed(s: Situation, shard: Shard, lost: Node, appoint: Appoint) -> Step | 
 def _make_sure(s: Situation, shard: Shard, node: Node, others: list[Node]) -> Step:
     """It is stopped for certain, if another has what it had."""
     ends = (*shard.ended, evidence.end(s, node, s.seen(node).lead_order or 0))
-    silent = s.seen(node).process == "frozen" or (s.seen(node).silent_seconds or 0.0) >= s.policy.silence_seconds
+    silent = s.seen(node).process == "frozen" or s.mute(node)
     if silent and not node.condemned and any(n != node and s.alive(n) and evidence.proven(s, ends, n) for n in others):
         return judge.condemn(s, node, f"{node.name} was to lead and does not answer: it is stopped for certain before another does")
     return Wait(
