@@ -17,6 +17,7 @@ _TAGS: Final = [{"Key": "k", "Value": "v"}]
 _WINDOWS: Final = {"PreferredMaintenanceWindow": "tue:01:00-tue:02:00", "SnapshotWindow": "10:00-11:00"}
 _NODE: Final = {"Engine": "valkey", "CacheNodeType": "cache.t3.micro"}
 _NEW: Final = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d"} | _NODE
+_NEW_USER: Final = {"UserId": "new", "UserName": "newcomer", "Engine": "redis", "AccessString": "on ~* +@all"}
 _NEW_ONE: Final = {"CacheClusterId": "new"} | _NODE
 _NEW_MEMCACHED: Final = {"CacheClusterId": "new", "Engine": "memcached", "CacheNodeType": "cache.t3.micro"}
 _ACCOUNT: Final = "000000000000"
@@ -94,6 +95,13 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
             "Tags": _TAGS,
         }
     ],
+    "elasticache:CreateUser": [
+        _NEW_USER | {"Passwords": ["p" * 16, "q" * 16], "Tags": _TAGS},
+        _NEW_USER | {"NoPasswordRequired": True},
+        _NEW_USER | {"AuthenticationMode": {"Type": "no-password-required"}},
+        _NEW_USER | {"AuthenticationMode": {"Type": "password", "Passwords": ["p" * 16]}},
+    ],
+    "elasticache:CreateUserGroup": [{"UserGroupId": "new", "Engine": "redis", "UserIds": ["default", "app"], "Tags": _TAGS}],
     "elasticache:CreateReplicationGroup": [
         _NEW | {"NumCacheClusters": 2, "AutomaticFailoverEnabled": True, "MultiAZEnabled": True, "Port": 7000, "Tags": _TAGS},
         _NEW | {"PreferredCacheClusterAZs": ["us-east-1c", "us-east-1a"], "AutoMinorVersionUpgrade": False},
@@ -115,6 +123,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _NEW | {"NodeGroupConfiguration": [{"ReplicaCount": 2}]},
         _NEW | {"EngineVersion": "8.0", "CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"} | _WINDOWS,
         _NEW | {"SecurityGroupIds": ["sg-12345678"]},
+        _NEW | {"UserGroupIds": ["free"]},
         {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d", "PrimaryClusterId": "one"},
         _NEW,
     ],
@@ -136,6 +145,8 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"ReplicationGroupId": "demo", "RetainPrimaryCluster": True},
         {"ReplicationGroupId": "demo"},
     ],
+    "elasticache:DeleteUser": [{"UserId": "app"}],
+    "elasticache:DeleteUserGroup": [{"UserGroupId": "free"}],
     "elasticache:DescribeCacheClusters": [
         *_PAGES,
         {"CacheClusterId": "demo-001", "ShowCacheNodeInfo": True},
@@ -182,11 +193,11 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {},
     ],
     "elasticache:DescribeUpdateActions": [*_NO_PAGES, {}],
-    "elasticache:DescribeUserGroups": [*_NO_PAGES, {"UserGroupId": "x"}, {}],
+    "elasticache:DescribeUserGroups": [*_PAGES, {"UserGroupId": "team"}, {}],
     "elasticache:DescribeUsers": [
-        *_NO_PAGES,
+        *_PAGES,
         {"Engine": "valkey"},
-        {"UserId": "x"},
+        {"UserId": "app"},
         {"Filters": _filters("user-name", "nobody")},
         {"Filters": _filters("user-name", "default")},
     ],
@@ -239,6 +250,9 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"ReplicationGroupId": "demo", "CacheNodeType": "cache.m7g.large", "ApplyImmediately": True},
         {"ReplicationGroupId": "demo", "SecurityGroupIds": ["sg-12345678"]},
         {"ReplicationGroupId": "red", "ClusterMode": "compatible"},
+        {"ReplicationGroupId": "demo", "UserGroupIdsToAdd": ["free"]},
+        {"ReplicationGroupId": "red", "UserGroupIdsToRemove": ["team"]},
+        {"ReplicationGroupId": "red", "RemoveUserGroups": True},
         {"ReplicationGroupId": "demo", "AutoMinorVersionUpgrade": True},
     ],
     "elasticache:ModifyReplicationGroupShardConfiguration": [
@@ -250,6 +264,20 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
             "ReshardingConfiguration": [{"NodeGroupId": "0009", "PreferredAvailabilityZones": ["us-east-1c"] * 3}],
             "ApplyImmediately": True,
         },
+    ],
+    "elasticache:ModifyUser": [
+        {"UserId": "app", "AccessString": "on ~app +get"},
+        {"UserId": "app", "AppendAccessString": "-@all"},
+        {"UserId": "app", "Passwords": ["p" * 16, "q" * 16]},
+        {"UserId": "app", "NoPasswordRequired": True},
+        {"UserId": "app", "AuthenticationMode": {"Type": "password", "Passwords": ["p" * 16, "q" * 16]}},
+        {"UserId": "app", "AuthenticationMode": {"Type": "no-password-required"}},
+        {"UserId": "spare", "Engine": "valkey"},
+    ],
+    "elasticache:ModifyUserGroup": [
+        {"UserGroupId": "team", "UserIdsToAdd": ["spare"]},
+        {"UserGroupId": "team", "UserIdsToRemove": ["app"]},
+        {"UserGroupId": "free", "Engine": "valkey"},
     ],
     "elasticache:RebootCacheCluster": [{"CacheClusterId": "one", "CacheNodeIdsToReboot": ["0001"]}],
     "elasticache:RemoveTagsFromResource": [{"ResourceName": f"{_ARN}cluster:one", "TagKeys": ["a"]}],

@@ -33,6 +33,7 @@ from cachekeep.model import (
     NodeCondition,
     ParameterGroup,
     Shard,
+    fingerprint,
 )
 from cachekeep.plan.slots.ranges import Ranges, even, rebalance
 from cachekeep.security.access_keys import Credentials, Issuer
@@ -303,6 +304,7 @@ class Keeper:
             cache = await self._store.save_decided(replace(cache, decided=decided), lease, addresses=used)
         nodes = tuple(NodeCondition(name=n.name, status="available") for n in decided.nodes)
         condition = Condition(status="available", because="all is well", settled=True, nodes=nodes, version=cache.version)
+        condition = replace(condition, clients_told=fingerprint(cache.wanted.clients))
         await self._store.publish(cache.uid, replace(condition, **changed), lease)
 
     async def save(self, cache: Cache) -> None:

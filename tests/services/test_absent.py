@@ -54,7 +54,6 @@ def test_refused_operations_say_so(rig: Rig, name: str) -> None:
     ("call", "result", "named", "code"),
     [
         ("describe_snapshots", "Snapshots", "SnapshotName", "SnapshotNotFoundFault"),
-        ("describe_user_groups", "UserGroups", "UserGroupId", "UserGroupNotFound"),
         ("describe_serverless_caches", "ServerlessCaches", "ServerlessCacheName", "ServerlessCacheNotFoundFault"),
         (
             "describe_serverless_cache_snapshots",
@@ -94,16 +93,6 @@ def test_snapshots_of_a_cluster(rig: Rig) -> None:
     assert refused(rig.cache.describe_snapshots, CacheClusterId="x").code == "CacheClusterNotFound"
     assert refused(rig.cache.describe_snapshots, MaxRecords=51).code == "InvalidParameterValue"
     assert refused(rig.cache.describe_snapshots, SnapshotSource="x").code == "InvalidParameterValue"
-
-
-def test_the_user_as_whom_everybody_connects(rig: Rig) -> None:
-    users = rig.cache.describe_users()["Users"]
-    assert [(u["UserId"], u["Status"], u["Authentication"]) for u in users] == [("default", "active", {"Type": "no-password"})]
-    assert rig.cache.describe_users(UserId="default")["Users"] == users
-    assert refused(rig.cache.describe_users, UserId="x").code == "UserNotFound"
-    assert rig.cache.describe_users(Filters=[{"Name": "user-name", "Values": ["x"]}])["Users"] == []
-    assert rig.cache.describe_users(Engine="valkey")["Users"] == []
-    assert refused(rig.cache.describe_users, Filters=[{"Name": "shoe-size", "Values": ["x"]}]).code == "InvalidParameterCombination"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in OPERATIONS if MODEL.operation(name).input))

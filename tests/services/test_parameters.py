@@ -103,6 +103,15 @@ def filled() -> World:
             await world.ask("CreateCacheParameterGroup", {"CacheParameterGroupName": f"x{number}"} | family)
             subnets = {"CacheSubnetGroupDescription": "d", "SubnetIds": ["subnet-12345678"]}
             await world.ask("CreateCacheSubnetGroup", {"CacheSubnetGroupName": f"x{number}"} | subnets)
+            lock = {"Engine": "valkey", "AccessString": "on +@all", "Passwords": ["p" * 16]}
+            await world.ask("CreateUser", {"UserId": f"x{number}", "UserName": f"x{number}"} | lock)
+            await world.ask("CreateUserGroup", {"UserGroupId": f"x{number}", "Engine": "valkey", "UserIds": [f"x{number}"]})
+        lock = {"Engine": "redis", "AccessString": "on ~* +@all", "Passwords": ["p" * 16]}
+        for id, name in (("app", "app"), ("spare", "spare"), ("shut", "default")):
+            await world.ask("CreateUser", {"UserId": id, "UserName": name} | lock)
+        for id in ("team", "free"):
+            await world.ask("CreateUserGroup", {"UserGroupId": id, "Engine": "redis", "UserIds": ["shut", "app"]})
+        await world.ask("ModifyReplicationGroup", {"ReplicationGroupId": "red", "UserGroupIdsToAdd": ["team"]})
         values = [
             {"ParameterName": "timeout", "ParameterValue": "30"},
             {"ParameterName": "maxmemory-samples", "ParameterValue": "9"},
@@ -153,7 +162,8 @@ async def _seen(world: World) -> list[Any]:
     """What the API tells of everything there is."""
     found = [await _answer(world, "elasticache", "DescribeReplicationGroups", {})]
     found.append(await _answer(world, "elasticache", "DescribeCacheClusters", {"ShowCacheNodeInfo": True}))
-    found.append(await _answer(world, "elasticache", "DescribeEvents", {}))
+    for asked in ("DescribeEvents", "DescribeUsers", "DescribeUserGroups"):
+        found.append(await _answer(world, "elasticache", asked, {}))
     groups = await _answer(world, "elasticache", "DescribeCacheParameterGroups", {})
     found += [groups, await _answer(world, "elasticache", "DescribeCacheSubnetGroups", {})]
     for name in ("mine", "new"):
@@ -170,7 +180,7 @@ async def _seen(world: World) -> list[Any]:
         found.append(await _answer(world, "application-autoscaling", f"Describe{what}", {"ServiceNamespace": "elasticache"}))
     async with world.store.reading() as tx:
         found.append([target.tags for target in await tx.list(ScalableTarget)])
-    return [*found, *[await _tags(world, kind, "new") for kind in ("parametergroup", "subnetgroup")]]
+    return [*found, *[await _tags(world, kind, "new") for kind in ("parametergroup", "subnetgroup", "user", "usergroup")]]
 
 
 async def _tags(world: World, kind: str, name: str) -> Any:

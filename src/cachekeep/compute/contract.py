@@ -212,6 +212,9 @@ class ApplyParts(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     acl: tuple[str, ...] = ()
+    """Lines of users, each of which begins anew. Users of which nothing is said stay as they are."""
+    gone: tuple[str, ...] = ()
+    """Users that go, with their connections."""
     login: str = ""
     """As which user it is to come to its primary."""
     settings: Mapping[str, str] = {}

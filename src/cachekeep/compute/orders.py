@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 
 from cachekeep.clock import Clock
 from cachekeep.compute.beliefs import Beliefs
 from cachekeep.compute.commands import ORDER_SECONDS, Command, Commands, but_for, failures, offset, replicaof, set_bind
 from cachekeep.compute.contract import ApplyParts, PublishDiscovery, Target, Targets
-from cachekeep.compute.line import resp, text
+from cachekeep.compute.line import Reply, resp, text
 from cachekeep.compute.lines import Lines
 from cachekeep.compute.logins import come_as
 from cachekeep.compute.looks import Looks
 from cachekeep.engines import discovery
 from cachekeep.engines.launch import NOBODY_PORT
-from cachekeep.engines.replies import reaches
+from cachekeep.engines.replies import reaches, watchers
+from cachekeep.engines.users import OUR_USERS
 from cachekeep.errors import OrderFailed
 from cachekeep.model import (
     Admit,
@@ -139,13 +141,29 @@ class Orders:
         target = at[effect.node]
         async with self._commands.one_at_a_time(target):
             if effect.acl:
-                await self._commands.send(target, *(("ACL", "SETUSER", *line.split()) for line in effect.acl))
+                await self._apply_users(target, effect.acl, effect.gone)
             if effect.login:
                 await self._apply_settings(target, come_as(effect.login, target))
             if effect.settings:
                 await self._apply_settings(target, effect.settings)
             if effect.tls:
                 await self._apply_settings(target, effect.tls)
+
+    async def _apply_users(self, target: Target, lines: Sequence[str], gone: Sequence[str]) -> None:
+        """Who may not come in any more, or has never shown the password that is asked for now, does not stay either. Engines see to
+        it themselves where a user goes, or loses a channel; whoever watches all commands would go on watching."""
+        names = [line.partition(" ")[0] for line in lines]
+        before = await self._commands.send(target, *(("ACL", "GETUSER", name) for name in names))
+        orders: list[Command] = [("ACL", "SETUSER", *line.split()) for line in lines]
+        orders += [("ACL", "DELUSER", *gone)] if gone else []
+        orders += [
+            ("CLIENT", "KILL", "USER", name)
+            for name, line, seen in zip(names, lines, before, strict=True)
+            if not _lets_stay(line, seen)
+        ]
+        *_, clients = await self._commands.send(target, *orders, ("CLIENT", "LIST"))
+        if watching := watchers(clients, set(names) - OUR_USERS):
+            await self._commands.send(target, *(("CLIENT", "KILL", "ID", id) for id in watching))
 
     async def _apply_settings(self, target: Target, settings: Mapping[str, str]) -> None:
         """All of them or none."""
@@ -252,6 +270,15 @@ class Orders:
                 with but_for("Unknown node"):
                     await self._commands.send(target, ("CLUSTER", "FORGET", id))
         self._beliefs.forget(target.key)
+
+
+def _lets_stay(line: str, before: Reply) -> bool:
+    """Whether connections of a user go on when it becomes what its line says; ``before``: as the engine told it (ACL GETUSER)."""
+    _, _, state, *rest = line.split()
+    fields = before if isinstance(before, list) else []
+    flags: object = next((value for name, value in itertools.pairwise(fields) if name == b"flags"), [])
+    open_before = isinstance(flags, list) and b"nopass" in flags and b"on" in flags
+    return state == "on" and ("nopass" in rest or not open_before)
 
 
 def _version(target: Target) -> tuple[int, ...]:

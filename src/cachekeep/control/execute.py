@@ -243,6 +243,7 @@ def _parts(cache: Cache, node: Node, parts: Collection[Part], settings: Mapping[
     return ApplyParts(
         node=node.name,
         acl=wanted.acl if "acl" in parts else (),
+        gone=wanted.gone if "acl" in parts else (),
         login=wanted.login.user if "login" in parts and wanted.login is not None else "",
         settings=settings if "settings" in parts else {},
         tls=dict(wanted.tls.settings) if "tls" in parts and wanted.tls is not None else {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.model import ClusterSeen, Excuse, NodeView, Plight, ReplicaSeen, Stream
@@ -251,3 +251,10 @@ def memcached_bounds(stats_settings: bytes) -> dict[str, str]:
     """Of Memcached's ``stats settings``, its item memory as ``cache_memlimit`` takes it: in MiB."""
     found = _MAXBYTES.search(stats_settings)
     return {"cache_memlimit": str(int(found[1]) >> 20)} if found else {}
+
+
+def watchers(client_list: object, users: Collection[str]) -> tuple[str, ...]:
+    """Ids of the clients that watch all commands (MONITOR), of those that came as one of these users; of ``CLIENT LIST``."""
+    lines = client_list.decode(errors="replace").splitlines() if isinstance(client_list, bytes) else []
+    clients = [dict(word.partition("=")[::2] for word in line.split(" ")) for line in lines]
+    return tuple(c["id"] for c in clients if "O" in c.get("flags", "") and c.get("user") in users)

@@ -11,7 +11,8 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from cachekeep.model import Credential, Secret
+from cachekeep.engines import acl
+from cachekeep.model import Anybody, Clients, ClientUser, Credential, NamedUsers, Secret
 
 ADMIN = "cachekeep-admin"
 """By which the control plane gives orders. No engine knows its password, only the hash to check it by."""
@@ -19,6 +20,9 @@ REPLICA = "cachekeep-replica"
 """By which a node follows its primary."""
 MOVER = "cachekeep-mover"
 """By which a node moves slots to another."""
+RESERVED = "cachekeep-"
+"""Users of ours begin so, and no others."""
+OUR_USERS = frozenset({ADMIN, REPLICA, MOVER})
 _SLOTS_MOVE_WHOLE_SINCE = (9, 0)
 """Valkey's own moves of slots log in as a replica does, with ``masteruser``, and then write."""
 
@@ -53,49 +57,85 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-# [AWS: Supported and restricted commands], and what would let a client undo our orders, load code or halt the server though AWS
-# does not name it: decision 6 says which and why.
+# [AWS: Supported and restricted commands], and what would let a client undo our orders, load code, halt the server or learn of our
+# users though AWS does not name it: decision 6 says which and why.
 _WITHHELD = "bgrewriteaof bgsave config debug failover migrate psync replconf replicaof save shutdown slaveof sync"
 _WITHHELD_OF = {
-    "acl": "deluser load save setuser",
+    "acl": "deluser dryrun getuser list load save setuser users",
     "cluster": "addslots addslotsrange bumpepoch cancelslotmigrations delslots delslotsrange failover flushslots forget links meet "
     "migrateslots replicate reset saveconfig set-config-epoch setslot syncslots",
     "module": "load loadex unload",
     "script": "debug",
 }
+WITHHELD = frozenset(_WITHHELD.split()) | {f"{command}|{name}" for command, names in _WITHHELD_OF.items() for name in names.split()}
+"""Commands and subcommands that no client may run, whatever its access string says."""
 _OPEN_OF = {
-    "acl": "cat genpass getuser list log users whoami",
+    "acl": "cat genpass log whoami",
     "cluster": "count-failure-reports countkeysinslot getkeysinslot info keyslot myid nodes replicas slaves slots",
     "module": "list",
     "script": "exists flush kill load",
 }
-_SINCE: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {  # command → (Valkey, Redis), where not everywhere
-    "cluster|migrateslots": ((9, 0), None),
-    "cluster|cancelslotmigrations": ((9, 0), None),
-    "cluster|syncslots": ((9, 0), None),
+_CATEGORIES_OF = {
+    "acl": "admin dangerous slow",
+    "cluster": "admin dangerous slow",
+    "module": "admin dangerous slow",
+    "script": "scripting slow",
 }
+"""Redis 6: those that a command with subcommands is in."""
+_NOBODY = "default reset off"
+"""The ACL line of ``default`` where everybody has to say who he is."""
+
+
+def names_of(clients: Clients) -> frozenset[str]:
+    """The users that clients come as, but for ``default``, which every engine has."""
+    return frozenset(user.name for user in clients.users) - {"default"} if isinstance(clients, NamedUsers) else frozenset()
+
+
+def users_of(clients: Clients, engine: str, numbers: tuple[int, ...]) -> tuple[str, ...]:
+    """The ACL lines of whoever may be a client. ``default`` is always among them: engines have it, and let it do everything."""
+    if isinstance(clients, Anybody):
+        return (default_user(engine, numbers),)
+    lines = [_client_user(user, engine, numbers) for user in clients.users]
+    return (*lines, *(() if any(user.name == "default" for user in clients.users) else (_NOBODY,)))
 
 
 def default_user(engine: str, numbers: tuple[int, ...]) -> str:
     """The ACL line of ``default``, which begins anew as ours do: what ElastiCache gives a client of a cache without AUTH or RBAC,
-    and not what it withholds.
+    and not what it withholds."""
+    return _line("default", (), acl.parse("on ~* &* +@all"), engine, numbers)
+
+
+def _client_user(user: ClientUser, engine: str, numbers: tuple[int, ...]) -> str:
+    """The ACL line of a user of a user group."""
+    return _line(user.name, user.passwords, acl.parse(user.access), engine, numbers)
+
+
+def _line(name: str, passwords: Sequence[str], may: acl.Access, engine: str, numbers: tuple[int, ...]) -> str:
+    """What is withheld comes last, and within each selector: a rule before ``+@all`` is undone by it, and a selector gives whatever
+    the user itself lacks."""
+    root = acl.rules(may.root, engine, numbers, _last(may.root, engine, numbers))
+    selectors = [f"({' '.join(acl.rules(s, engine, numbers, _last(s, engine, numbers)))})" for s in may.selectors]
+    secrets = [f"#{hashed}" for hashed in passwords] or ["nopass"]
+    return " ".join([name, "reset", "on" if may.on else "off", *secrets, *root, *selectors])
+
+
+def _last(p: acl.Permissions, engine: str, numbers: tuple[int, ...]) -> list[str]:
+    """The rules that take away what is withheld.
 
     Before Redis 7 rules cannot withhold a subcommand, only give it: there, each command of which some are withheld is withheld
-    whole, and its harmless subcommands are given back.
+    whole, and those of its harmless subcommands are given back that it had by these permissions.
     """
     rules = [f"-{command}" for command in _WITHHELD.split()]
     if engine == "redis" and numbers < (7, 0):
         for command, subcommands in _OPEN_OF.items():
-            rules += [f"-{command}", *(f"+{command}|{name}" for name in subcommands.split())]
-    else:
-        parts = [f"{command}|{name}" for command, subcommands in _WITHHELD_OF.items() for name in subcommands.split()]
-        rules += [f"-{name}" for name in parts if _knows(engine, numbers, name)]
-    return f"default reset on nopass ~* &* +@all {' '.join(rules)}"
+            rules += [f"-{command}", *(f"+{command}|{name}" for name in subcommands.split() if _had(p, command, name))]
+        return rules
+    parts = [f"{command}|{name}" for command, subcommands in _WITHHELD_OF.items() for name in subcommands.split()]
+    return rules + [f"-{name}" for name in parts if acl.knows(engine, numbers, name)]
 
 
-def _knows(engine: str, numbers: tuple[int, ...], command: str) -> bool:
-    if command not in _SINCE:
-        return True
-    valkey, redis = _SINCE[command]
-    since = valkey if engine == "valkey" else redis
-    return since is not None and numbers >= since
+def _had(p: acl.Permissions, command: str, subcommand: str) -> bool:
+    """Whether permissions give a subcommand, in the order of their rules."""
+    names = {command, f"{command}|{subcommand}", *(f"@{category}" for category in _CATEGORIES_OF[command].split())}
+    last = next((rule for rule in reversed(p.commands) if rule[1:] in names), None)
+    return p.everything if last is None else last[0] == "+"

@@ -36,6 +36,7 @@ from cachekeep.model.change import (
     Starved,
     Starving,
 )
+from cachekeep.model.clients import Anybody, CacheUser, Clients, ClientUser, NamedUsers, UserGroup, fingerprint
 from cachekeep.model.condition import Condition, NodeCondition
 from cachekeep.model.credential import Credential, Secret
 from cachekeep.model.identities import IamUser, IssuedKey
@@ -117,6 +118,13 @@ from cachekeep.model.view import (
 )
 
 __all__ = [
+    "Anybody",
+    "CacheUser",
+    "ClientUser",
+    "Clients",
+    "NamedUsers",
+    "UserGroup",
+    "fingerprint",
     "Change",
     "Condemned",
     "Conversion",

@@ -28,6 +28,7 @@ from cachekeep.model.change import (
     Resharding,
     Starved,
 )
+from cachekeep.model.clients import Anybody, Clients
 from cachekeep.model.credential import Credential
 from cachekeep.model.job import Errand, ErrandKind, Job
 from cachekeep.model.moment import Moment
@@ -82,6 +83,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     errands: tuple[Errand, ...] = ()
     deferred: frozenset[str] = frozenset()
     """Fields whose change waits for the maintenance window (``ApplyImmediately=false``): ``node_type``, ``version``, ``shards``."""
+    clients: Clients = Anybody()
     credentials: tuple[Credential, ...] = ()
     """By which its nodes may be spoken to; the last is the one to come to. Empty for an engine without users."""
     transit: Transit = "disabled"
@@ -293,6 +295,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """By what clients come to its nodes."""
     certificate: Certificate | None = None
     """That its nodes have, or are to have; None: they have none."""
+    known_users: frozenset[str] = frozenset()
+    """Clients' users that some process of its nodes may know: those that are wanted no more are taken from each."""
     appointed_at: Moment | None = None
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None

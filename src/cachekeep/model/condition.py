@@ -39,6 +39,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is on its way: a held Describe may answer."""
     refused: bool = False
     nodes: tuple[NodeCondition, ...] = ()
+    clients_told: str = ""
+    """Fingerprint of who may be a client, as all nodes that answer know it; empty: some do not yet."""
     version: int = 0
     """``Cache.version`` that it describes: a newer row makes it stale."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamUser, IssuedKey
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 
@@ -76,7 +77,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Record = (
-    IamUser
+    CacheUser
+    | IamUser
     | Installation
     | IssuedKey
     | ParameterGroup
@@ -86,11 +88,13 @@ Record = (
     | ScheduledAction
     | SubnetGroup
     | Tags
+    | UserGroup
 )
 """What is stored by kind and name, beside caches."""
 RECORDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
+        CacheUser,
         IamUser,
         Installation,
         IssuedKey,
@@ -101,6 +105,7 @@ RECORDS: dict[str, type[Record]] = {
         ScheduledAction,
         SubnetGroup,
         Tags,
+        UserGroup,
     )
 }
 """By the name that their kind is stored under."""

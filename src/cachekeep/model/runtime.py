@@ -39,6 +39,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Those that only a restart changes."""
     acl: tuple[str, ...] = ()
     """Who may do what, a line for each user. Only hashes of passwords are in it."""
+    gone: tuple[str, ...] = ()
+    """Users that it may know of before, and is to know no more. Any others that it knows are none of ours."""
     login: Login | None = None
     tls: Tls | None = None
     limits: Limits = Limits()
@@ -47,7 +49,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def digests(self) -> Digests:
         """Of each part that is there: equal digests, nothing to apply."""
         parts: dict[Part | Literal["boot"], object] = {
-            "acl": self.acl,
+            "acl": (*self.acl, *self.gone),
             "login": self.login and (self.login.user, self.login.password_hash),
             "settings": self.settings,
             "boot": self.boot,

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from cachekeep.model import Cache, Moment, Step, View, Wait
 from cachekeep.plan import deadlines, jobs, moments
-from cachekeep.plan.change import credentials, errands, rollout, switch
+from cachekeep.plan.change import clients, credentials, errands, rollout, switch
 from cachekeep.plan.flights import first
 from cachekeep.plan.lead import elect, judge, promote, starve
 from cachekeep.plan.nodes import announce, certificates, cluster, limits, members
@@ -49,6 +49,11 @@ RULES: tuple[Row, ...] = (
     Row(promote.conclude, "all", "after `promote.lead`; before `promote.transfer`: no move begins while a recovery is under way"),
     Row(switch.hand_on, "cluster", "before `configuration.publish`, which leaves it to the front until that has given way"),
     Row(configuration.publish, "cluster", "before `members.start`: the endpoint leaves a node that is gone before that comes back"),
+    Row(
+        clients.know,
+        "replicated",
+        "before `members.start` and `limits.configure`: who may know a user is decided before it is told",
+    ),
     Row(members.start, "all", "after whatever says who leads: what comes back follows"),
     Row(announce.troubles, "all", "after `members.start`: what cannot be done is told when nobody waits for a process"),
     Row(cluster.acquaint, "cluster", "before `elect.follow`: a node follows only what it knows"),
@@ -73,6 +78,7 @@ RULES: tuple[Row, ...] = (
     Row(limits.widen, "all", "before `limits.configure`: a process may use more before its engine is told to hold more"),
     Row(limits.configure, "all", "before `limits.narrow`: a process may use less when its engine holds less"),
     Row(credentials.rotate, "all", "after `limits.configure`: one password is in force before the next is decided"),
+    Row(clients.forget, "replicated", "after `limits.configure`: who is gone is remembered until no node knows him"),
     Row(rollout.resize, "all", "after `limits.configure`: one node type is in force before another is decided"),
     Row(rollout.upgrade, "all", "before `rollout.restart`: a node that is due for several reasons restarts once"),
     Row(rollout.restart, "all", "after `members.part`: who leaves does not restart"),

@@ -7,12 +7,12 @@ from typing import Literal
 from msgspec.structs import replace
 
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait
+from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait, fingerprint
 from cachekeep.model.condition import REBOOTING, CacheStatus, NodeStatus
 from cachekeep.plan.deadlines import creating_for_too_long
 from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.nodes.announce import ready
-from cachekeep.plan.nodes.limits import fewer_clients, holds
+from cachekeep.plan.nodes.limits import astray, fewer_clients, holds
 from cachekeep.plan.nodes.members import COMPATIBLE
 from cachekeep.plan.reach.configuration import told_of_all
 from cachekeep.plan.situation import Situation
@@ -29,8 +29,14 @@ def condition(s: Situation, step: Step) -> Condition:
         settled=status == "available",
         refused=refused or bool(troubles),
         nodes=tuple(_node(s, n) for n in s.decided.nodes),
+        clients_told="" if _untold(s) else fingerprint(s.cache.wanted.clients),
         version=s.cache.version,
     )
+
+
+def _untold(s: Situation) -> bool:
+    """Some node that answers has not been told yet who may be a client."""
+    return any("acl" in astray(s, n) for n in s.decided.nodes if s.alive(n))
 
 
 def unsure(cache: Cache, last: Condition | None, because: str) -> Condition:
@@ -79,7 +85,7 @@ def _changing(s: Situation) -> bool:
     seen = s.view.fronts.get(COMPATIBLE)
     if wanted.cluster_mode == "compatible" and (seen is None or seen.process != "running" or seen.targets is None):
         return True
-    if not told_of_all(s):
+    if not told_of_all(s) or _untold(s):
         return True
     if s.may_apply("shards") and set(s.cache.wanted_names()) != {n.member for n in nodes}:
         return True

@@ -12,6 +12,8 @@ from cachekeep.services.elasticache import (
     resharding,
     subnet_groups,
     tags,
+    user_groups,
+    users,
 )
 from cachekeep.services.elasticache.blanks import without_blanks
 from cachekeep.services.elasticache.declared import DECLARED
@@ -31,6 +33,8 @@ SERVICE = Service(
         **resharding.OPERATIONS,
         **subnet_groups.OPERATIONS,
         **tags.OPERATIONS,
+        **user_groups.OPERATIONS,
+        **users.OPERATIONS,
     },
     parameters=DECLARED,
     prepare=without_blanks,

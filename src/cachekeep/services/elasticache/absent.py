@@ -9,7 +9,7 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, unsupported, value_error
 from cachekeep.services.core.operation import Handler, Operation, reads, refuses
 from cachekeep.services.core.paging import USUAL, PageRule
-from cachekeep.services.elasticache import find, names
+from cachekeep.services.elasticache import find
 from cachekeep.services.elasticache.declared import NO_CACHE_SECURITY_GROUPS
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
@@ -26,8 +26,6 @@ def _missing(code: str, what: str) -> Callable[[str], ApiError]:
 MISSING: Final[Mapping[str, Callable[[str], ApiError]]] = {
     "snapshot": _missing("SnapshotNotFoundFault", "Snapshot"),
     "securitygroup": _missing("CacheSecurityGroupNotFound", "Cache security group"),
-    "user": _missing("UserNotFound", "User"),
-    "usergroup": _missing("UserGroupNotFound", "User group"),
     "serverlesscache": _missing("ServerlessCacheNotFoundFault", "Serverless cache"),
     "serverlesscachesnapshot": _missing("ServerlessCacheSnapshotNotFoundFault", "Serverless cache snapshot"),
     "reserved-instance": _missing("ReservedCacheNodeNotFound", "Reserved cache node"),
@@ -62,39 +60,6 @@ async def _snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[s
     return await _empty("Snapshots", _SNAPSHOT_PAGES, SnapshotName="snapshot")(call, tx, context)
 
 
-async def _users(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The user `default`, as which every client of every server connects; there is no other yet."""
-    default = {
-        "UserId": "default",
-        "UserName": "default",
-        "Status": "active",
-        "Engine": "redis",
-        "MinimumEngineVersion": "6.0",
-        "AccessString": "on ~* +@all",
-        "UserGroupIds": [],
-        "Authentication": {"Type": "no-password"},
-        "ARN": names.arn(context.settings, "user", "default"),
-    }
-    asked = call.params.get("UserId")
-    if asked not in (None, "default"):
-        raise MISSING["user"](asked)
-    shown = [default] if _matches(default, call) else []
-    return paging.page(shown, call.params, lambda user: "default", lambda user: user, "Users")
-
-
-def _matches(user: Mapping[str, Any], call: Call) -> bool:
-    """Whether a user passes the filters [DescribeUsers: user-id, user-name, engine, user-group-id …]."""
-    if call.params.get("Engine", user["Engine"]).lower() != user["Engine"]:
-        return False
-    fields = {"user-id": [user["UserId"]], "user-name": [user["UserName"]], "user-group-id": user["UserGroupIds"]}
-    for each in call.params.get("Filters", ()):
-        if each["Name"] not in fields:
-            raise ApiError("InvalidParameterCombination", f"Invalid filter {each['Name']}: valid ones are {', '.join(fields)}.")
-        if not set(each["Values"]) & set(fields[each["Name"]]):
-            return False
-    return True
-
-
 _CACHE_SECURITY_GROUP_OPERATIONS: Final = (
     "CreateCacheSecurityGroup",
     "DescribeCacheSecurityGroups",
@@ -111,8 +76,6 @@ def _refused(what: str, *operations: str, plural: bool = False) -> dict[str, Ope
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeSnapshots": reads(_snapshots),
-    "DescribeUsers": reads(_users),
-    "DescribeUserGroups": reads(_empty("UserGroups", UserGroupId="usergroup")),
     "DescribeServerlessCaches": reads(_empty("ServerlessCaches", _SERVERLESS_PAGES, ServerlessCacheName="serverlesscache")),
     "DescribeServerlessCacheSnapshots": reads(
         _empty(
@@ -129,8 +92,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeUpdateActions": reads(_empty("UpdateActions")),
     **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
     **_refused("Taking, copying and deleting snapshots", "CreateSnapshot", "CopySnapshot", "DeleteSnapshot", plural=True),
-    **_refused("Users with rights of their own", "CreateUser", "ModifyUser", "DeleteUser", plural=True),
-    **_refused("User groups", "CreateUserGroup", "ModifyUserGroup", "DeleteUserGroup", plural=True),
     **_refused(
         "Serverless caches",
         "CreateServerlessCache",

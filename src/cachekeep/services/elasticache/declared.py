@@ -12,7 +12,6 @@ NO_CACHE_SECURITY_GROUPS: Final = "Use of cache security groups is not permitted
 _NONE: Final = Moot("there is none to choose from")
 _OUTPOST: Final = NotYet("An Outpost")
 _SNAPSHOT: Final = NotYet("Restoring a snapshot")
-_USER_GROUP: Final = NotYet("A user group")
 
 _REFUSED: Final[Declared] = {
     "AuthToken": NotYet("An AUTH token"),
@@ -36,7 +35,6 @@ _REFUSED: Final[Declared] = {
     "OutpostMode": _OUTPOST,
     "PreferredOutpostArn": _OUTPOST,
     "PreferredOutpostArns": _OUTPOST,
-    "RemoveUserGroups": NotYet("A user group", (False,)),
     "ReplicaConfiguration.PreferredOutpostArns": _OUTPOST,
     "ScaleConfig": NotYet("Scaling in steps"),
     "CreateCacheCluster:SnapshotName": _SNAPSHOT,
@@ -48,9 +46,6 @@ _REFUSED: Final[Declared] = {
     "ModifyReplicationGroup:TransitEncryptionEnabled": NotYet("A change of encryption in transit"),
     "ModifyReplicationGroup:TransitEncryptionMode": NotYet("A change of encryption in transit"),
     "TransitEncryptionMode": Effect("required: clients come by TLS and not without"),
-    "UserGroupIds": _USER_GROUP,
-    "UserGroupIdsToAdd": _USER_GROUP,
-    "UserGroupIdsToRemove": _USER_GROUP,
 }
 _CACHES: Final[Declared] = {
     "AZMode": Effect("Memcached nodes in one zone or in several"),
@@ -109,6 +104,10 @@ _CACHES: Final[Declared] = {
     "ShowCacheNodeInfo": Effect("nodes with their endpoints"),
     "SnapshotWindow": Effect("is kept and shown, clear of the maintenance window"),
     "TransitEncryptionEnabled": Effect("whether clients, and nodes among each other, come by TLS"),
+    "RemoveUserGroups": Effect("everybody comes in again"),
+    "UserGroupIds": Effect("the user group of which the nodes let in the users"),
+    "UserGroupIdsToAdd": Effect("the user group of which the nodes let in the users"),
+    "UserGroupIdsToRemove": Effect("the user group that goes"),
     "TestFailover:NodeGroupId": Effect("the node group whose primary fails"),
 }
 _THE_OTHERS: Final[Declared] = {
@@ -119,7 +118,7 @@ _THE_OTHERS: Final[Declared] = {
     "Duration": Effect("how many minutes"),
     "EndTime": Effect("events before it"),
     "Filters": Effect("users that match"),
-    "Filters.Name": Effect("user-id, user-name or user-group-id"),
+    "Filters.Name": Effect("user-id, user-name, user-group-id or engine"),
     "Filters.Values": Effect("one of them must match"),
     "Marker": Effect("the page after this one"),
     "MaxRecords": Effect("how many a page holds"),
@@ -140,7 +139,26 @@ _THE_OTHERS: Final[Declared] = {
     "Tags": Effect("are kept and shown"),
     "Tags.Key": Effect("the tag"),
     "Tags.Value": Effect("its value"),
+    "UserGroupId": Effect("the user group that is meant"),
+    "CreateUserGroup:UserGroupId": Effect("the new group's id, whatever its case"),
     "UserId": Effect("the user that is meant"),
+    "CreateUser:UserId": Effect("the new user's id, whatever its case"),
+    "CreateUserGroup:UserIds": Effect("its users"),
+    "UserIdsToAdd": Effect("the users that it gets"),
+    "UserIdsToRemove": Effect("the users that go, with their connections"),
+    "UserName": Effect("the name that clients give"),
+    "AccessString": Effect("what the user may do, told to every node"),
+    "AppendAccessString": Effect("rules that follow those that are there"),
+    "AuthenticationMode": Effect("by password or without; `iam` is refused"),
+    "AuthenticationMode.Type": Effect("password or no-password-required; `iam` is refused"),
+    "AuthenticationMode.Passwords": Effect("up to two; only hashes of them are kept"),
+    "Passwords": Effect("up to two; only hashes of them are kept"),
+    "NoPasswordRequired": Effect("clients come as the user without a password"),
+    "CreateUser:Engine": Effect("redis or valkey, whose users need a password"),
+    "ModifyUser:Engine": Effect("redis can become valkey"),
+    "DescribeUsers:Engine": Effect("users of this engine"),
+    "CreateUserGroup:Engine": Effect("redis or valkey, which is for caches of that engine alone"),
+    "ModifyUserGroup:Engine": Effect("redis can become valkey"),
 }
 _OF_NOTHING: Final[Declared] = {
     "CacheClusterIds": _NONE,
@@ -172,6 +190,5 @@ _OF_NOTHING: Final[Declared] = {
     "SnapshotSource": Effect("user or system"),
     "SnapshotType": _NONE,
     "UpdateActionStatus": _NONE,
-    "UserGroupId": Effect("not found: there is none"),
 }
 DECLARED: Final[Declared] = {**_CACHES, **_THE_OTHERS, **_OF_NOTHING, **_REFUSED}

@@ -17,7 +17,7 @@ from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, in_force, mode, names, quotas, render, shards, tags
+from cachekeep.services.elasticache import find, in_force, memberships, mode, names, quotas, render, shards, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import AlreadyThere, Transaction
 from cachekeep.wire.faults import ApiError
@@ -76,6 +76,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
         parameters=values,
         subnet_group=subnet_group,
         **want.encrypted(context, transit, offer, node_type, clustered=clustered),
+        clients=await memberships.of_new(params, tx, engine, offer.version),
         **({"automatic_failover": clustered} | want.plain(params, context.settings)),
         **want.windows(params, engine),
     )
@@ -119,6 +120,8 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     # The node goes on in the shard that it was decided in.
     built = (replace(built[0], id=cache.wanted.shards[0].id),)
     changes = want.plain(params, context.settings) | want.windows(params, cache.wanted.engine, cache.wanted)
+    if "UserGroupIds" in params:
+        changes["clients"] = await memberships.of_new(params, tx, *in_force.engine(cache))
     wanted = replace(cache.wanted, shards=built, **changes)
     shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
@@ -164,7 +167,7 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Changes node type, engine version, parameter group, failover settings, windows, description;
+    """Changes node type, engine version, parameter group, user group, failover settings, windows, description;
     or cluster mode; or another primary."""
     params = call.params
     cache = await find.group(tx, params["ReplicationGroupId"])
@@ -185,6 +188,8 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     changes = want.plain(params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
+    if params.keys() & {"UserGroupIdsToAdd", "UserGroupIdsToRemove", "RemoveUserGroups"}:
+        changes["clients"] = await memberships.of_changed(params, tx, cache, *in_force.engine(cache))
     changes |= await change_engine(params, tx, context, cache, immediately=immediately)
     if "PrimaryClusterId" in params:
         changes |= _promote(cache, params["PrimaryClusterId"].lower())

@@ -35,6 +35,8 @@ SUBNETS_PER_GROUP: Final = Quota(
     message="A cache subnet group can have at most {most} subnets.",
 )
 TAGS: Final = Quota(default=50, code="TagQuotaPerResourceExceeded", message="A resource can have at most {most} tags.")
+USERS: Final = Quota(default=1000, code="UserQuotaExceeded", message="You have reached the quota of {most} users.")
+USER_GROUPS: Final = Quota(default=100, code="UserGroupQuotaExceeded", message="You have reached the quota of {most} user groups.")
 TEST_FAILOVERS_PER_DAY: Final = Quota(
     default=None,
     code="APICallRateForCustomerExceeded",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
-from cachekeep.model import Cache, Condition, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
+from cachekeep.model import Cache, Condition, NamedUsers, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
 from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
 from cachekeep.plan.slots.reshard import percent
 from cachekeep.services.core.context import Context, ServiceSettings
@@ -47,7 +47,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "AtRestEncryptionEnabled": False,
         "StorageEncryptionType": "none",
         "ARN": arn(context.settings, "replicationgroup", cache.name),
-        "UserGroupIds": [],
+        "UserGroupIds": [wanted.clients.group] if isinstance(wanted.clients, NamedUsers) else [],
         "LogDeliveryConfigurations": [],
         "ReplicationGroupCreateTime": cache.created_at,
         "DataTiering": "disabled",

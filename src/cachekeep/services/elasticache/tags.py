@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.parameters import default_groups
-from cachekeep.model import Cache, ParameterGroup, SubnetGroup, Tags, WantedShard
+from cachekeep.model import Cache, CacheUser, ParameterGroup, SubnetGroup, Tags, UserGroup, WantedShard
 from cachekeep.services.core.context import Context, Params, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import find, names, quotas, render
@@ -133,10 +133,12 @@ async def _resource(call: Call, tx: Transaction, context: Context, *, changes: b
         case "subnetgroup":
             if name != render.DEFAULT_SUBNET_GROUP and await tx.get(SubnetGroup, name) is None:
                 raise find.subnet_group_not_found(name)
-        case "user" if name == "default":
-            pass
         case "user":
-            raise ApiError("UserNotFound", f"{name} is not available for tagging")  # AWS's own words
+            if name != "default" and await tx.get(CacheUser, name) is None:
+                raise ApiError("UserNotFound", f"{name} is not available for tagging")  # AWS's own words
+        case "usergroup":
+            if await tx.get(UserGroup, name) is None:
+                raise ApiError("UserGroupNotFound", f"{name} is not available for tagging")
         case _:
             raise MISSING[kind](name)
     return arn, {}
