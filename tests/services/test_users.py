@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ from tests.services.rig import refused as refused_by
 
 from cachekeep.engines.users import hash_of
 from cachekeep.model import Anybody, ClientUser, NamedUsers
+from cachekeep.wire.model import service_model
 
+MODEL = service_model("elasticache")
 PASSWORD, OTHER = "correct horse battery", "a second password!"
 
 
@@ -269,3 +274,36 @@ def test_a_cache_that_is_too_old_or_of_another_engine_does_not_get_a_group(rig: 
     assert refused(rig.cache.modify_user, UserId="app", AccessString="on %R~* +@read").code == "InvalidParameterCombination"
     assert refused(rig.cache.modify_user_group, UserGroupId="team", Engine="valkey").code == "InvalidParameterCombination"
     assert clients(rig, "old")["app"].access == "on ~* -@all +@read"
+
+
+# ------------------------------------------------------------------ the guide
+
+
+def test_what_the_guide_says_is_done(rig: Rig) -> None:
+    """Its commands, as aws-cli sends them."""
+    rig.group()
+    text = (Path(__file__).parents[2] / "docs/guide/users.md").read_text()
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            asked: dict[str, list[str]] = {}
+            aws, service, command, *words = shlex.split(line)
+            assert (aws, service) == ("aws", "elasticache")
+            for word in words:
+                name, equals, value = word.partition("=")
+                if word.startswith("--"):
+                    asked[name] = [value] if equals else []
+                else:
+                    asked[list(asked)[-1]].append(word)
+            members = MODEL.operation("".join(map(str.title, command.split("-")))).input
+            assert members is not None
+            params: dict[str, Any] = {}
+            for option, values in asked.items():
+                name = "".join(map(str.title, option[2:].split("-")))
+                kind = members.members[name].shape.type
+                params[name] = values if kind == "list" else True if kind == "boolean" else values[0]
+            getattr(rig.cache, command.replace("-", "_"))(**params)
+            rig.keep()
+    assert set(clients(rig)) == {"default", "app"}
+    assert clients(rig)["default"].access == "off -@all"
+    assert clients(rig)["app"].passwords == (hash_of("the-next-one-of-16-or-more"),)
+    assert show(rig, "reader")["AccessString"] == "on ~* -@all +@read -@dangerous"
