@@ -199,9 +199,7 @@ def _fields() -> dict[str, list[str]]:
 
 
 ONE_WAY = {
-    "Wanted.snapshot_retention_days",  # backups give it a value
     "ReplicaSeen.lag_seconds",
-    "Task.arguments",  # the first kind of task gives them a value
 }
 """Fields that are only read or only written, and known to be: this set only shrinks. Each stands for a promise that is not kept."""
 

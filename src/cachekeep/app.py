@@ -22,16 +22,19 @@ import msgspec
 import uvicorn
 
 from cachekeep.audit.trail import Trail
+from cachekeep.backup.keyring import RootKeyRing
+from cachekeep.backup.vault import Vault
 from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
-from cachekeep.compute.local import LocalDriver, clients
+from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
+from cachekeep.control.backups import Backups
 from cachekeep.control.execute import PapersOf, specs
 from cachekeep.control.jobs import JobsHere
-from cachekeep.control.observe import Passwords
+from cachekeep.control.observe import Passwords, target
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
@@ -169,7 +172,12 @@ class App:
             loss_budget_seconds=settings.loss_budget_seconds,
             loss_budget_bytes=settings.loss_budget_bytes,
         )
-        jobs = JobsHere({})
+        vault = Vault.open(settings.vault_url, RootKeyRing(sealing))
+        undo.callback(vault.close)
+        target_of = functools.partial(target, password_of=sealing.password_of, trust_of=authorities.trust_of)
+        kept = settings.data_dir / KEPT_DIR
+        backups = Backups(store=store, vault=vault, link=link, target_of=target_of, clock=clock, kept=kept)
+        jobs = JobsHere(backups.runners)
         undo.push_async_callback(jobs.aclose)
         observer = Observer(
             store=store,
@@ -262,11 +270,9 @@ class App:
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
-        workers = (
-            keeper,
-            Single("pruner", Pruner(store, clock), store=store, clock=clock, holder=holder),
-            Single("scaler", scaler, store=store, clock=clock, holder=holder),
-        )
+        singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **backups.workers}
+        single = functools.partial(Single, store=store, clock=clock, holder=holder)
+        workers: tuple[Worker, ...] = (keeper, *(single(name, worker) for name, worker in singles.items()))
         self._parts = _Parts(listener, _Server(config), workers, services, driver)
 
     def _trails(self) -> tuple[Trail, Trail]:

@@ -36,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Its key, PEM."""
     audit_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
     """How much of what was asked of the API is kept on record: the oldest goes first."""
+    vault: str = ""
+    """Where snapshots are kept: a directory, or s3://, gs://, az:// with endpoint and credentials from the environment; empty: a
+    directory in ``data_dir``."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""
@@ -71,6 +74,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def zones(self) -> tuple[str, ...]:
         """``us-east-1a``, ``us-east-1b`` …"""
         return tuple(self.region + letter for letter in "abcdef"[: self.zone_count])
+
+    @property
+    def vault_url(self) -> str:
+        return self.vault or str(self.data_dir / "vault")
 
     @property
     def database_url(self) -> str:

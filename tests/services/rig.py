@@ -33,9 +33,12 @@ from cachekeep.model import (
     NodeCondition,
     ParameterGroup,
     Shard,
+    ShardCopy,
+    SnapshotEnd,
     fingerprint,
 )
 from cachekeep.plan.slots.ranges import Ranges, even, rebalance
+from cachekeep.plan.snapshots import nodes_of
 from cachekeep.security.access_keys import Credentials, Issuer
 from cachekeep.security.sealing import Sealing
 from cachekeep.security.sigv4 import AccessKey
@@ -290,10 +293,12 @@ class Keeper:
             cache = await self._store.load(uid)
             if cache is None:
                 del self._leases[uid]
-            elif cache.wanted.deleted:
+            elif cache.ending:
                 await self._store.forget(cache, lease)
             else:
                 await self.settle(cache, lease, **changed)
+                if cache.wanted.deleted and (left := await self._store.load(uid)) is not None:
+                    await self._store.forget(left, lease)
 
     async def settle(self, cache: Cache, lease: Lease, **changed: Any) -> None:
         decided = self._decide(cache)
@@ -301,11 +306,17 @@ class Keeper:
         if decided.configuration_address:
             used.add(decided.configuration_address)
         if decided != cache.decided:
-            cache = await self._store.save_decided(replace(cache, decided=decided), lease, addresses=used)
+            records = [self._taken(cache, e.snapshot) for e in cache.errands_left if e.kind == "snapshot"]
+            cache = await self._store.save_decided(replace(cache, decided=decided), lease, records=records, addresses=used)
         nodes = tuple(NodeCondition(name=n.name, status="available") for n in decided.nodes)
         condition = Condition(status="available", because="all is well", settled=True, nodes=nodes, version=cache.version)
         condition = replace(condition, clients_told=fingerprint(cache.wanted.clients))
         await self._store.publish(cache.uid, replace(condition, **changed), lease)
+
+    def _taken(self, cache: Cache, uid: str) -> SnapshotEnd:
+        now, size = self._clock.now(), {"size_bytes": 1000, "used_bytes": 3 << 20}
+        copies = (ShardCopy(shard=n.shard, node=n.cluster_id, **size, taken_at=now) for n in nodes_of(cache))
+        return SnapshotEnd(name=uid, at=now, copies=tuple(copies))
 
     async def save(self, cache: Cache) -> None:
         """Decide just this."""

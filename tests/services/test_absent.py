@@ -53,7 +53,6 @@ def test_refused_operations_say_so(rig: Rig, name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "result", "named", "code"),
     [
-        ("describe_snapshots", "Snapshots", "SnapshotName", "SnapshotNotFoundFault"),
         ("describe_serverless_caches", "ServerlessCaches", "ServerlessCacheName", "ServerlessCacheNotFoundFault"),
         (
             "describe_serverless_cache_snapshots",

@@ -112,7 +112,7 @@ def test_an_id_belongs_to_one_cluster_even_inside_a_group(rig: Rig) -> None:
             {"Engine": "valkey", "NumCacheNodes": 1, "CacheParameterGroupName": "default.valkey8.cluster.on"},
             "InvalidParameterCombination",
         ),
-        ({"SnapshotName": "s"}, "InvalidParameterCombination"),
+        ({"SnapshotName": "s"}, "InvalidParameterValue"),
         ({"TransitEncryptionEnabled": True}, "InvalidParameterCombination"),
         ({"PreferredOutpostArn": "arn:x"}, "InvalidParameterCombination"),
     ],
@@ -290,13 +290,6 @@ def test_a_deleted_cluster_goes(rig: Rig) -> None:
     assert refused(rig.cache.delete_cache_cluster, CacheClusterId="one").code == "InvalidCacheClusterState"
     rig.keep()
     assert refused(rig.show_cluster, name="one").code == "CacheClusterNotFound"
-
-
-def test_a_final_snapshot_is_refused(rig: Rig) -> None:
-    rig.single()
-    assert (
-        "nothing was changed" in refused(rig.cache.delete_cache_cluster, CacheClusterId="one", FinalSnapshotIdentifier="s").message
-    )
 
 
 def test_a_replica_leaves_its_group(rig: Rig) -> None:

@@ -171,8 +171,6 @@ LOG = [
         {"KmsKeyId": "k"},
         {"LogDeliveryConfigurations": LOG},
         {"NotificationTopicArn": "arn:aws:sns:us-east-1:000000000000:t"},
-        {"SnapshotRetentionLimit": 3},
-        {"SnapshotName": "s"},
         {"SnapshotArns": ["arn:aws:s3:::b/k.rdb"]},
         {"DataTieringEnabled": True},
         {"CacheNodeType": "cache.r6gd.xlarge"},
@@ -387,7 +385,6 @@ def test_a_custom_parameter_group_must_be_replaced_by_name(rig: Rig) -> None:
     "params",
     [
         {"AuthToken": "a" * 20, "AuthTokenUpdateStrategy": "SET"},
-        {"SnapshotRetentionLimit": 1, "SnapshottingClusterId": "demo-001"},
         {"TransitEncryptionEnabled": True, "TransitEncryptionMode": "preferred"},
         {"LogDeliveryConfigurations": LOG},
         {"NotificationTopicArn": "arn:aws:sns:us-east-1:000000000000:t"},
@@ -486,13 +483,6 @@ def test_deleting_is_said_before_anything_is_gone(rig: Rig) -> None:
 def test_a_group_may_be_deleted_while_it_is_created(rig: Rig) -> None:
     rig.group(keep=False)
     assert rig.cache.delete_replication_group(ReplicationGroupId="demo")["ReplicationGroup"]["Status"] == "deleting"
-
-
-def test_a_final_snapshot_is_refused(rig: Rig) -> None:
-    rig.group()
-    error = refused(rig.cache.delete_replication_group, ReplicationGroupId="demo", FinalSnapshotIdentifier="last")
-    assert "nothing was changed" in error.message
-    assert rig.show()["Status"] == "available"
 
 
 # ------------------------------------------------------------------ around a cluster and back

@@ -144,6 +144,10 @@ def filled() -> World:
             "AddTagsToResource", {"ResourceName": arn, "Tags": [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]}
         )
         await world.keeper.settle_all()
+        for number in range(21):
+            await world.ask("CreateSnapshot", {"SnapshotName": f"s{number}", "ReplicationGroupId": f"x{number}"})
+        await world.ask("CreateSnapshot", {"SnapshotName": "sharded", "ReplicationGroupId": "many"})
+        await world.keeper.settle_all()
 
     asyncio.run(fill())
     return world
@@ -162,8 +166,9 @@ async def _seen(world: World) -> list[Any]:
     """What the API tells of everything there is."""
     found = [await _answer(world, "elasticache", "DescribeReplicationGroups", {})]
     found.append(await _answer(world, "elasticache", "DescribeCacheClusters", {"ShowCacheNodeInfo": True}))
-    for asked in ("DescribeEvents", "DescribeUsers", "DescribeUserGroups"):
+    for asked in ("DescribeEvents", "DescribeSnapshots", "DescribeUsers", "DescribeUserGroups"):
         found.append(await _answer(world, "elasticache", asked, {}))
+    found.append(await _tags(world, "snapshot", "new"))
     groups = await _answer(world, "elasticache", "DescribeCacheParameterGroups", {})
     found += [groups, await _answer(world, "elasticache", "DescribeCacheSubnetGroups", {})]
     for name in ("mine", "new"):

@@ -24,6 +24,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "ca_cert",
     "ca_key",
     "audit_bytes_max",
+    "vault",
     "region",
     "account",
     "zone_count",

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from cachekeep.compute.contract import ApplyParts, Driver, File, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
+from cachekeep.compute.contract import ApplyParts, Driver, File, Kept, Link, LinkEffect, ProcessSpec, PublishDiscovery, named_by
 from cachekeep.control.fronts import Fronts
 from cachekeep.control.observe import Observer, Passwords
 from cachekeep.engines import discovery
 from cachekeep.engines.catalogue import Catalogue
-from cachekeep.engines.launch import ENGINES_OWN, launch
+from cachekeep.engines.launch import ENGINES_OWN, data_file, launch
 from cachekeep.engines.runtime import runtime
 from cachekeep.engines.tls import AUTHORITIES, IDENTITY, Papers
 from cachekeep.errors import CachekeepError, OrderFailed
@@ -43,11 +43,14 @@ from cachekeep.model import (
     Witness,
     collides,
 )
+from cachekeep.plan import restores
 
 log = logging.getLogger("cachekeep.keeper")
 
 ORDER_SECONDS, PROCESS_SECONDS = 10.0, 20.0
 """What an order to an engine or a front, and the start or end of a process, may take beyond what it is given by itself."""
+COPIED_BYTES_A_SECOND = 10 << 20
+"""At the least: what a process starts from is copied to its place first."""
 Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
 PapersOf = Callable[[Cache], Papers | None]
@@ -72,11 +75,14 @@ def specs(
         needs = ("tls",) if cache.decided.certificate is not None else ()
         build, password, papers = catalogue.resolve(node.engine, node.version, needs), password_of(cache), papers_of(cache)
         plan = launch(build, cache, node, password, papers, run_as=run_as, open_files=open_files)
+        files = {path: File(text, secret) for path, (text, secret) in plan.files.items()}
+        if (kept := restores.starts_from(cache, node)) is not None:
+            files[data_file(node)] = File(Kept(kept))
         return ProcessSpec(
             key=(cache.uid, node.name),
             incarnation=node.incarnation,
             argv=plan.argv,
-            files={path: File(text, secret) for path, (text, secret) in plan.files.items()},
+            files=files,
             env=plan.env,
             address=node.address,
             port=node.port,
@@ -148,12 +154,12 @@ class Hands:
         return all(await asyncio.gather(*(self._fly(cache, e, decided, ended) for e in stage)))
 
     def _take_off(self, cache: Cache, effect: Effect, act: Act) -> None:
-        self._observer.flights.begin(cache.uid, effect, act.because, deadline_seconds=deadline_seconds(effect))
+        self._observer.flights.begin(cache.uid, effect, act.because, deadline_seconds=deadline_seconds(cache, effect))
 
     async def _fly(self, cache: Cache, effect: Effect, decided: Callable[[], Decided | None], ended: Callable[[], None]) -> bool:
         """Carry out an effect that has taken off. Whether it worked."""
         problem: str | None = None
-        seconds = deadline_seconds(effect)
+        seconds = deadline_seconds(cache, effect)
         if decided() is None:
             self._observer.flights.end(cache.uid, effect, None)
             ended()
@@ -250,9 +256,11 @@ def _parts(cache: Cache, node: Node, parts: Collection[Part], settings: Mapping[
     )
 
 
-def deadline_seconds(effect: Effect) -> float:
+def deadline_seconds(cache: Cache, effect: Effect) -> float:
     """An effect that has not ended by then has failed."""
     match effect:
+        case Start() if restores.going_on(cache) and (restore := cache.wanted.restore) is not None:
+            return PROCESS_SECONDS + restore.size_bytes / COPIED_BYTES_A_SECOND
         case Start() | Erase():
             return PROCESS_SECONDS
         case Stop(_, grace_seconds):

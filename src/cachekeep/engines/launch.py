@@ -105,7 +105,7 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, setting
         ("rdbcompression", "yes"),
         # What is left of a replication must never be loaded: a process that is started anew is empty, or it would serve stale data.
         ("rdb-del-sync-files", "yes"),
-        ("dbfilename", f"replication-{node.incarnation}.rdb"),
+        ("dbfilename", data_file(node)),
         *(("user", *line.split()) for line in wanted.acl),
         *((("masteruser", as_whom.user), ("masterauth", secret_of(as_whom.user, password))) if as_whom else ()),
         ("replica-announce-ip", node.address),
@@ -139,6 +139,11 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, setting
         lines.append(("replicaof", node.address, str(NOBODY_PORT)))
     lines += [(name, value) for name, value in sorted({**wanted.boot, **settings}.items())]
     return "".join(f"{' '.join((name, *map(_quoted, values)))}\n" for name, *values in map(_split_limits, lines))
+
+
+def data_file(node: Node) -> str:
+    """What a process loads at its start, if that is there, and writes a replica's data to: another for each incarnation."""
+    return f"replication-{node.incarnation}.rdb"
 
 
 def _split_limits(line: tuple[str, ...]) -> tuple[str, ...]:

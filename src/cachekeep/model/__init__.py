@@ -60,6 +60,7 @@ from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import RECORDS, Event, Installation, ParameterGroup, Record, Subnet, SubnetGroup, Tags
 from cachekeep.model.runtime import Digests, Login, Part, Runtime
+from cachekeep.model.snapshot import Restore, ShardCopy, Snapshot, SnapshotEnd, SnapshotNode, SnapshotSettings, SnapshotSource
 from cachekeep.model.step import (
     Act,
     Admit,
@@ -219,13 +220,20 @@ __all__ = [
     "ReplicaSeen",
     "Replicate",
     "Resting",
+    "Restore",
     "Running",
     "Runtime",
     "Secret",
     "Settle",
     "Shard",
     "Silence",
+    "ShardCopy",
     "SlotRange",
+    "Snapshot",
+    "SnapshotEnd",
+    "SnapshotNode",
+    "SnapshotSettings",
+    "SnapshotSource",
     "Start",
     "Step",
     "Stop",

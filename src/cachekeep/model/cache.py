@@ -30,9 +30,10 @@ from cachekeep.model.change import (
 )
 from cachekeep.model.clients import Anybody, Clients
 from cachekeep.model.credential import Credential
-from cachekeep.model.job import Errand, ErrandKind, Job
+from cachekeep.model.job import Done, Errand, ErrandKind, Failed, Job
 from cachekeep.model.moment import Moment
 from cachekeep.model.resources import SourceType
+from cachekeep.model.snapshot import Restore
 from cachekeep.model.stream import Heard
 
 CacheKind = Literal["group", "cluster"]
@@ -89,12 +90,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     transit: Transit = "disabled"
     authorities: tuple[str, ...] = ()
     """Ids of those that may issue its certificates, and are trusted; the last is the one to come to. Empty without TLS."""
+    restore: Restore | None = None
+    """What it starts with, until it is first available."""
+    snapshotting_id: str = ""
+    """The member that automatic snapshots are read from, if that can be."""
     deleted: bool = False
+    last_snapshot: str = ""
+    """Id of the errand's job that comes before its end: no snapshot, no end."""
 
-    def asking(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None) -> Wanted:
+    def asking(self, kind: ErrandKind, *, nodes: tuple[str, ...] = (), shard: str | None = None, snapshot: str = "") -> Wanted:
         """With one more errand. Serials only grow: who drops errands leaves the last one."""
         serial = max((e.serial for e in self.errands), default=0) + 1
-        errand = Errand(serial=serial, kind=kind, nodes=nodes, shard=shard)
+        errand = Errand(serial=serial, kind=kind, nodes=nodes, shard=shard, snapshot=snapshot)
         return msgspec.structs.replace(self, errands=(*self.errands, errand))
 
 
@@ -301,6 +308,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """When its first nodes were appointed; None again when it is available."""
     available_at: dt.datetime | None = None
     """When the cache was first available: before that it is ``creating``."""
+    backed_up_at: dt.datetime | None = None
+    """When the last automatic snapshot was due, or since when there are to be some; None: there are not."""
     overdue: frozenset[str] = frozenset()
     """What an event has told of that it takes too long (``Reason``, and CREATION), until all is calm again."""
     intruded_at: Moment | None = None
@@ -362,6 +371,18 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     decided: Decided = Decided()
     version: int = 0
     """Grows by one with every save: the compare-and-swap."""
+
+    @functools.cached_property
+    def ending(self) -> bool:
+        """Whether it is to go now: it is deleted, and its last snapshot is there, if one was asked for."""
+        last = self.decided.job(self.wanted.last_snapshot)
+        return self.wanted.deleted and (not self.wanted.last_snapshot or (last is not None and isinstance(last.state, Done)))
+
+    @property
+    def kept_from_ending(self) -> str | None:
+        """Why its last snapshot cannot be had, so that it does not go."""
+        last = self.decided.job(self.wanted.last_snapshot)
+        return last.state.problem if self.wanted.deleted and last is not None and isinstance(last.state, Failed) else None
 
     @functools.cached_property
     def clustered(self) -> bool:

@@ -7,10 +7,19 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-CacheStatus = Literal["creating", "available", "modifying", "deleting", "rebooting cache cluster nodes"]
+CacheStatus = Literal[
+    "creating",
+    "create-failed",
+    "restore-failed",
+    "available",
+    "modifying",
+    "snapshotting",
+    "deleting",
+    "rebooting cache cluster nodes",
+]
 REBOOTING: Final = "rebooting cache cluster nodes"
 """AWS's recorded answer for a cluster, and the only text that Ansible's module knows."""
-NodeStatus = Literal["creating", "available", "rebooting", "modifying", "deleting"]
+NodeStatus = Literal["creating", "available", "rebooting", "modifying", "snapshotting", "deleting"]
 
 
 class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 from cachekeep.model.moment import Moment
 from cachekeep.model.resources import Record
 
-ErrandKind = Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance"]
+ErrandKind = Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance", "snapshot"]
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True, tag="errand"):
@@ -21,13 +21,15 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True, tag="errand"):
 
     ``reboot`` names nodes; ``promote`` names the one node that is to lead; ``test-failover`` names a shard and, of its job, who led
     it; ``promote-stale`` allows a shard to promote a node outside its in-sync set, losing what that node never received;
-    ``rebalance`` spreads slots evenly.
+    ``rebalance`` spreads slots evenly; ``snapshot`` has the snapshot of that uid taken, from the node named if that can be: it is
+    done by a task, which bears its id.
     """
 
     serial: int
     kind: ErrandKind
     nodes: tuple[str, ...] = ()
     shard: str | None = None
+    snapshot: str = ""
 
     @property
     def id(self) -> str:

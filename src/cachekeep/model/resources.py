@@ -10,6 +10,7 @@ import msgspec
 from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamUser, IssuedKey
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
+from cachekeep.model.snapshot import Snapshot, SnapshotEnd
 
 SourceType = Literal[
     "cache-cluster",
@@ -86,6 +87,8 @@ Record = (
     | ScalingActivity
     | ScalingPolicy
     | ScheduledAction
+    | Snapshot
+    | SnapshotEnd
     | SubnetGroup
     | Tags
     | UserGroup
@@ -103,6 +106,8 @@ RECORDS: dict[str, type[Record]] = {
         ScalingActivity,
         ScalingPolicy,
         ScheduledAction,
+        Snapshot,
+        SnapshotEnd,
         SubnetGroup,
         Tags,
         UserGroup,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Act, Decide, Step, Wait
+from cachekeep.plan import restores
 from cachekeep.plan.situation import Situation
 
 CREATION = "creation"
@@ -46,4 +47,5 @@ def _late(s: Situation, step: Act | Wait) -> tuple[str, str] | None:
 def creating_for_too_long(s: Situation) -> bool:
     """Its nodes were appointed long ago, and it has not been available yet."""
     since = s.seconds_since(s.decided.appointed_at)
-    return s.decided.available_at is None and since is not None and since >= CREATION_SECONDS
+    fetching = restores.held_back(s)  # which has a deadline of its own
+    return s.decided.available_at is None and since is not None and since >= CREATION_SECONDS and not fetching

@@ -15,10 +15,11 @@ from cachekeep.model import (
     Decide,
     Decided,
     Done,
-    Errand,
+    Event,
     Failed,
     Job,
     Missing,
+    Record,
     Resting,
     Running,
     Step,
@@ -27,6 +28,7 @@ from cachekeep.model import (
     Worked,
     Working,
 )
+from cachekeep.plan import snapshots
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.situation import Situation
 
@@ -41,18 +43,21 @@ def with_job(s: Situation, decided: Decided, job: Job) -> Decided:
     wanted = {e.id for e in s.cache.wanted.errands}
 
     def stays(other: Job) -> bool:
-        if isinstance(other.work, Errand):
-            return not other.ended or other.id in wanted
-        return not (other.ended and isinstance(job.work, Task) and job.work.kind == other.work.kind)
+        if not other.ended or other.id in wanted:
+            return True
+        return isinstance(other.work, Task) and not (isinstance(job.work, Task) and job.work.kind == other.work.kind)
 
     kept = tuple(j for j in decided.jobs if j.id != job.id and stays(j))
     return replace(decided, jobs=(*kept, job))
 
 
 def ended(s: Situation, job: Job, state: Done | Failed, because: str) -> Decide:
-    """It has ended; what has failed is told as an event."""
-    told = (s.tell(because, group=True),) if isinstance(state, Failed) else ()
-    return Decide(with_job(s, s.decided, replace(job, state=state)), because, told)
+    """It has ended; what has failed is told as an event, and a snapshot either way."""
+    told: tuple[Event, ...] = (s.tell(because, group=True),) if isinstance(state, Failed) else ()
+    records: tuple[Record, ...] = ()
+    if isinstance(job.work, Task) and job.work.kind == snapshots.KIND:
+        told, records = snapshots.left(s, job.work, state)
+    return Decide(with_job(s, s.decided, replace(job, state=state)), because, told, records)
 
 
 def late(s: Situation, job: Job, what: str) -> Decide | None:
@@ -60,6 +65,8 @@ def late(s: Situation, job: Job, what: str) -> Decide | None:
     if _left_seconds(s, job) > 0:
         return None
     because = f"{what} has not ended within {job.deadline_seconds:g} s and counts as failed; what it has changed stays"
+    if isinstance(job.state, Resting):
+        because += f" (last, {job.state.problem})"
     return ended(s, job, Failed(because), because)
 
 
@@ -83,7 +90,12 @@ def _carry(s: Situation, job: Job, task: Task) -> Step | None:
         rest = _rest_seconds(state.attempt) - (s.seconds_since(state.since) or 0.0)
         if rest > 0:
             return Wait(min(rest, left), "job", f"{what} is tried again soon, since {state.problem}", about=(job.id,))
-        return _decide(s, job, Beginning(state.attempt + 1), f"{what} is tried again (attempt {state.attempt + 1})")
+        aimed = snapshots.aim(s, task, again=True) if task.kind == snapshots.KIND else task
+        if isinstance(aimed, str):
+            return Wait(min(FIRST_REST_SECONDS, left), "job", f"{what} waits: {aimed}", about=(job.id,), refused=True)
+        return _decide(
+            s, replace(job, work=aimed), Beginning(state.attempt + 1), f"{what} is tried again (attempt {state.attempt + 1})"
+        )
     if not isinstance(state, Beginning | Running):
         return None
     match seen:
@@ -99,13 +111,18 @@ def _carry(s: Situation, job: Job, task: Task) -> Step | None:
             told = "" if percent is None else f": {percent:.0f} % done"
             return Wait(min(s.policy.rest_seconds, left), "job", f"{what} goes on{told}", about=(job.id,))
         case Worked(attempt, records) if attempt == state.attempt:
-            return replace(ended(s, job, Done(), f"{what} is done"), records=records)
+            return _done(s, job, what, records)
         case Broken(attempt, problem) if attempt == state.attempt:
             return _failed(s, job, task, attempt, problem)
         case _ if isinstance(state, Running):
             return _failed(s, job, task, state.attempt, "it was lost in the middle")
         case _:
             return Act(((Begin(job.id, state.attempt),),), f"{what} begins (attempt {state.attempt} of {ATTEMPTS_MAX})")
+
+
+def _done(s: Situation, job: Job, what: str, records: tuple[Record, ...]) -> Decide:
+    step = ended(s, job, Done(), f"{what} is done")
+    return replace(step, records=(*step.records, *records))
 
 
 def _decide(s: Situation, job: Job, state: Beginning | Running | Resting, because: str) -> Decide:

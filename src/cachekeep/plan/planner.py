@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from cachekeep.model import Cache, Moment, Step, View, Wait
-from cachekeep.plan import deadlines, jobs, moments
-from cachekeep.plan.change import clients, credentials, errands, rollout, switch
+from cachekeep.plan import deadlines, jobs, moments, restores
+from cachekeep.plan.change import backups, clients, credentials, errands, rollout, switch
 from cachekeep.plan.flights import first
 from cachekeep.plan.lead import elect, judge, promote, starve
 from cachekeep.plan.nodes import announce, certificates, cluster, limits, members
@@ -48,6 +48,7 @@ RULES: tuple[Row, ...] = (
     Row(certificates.issue, "all", "after `members.appoint`, which gives addresses; before `members.start`: it starts with one"),
     Row(promote.conclude, "all", "after `promote.lead`; before `promote.transfer`: no move begins while a recovery is under way"),
     Row(switch.hand_on, "cluster", "before `configuration.publish`, which leaves it to the front until that has given way"),
+    Row(restores.fetch, "all", "after `members.appoint`; before `members.start`: who starts with data waits for them"),
     Row(configuration.publish, "cluster", "before `members.start`: the endpoint leaves a node that is gone before that comes back"),
     Row(
         clients.know,
@@ -82,6 +83,8 @@ RULES: tuple[Row, ...] = (
     Row(rollout.resize, "all", "after `limits.configure`: one node type is in force before another is decided"),
     Row(rollout.upgrade, "all", "before `rollout.restart`: a node that is due for several reasons restarts once"),
     Row(rollout.restart, "all", "after `members.part`: who leaves does not restart"),
+    Row(backups.schedule, "replicated", "after `members.part`: none is due of what is about to be another"),
+    Row(backups.keep, "replicated", "before `jobs.carry`, whose waits would hide that what is deleted does not go"),
     Row(jobs.carry, "all", "after `rollout.restart`: what lasts for minutes waits for nodes that are about to restart"),
     Row(errands.end, "all", "before `errands.begin`: an end is seen before another is taken up"),
     Row(errands.begin, "all", "after `rollout.restart`: what was taken up before goes on first"),
@@ -119,7 +122,7 @@ def conclude(s: Situation, said: Iterable[Step | None]) -> Step:
 def rules_of(cache: Cache) -> tuple[Rule, ...]:
     """Those that are asked."""
     applying: set[Applies] = {"always"}
-    if cache.wanted.deleted:
+    if cache.ending:
         applying |= {"deleted"}
     elif cache.wanted.engine == "memcached":
         applying |= {"all", "memcached"}

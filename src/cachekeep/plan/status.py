@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from cachekeep.engines.runtime import runtime
 from cachekeep.model import Cache, Condition, Node, NodeCondition, Shard, Step, Wait, fingerprint
 from cachekeep.model.condition import REBOOTING, CacheStatus, NodeStatus
+from cachekeep.plan import restores, snapshots
 from cachekeep.plan.deadlines import creating_for_too_long
 from cachekeep.plan.flights import lasting, said
 from cachekeep.plan.nodes.announce import ready
@@ -57,6 +58,8 @@ def _status(s: Situation) -> CacheStatus:
     cache, decided = s.cache, s.decided
     if cache.wanted.deleted:
         return "deleting"
+    if restores.failed(cache):
+        return "create-failed" if cache.kind == "group" else "restore-failed"
     if decided.available_at is None:
         return "creating"
     if any(n.due == "reboot" for n in decided.nodes):
@@ -65,14 +68,15 @@ def _status(s: Situation) -> CacheStatus:
         return "modifying"
     if not s.replicated and not any(s.alive(n) for n in decided.nodes):
         return "modifying"
-    return "available"
+    asked = any(e.kind == "snapshot" for e in s.cache.errands_left)
+    return "snapshotting" if asked or snapshots.going_on(s.decided) else "available"
 
 
 def _changing(s: Situation) -> bool:
     """Something that a user asked for, and that need not wait for a window, is not done yet."""
     decided, wanted = s.decided, s.cache.wanted
     nodes = decided.nodes
-    if s.cache.errands_left or any(x.moving_to for x in decided.shards):
+    if any(e.kind != "snapshot" for e in s.cache.errands_left) or any(x.moving_to for x in decided.shards):
         return True
     if (
         decided.resharding
@@ -141,4 +145,6 @@ def _node_status(s: Situation, node: Node) -> NodeStatus:
         return "rebooting"
     if not node.announced and node.incarnation == 1:
         return "creating"
-    return "available" if ready(s, node) else "modifying"
+    if not ready(s, node):
+        return "modifying"
+    return "snapshotting" if any(node.name in snapshots.read_from(j) for j in s.decided.jobs) else "available"

@@ -1,20 +1,23 @@
 """Tasks in the simulated world: they take their virtual time, fail as often as they are told to, and go on when the control plane
-that began them dies, or end with it. There is one kind, which nobody else knows: a rehearsal of all that lasts for minutes.
+that began them dies, or end with it. One kind nobody else knows: a rehearsal of all that lasts for minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable, Collection
 
 from cachekeep.control.jobs import JobKey
 from cachekeep.errors import OrderFailed
-from cachekeep.model import Beginning, Broken, Decide, Job, JobSeen, Missing, Step, Tags, Task, Worked, Working
+from cachekeep.model import Beginning, Broken, Decide, Job, JobSeen, Missing, SnapshotEnd, Step, Tags, Task, Worked, Working
+from cachekeep.plan import snapshots
 from cachekeep.plan.jobs import with_job
 from cachekeep.plan.situation import Situation
 from cachekeep.sim.world import World
 from cachekeep.store.wakes import Wakes
 
+_BEGINNING = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 REHEARSAL = Task(kind="rehearsal", arguments={"seconds": "90", "failures": "1"})
 REHEARSAL_ID = "rehearsal-1"
 
@@ -46,12 +49,14 @@ class Tasks:
 
     async def _go_on(self, key: JobKey, task: Task, attempt: int) -> None:
         for percent in (25.0, 50.0, 75.0, 100.0):
-            await asyncio.sleep(float(task.arguments["seconds"]) / 4)
+            await asyncio.sleep(float(task.arguments.get("seconds", "60")) / 4)
             if (there := self.seen.get(key)) is None or there.attempt != attempt:
                 return  # cancelled, or lost
             self.seen[key] = Working(attempt, percent)
-        if attempt <= int(task.arguments["failures"]):
+        if attempt <= int(task.arguments.get("failures", "0")):
             self.seen[key] = Broken(attempt, "it was told to fail")
+        elif task.kind == snapshots.KIND:
+            self.seen[key] = Worked(attempt, (SnapshotEnd(name=task.arguments["snapshot"], at=_BEGINNING, holding=key[1]),))
         else:
             self.seen[key] = Worked(attempt, (Tags(name=f"{key[0]}/{key[1]}", values={"attempt": str(attempt)}),))
         self.ended(key[0])

@@ -24,7 +24,7 @@ from cachekeep.compute.local import proc, sockets
 from cachekeep.compute.local.alive import Alive
 from cachekeep.compute.local.clients import Clients
 from cachekeep.compute.local.known_limits import KnownLimits
-from cachekeep.compute.local.ledger import HANGS_SECONDS, Ledger, Record, lock_directory, place
+from cachekeep.compute.local.ledger import HANGS_SECONDS, KEPT_DIR, Ledger, Record, lock_directory, place
 from cachekeep.compute.local.limits import Limiter
 from cachekeep.compute.local.output import Outputs
 from cachekeep.compute.local.post_mortem import PostMortems
@@ -55,7 +55,7 @@ class LocalDriver:
         self, data_dir: Path, clock: Clock, *, programs: Programs = lambda name: (name,), start_deadline_seconds: float = 10.0
     ) -> None:
         self._clock, self._programs = clock, programs
-        self._ledger = Ledger(data_dir.absolute() / "nodes", data_dir.absolute() / "kept")
+        self._ledger = Ledger(data_dir.absolute() / "nodes", data_dir.absolute() / KEPT_DIR)
         self._words, self._outputs = Words(self._ledger), Outputs(self._ledger)
         self._clients = Clients()
         self._limiter = Limiter()

@@ -43,6 +43,8 @@ _COPIED_AT_ONCE_BYTES = 1 << 20
 _DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _RECORD_BYTES = 8 << 10
 """More than a record has. The next one, an order to lead among them, finds that much room on a disk that is full."""
+KEPT_DIR = "kept"
+"""In the data directory: what processes may start from."""
 HANGS_SECONDS = 5.0
 """A write that takes so long hangs with its disk: nobody else waits behind it."""
 SOON_SECONDS = 0.05

@@ -7,6 +7,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from cachekeep.model import Decide, Decided, Done, Errand, ErrandKind, Event, Failed, Job, Node, Running, Shard, Step, Wait
+from cachekeep.plan import snapshots
 from cachekeep.plan.jobs import ended, late, with_job
 from cachekeep.plan.lead.judge import ailing
 from cachekeep.plan.lead.promote import move, successor
@@ -19,6 +20,7 @@ DEADLINES_SECONDS: dict[ErrandKind, float] = {
     "test-failover": 600.0,
     "promote-stale": 600.0,
     "rebalance": 86400.0,
+    "snapshot": snapshots.DEADLINE_SECONDS,
 }
 """From when it is taken up. A node that restarts may have to be fed anew; slots that move take as long as their keys."""
 
@@ -43,6 +45,8 @@ def _end(s: Situation, job: Job, errand: Errand) -> Decide | None:
             found = _led_again(s, errand)
         case "rebalance":
             found = None if s.decided.resharding else (Done(), "the slots are dealt out anew, as asked")
+        case "snapshot":
+            found = None  # its job is a task
     if found is None:
         return late(s, job, f"the {errand.kind} of {errand.shard or ' and '.join(errand.nodes) or s.cache.name}")
     return ended(s, job, *found)
@@ -154,6 +158,9 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
                 return _nothing(s, errand, "there are no slots to deal out")
             step = reshard.rebalanced(s, s.decided)
             return step if isinstance(step, Wait) else _begun(s, errand, step)
+        case "snapshot":
+            job = snapshots.job(s, errand)
+            return Decide(with_job(s, s.decided, job), f"snapshot {errand.snapshot.rpartition('/')[2]} is taken, as asked")
         case "promote-stale":
             shard = s.cache.shard(errand.shard or s.decided.shards[0].id)
             primary = s.primary(shard) if shard is not None else None

@@ -28,7 +28,7 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
-from cachekeep.plan import jobs
+from cachekeep.plan import jobs, restores
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.lead import evidence
 from cachekeep.plan.nodes import cluster
@@ -50,7 +50,7 @@ def outrun(s: Situation) -> Step | None:
 
 def delete(s: Situation) -> Step | None:
     """A deleted cache loses every process and directory, then its row."""
-    if not s.cache.wanted.deleted:
+    if not s.cache.ending:
         return None
     left: list[Effect] = [Erase(n.name) for n in s.decided.everyone if s.seen(n).process != "absent"]
     left += [Erase(f.name) for f in s.decided.fronts if (v := s.view.fronts.get(f.name)) is None or v.process != "absent"]
@@ -248,6 +248,7 @@ def start(s: Situation) -> Step | None:
     dealt with by the leaders' rules before this one is asked."""
     # Whoever may lead unseen is not to be outrun by the order that a restart takes.
     held = {x.primary for x in s.decided.shards if s.left_to_successors(x) or evidence.doubtful(s, x)} | cluster.held_back(s)
+    held |= restores.held_back(s)
     held |= {n for x in s.decided.shards if under_way(s, HandOver, Swap, Convert, on=x.primary) for n in (x.primary, x.moving_to)}
     ended = [n for n in s.decided.nodes if not n.leaving and s.ended(n) and n.name not in held]
     if ended:
@@ -308,7 +309,8 @@ def _without(s: Situation, shard: Shard, lost: set[str]) -> Shard:
             else shard
         )
     order = shard.order + 1
-    return replace(fed_again(shard), ended=evidence.over(s, shard, s.primary(shard)), order=order, lead_order=order)
+    ended = () if restores.going_on(s.cache) else evidence.over(s, shard, s.primary(shard))  # it starts with the same data again
+    return replace(fed_again(shard), ended=ended, order=order, lead_order=order)
 
 
 def part(s: Situation) -> Step | None:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cachekeep.services.core import paging
-from cachekeep.services.core.context import Context, unsupported, value_error
+from cachekeep.services.core.context import Context, unsupported
 from cachekeep.services.core.operation import Handler, Operation, reads, refuses
 from cachekeep.services.core.paging import USUAL, PageRule
-from cachekeep.services.elasticache import find
 from cachekeep.services.elasticache.declared import NO_CACHE_SECURITY_GROUPS
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
-_SNAPSHOT_PAGES: Final = PageRule(most=50, default=50)
 _SERVERLESS_PAGES: Final = PageRule("NextToken", "MaxResults", 1, 50, 50)
 
 
@@ -50,16 +48,6 @@ def _empty(result: str, rule: PageRule = USUAL, **ids: str) -> Handler:
     return handler
 
 
-async def _snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """There is none: an empty list, or not found for an id."""
-    params = call.params
-    if params.get("SnapshotSource", "user") not in ("user", "system"):
-        raise value_error(f"Invalid value {params['SnapshotSource']} for SnapshotSource: valid values are user, system.")
-    if name := params.get("CacheClusterId"):
-        await find.cluster(tx, name)
-    return await _empty("Snapshots", _SNAPSHOT_PAGES, SnapshotName="snapshot")(call, tx, context)
-
-
 _CACHE_SECURITY_GROUP_OPERATIONS: Final = (
     "CreateCacheSecurityGroup",
     "DescribeCacheSecurityGroups",
@@ -75,7 +63,6 @@ def _refused(what: str, *operations: str, plural: bool = False) -> dict[str, Ope
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    "DescribeSnapshots": reads(_snapshots),
     "DescribeServerlessCaches": reads(_empty("ServerlessCaches", _SERVERLESS_PAGES, ServerlessCacheName="serverlesscache")),
     "DescribeServerlessCacheSnapshots": reads(
         _empty(
@@ -91,7 +78,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeServiceUpdates": reads(_empty("ServiceUpdates", ServiceUpdateName="serviceupdate")),
     "DescribeUpdateActions": reads(_empty("UpdateActions")),
     **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
-    **_refused("Taking, copying and deleting snapshots", "CreateSnapshot", "CopySnapshot", "DeleteSnapshot", plural=True),
+    **_refused("Copying snapshots", "CopySnapshot", plural=True),
     **_refused(
         "Serverless caches",
         "CreateServerlessCache",

@@ -14,7 +14,7 @@ from cachekeep.services.core.caches import save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, in_force, names, quotas, render, replicas, tags, zones
+from cachekeep.services.elasticache import find, in_force, names, quotas, render, replicas, restoring, snapshots, tags, zones
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.groups import change_engine, change_node_type
 from cachekeep.store.contract import AlreadyThere, Transaction
@@ -48,6 +48,8 @@ def _already_exists(cluster_id: str) -> ApiError:
 
 
 async def _new(params: Params, tx: Transaction, context: Context, cluster_id: str) -> Cache:
+    restored = await restoring.source(params, tx)
+    params = restoring.filled(params, restored)
     for name in ("Engine", "CacheNodeType"):
         if name not in params:
             raise value_error(f"The parameter {name} must be provided and must not be blank.")
@@ -79,7 +81,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         **want.windows(params, engine),
     )
     try:
-        return await want.insert(tx, context, "cluster", cluster_id, wanted)
+        return await want.insert(tx, context, "cluster", cluster_id, restoring.into(wanted, restored))
     except AlreadyThere:
         raise _already_exists(cluster_id) from None
 
@@ -266,13 +268,18 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Deletes a cluster with its data, or one replica of a replication group."""
     cluster_id = call.params["CacheClusterId"].lower()
     cache = await find.cluster(tx, cluster_id)
+    last = call.params.get("FinalSnapshotIdentifier")
     if cache.kind == "group":
+        if last is not None:
+            raise combination_error(f"{cluster_id} is a replica, whose data {cache.name} keeps: it has no last snapshot.")
         cache = await replicas.remove_named(tx, cache, cluster_id)
         await tags.drop(tx, names.arn(context.settings, "cluster", cluster_id))
     else:
-        if cache.wanted.deleted:
+        if cache.wanted.deleted and cache.kept_from_ending is None:
             raise find.cluster_state_error(cluster_id)
-        cache = await save(tx, cache, replace(cache.wanted, deleted=True))
+        if last is not None and not cache.wanted.deleted:
+            await find.cluster_to_change(tx, cluster_id)
+        cache = await snapshots.delete_cache(tx, context, cache, last)
         await tags.forget(tx, context, cache)
     return {"CacheCluster": render.cluster(cache, await tx.condition(cache.uid), cluster_id, context)}
 

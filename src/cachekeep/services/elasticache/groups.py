@@ -17,7 +17,19 @@ from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, in_force, memberships, mode, names, quotas, render, shards, tags
+from cachekeep.services.elasticache import (
+    find,
+    in_force,
+    memberships,
+    mode,
+    names,
+    quotas,
+    render,
+    restoring,
+    shards,
+    snapshots,
+    tags,
+)
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import AlreadyThere, Transaction
 from cachekeep.wire.faults import ApiError
@@ -36,9 +48,11 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if "PrimaryClusterId" in params:
         cache = await _around(params, tx, context, group_id)
     else:
+        restored = await restoring.source(params, tx)
+        params = restoring.filled(params, restored)
         if "CacheNodeType" not in params:
             raise value_error("The parameter CacheNodeType must be provided and must not be blank.")
-        cache = await _new(params, tx, context, group_id)
+        cache = await _new(params, tx, context, group_id, restored)
     await tags.replace_all(tx, names.arn(context.settings, "replicationgroup", group_id), given)
     tx.wake(cache.uid)
     return {"ReplicationGroup": render.group(cache, None, context)}
@@ -48,7 +62,7 @@ def _already_exists(group_id: str) -> ApiError:
     return ApiError("ReplicationGroupAlreadyExists", "Replication group with specified name already exists.")
 
 
-async def _new(params: Params, tx: Transaction, context: Context, group_id: str) -> Cache:
+async def _new(params: Params, tx: Transaction, context: Context, group_id: str, restored: restoring.Origin | None) -> Cache:
     engine = params.get("Engine", "redis").lower()
     if engine not in ("redis", "valkey"):
         raise value_error(f"Invalid engine {engine}: a replication group runs redis or valkey.")
@@ -82,7 +96,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str)
     )
     shards.check_failover(wanted)
     try:
-        return await want.insert(tx, context, "group", group_id, wanted)
+        return await want.insert(tx, context, "group", group_id, restoring.into(wanted, restored))
     except AlreadyThere:
         raise _already_exists(group_id) from None
 
@@ -191,6 +205,8 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if params.keys() & {"UserGroupIdsToAdd", "UserGroupIdsToRemove", "RemoveUserGroups"}:
         changes["clients"] = await memberships.of_changed(params, tx, cache, *in_force.engine(cache))
     changes |= await change_engine(params, tx, context, cache, immediately=immediately)
+    if "SnapshottingClusterId" in params:
+        changes["snapshotting_id"] = _snapshotting(cache, params["SnapshottingClusterId"].lower())
     if "PrimaryClusterId" in params:
         changes |= _promote(cache, params["PrimaryClusterId"].lower())
     wanted = want.revise(cache, changes, immediately=immediately)
@@ -263,6 +279,18 @@ async def change_engine(params: Params, tx: Transaction, context: Context, cache
     return changes | {"parameter_group": group_name, "parameters": values}
 
 
+def _snapshotting(cache: Cache, cluster_id: str) -> str:
+    """The member that automatic snapshots are read from. Terraform names the group's first one, be it there or not, and be it in
+    cluster mode, where each shard has one: then that says nothing."""
+    if cluster_id in cache.wanted_names() and not cache.clustered:
+        return cluster_id
+    if cluster_id == f"{cache.name}-001":
+        return ""
+    if cache.clustered:
+        raise combination_error(f"SnapshottingClusterId cannot be set for {cache.name}: in cluster mode all shards are read.")
+    raise value_error(f"Cache cluster {cluster_id} is not a member of replication group {cache.name}.")
+
+
 def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
     """The errand that makes another node primary [fact sheet §3: with Multi-AZ and automatic failover off]."""
     shard = next((s for s in cache.wanted.shards if any(m.name == cluster_id for m in s.members)), None)
@@ -284,11 +312,16 @@ def _promote(cache: Cache, cluster_id: str) -> dict[str, Any]:
 async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Deletes all nodes and their data with them; `RetainPrimaryCluster` keeps the primary as a cluster of its own."""
     cache = await find.group(tx, call.params["ReplicationGroupId"])
-    if cache.wanted.deleted:
+    last = call.params.get("FinalSnapshotIdentifier")
+    if cache.wanted.deleted and cache.kept_from_ending is None:
         raise find.group_state_error(cache.name)
     if call.params.get("RetainPrimaryCluster"):
+        if last is not None:
+            raise combination_error("FinalSnapshotIdentifier cannot be used with RetainPrimaryCluster, which keeps all data.")
         return await _retain_primary(tx, context, cache)
-    cache = await save(tx, cache, replace(cache.wanted, deleted=True))
+    if last is not None and not cache.wanted.deleted:
+        await find.group_to_change(tx, cache.name)
+    cache = await snapshots.delete_cache(tx, context, cache, last)
     await tags.forget(tx, context, cache)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 

@@ -34,6 +34,12 @@ SUBNETS_PER_GROUP: Final = Quota(
     code="CacheSubnetQuotaExceededFault",
     message="A cache subnet group can have at most {most} subnets.",
 )
+SNAPSHOTS_PER_DAY: Final = Quota(
+    default=20,
+    code="SnapshotQuotaExceededFault",
+    message="The maximum number of manual snapshots for this cluster taken within 24 hours has been reached",
+)
+"""Of one cache. Both are AWS's own."""
 TAGS: Final = Quota(default=50, code="TagQuotaPerResourceExceeded", message="A resource can have at most {most} tags.")
 USERS: Final = Quota(default=1000, code="UserQuotaExceeded", message="You have reached the quota of {most} users.")
 USER_GROUPS: Final = Quota(default=100, code="UserGroupQuotaExceeded", message="You have reached the quota of {most} user groups.")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
 from cachekeep.model import Cache, Condition, NamedUsers, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
 from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
+from cachekeep.plan.slots.ranges import Ranges
 from cachekeep.plan.slots.reshard import percent
 from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.hold import current
@@ -56,6 +57,8 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "IpDiscovery": "ipv4",
         "Engine": in_force.engine(cache)[0],
     }
+    if wanted.snapshotting_id:
+        shape["SnapshottingClusterId"] = wanted.snapshotting_id
     return shape | _told(ConfigurationEndpoint=endpoint(cache, "configuration"))
 
 
@@ -109,9 +112,14 @@ def _node_group(cache: Cache, wanted: WantedShard, status: str, clustered: bool)
     }
     if clustered:
         slots = shard.owned if shard else wanted.slots
-        shape["Slots"] = ",".join(f"{first}-{last}" if first != last else str(first) for first, last in slots)
+        shape["Slots"] = slots_text(slots)
     primary, reader = endpoint(cache, "primary", wanted.id), endpoint(cache, "reader", wanted.id)
     return shape | _told(PrimaryEndpoint=primary, ReaderEndpoint=reader)
+
+
+def slots_text(slots: Ranges) -> str:
+    """As the API has it: ``0-5460,5462``."""
+    return ",".join(f"{first}-{last}" if first != last else str(first) for first, last in slots)
 
 
 def _members(cache: Cache, wanted: WantedShard, shard: Shard | None, clustered: bool) -> list[Shape]:

@@ -94,7 +94,7 @@ def _check_slots(found: Sequence[Layout]) -> None:
         raise value_error(f"The Slots of all node groups together must cover 0-{SLOTS - 1}, each slot once.")
 
 
-def _slots(text: str) -> Ranges:
+def slots_of(text: str) -> Ranges:
     """``0-5460,5462``. Raises ApiError InvalidParameterValue."""
     found = []
     for part in text.split(","):
@@ -152,7 +152,7 @@ def _configured(index: int, configuration: Params, nodes: int) -> Layout:
         id=configuration.get("NodeGroupId", f"{index:04}").zfill(4),
         nodes=nodes,
         zones=where,
-        slots=_slots(configuration["Slots"]) if configuration.get("Slots") else (),
+        slots=slots_of(configuration["Slots"]) if configuration.get("Slots") else (),
     )
 
 

@@ -18,6 +18,8 @@ def cache_status(cache: Cache, condition: Condition | None) -> str:
         return "deleting"
     if _to_reboot(cache):
         return REBOOTING
+    if any(e.kind == "snapshot" for e in cache.errands_left):
+        return "snapshotting"
     if seen := current(cache, condition):
         return seen.status
     return unseen(cache)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.parameters import default_groups
-from cachekeep.model import Cache, CacheUser, ParameterGroup, SubnetGroup, Tags, UserGroup, WantedShard
+from cachekeep.model import Cache, CacheUser, ParameterGroup, Snapshot, SubnetGroup, Tags, UserGroup, WantedShard
 from cachekeep.services.core.context import Context, Params, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import find, names, quotas, render
@@ -139,6 +139,8 @@ async def _resource(call: Call, tx: Transaction, context: Context, *, changes: b
         case "usergroup":
             if await tx.get(UserGroup, name) is None:
                 raise ApiError("UserGroupNotFound", f"{name} is not available for tagging")
+        case "snapshot" if (found := await tx.get(Snapshot, name)) is not None and not found.deleted:
+            pass
         case _:
             raise MISSING[kind](name)
     return arn, {}

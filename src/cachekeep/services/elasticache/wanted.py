@@ -21,6 +21,7 @@ from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_ve
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 
+RETENTION_DAYS_MAX: Final = 35
 DEFAULT_PORTS: Final = {"memcached": 11211, "redis": 6379, "valkey": 6379}
 
 
@@ -149,9 +150,18 @@ _PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
 def plain(params: Params, settings: ServiceSettings) -> dict[str, Any]:
     """The wanted fields that parameters set one to one. Raises ApiError InvalidParameterValue."""
     found = {field: read(params[name]) for name, (field, read) in _PLAIN.items() if name in params}
+    if (days := params.get("SnapshotRetentionLimit")) is not None:
+        found["snapshot_retention_days"] = _retention(days)
     if "SecurityGroupIds" in params:
         found["security_group_ids"] = _security_groups(params["SecurityGroupIds"], settings)
     return found
+
+
+def _retention(days: int) -> int:
+    """[AWS: 0, which turns automatic snapshots off, to 35]."""
+    if not 0 <= days <= RETENTION_DAYS_MAX:
+        raise value_error(f"Invalid value {days} for SnapshotRetentionLimit: it must be between 0 and {RETENTION_DAYS_MAX} days.")
+    return days
 
 
 def _security_groups(ids: Sequence[str], settings: ServiceSettings) -> tuple[str, ...]:
@@ -170,8 +180,10 @@ def _security_groups(ids: Sequence[str], settings: ServiceSettings) -> tuple[str
 def windows(params: Params, engine: str, before: Wanted | None = None) -> dict[str, Any]:
     """Both windows after a request. Raises ApiError InvalidParameterValue, or InvalidParameterCombination for an engine that has
     no snapshots."""
-    if engine == "memcached" and "SnapshotWindow" in params:
-        raise combination_error("SnapshotWindow cannot be used with memcached, which has no snapshots; nothing was changed.")
+    if engine == "memcached":
+        for name in ("SnapshotWindow", "SnapshotRetentionLimit"):
+            if params.get(name):
+                raise combination_error(f"{name} cannot be used with memcached, which has no snapshots; nothing was changed.")
     asked = params.get("PreferredMaintenanceWindow"), params.get("SnapshotWindow")
     if before is not None:
         if asked == (None, None):

@@ -1,0 +1,32 @@
+"""All that backups need of a control plane, furnished together: who does their tasks, and who works beside the keeper for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cachekeep.backup.replica import receive
+from cachekeep.backup.vault import Vault
+from cachekeep.clock import Clock
+from cachekeep.compute.contract import Link, Target
+from cachekeep.control.jobs import Runner
+from cachekeep.control.restores import RestoreTasks
+from cachekeep.control.snapshots import SnapshotSweeper, SnapshotTasks
+from cachekeep.control.workers import Worker
+from cachekeep.model import Cache, Node
+from cachekeep.plan import restores, snapshots
+from cachekeep.store.contract import Store
+
+
+class Backups:
+    """``kept``: the directory from which the driver's side starts processes (``compute.contract.Kept``)."""
+
+    def __init__(
+        self, *, store: Store, vault: Vault, link: Link, target_of: Callable[[Cache, Node], Target], clock: Clock, kept: Path
+    ) -> None:
+        taker = SnapshotTasks(store=store, vault=vault, link=link, target_of=target_of, receive=receive, clock=clock)
+        fetcher = RestoreTasks(store=store, vault=vault, directory=kept)
+        self.runners: Mapping[str, Runner] = {snapshots.KIND: taker.take, restores.KIND: fetcher.fetch}
+        self.workers: Mapping[str, Worker] = {
+            "sweeper": SnapshotSweeper(store=store, vault=vault, clock=clock, clear=fetcher.clear),
+        }
