@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 import valkey
-from tests.live.test_alive import full_is_left_alone, let_in_where_everything_is_full
+from tests.engines.servers import build_of
+from tests.live.harness import LiveCache, wanted_cluster
+from tests.live.test_alive import ANYBODY, full_is_left_alone, let_in_where_everything_is_full
+from tests.live.test_cluster_resharding import fill, shards, wrong
 from tests.live.test_failover import endpoint, goes_on, group, lost, whole, writing
+
+from cachekeep.model import Resharded
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), [("redis", 7), ("valkey", 8)], ids=lambda x: str(x))
 
@@ -51,3 +58,35 @@ async def test_at_full_engines_a_control_plane_is_let_in(engine: str, major: int
 
 async def test_a_full_engine_is_alive(tmp_path: Path) -> None:
     await full_is_left_alone("valkey", 8, tmp_path, transit="required")
+
+
+@ENGINES
+async def test_cluster_mode_by_tls(engine: str, major: int) -> None:
+    """The bus, a failover, slots that move, and clients that are told of ports where they are served."""
+    wanted = wanted_cluster(build_of(engine, major), shards=1, replicas=1, node_type="cache.m5.large", transit="required")
+    async with LiveCache(None, wanted) as live:
+        cache = await live.available()
+        by_tls, configuration = live.by_tls(cache), cache.decided.configuration_address or ""
+        await asyncio.to_thread(fill, configuration, **by_tls)
+        old = live.primary_of(cache)
+        await live.signal(old)
+        await live.until(lambda c: live.primary_of(c) != old, "another primary")
+        await live.available()
+        if engine == "redis":  # Valkey 8 asks its replicas for each slot, which takes minutes on a machine that many share
+            await live.change(shards(2, 1))
+            await live.until(lambda c: isinstance(c.decided.reshard, Resharded), "slots where they are wanted")
+        cache = await live.available()
+        assert not await asyncio.to_thread(wrong, cache.decided.configuration_address or "", **by_tls)
+        for node in cache.decided.nodes:
+            assert await live.ask(node.name, "CONFIG", "GET", "tls-cluster") == ["tls-cluster", "yes"]
+            assert await asyncio.to_thread(hangs_up, (node.address, node.port + 10000)), "the bus is for those with a certificate"
+
+
+def hangs_up(where: tuple[str, int]) -> bool:
+    """Whether a client without a certificate is sent away."""
+    with socket.create_connection(where, timeout=60) as line:
+        try:
+            with ANYBODY.wrap_socket(line) as by_tls:
+                return by_tls.recv(1) == b""
+        except OSError as error:
+            return not isinstance(error, TimeoutError)

@@ -39,7 +39,6 @@ def test_a_node_alone_with_tls_becomes_the_primary_of_a_group_with_tls(rig: Rig)
     [
         ({"TransitEncryptionMode": "required"}, "only together with TransitEncryptionEnabled"),
         ({"TransitEncryptionEnabled": False, "TransitEncryptionMode": "required"}, "only together with TransitEncryptionEnabled"),
-        ({"TransitEncryptionEnabled": True, "NumNodeGroups": 2, "NumCacheClusters": None}, "with cluster mode is not supported"),
         ({"TransitEncryptionEnabled": True, "EngineVersion": "9.0"}, "valkey 9.0 with TLS"),
         ({"TransitEncryptionEnabled": True, "CacheNodeType": "cache.m1.small", "Engine": "redis"}, "not supported"),
     ],

@@ -189,9 +189,15 @@ class Lines:
     async def private(self, target: Target, number: int) -> AsyncIterator[list[Line]]:
         """Lines of one's own: looks and heartbeats do not wait behind what is done over them."""
         lines: list[Line] = []
+
+        async def one_more() -> None:
+            lines.append(await self._admitted(target, lambda: _open(target)))
+
         try:
-            for _ in range(number):
-                lines.append(await self._admitted(target, lambda: _open(target)))
+            await one_more()  # alone: whether there is room shows once
+            opened = await asyncio.gather(*(one_more() for _ in range(number - 1)), return_exceptions=True)
+            for error in filter(None, opened):
+                raise error
             yield lines
         finally:
             for line in lines:

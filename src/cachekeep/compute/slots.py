@@ -30,6 +30,8 @@ _OPEN_SLOTS, _OPEN_KEYS = 128, 4_000
 """So many slots are half open at a time, and no more than hold so many keys together. While a slot is half open, clients are sent
 from one side to the other and back; few slots at a time, each for a few milliseconds, keep that rare."""
 _SETSLOT_LINES = 32
+_SETSLOT_LINES_BY_TLS = 8
+"""There each line costs its hands being shaken, which is longer than it saves."""
 _KNOWN_SHARE = 32
 """A target may have one slot half open for so many that it owns. Some clients (valkey-py, redis-py) fail when they are sent by ASK
 to a node that they have never heard of; MOVED introduces it to them. So a client that meets a new shard meets it by MOVED, 32 times
@@ -65,8 +67,7 @@ class Slots:
             except OrderFailed as error:
                 if "busy" not in str(error):
                     raise
-                lines = _SETSLOT_LINES if await self._waits_for_replicas(target) else 1
-                async with self._private(target, lines) as gives:
+                async with self._private(target, await self._lines_to(target)) as gives:
                     await _spread(gives, target, _setslot(_each(slots), "NODE", target.cluster_id))
 
     async def settle(self, effect: Settle, at: Targets) -> None:
@@ -79,20 +80,22 @@ class Slots:
         source, target, slots = at[effect.source], at[effect.target], effect.slots
         await self._commands.let_pass(effect.source_order, source)
         await self._commands.let_pass(effect.target_order, target)
-        end = self._clock.monotonic() + effect.seconds
         async with self._private(source, 1) as (from_source,):
             if "atomic-slot-migration" in capabilities_of(source.engine, source.version) & capabilities_of(
                 target.engine, target.version
             ):
                 async with self._comes_as_mover(source):
-                    await self._move_whole(from_source, source, target, slots, end)
+                    await self._move_whole(from_source, source, target, slots, self._clock.monotonic() + effect.seconds)
                 return
-            lines = [_SETSLOT_LINES if await self._waits_for_replicas(node) else 1 for node in (source, target)]
+            lines = [await self._lines_to(node) for node in (source, target)]
             async with self._private(source, lines[0]) as gives, self._private(target, lines[1]) as takes:
-                await self._move_keys(gives, takes, source, target, slots, end)
+                await self._move_keys(gives, takes, source, target, slots, self._clock.monotonic() + effect.seconds)
 
-    async def _waits_for_replicas(self, target: Target) -> bool:
-        return target.engine == "valkey" and (await self._commands.replication(target)).get("connected_slaves", "0") != "0"
+    async def _lines_to(self, target: Target) -> int:
+        """How many it takes not to wait for each answer of its replicas by itself."""
+        if target.engine != "valkey" or (await self._commands.replication(target)).get("connected_slaves", "0") == "0":
+            return 1
+        return _SETSLOT_LINES_BY_TLS if target.trust else _SETSLOT_LINES
 
     @contextlib.asynccontextmanager
     async def _comes_as_mover(self, source: Target) -> AsyncIterator[None]:

@@ -60,13 +60,13 @@ def transit(params: Params) -> Transit:
     return "required"
 
 
-def encrypted(context: Context, transit: Transit, offer: Offer, node_type: str, *, clustered: bool = False) -> dict[str, Any]:
+def encrypted(context: Context, transit: Transit, offer: Offer, node_type: str) -> dict[str, Any]:
     """The wanted fields of a cache with TLS. Raises ApiError InvalidParameterCombination where ElastiCache has none
     [fact sheet §4: not on M1 and M2; Memcached from 1.6.12 on]."""
     if transit == "disabled":
         return {}
-    if offer.engine == "memcached" or clustered:
-        raise unsupported(f"Encryption in transit {'with cluster mode' if clustered else 'of memcached'}")
+    if offer.engine == "memcached":
+        raise unsupported("Encryption in transit of memcached")
     if numbers(offer.version) < _TLS_SINCE.get(offer.engine, ()):
         raise combination_error(f"Encryption in transit is not supported for {offer.engine} version {offer.version}.")
     check_transit(transit, offer.engine, node_type)
