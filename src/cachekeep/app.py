@@ -28,11 +28,13 @@ from cachekeep.chaos.harm import clear_left_over
 from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
-from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients
+from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients, packet_filter
+from cachekeep.compute.local.packet_filter import PacketFilter
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.backups import Backups
 from cachekeep.control.execute import PapersOf, specs
+from cachekeep.control.gatekeeper import Gatekeeper
 from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import Passwords, target
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
@@ -202,6 +204,7 @@ class App:
             policy=policy,
             alone=lock.held,
         )
+        no_filter = await asyncio.to_thread(packet_filter.unable)
         service_settings = ServiceSettings(
             region=settings.region,
             account=settings.account,
@@ -210,12 +213,22 @@ class App:
             capacity_memory_bytes=driver.capacity().memory_bytes or 0,
             overcommit=settings.overcommit,
             any_subnet=settings.any_subnet,
+            default_ingress=settings.default_ingress,
+            no_filter=no_filter,
             hold_seconds=settings.hold_seconds,
             quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
             issuer=issuer,
             trails=(known, strangers),
             root_created_at=key.created_at,
         )
+        gatekeeper = Gatekeeper(
+            store,
+            PacketFilter(packet_filter.table_of(settings.data_dir)),
+            clock,
+            default=service_settings.default_security_group(),
+            lenient=settings.any_subnet,
+        )
+        await gatekeeper.check(no_filter)
         services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities)
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
@@ -241,7 +254,7 @@ class App:
             version=VERSION,
             catalogue=lambda: self.catalogue,
             reload=self.reload,
-            lacks=clients.lacks,
+            lacks=lambda: (*clients.lacks(), *gatekeeper.lacks()),
         )
         config = uvicorn.Config(
             Web(
@@ -271,6 +284,8 @@ class App:
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
         singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **backups.workers}
+        if no_filter is None:
+            singles["gatekeeper"] = gatekeeper
         single = functools.partial(Single, store=store, clock=clock, holder=holder)
         workers: tuple[Worker, ...] = (keeper, *(single(name, worker) for name, worker in singles.items()))
         self._parts = _Parts(listener, _Server(config), workers, services, driver)

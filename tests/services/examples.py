@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
+from tests.services.rig import SETTINGS
 from tests.services.world import RECORDED_AT
 
 from cachekeep.model.scaling import ScalableTarget
+from cachekeep.model.security_group import SecurityGroupRule
 from cachekeep.services.autoscaling.find import fresh_id
+from cachekeep.services.core.context import digest
 
 NEXT_PAGE: Final = "<the marker of the first page>"
 
@@ -60,6 +63,67 @@ def _scaled(**choices: Any) -> list[dict[str, Any]]:
     one = {"ResourceIds": [_SCALED["ResourceId"]]} if "ResourceIds" in choices else {"ResourceId": _SCALED["ResourceId"]}
     dimension = own | one | {"ScalableDimension": _SCALED["ScalableDimension"]}
     return [own | {"MaxResults": 1}, own | {"MaxResults": 1, "NextToken": NEXT_PAGE}, dimension, *narrowed, own]
+
+
+WEB: Final = "sg-" + digest(SETTINGS.security_group_id, "web", "2026-01-01T00:00:00+00:00")
+"""A group; one rule of it lets in 10.0.0.0/8 at port 6379, another out to everything."""
+_IN: Final = SecurityGroupRule(id="", protocol="tcp", from_port=6379, to_port=6379, peer="10.0.0.0/8")
+WEB_IN: Final = "sgr-" + digest(WEB, str(_IN.subject), "2026-01-01T00:00:00+00:00")
+WEB_OUT: Final = "sgr-" + digest(WEB, "out")
+_DEFAULT: Final = SETTINGS.security_group_id
+
+
+def permissions(port: int, **said: str) -> dict[str, Any]:
+    """A request for one permission, with peers of each kind. Those of port 6379 are there, both ways, and those of 7000 are not."""
+    pairs = [{"GroupId": WEB} | said, {"GroupName": "default"} | said]
+    peers = {
+        "IpRanges": [{"CidrIp": "10.0.0.0/8"} | said],
+        "Ipv6Ranges": [{"CidrIpv6": "fd00::/8"} | said],
+        "UserIdGroupPairs": pairs,
+    }
+    return {"GroupId": WEB, "IpPermissions": [{"IpProtocol": "tcp", "FromPort": port, "ToPort": port} | peers]}
+
+
+def _elsewhere(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Requests about groups of another account, or another VPC."""
+    (permission,) = request["IpPermissions"]
+    pairs = [{"GroupId": WEB, "UserId": "999999999999"}, {"GroupId": WEB, "VpcId": "vpc-1"}]
+    return [{"GroupId": WEB, "IpPermissions": [permission | {"UserIdGroupPairs": [pair]}]} for pair in pairs]
+
+
+def _by_name(request: dict[str, Any]) -> dict[str, Any]:
+    return {"GroupName": "web", **{key: value for key, value in request.items() if key != "GroupId"}}
+
+
+def _tagged(kind: str) -> dict[str, Any]:
+    return {"TagSpecifications": [{"ResourceType": kind, "Tags": _TAGS}]}
+
+
+def _authorized() -> list[dict[str, Any]]:
+    """Of an Authorize."""
+    new = permissions(7000, Description="d")
+    return [new | _tagged("security-group-rule"), *_elsewhere(new), new | {"DryRun": True}, permissions(7000)]
+
+
+def _revoked(id: str) -> list[dict[str, Any]]:
+    by_id, there = {"GroupId": WEB, "SecurityGroupRuleIds": [id]}, permissions(6379)
+    return [by_id, by_id | {"DryRun": True}, *_elsewhere(there), there]
+
+
+def _changed(**rule: Any) -> dict[str, Any]:
+    """A request for another rule in the place of one."""
+    whole = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2} | rule
+    return {"GroupId": WEB, "SecurityGroupRules": [{"SecurityGroupRuleId": WEB_IN, "SecurityGroupRule": whole}]}
+
+
+def _described(id: str) -> list[dict[str, Any]]:
+    """Of an Update of descriptions."""
+    by_id = {"GroupId": WEB, "SecurityGroupRuleDescriptions": [{"SecurityGroupRuleId": id, "Description": "other"}]}
+    there = permissions(6379, Description="other")
+    return [by_id, by_id | {"DryRun": True}, *_elsewhere(there), there]
+
+
+_SHORT: Final = {"GroupId": WEB, "IpProtocol": "tcp", "FromPort": 1, "ToPort": 2, "CidrIp": "10.0.0.0/8"}
 
 
 def _filters(name: str, value: str) -> list[dict[str, Any]]:
@@ -354,8 +418,40 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         *_neighbour({"InstanceTypes": "t3.micro"}, ("instance-type", "t3.*")),
     ],
     "ec2:DescribeRegions": _neighbour({"RegionNames": "mars"}, ("region-name", "us-*"), ("region-name", "mars")),
+    "ec2:AuthorizeSecurityGroupEgress": _authorized(),
+    "ec2:AuthorizeSecurityGroupIngress": [_SHORT, _by_name(_SHORT), *_authorized()],
+    "ec2:CreateSecurityGroup": [
+        {"GroupName": "new", "Description": "d"} | _tagged("security-group"),
+        {"GroupName": "new", "Description": "d", "VpcId": "vpc-1"},
+        {"GroupName": "new", "Description": "d", "DryRun": True},
+    ],
+    "ec2:CreateTags": [
+        {"Resources": [WEB, WEB_IN], "Tags": _TAGS},
+        {"Resources": [WEB], "Tags": _TAGS, "DryRun": True},
+    ],
+    "ec2:DeleteSecurityGroup": [{"GroupId": WEB}, {"GroupName": "web"}, {"GroupId": WEB, "DryRun": True}],
+    "ec2:DeleteTags": [
+        {"Resources": [WEB], "Tags": [{"Key": "team", "Value": "other"}, {"Key": "site"}]},
+        {"Resources": [WEB], "DryRun": True},
+    ],
+    "ec2:DescribeSecurityGroupRules": _neighbour({"SecurityGroupRuleIds": WEB_IN}, ("group-id", WEB), ("tag:team", "web")),
+    "ec2:DescribeTags": _neighbour({}, ("resource-id", WEB), ("value", "nobody")),
+    "ec2:ModifySecurityGroupRules": [
+        _changed(CidrIpv4="10.2.0.0/16", Description="d"),
+        _changed(CidrIpv6="fd00::/8"),
+        _changed(ReferencedGroupId=WEB),
+        _changed(CidrIpv4="10.0.0.0/8") | {"DryRun": True},
+    ],
+    "ec2:RevokeSecurityGroupEgress": _revoked(WEB_OUT),
+    "ec2:RevokeSecurityGroupIngress": [
+        _by_name(_revoked(WEB_IN)[0]),
+        _SHORT | {"FromPort": 6379, "ToPort": 6379},
+        *_revoked(WEB_IN),
+    ],
+    "ec2:UpdateSecurityGroupRuleDescriptionsEgress": [_by_name(_described(WEB_OUT)[0]), *_described(WEB_OUT)],
+    "ec2:UpdateSecurityGroupRuleDescriptionsIngress": [_by_name(_described(WEB_IN)[0]), *_described(WEB_IN)],
     "ec2:DescribeSecurityGroups": [
-        *_neighbour({"GroupIds": "sg-1", "GroupNames": "other"}, ("group-name", "def*"), ("group-name", "other")),
+        *_neighbour({"GroupIds": WEB, "GroupNames": "other"}, ("group-name", "def*"), ("group-name", "other")),
     ],
     "ec2:DescribeSubnets": [*_neighbour({"SubnetIds": "subnet-1"}, ("availability-zone", "us-east-1a"))],
     "ec2:DescribeVpcs": [*_neighbour({"VpcIds": "vpc-1"}, ("is-default", "true"), ("is-default", "false"))],
@@ -419,5 +515,5 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"MaxResults": 2, "NextToken": NEXT_PAGE},
     ],
 }
-for _name in ("DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"):
+for _name in ("DescribeSecurityGroups", "DescribeSecurityGroupRules", "DescribeSubnets", "DescribeTags", "DescribeVpcs"):
     EXAMPLES[f"ec2:{_name}"] = [EXAMPLES[f"ec2:{_name}"][0], {"MaxResults": 1}, {"NextToken": "x"}, *EXAMPLES[f"ec2:{_name}"][1:]]

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 import pytest
-from tests.services.examples import EXAMPLES, NEXT_PAGE
+from tests.services.examples import EXAMPLES, NEXT_PAGE, WEB, WEB_IN, permissions
 from tests.services.rig import SetClock
 from tests.services.world import World
 
@@ -117,6 +117,11 @@ def filled() -> World:
             {"ParameterName": "maxmemory-samples", "ParameterValue": "9"},
         ]
         await world.ask("ModifyCacheParameterGroup", {"CacheParameterGroupName": "mine", "ParameterNameValues": values})
+        await world.ask("CreateSecurityGroup", {"GroupName": "web", "Description": "d"}, "ec2")
+        for way in ("Egress", "Ingress"):
+            await world.ask(f"AuthorizeSecurityGroup{way}", permissions(6379), "ec2")
+        tags = [{"Key": "team", "Value": "web"}, {"Key": "site", "Value": "x"}]
+        await world.ask("CreateTags", {"Resources": [WEB, WEB_IN], "Tags": tags}, "ec2")
         arn = "arn:aws:elasticache:us-east-1:000000000000:cluster:one"
         scope = {"ServiceNamespace": "elasticache", "ResourceId": "replication-group/many"}
         for number in ("NodeGroups", "Replicas"):
@@ -171,6 +176,7 @@ async def _seen(world: World) -> list[Any]:
     found.append(await _tags(world, "snapshot", "new"))
     groups = await _answer(world, "elasticache", "DescribeCacheParameterGroups", {})
     found += [groups, await _answer(world, "elasticache", "DescribeCacheSubnetGroups", {})]
+    found += [await _answer(world, "ec2", f"DescribeSecurityGroup{what}", {}) for what in ("s", "Rules")]
     for name in ("mine", "new"):
         found.append(
             await _answer(world, "elasticache", "DescribeCacheParameters", {"CacheParameterGroupName": name, "Source": "user"})
@@ -318,13 +324,15 @@ def values(shape: Shape) -> list[Any]:
 def least(service: str, operation: str, path: str, value: Any) -> Params:
     """The plainest request of an operation, with the parameter."""
     params = copy.deepcopy(EXAMPLES[f"{service}:{operation}"][-1])
-    first, _, rest = path.partition(".")
-    if not rest:
-        return params | {first: value}
-    above = params.get(first) or (
-        [{}] if service_model(service).operation(operation).input.members[first].shape.type == "list" else {}
-    )
-    return params | {first: [above[0] | {rest: value}] if isinstance(above, list) else above | {rest: value}}
+    above, *rest = path.split(".")[:-1] or [""]
+    place, shape = params, service_model(service).operation(operation).input
+    for name in (above, *rest) if above else ():
+        assert shape is not None
+        shape = shape.members[name].shape
+        found = place.setdefault(name, [{}] if shape.type == "list" else {})
+        place, shape = (found[0], shape.item.shape) if shape.type == "list" else (found, shape)
+    place[path.rpartition(".")[2]] = value
+    return params
 
 
 @pytest.mark.parametrize(("service", "operation", "path", "shape", "required", "declared"), rows(Moot))

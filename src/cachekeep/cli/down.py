@@ -92,7 +92,7 @@ def _holder(path: Path) -> int:
 async def _end_engines(directory: Path) -> int:
     """End every process on record, all at the same time. Raises what could not be ended."""
     from cachekeep.clock import SystemClock
-    from cachekeep.compute.local import LocalDriver
+    from cachekeep.compute.local import LocalDriver, packet_filter
 
     driver = LocalDriver(directory, SystemClock())
     await driver.open()
@@ -108,4 +108,6 @@ async def _end_engines(directory: Path) -> int:
             raise error
     if failed:
         raise Unusable(f"{len(running) - len(failed)} processes ended, {len(failed)} did not: {failed[0]}")
+    if packet_filter.unable() is None:
+        packet_filter.remove(packet_filter.table_of(directory))
     return len(running)

@@ -30,6 +30,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "zone_count",
     "overcommit",
     "any_subnet",
+    "default_ingress",
     "build_engines",
     "hold_seconds",
     "silence_seconds",

@@ -10,6 +10,7 @@ import msgspec
 from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamUser, IssuedKey
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
+from cachekeep.model.security_group import SecurityGroup
 from cachekeep.model.snapshot import Snapshot, SnapshotEnd
 
 SourceType = Literal[
@@ -87,6 +88,7 @@ Record = (
     | ScalingActivity
     | ScalingPolicy
     | ScheduledAction
+    | SecurityGroup
     | Snapshot
     | SnapshotEnd
     | SubnetGroup
@@ -106,6 +108,7 @@ RECORDS: dict[str, type[Record]] = {
         ScalingActivity,
         ScalingPolicy,
         ScheduledAction,
+        SecurityGroup,
         Snapshot,
         SnapshotEnd,
         SubnetGroup,

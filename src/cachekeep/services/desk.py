@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -11,11 +11,13 @@ from msgspec.structs import replace
 from cachekeep.engines.catalogue import offer_of
 from cachekeep.model import Cache, Condition, Errand, Secret, Wanted
 from cachekeep.model.endpoint import endpoints, node_endpoint
+from cachekeep.model.security_group import SecurityGroup
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import every, save, told
 from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Service, reads, writes
+from cachekeep.services.core.security_groups import WAKE, check_filter, let_in, security_groups
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -40,6 +42,15 @@ class FailoverAsked(msgspec.Struct, forbid_unknown_fields=True):
     shard: str | None = None
     to: str | None = None
     allow_data_loss: bool = False
+
+
+class AllowAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """A user of this machine (by number) for one cache. ``group``: id or name, where more than one is let in."""
+
+    name: str
+    user: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)] | None = None
+    group: str = ""
+    revoke: bool = False
 
 
 class Told(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +113,45 @@ async def rotate(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     return {"because": "the passwords of Cachekeep's own users are to be changed at every node"}
 
 
+async def allow(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """A user of this machine becomes a member of a group that is let in to a cache, or is one no more; or who is one."""
+    asked, settings = _read(call, AllowAsked), context.settings
+    check_filter(settings)
+    cache, groups = await _find(tx, asked.name), await security_groups(tx, settings)
+    candidates = let_in(cache, groups, settings)
+    if asked.user is None:
+        return {"groups": [{"id": g.name, "name": g.group_name, "users": list(g.users)} for g in candidates]}
+    group = _joined(cache, candidates, asked)
+    users = {*group.users} - {asked.user} if asked.revoke else {*group.users, asked.user}
+    await tx.put(replace(group, users=tuple(sorted(users))))
+    tx.wake(WAKE)
+    others = [c.name async for c in every(tx, lambda c: c.uid != cache.uid and group in let_in(c, groups, settings))]
+    told = f"{group.group_name} ({group.name}), which is let in to {', '.join([cache.name, *others])}"
+    return {"because": f"user {asked.user} is {'no longer ' if asked.revoke else ''}a member of {told}"}
+
+
+def _joined(cache: Cache, candidates: Sequence[SecurityGroup], asked: AllowAsked) -> SecurityGroup:
+    """The group that a user is to be a member of, or none of any more. Raises ApiError."""
+    if asked.user == 0:
+        raise value_error("root is let in everywhere: Cachekeep's own processes are root's.")
+    named = [g for g in candidates if asked.group in ("", g.name, g.group_name)]
+    if asked.revoke:
+        named = [g for g in named if asked.user in g.users]
+    listed = ", ".join(f"{g.group_name} ({g.name})" for g in candidates)
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise value_error(f"Members of several groups are let in to {cache.name}; name one with --group: {listed}")
+    if asked.revoke and candidates:
+        raise value_error(f"User {asked.user} is a member of none of the groups that are let in to {cache.name}: {listed}")
+    mine = ", ".join(cache.wanted.security_group_ids) or "the default security group"
+    raise value_error(
+        f"{'That group' if candidates else 'No group'} is {'not ' if candidates else ''}let in to {cache.name} at port "
+        f"{cache.wanted.port}{f'; these are: {listed}' if candidates else ''}. Have {mine} let one in first: aws ec2 "
+        f"authorize-security-group-ingress --group-id … --protocol tcp --port {cache.wanted.port} --source-group …"
+    )
+
+
 SERVICE: Final = Service(
     name=NAME,
     operations={
@@ -111,6 +161,7 @@ SERVICE: Final = Service(
         "tell": writes(tell),
         "failover": writes(failover),
         "rotate": writes(rotate),
+        "allow": writes(allow),
     },
 )
 

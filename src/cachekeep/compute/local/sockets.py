@@ -14,9 +14,10 @@ import ipaddress
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cachekeep.model.endpoint import joined
+from cachekeep.plan.reach.admission import Door
 
 SocketAddress = tuple[str, int]
 _SS_SECONDS = 5.0
@@ -81,6 +82,27 @@ def refuse_dials(address: str, port: int) -> None:
     _end(dialling, to, "state", "syn-sent")
 
 
+def turn_out(doors: Mapping[SocketAddress, Door], *, ours: int) -> None:
+    """End the connections to places that their doors do not let in, but for those of the user ``ours``. The server's end of each is
+    closed, which tells the other. Raises ``OSError``; blocks."""
+    served: list[tuple[SocketAddress, SocketAddress]] = []
+    owners: dict[tuple[SocketAddress, SocketAddress], int] = {}
+    for local, remote, state, _, owner in _all_rows("self"):
+        if state in _HELD and local in doors:
+            served.append((local, remote))
+        if remote in doors:
+            owners[remote, local] = owner
+    out: dict[SocketAddress, list[SocketAddress]] = {}
+    for place, client in served:
+        user, door = owners.get((place, client)), doors[place]
+        if not (door.admits_from(client[0]) if user is None else user == ours or door.admits(user)):
+            out.setdefault(place, []).append(client)
+    for place, clients in out.items():
+        for start in range(0, len(clients), _AT_ONCE):
+            theirs = " or ".join(f"dst {joined(*client)}" for client in clients[start : start + _AT_ONCE])
+            _ss_kill("src", joined(*place), f"( {theirs} )")
+
+
 def _end(clients: list[SocketAddress], to: SocketAddress, *which: str) -> None:
     """Each of these connections to an endpoint."""
     for start in range(0, len(clients), _AT_ONCE):
@@ -109,6 +131,11 @@ def _ss_kill(*which: str) -> str:
 def _rows(pid: int | str, either: SocketAddress | None = None) -> Iterator[tuple[SocketAddress, SocketAddress, str, str]]:
     """Local and remote endpoint, state and ``socket:[INODE]`` of the TCP sockets of a process's network namespace: of all, or of
     those with this one at either end (proc(5), /proc/PID/net/tcp)."""
+    return (row[:4] for row in _all_rows(pid, either))
+
+
+def _all_rows(pid: int | str, either: SocketAddress | None = None) -> Iterator[tuple[SocketAddress, SocketAddress, str, str, int]]:
+    """The same, with the number of the user that owns each."""
     wanted = None if either is None else _written(either)
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as rows:
@@ -116,7 +143,8 @@ def _rows(pid: int | str, either: SocketAddress | None = None) -> Iterator[tuple
             for row in rows:
                 fields = row.split()
                 if wanted is None or not wanted.isdisjoint(fields[1:3]):
-                    yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], f"socket:[{fields[9]}]"
+                    inode = f"socket:[{fields[9]}]"
+                    yield parse_endpoint(fields[1]), parse_endpoint(fields[2]), fields[3], inode, int(fields[7])
 
 
 def _written(endpoint: SocketAddress) -> set[str]:

@@ -44,7 +44,8 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
     general |= {key.lower(): [value] for key, value in service.rights.keys(call, context.settings).items()}
     for resource in call.seen.resources:
         tags = await service.rights.tags(tx, resource) if resource != "*" else {}
-        values = {**general, **{f"aws:resourcetag/{key.lower()}": [value] for key, value in tags.items()}}
+        keys = ("aws", service.name)  # ec2:ResourceTag/… is another name of aws:ResourceTag/…
+        values = {**general, **{f"{of}:resourcetag/{key.lower()}": [value] for of in keys for key, value in tags.items()}}
         verdict = evaluate(AccessRequest(action, resource, subject, values), policies)
         if not verdict.allowed:
             raise ApiError(service.rights.denied, denial(subject.arn, action, resource, verdict), status=403)

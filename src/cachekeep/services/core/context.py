@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from cachekeep.audit.trail import Trail
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
+from cachekeep.model.security_group import ANY, EVERYBODY, SecurityGroup, SecurityGroupRule
 from cachekeep.security.access_keys import Issuer
 from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
@@ -33,7 +34,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the machines have for caches: the sum of what their processes may use must stay below it unless ``overcommit``."""
     overcommit: bool = False
     any_subnet: bool = False
-    """Whether subnets that are not of this installation stand for zones of it, and security groups for its one."""
+    """Whether subnets that are not of this installation stand for zones of it, and security groups for its default one."""
+    default_ingress: Literal["everybody", "members"] = "everybody"
+    """Whom the default security group lets in until its rules are changed; only its members at AWS."""
+    no_filter: str | None = None
+    """Why connections cannot be filtered here, so that there can be no security group but one that lets everybody in; None: they
+    can."""
     hold_seconds: float = 8.0
     """How long a Describe of one resource in transition is held open; 0 answers at once."""
     quotas: Mapping[Quota, int | None] = {}
@@ -52,6 +58,18 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def security_group_id(self) -> str:
         return "sg-" + digest(self.account, self.region, "default")
+
+    def default_security_group(self) -> SecurityGroup:
+        """The default one, as long as nobody has changed it."""
+        rules: list[SecurityGroupRule] = []
+        for egress in (False, True):
+            peers = EVERYBODY if egress or self.default_ingress == "everybody" else (self.security_group_id,)
+            for peer in peers:
+                id = "sgr-" + digest(self.security_group_id, str(egress), peer)
+                rules.append(SecurityGroupRule(id=id, egress=egress, protocol=ANY, peer=peer))
+        return SecurityGroup(
+            name=self.security_group_id, group_name="default", description="default VPC security group", rules=tuple(rules)
+        )
 
     def subnet_id(self, zone: str) -> str:
         return "subnet-" + digest(self.account, self.region, zone)

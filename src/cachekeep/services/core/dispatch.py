@@ -114,6 +114,7 @@ class Services:
 
     async def _handle(self, service: Service, operation: Operation, call: Call, tx: Transaction) -> Mapping[str, Any]:
         """The one way to a handler."""
+        call = await service.named(call, tx, self._context.settings)
         call = await authorise(call, service, tx, self._context)
         return await operation.handler(call, tx, self._context)
 

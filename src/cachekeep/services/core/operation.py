@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from cachekeep.model import CacheKind
-from cachekeep.services.core.context import Context
+from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.parameters import Declared
 from cachekeep.services.core.rights import Rights
 from cachekeep.store.contract import Transaction
@@ -39,11 +39,17 @@ def _as_it_is(call: Call) -> Call:
     return call
 
 
+async def _as_named(call: Call, tx: Transaction, settings: ServiceSettings) -> Call:
+    return call
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A service and what it serves. ``title`` is for people, and empty for what is no service of AWS.
 
     ``parameters`` says what those of its operations do; None for a service without a model. ``prepare`` reads a call the way that
-    this service's clients mean it; it may raise ApiError. ``rights`` says how policies see its calls.
+    this service's clients mean it; it may raise ApiError. ``named`` puts ids in the place of other names of resources, by which
+    policies do not know them; what there is none of stays as it is, so that nothing is told of it. ``rights`` says how policies see
+    its calls.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     operations: Mapping[str, Operation]
     parameters: Declared | None = None
     prepare: Callable[[Call], Call] = _as_it_is
+    named: Callable[[Call, Transaction, ServiceSettings], Awaitable[Call]] = _as_named
     rights: Rights = Rights()
 
 

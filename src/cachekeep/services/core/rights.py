@@ -70,6 +70,8 @@ def arn_of(service: str, kind: str, name: str, settings: ServiceSettings) -> str
 def tags_of_request(call: Call) -> Mapping[str, Sequence[str]]:
     """``aws:RequestTag/…`` and ``aws:TagKeys``."""
     asked = call.params.get("Tags", ())
-    tags = asked if isinstance(asked, Mapping) else {tag["Key"]: tag.get("Value", "") for tag in asked if tag.get("Key")}
+    given = [] if isinstance(asked, Mapping) else [*asked]
+    given += [tag for each in call.params.get("TagSpecifications", ()) for tag in each.get("Tags", ())]
+    tags = asked if isinstance(asked, Mapping) else {tag["Key"]: tag.get("Value", "") for tag in given if tag.get("Key")}
     keys = [*tags, *call.params.get("TagKeys", ())]
     return {**{f"aws:requesttag/{key.lower()}": [value] for key, value in tags.items()}, **({"aws:tagkeys": keys} if keys else {})}

@@ -77,7 +77,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         parameters=values,
         subnet_group=subnet_group,
         **want.encrypted(context, transit, offer, node_type),
-        **want.plain(params, context.settings),
+        **await want.plain(tx, params, context.settings),
         **want.windows(params, engine),
     )
     try:
@@ -183,7 +183,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         )
     await find.cluster_to_change(tx, cluster_id)
     before = cache.wanted
-    changes = want.plain(params, context.settings) | want.windows(params, before.engine, before)
+    changes = await want.plain(tx, params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     if params.get("Engine", before.engine).lower() != before.engine:

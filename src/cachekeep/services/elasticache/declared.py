@@ -94,7 +94,7 @@ _CACHES: Final[Declared] = {
     "ReshardingConfiguration.NodeGroupId": Effect("the node group's id"),
     "ReshardingConfiguration.PreferredAvailabilityZones": Effect("a zone for each of its nodes"),
     "RetainPrimaryCluster": Effect("the primary stays as a cluster of its own"),
-    "SecurityGroupIds": Effect("the default security group; others are refused"),
+    "SecurityGroupIds": Effect("security groups, by which connections are let in"),
     "ShowCacheClustersNotInReplicationGroups": Effect("no members of groups"),
     "ShowCacheNodeInfo": Effect("nodes with their endpoints"),
     "ShowNodeGroupConfig": Effect("the slots and replicas of each node group"),

@@ -91,7 +91,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str,
         subnet_group=subnet_group,
         **want.encrypted(context, transit, offer, node_type),
         clients=await memberships.of_new(params, tx, engine, offer.version),
-        **({"automatic_failover": clustered} | want.plain(params, context.settings)),
+        **({"automatic_failover": clustered} | await want.plain(tx, params, context.settings)),
         **want.windows(params, engine),
     )
     shards.check_failover(wanted)
@@ -133,7 +133,7 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     built = await shards.build(tx, context, group_id, found, clustered=False, allowed=allowed, first=first)
     # The node goes on in the shard that it was decided in.
     built = (replace(built[0], id=cache.wanted.shards[0].id),)
-    changes = want.plain(params, context.settings) | want.windows(params, cache.wanted.engine, cache.wanted)
+    changes = await want.plain(tx, params, context.settings) | want.windows(params, cache.wanted.engine, cache.wanted)
     if "UserGroupIds" in params:
         changes["clients"] = await memberships.of_new(params, tx, *in_force.engine(cache))
     wanted = replace(cache.wanted, shards=built, **changes)
@@ -199,7 +199,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         )
         cache = await save(tx, cache, replace(before, **changes), told(cache, told_of))
         return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
-    changes = want.plain(params, context.settings) | want.windows(params, before.engine, before)
+    changes = await want.plain(tx, params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
     if params.keys() & {"UserGroupIdsToAdd", "UserGroupIdsToRemove", "RemoveUserGroups"}:

@@ -152,6 +152,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
     engine, version = in_force.engine(cache, here)
     memcached = engine == "memcached"
     reboot = _pending_reboot(condition, here)
+    groups = wanted.security_group_ids or (context.settings.security_group_id,)
     shape: Shape = {
         "CacheClusterId": cluster_id,
         "CacheNodeType": in_force.node_type(cache, here),
@@ -171,7 +172,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         },
         "CacheSubnetGroupName": wanted.subnet_group or DEFAULT_SUBNET_GROUP,
         "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
-        "SecurityGroups": [{"SecurityGroupId": group_id, "Status": "active"} for group_id in wanted.security_group_ids],
+        "SecurityGroups": [{"SecurityGroupId": group_id, "Status": "active"} for group_id in groups],
         "AuthTokenEnabled": False,
         **_transit(cache),
         "AtRestEncryptionEnabled": False,

@@ -16,6 +16,7 @@ from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Transit, Wanted, WantedShard
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, Params, ServiceSettings, combination_error, unsupported, value_error
+from cachekeep.services.core.security_groups import security_group
 from cachekeep.services.elasticache import find, names, quotas
 from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
@@ -147,13 +148,13 @@ _PLAIN: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
 }
 
 
-def plain(params: Params, settings: ServiceSettings) -> dict[str, Any]:
+async def plain(tx: Transaction, params: Params, settings: ServiceSettings) -> dict[str, Any]:
     """The wanted fields that parameters set one to one. Raises ApiError InvalidParameterValue."""
     found = {field: read(params[name]) for name, (field, read) in _PLAIN.items() if name in params}
     if (days := params.get("SnapshotRetentionLimit")) is not None:
         found["snapshot_retention_days"] = _retention(days)
     if "SecurityGroupIds" in params:
-        found["security_group_ids"] = _security_groups(params["SecurityGroupIds"], settings)
+        found["security_group_ids"] = await _security_groups(tx, params["SecurityGroupIds"], settings)
     return found
 
 
@@ -164,15 +165,15 @@ def _retention(days: int) -> int:
     return days
 
 
-def _security_groups(ids: Sequence[str], settings: ServiceSettings) -> tuple[str, ...]:
-    """The ids, each once. There is one group, which lets everybody in: any other would be shown and keep nobody out."""
+async def _security_groups(tx: Transaction, ids: Sequence[str], settings: ServiceSettings) -> tuple[str, ...]:
+    """The ids, each once."""
     for each in ids:
         if not names.is_security_group_id(each):
             raise value_error(f"Invalid security group {each!r}: an id begins with sg-.")
-        if each != settings.security_group_id and not settings.any_subnet:
+        if not settings.any_subnet and await security_group(tx, settings, each) is None:
             raise value_error(
-                f"The security group {each} does not exist. ec2:DescribeSecurityGroups lists the only one, which lets "
-                "everybody in; `cachekeep up --any-subnet` takes any other id for it, too. Nothing was changed."
+                f"The security group {each} does not exist. ec2:DescribeSecurityGroups lists those that there are; "
+                "`cachekeep up --any-subnet` takes any other id for the default one. Nothing was changed."
             )
     return tuple(dict.fromkeys(ids))
 

@@ -1,4 +1,4 @@
-"""ec2, as far as a cache's user asks: the one default VPC, a subnet for each zone, a security group, zones, region, instance types.
+"""What there always is: the one default VPC, a subnet for each zone, zones, region, instance types.
 
 They describe this installation: the VPC is the pool of addresses that nodes and endpoints get, whichever zone a node is in.
 """
@@ -7,65 +7,24 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
-import msgspec
-
 from cachekeep.engines.node_types import NodeType, node_types
-from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, ServiceSettings, digest
-from cachekeep.services.core.operation import Handler, Service, reads
+from cachekeep.services.core.operation import Handler, Operation, reads
 from cachekeep.services.core.paging import PageRule
-from cachekeep.services.core.parameters import Declared, Effect, Moot
-from cachekeep.services.core.rights import Rights
+from cachekeep.services.core.parameters import Declared, Moot
+from cachekeep.services.ec2.answers import MEANT, Picked, Shape, dry, listed
 from cachekeep.store.contract import Transaction
-from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
-Shape = dict[str, Any]
 
-
-_PAGES: Final = PageRule("NextToken", "MaxResults", 5, 1000, 1000)
-
-
-class _Listing(msgspec.Struct, frozen=True):
-    """One Describe: what there is, how it may be picked by id or name, and by filter (filter's name → member of the shape)."""
-
-    result: str
-    rows: Callable[[ServiceSettings], Sequence[Shape]]
-    picks: Mapping[str, tuple[str, str]]
-    """Parameter → (member that it picks by, error code for one that does not exist)."""
-    filters: Mapping[str, str]
-    pages: PageRule = _PAGES
-
-
-def _describe(listing: _Listing, summary: str) -> Handler:
+def _describe(rows: Callable[[ServiceSettings], Sequence[Shape]], picked: Picked, summary: str) -> Handler:
     async def handler(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-        params = call.params
-        if params.get("DryRun"):
-            raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", status=412)
-        rows = list(listing.rows(context.settings))
-        for parameter, (member, code) in listing.picks.items():
-            if asked := params.get(parameter):
-                known = {row[member] for row in rows}
-                if unknown := [name for name in asked if name not in known]:
-                    raise ApiError(code, f"{', '.join(unknown)} does not exist")
-                rows = [row for row in rows if row[member] in asked]
-        for each in params.get("Filters", ()):
-            member = listing.filters.get(each.get("Name", ""), "")
-            if not member:
-                raise ApiError("InvalidParameterValue", f"The filter '{each.get('Name', '')}' is invalid")
-            rows = [row for row in rows if any(fnmatchcase(_text(row[member]), value) for value in each.get("Values", ()))]
-        numbered = [(f"{index:04}", row) for index, row in enumerate(rows)]
-        return paging.page(numbered, params, lambda each: each[0], lambda each: each[1], listing.result, listing.pages)
+        return listed(picked, rows(context.settings), call.params)
 
     handler.__doc__ = summary
-    return handler
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return dry(handler)
 
 
 # ------------------------------------------------------------------ what there is
@@ -120,23 +79,6 @@ def _subnets(settings: ServiceSettings) -> list[Shape]:
     ]
 
 
-def _security_groups(settings: ServiceSettings) -> list[Shape]:
-    """Nothing is filtered yet, and the rules say so."""
-    everybody = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}], "UserIdGroupPairs": []}]
-    return [
-        {
-            "GroupId": settings.security_group_id,
-            "GroupName": "default",
-            "Description": "default VPC security group",
-            "VpcId": settings.vpc_id,
-            "OwnerId": settings.account,
-            "IpPermissions": everybody,
-            "IpPermissionsEgress": everybody,
-            "Tags": [],
-        }
-    ]
-
-
 def _zones(settings: ServiceSettings) -> list[Shape]:
     return [
         {
@@ -176,20 +118,20 @@ def _attributes(settings: ServiceSettings) -> list[Shape]:
     return [{"AttributeName": name, "AttributeValues": [{"AttributeValue": value}]} for name, value in values.items()]
 
 
-_LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
+_LISTINGS: Final[Mapping[str, tuple[Callable[[ServiceSettings], Sequence[Shape]], Picked, str]]] = {
     "DescribeVpcs": (
-        _Listing(
+        _vpcs,
+        Picked(
             "Vpcs",
-            _vpcs,
             {"VpcIds": ("VpcId", "InvalidVpcID.NotFound")},
             {"vpc-id": "VpcId", "cidr": "CidrBlock", "is-default": "IsDefault", "isDefault": "IsDefault", "state": "State"},
         ),
         "The one VPC: the pool of addresses.",
     ),
     "DescribeSubnets": (
-        _Listing(
+        _subnets,
+        Picked(
             "Subnets",
-            _subnets,
             {"SubnetIds": ("SubnetId", "InvalidSubnetID.NotFound")},
             {
                 "subnet-id": "SubnetId",
@@ -204,19 +146,10 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
         ),
         "One subnet for each zone.",
     ),
-    "DescribeSecurityGroups": (
-        _Listing(
-            "SecurityGroups",
-            _security_groups,
-            {"GroupIds": ("GroupId", "InvalidGroup.NotFound"), "GroupNames": ("GroupName", "InvalidGroup.NotFound")},
-            {"group-id": "GroupId", "group-name": "GroupName", "vpc-id": "VpcId", "description": "Description"},
-        ),
-        "The default security group, which lets everybody in.",
-    ),
     "DescribeAvailabilityZones": (
-        _Listing(
+        _zones,
+        Picked(
             "AvailabilityZones",
-            _zones,
             {"ZoneNames": ("ZoneName", "InvalidParameterValue"), "ZoneIds": ("ZoneId", "InvalidParameterValue")},
             {
                 "zone-name": "ZoneName",
@@ -231,18 +164,18 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
         "The zones of this installation.",
     ),
     "DescribeRegions": (
-        _Listing(
+        _regions,
+        Picked(
             "Regions",
-            _regions,
             {"RegionNames": ("RegionName", "InvalidParameterValue")},
             {"region-name": "RegionName", "opt-in-status": "OptInStatus"},
         ),
         "The one region.",
     ),
     "DescribeInstanceTypes": (
-        _Listing(
+        _instance_types,
+        Picked(
             "InstanceTypes",
-            _instance_types,
             {"InstanceTypes": ("InstanceType", "InvalidInstanceType")},
             {"instance-type": "InstanceType", "current-generation": "CurrentGeneration"},
             PageRule("NextToken", "MaxResults", 5, 100, 100),
@@ -250,30 +183,17 @@ _LISTINGS: Final[Mapping[str, tuple[_Listing, str]]] = {
         "The node types, named without `cache.`.",
     ),
     "DescribeAccountAttributes": (
-        _Listing("AccountAttributes", _attributes, {"AttributeNames": ("AttributeName", "InvalidParameterValue")}, {}),
+        _attributes,
+        Picked("AccountAttributes", {"AttributeNames": ("AttributeName", "InvalidParameterValue")}, {}),
         "The platform (VPC) and the default VPC.",
     ),
 }
 
-_MEANT: Final = Effect("those that are meant")
 _ALL_ARE: Final = Moot("all that there are can be used, and are always shown")
-_PARAMETERS: Final[Declared] = {
+PARAMETERS: Final[Declared] = {
     "AllAvailabilityZones": _ALL_ARE,
     "AllRegions": _ALL_ARE,
-    "DryRun": Effect("only says that it would have been answered"),
-    "Filters": Effect("those that match"),
-    "Filters.Name": Effect("what must match"),
-    "Filters.Values": Effect("one of them must match; `*` and `?` stand for others"),
     "IncludeUnsupportedInRegion": _ALL_ARE,
-    "MaxResults": Effect("how many a page holds"),
-    "NextToken": Effect("the page after this one"),
-    **{parameter: _MEANT for listing, _ in _LISTINGS.values() for parameter in listing.picks},
+    **{parameter: MEANT for _, picked, _ in _LISTINGS.values() for parameter in picked.picks},
 }
-
-SERVICE: Final = Service(
-    name="ec2",
-    title="EC2",
-    operations={name: reads(_describe(listing, summary)) for name, (listing, summary) in _LISTINGS.items()},
-    parameters=_PARAMETERS,
-    rights=Rights(denied="UnauthorizedOperation"),
-)
+OPERATIONS: Final[Mapping[str, Operation]] = {name: reads(_describe(*row)) for name, row in _LISTINGS.items()}

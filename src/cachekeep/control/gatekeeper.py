@@ -1,0 +1,107 @@
+"""Security groups in force: a worker that has the machine keep the doors which they, and what is decided for caches, come to.
+
+Doors belong to addresses, and an endpoint has its address before anybody leads there: a failover changes none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from cachekeep.clock import Clock
+from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.model.security_group import SecurityGroup
+from cachekeep.plan.reach.admission import Door, doors
+from cachekeep.store.contract import Store
+
+log = logging.getLogger("cachekeep.gatekeeper")
+
+CALM_SECONDS = 0.1
+"""So long what is news is left alone, while a failover, say, has better things to do; and so many pieces of it are one."""
+CHECK_SECONDS = 5.0
+"""So often it is seen to that nobody has taken the doors away."""
+
+
+class Filter(Protocol):
+    """What keeps doors on this machine."""
+
+    async def keep(self, doors: Sequence[Door]) -> None:
+        """These and no others, all at once. Raises CachekeepError: those from before are kept."""
+
+    async def kept(self) -> bool:
+        """Whether they still are. Raises CachekeepError."""
+
+
+class Gatekeeper:
+    """Keeps the doors."""
+
+    def __init__(self, store: Store, filter: Filter, clock: Clock, *, default: SecurityGroup, lenient: bool) -> None:
+        self._store, self._filter, self._clock = store, filter, clock
+        self._default, self._lenient = default, lenient
+        self._news = asyncio.Event()
+        self._kept: tuple[Door, ...] | None = None
+        """As last taken by the filter; None: nobody knows."""
+        self.problem = ""
+        """Why they are not kept; empty while they are."""
+
+    async def check(self, no_filter: str | None) -> None:
+        """Raises ``Unusable`` where somebody is to be kept out and nothing can: ``no_filter`` says why, None that it can be."""
+        if no_filter is not None and (not self._default.lets_everybody_in or await self.due()):
+            raise Unusable(
+                f"security groups are to keep clients out, and {no_filter}. Nothing is served; running caches are as they were. "
+                "Start with what is missing, or, there, let everybody in again: by the default security group and "
+                "--default-ingress everybody."
+            )
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._kept = None
+        ignore = self._store.on_change(lambda uid: self._news.set())
+        try:
+            while True:
+                self._news.clear()
+                await self._attempt()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._news.wait()
+                await self._clock.sleep(CALM_SECONDS)
+        finally:
+            ignore()
+
+    def lacks(self) -> tuple[str, ...]:
+        """What is not as it is wanted, in a sentence."""
+        return (f"Security groups are not in force as they are wanted: {self.problem}.",) if self.problem else ()
+
+    def hasten(self) -> None:
+        self._news.set()
+
+    async def _attempt(self) -> None:
+        try:
+            await self._bring_about(await self.due())
+        except CachekeepError as error:
+            if self.problem != str(error):
+                log.error("security groups are not in force as they are wanted: %s", error)
+            self.problem = str(error)
+        else:
+            if self.problem:
+                log.info("security groups are in force again")
+            self.problem = ""
+
+    async def due(self) -> tuple[Door, ...]:
+        """The doors as they are to be. Raises StoreFailed."""
+        async with self._store.reading() as tx:
+            groups = {group.name: group for group in await tx.list(SecurityGroup)}
+            if not groups and self._default.lets_everybody_in:
+                return ()
+            caches = [*await tx.caches(kind="cluster"), *await tx.caches(kind="group")]
+        return doors(caches, groups, self._default, lenient=self._lenient)
+
+    async def _bring_about(self, due: tuple[Door, ...]) -> None:
+        if self._kept == due and (not due or await self._filter.kept()):
+            return
+        self._kept = None
+        await self._filter.keep(due)
+        self._kept = due
