@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Take subnets of other accounts for zones of this one, always the same, and security groups for the default one: for
     configurations and test suites that bring their own ids."""
     default_ingress: Literal["everybody", "members"] = "everybody"
-    """Whom the default security group lets in, until its rules are changed: everybody who reaches an address; or its members alone,
+    """Who the default security group lets in, until its rules are changed: everybody who reaches an address, or its members alone,
     as at AWS, which needs root and nft."""
     build_engines: bool = False
     """Build a Valkey that is safe and has TLS, in the background, where none is installed."""

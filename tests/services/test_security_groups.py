@@ -366,7 +366,7 @@ def test_a_user_is_a_member_of_the_group_that_is_let_in(rig: Rig, ec2: Any) -> N
     said = allow(rig, user=34, group=web)["because"]
     assert "let in to demo, other" in said  # whoever asks for one cache hears what else that opens
     assert "no longer a member" in allow(rig, user=33, revoke=True)["because"]
-    assert [g["users"] for g in allow(rig)["groups"]] == [[], [34]]
+    assert {g["name"]: g["users"] for g in allow(rig)["groups"]} == {"cache": [], "web": [34]}
 
 
 def test_a_member_of_the_default_group(rig: Rig) -> None:

@@ -162,7 +162,7 @@ _HELP: Final = {
     "account": "The account that this installation is. [000000000000]",
     "zone_count": "How many availability zones there are. [3]",
     "any_subnet": "Take foreign ids of subnets for zones of this installation, and of security groups for its one. [off]",
-    "default_ingress": "Whom the default security group lets in until its rules are changed; at AWS only its members. [everybody]",
+    "default_ingress": "Who the default security group lets in until its rules are changed; at AWS only its members. [everybody]",
     "build_engines": "Build a Valkey that is safe and has TLS, in the background, where none is installed. [off]",
     "overcommit": "Take on more node memory than the machine has. [on]",
     "hold_seconds": "How long a Describe of one cache in transition is held open. [8]",

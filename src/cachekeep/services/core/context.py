@@ -36,7 +36,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     any_subnet: bool = False
     """Whether subnets that are not of this installation stand for zones of it, and security groups for its default one."""
     default_ingress: Literal["everybody", "members"] = "everybody"
-    """Whom the default security group lets in until its rules are changed; only its members at AWS."""
+    """Who the default security group lets in until its rules are changed; only its members at AWS."""
     no_filter: str | None = None
     """Why connections cannot be filtered here, so that there can be no security group but one that lets everybody in; None: they
     can."""
