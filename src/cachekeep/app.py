@@ -29,7 +29,6 @@ from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients, packet_filter
-from cachekeep.compute.local.packet_filter import PacketFilter
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.backups import Backups
@@ -221,13 +220,9 @@ class App:
             trails=(known, strangers),
             root_created_at=key.created_at,
         )
-        gatekeeper = Gatekeeper(
-            store,
-            PacketFilter(packet_filter.table_of(settings.data_dir)),
-            clock,
-            default=service_settings.default_security_group(),
-            lenient=settings.any_subnet,
-        )
+        table = packet_filter.PacketFilter(packet_filter.table_of(settings.data_dir))
+        default = service_settings.default_security_group()
+        gatekeeper = Gatekeeper(store, table, clock, default=default, lenient=settings.any_subnet)
         await gatekeeper.check(no_filter)
         services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities)
         undo.callback(services.close)
