@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import importlib.metadata
 import logging
@@ -29,6 +28,8 @@ from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients, packet_filter
+from cachekeep.compute.local.usage import LocalUsage
+from cachekeep.compute.meter import Meter
 from cachekeep.compute.spares import Spares
 from cachekeep.control import Hands, Keeper, Observer
 from cachekeep.control.backups import Backups
@@ -39,8 +40,11 @@ from cachekeep.control.observe import Passwords, target
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
+from cachekeep.metrics.collect import Metrics
+from cachekeep.metrics.series import database_for
 from cachekeep.model import Cache, Credential, Installation, Node, Secret
-from cachekeep.network.addresses import Pool, free
+from cachekeep.network.addresses import Pool
+from cachekeep.network.bindable import check_pool
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
 from cachekeep.security import access_keys, certs, keys, sigv4
@@ -48,11 +52,11 @@ from cachekeep.security import sealing as seals
 from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.services.autoscaling.scaler import Scaler
-from cachekeep.services.core.caches import every
 from cachekeep.services.core.inside import asker
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
 from cachekeep.settings import AUDIT_DIR, ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
+from cachekeep.store.every import every
 from cachekeep.store.migrate import Seal
 from cachekeep.toolchain.installed import discover
 from cachekeep.toolchain.making import make, tried_lately
@@ -70,7 +74,6 @@ VERSION: Final = importlib.metadata.version("cachekeep")
 _CONNECTIONS_MAX: Final = 4000
 _LAST_ANSWERS_SECONDS: Final = 3
 _LAST_WORDS_SECONDS: Final = 1
-_POOL_CHECKED_MAX: Final = 64
 
 
 class _Parts(NamedTuple):
@@ -126,7 +129,7 @@ class App:
     async def _start(self) -> None:
         settings, clock, undo = self.settings, self.clock, self._undo
         loop = asyncio.get_running_loop()
-        _check_pool(settings.address_pool)
+        check_pool(settings.address_pool)
         key = keys.load_or_make(settings.data_dir)  # first of all: it refuses a directory in which others may write
         issuer = access_keys.load_or_make(settings.data_dir, settings.account)
         lock = undo.enter_context(DataDirLock(settings.data_dir))
@@ -204,6 +207,9 @@ class App:
             alone=lock.held,
         )
         no_filter = await asyncio.to_thread(packet_filter.unable)
+        kept_in = database_for(settings.database_url, settings.data_dir, clock)
+        measuring = Metrics(store, Meter(clock), LocalUsage(driver), observer.target, kept_in, clock)
+        metrics = await undo.enter_async_context(measuring)
         service_settings = ServiceSettings(
             region=settings.region,
             account=settings.account,
@@ -224,7 +230,7 @@ class App:
         default = service_settings.default_security_group()
         gatekeeper = Gatekeeper(store, table, clock, default=default, lenient=settings.any_subnet)
         await gatekeeper.check(no_filter)
-        services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities)
+        services = Services(SERVICES, store, self.catalogue, service_settings, clock, sealing, authorities, metrics.archive)
         undo.callback(services.close)
         root = sigv4.AccessKey(key.secret_key, f"arn:aws:iam::{settings.account}:root", settings.account)
         credentials = Credentials(key.access_key, root, issuer)
@@ -278,7 +284,7 @@ class App:
         self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
-        singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **backups.workers}
+        singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **metrics.workers, **backups.workers}
         if no_filter is None:
             singles["gatekeeper"] = gatekeeper
         single = functools.partial(Single, store=store, clock=clock, holder=holder)
@@ -369,25 +375,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _check_pool(pool: str) -> None:
-    """Find out now whether the pool can be read and, of its first addresses, that they are this machine's. Raises ``Unusable``.
-
-    No engine could ever bind another's: its cache would be ``creating`` for good.
-    """
-    for address in free(pool, (), _POOL_CHECKED_MAX, seed=""):
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-                probe.bind((address, 0))
-        except OSError as error:
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise Unusable(f"{address} of the address pool {pool} cannot be used: {error.strerror}.") from error
-            given = f"ip route add local {pool} dev lo" if "/" in pool else f"ip address add {address} dev lo"
-            raise Unusable(
-                f"{address} of the address pool {pool} is not an address of this machine, so no node could serve there. "
-                f"Choose addresses that it has with --address-pool, or give it these first, such as: {given}"
-            ) from error
 
 
 async def _claim_database(store: Store, ours: str) -> None:

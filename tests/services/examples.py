@@ -136,7 +136,59 @@ def _neighbour(by: dict[str, str], *filters: tuple[str, str]) -> list[dict[str, 
     return [*[{"Filters": _filters(*each)} for each in filters], *picks, {"DryRun": True}, {}]
 
 
+_DAY: Final = {"StartTime": dt.datetime(2025, 12, 31, tzinfo=dt.UTC), "EndTime": dt.datetime(2026, 1, 1, 1, tzinfo=dt.UTC)}
+_BRIEF: Final = {
+    "StartTime": dt.datetime(2025, 12, 31, 18, tzinfo=dt.UTC),
+    "EndTime": dt.datetime(2025, 12, 31, 18, 1, tzinfo=dt.UTC),
+}
+_HOST: Final = [{"Name": "Host", "Value": "a"}]
+_HOSTS: Final = {"Namespace": "Mine", "MetricName": "M1", "Dimensions": _HOST}
+_TOLD: Final = {"Namespace": "Mine", "MetricName": "M1", "Period": 60}
+
+
+def _told(**datum: Any) -> dict[str, Any]:
+    return {"Namespace": "New", "MetricData": [{"MetricName": "New", **datum}]}
+
+
+def _query(**more: Any) -> dict[str, Any]:
+    return {"Id": "m1", "MetricStat": {"Metric": {"Namespace": "Mine", "MetricName": "M1"}, "Period": 60, "Stat": "Sum"} | more}
+
+
+_TWO: Final = [_query(), {"Id": "e1", "Expression": "m1 + 1", "Label": "sum"}]
 EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
+    "cloudwatch:GetMetricData": [
+        {"MetricDataQueries": _TWO, "ScanBy": "TimestampAscending"} | _BRIEF,
+        {"MetricDataQueries": [{"Id": "e1", "Expression": "TIME_SERIES(1)", "Period": 3600}], "ScanBy": "TimestampAscending"}
+        | _DAY,
+        {"MetricDataQueries": [_query(), {"Id": "e1", "Expression": "m1 + 1", "ReturnData": False}]} | _BRIEF,
+        {"MetricDataQueries": [_query(Unit="Bytes")]} | _BRIEF,
+        {"MetricDataQueries": [_query(Metric=_HOSTS)]} | _DAY,
+        {"MetricDataQueries": _TWO, "MaxDatapoints": 1} | _BRIEF,
+        {"MetricDataQueries": _TWO, "MaxDatapoints": 1, "NextToken": NEXT_PAGE} | _BRIEF,
+        {"MetricDataQueries": [_query()]} | _BRIEF,
+    ],
+    "cloudwatch:GetMetricStatistics": [
+        _TOLD | _BRIEF | {"Statistics": ["Sum", "Average"]},
+        _TOLD | _BRIEF | {"ExtendedStatistics": ["p99"]},
+        _TOLD | _BRIEF | {"Statistics": ["Sum"], "Unit": "Bytes"},
+        _TOLD | _DAY | {"Statistics": ["Sum"], "Dimensions": _HOST, "Period": 300},
+        _TOLD | _DAY | {"Statistics": ["Sum"], "Period": 300, "EndTime": dt.datetime(2025, 12, 31, 18, tzinfo=dt.UTC)},
+        _TOLD | _BRIEF | {"Statistics": ["Sum"]},
+    ],
+    "cloudwatch:ListMetrics": [
+        {"Dimensions": _HOST},
+        {"MetricName": "M1"},
+        {"Namespace": "Other"},
+        {"RecentlyActive": "PT3H"},
+        {"NextToken": NEXT_PAGE},
+        {},
+    ],
+    "cloudwatch:PutMetricData": [
+        _told(Value=1.0, Unit="Count", Dimensions=_HOST, Timestamp=dt.datetime(2025, 12, 31, 12, tzinfo=dt.UTC)),
+        _told(Values=[1.0, 2.0], Counts=[1.0, 3.0]),
+        _told(StatisticValues={"SampleCount": 2.0, "Sum": 3.0, "Minimum": 1.0, "Maximum": 2.0}),
+        _told(Value=1.0),
+    ],
     "elasticache:AddTagsToResource": [{"ResourceName": f"{_ARN}cluster:one", "Tags": _TAGS}],
     "elasticache:CreateCacheCluster": [
         {"CacheClusterId": "new", "ReplicationGroupId": "red", "PreferredAvailabilityZone": "us-east-1c"},

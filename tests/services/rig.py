@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Build, Catalogue
+from cachekeep.metrics.series import Archive
 from cachekeep.model import (
     UNKNOWN,
     Cache,
@@ -114,13 +115,14 @@ class Rig:
         catalogue: Catalogue = CATALOGUE,
         store: Store | None = None,
         auth: Literal["enforce", "open"] = "open",
+        archive: Archive | None = None,
     ) -> None:
         self.clock = SetClock()
         self.loop = asyncio.new_event_loop()
         self.settings = settings
         self.store = store or MemoryStore(self.clock)
         self.run(self.store.open())
-        self.services = Services(SERVICES, self.store, catalogue, settings, self.clock, Sealing(bytes(32)))
+        self.services = Services(SERVICES, self.store, catalogue, settings, self.clock, Sealing(bytes(32)), archive=archive)
         self.gateway = Gateway(
             served=self.services.served(),
             credentials=Credentials(ROOT_KEY[0], AccessKey(ROOT_KEY[1], f"arn:aws:iam::{ACCOUNT}:root", ACCOUNT), settings.issuer),

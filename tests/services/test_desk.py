@@ -14,7 +14,9 @@ from cachekeep.cli.chaos import _chosen
 from cachekeep.clock import SystemClock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import Unusable
+from cachekeep.metrics.series import Archive
 from cachekeep.model import Cache, Decided, Node, Secret, Wanted
+from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core.context import Context
 from cachekeep.services.desk import FailoverAsked, failover_of, rotated
@@ -86,7 +88,8 @@ def test_a_node_in_cluster_mode_is_found_by_the_name_of_its_member_too() -> None
 
 
 def test_a_password_is_added_once_and_what_nobody_uses_goes() -> None:
-    context = Context(SETTINGS, Catalogue(), SystemClock(), Sealing(bytes(32)))
+    sealing = Sealing(bytes(32))
+    context = Context(SETTINGS, Catalogue(), SystemClock(), sealing, Authorities((), sealing), Archive())
     before = cache(credentials=tuple(context.sealing.credential("u", serial, Secret("old")) for serial in (3, 4)))
     before = replace(before, decided=replace(before.decided, credential=4))
     wanted = rotated(before, Secret("new"), context)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
+from tests.metrics.archives import MemoryArchive
 from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
 from cachekeep.audit.record import Called, Identity, line
@@ -63,17 +64,24 @@ class World:
         self.clock = clock or SetClock()
         self.store = MemoryStore(self.clock)
         self.keeper = Keeper(self.store, self.clock)
+        self.archive = MemoryArchive()
         self.open()
 
     def open(self) -> None:
         self.services = Services(
-            SERVICES, self.store, CATALOGUE, replace(SETTINGS, any_subnet=True, trails=(TRAIL,)), self.clock, Sealing(bytes(32))
+            SERVICES,
+            self.store,
+            CATALOGUE,
+            replace(SETTINGS, any_subnet=True, trails=(TRAIL,)),
+            self.clock,
+            Sealing(bytes(32)),
+            archive=self.archive,
         )
 
     def copy(self) -> World:
         """The same world once more: filling one takes longer than what is tried in it."""
         new = copy.copy(self)
-        new.clock, new.store, new.keeper = copy.deepcopy((self.clock, self.store, self.keeper))
+        new.clock, new.store, new.keeper, new.archive = copy.deepcopy((self.clock, self.store, self.keeper, self.archive))
         new.open()
         return new
 

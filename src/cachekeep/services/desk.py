@@ -13,12 +13,13 @@ from cachekeep.model import Cache, Condition, Errand, Secret, Wanted
 from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.plan.status import unseen
-from cachekeep.services.core.caches import every, save, told
+from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Service, reads, writes
 from cachekeep.services.core.security_groups import WAKE, check_filter, let_in, security_groups
 from cachekeep.store.contract import Transaction
+from cachekeep.store.every import every
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 

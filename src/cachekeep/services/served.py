@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cachekeep.services import autoscaling, cloudtrail, desk, ec2, elasticache, iam, sts
+from cachekeep.services import autoscaling, cloudtrail, cloudwatch, desk, ec2, elasticache, iam, sts
 
 SERVICES: Final = (
     elasticache.SERVICE,
@@ -11,5 +11,6 @@ SERVICES: Final = (
     iam.SERVICE,
     sts.SERVICE,
     cloudtrail.SERVICE,
+    cloudwatch.SERVICE,
     desk.SERVICE,
 )

@@ -23,7 +23,7 @@ from cachekeep.store.beats import Beats
 from cachekeep.store.contract import Lease
 from cachekeep.store.database import Database, Session
 from cachekeep.store.families.events import EVENTS_KEPT_DAYS
-from cachekeep.store.migrate import Seal
+from cachekeep.store.migrate import Seal, migrate
 from cachekeep.store.rows import ROW, cache_of, condition_of, micros_of, stale, text_of
 from cachekeep.store.serial import following, merge
 from cachekeep.store.sql_transaction import SqlTransaction
@@ -45,7 +45,7 @@ _SAVE_DECIDED = (
 _PUBLISHED = sa.select(t.conditions.c.epoch, t.conditions.c.version, t.conditions.c.body).where(t.conditions.c.uid == _p("uid"))
 
 
-def _no_key(uid: str, password: str) -> Credential:
+def no_key(uid: str, password: str) -> Credential:
     raise Unusable("passwords in it are not sealed, and there is no key to seal them with. It was left as it is")
 
 
@@ -54,11 +54,11 @@ class SqlStore:
     given up stay unused for ``linger_seconds``. ``seal``: what is done about passwords that an earlier release kept as they are."""
 
     def __init__(
-        self, url: str | Path, clock: Clock, *, linger_seconds: float = Policy().linger_seconds, seal: Seal = _no_key
+        self, url: str | Path, clock: Clock, *, linger_seconds: float = Policy().linger_seconds, seal: Seal = no_key
     ) -> None:
         self.clock = clock
         self.linger_seconds = linger_seconds
-        self.database = _database(url, clock, seal)
+        self.database = database_of(url, clock, seal)
         self.insert: Callable[[sa.Table], Any] = sqlite.insert if isinstance(self.database, Sqlite) else postgresql.insert
         self.beats = Beats(clock)
         self._changes, self._conditions = Wakes(), Wakes()
@@ -312,9 +312,9 @@ class SqlStore:
             self._conditions(uid)
 
 
-def _database(url: str | Path, clock: Clock, seal: Seal) -> Database:
+def database_of(url: str | Path, clock: Clock, seal: Seal) -> Database:
     if isinstance(url, Path) or "://" not in url:
-        return Sqlite(Path(url), clock, seal)
+        return Sqlite(Path(url), clock, lambda connection, shown: migrate(connection, shown, seal))
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -322,7 +322,7 @@ def _database(url: str | Path, clock: Clock, seal: Seal) -> Database:
         raise Unusable("the database URL cannot be read; it should look like postgresql://user:password@host/database") from None
     match parsed.get_backend_name():
         case "sqlite" if parsed.database:
-            return Sqlite(Path(parsed.database), clock, seal)
+            return database_of(Path(parsed.database), clock, seal)
         case "postgresql" | "postgres":
             from cachekeep.store.postgres import Postgres  # a third of the program's start and memory, needed by few
 

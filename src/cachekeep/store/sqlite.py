@@ -22,12 +22,15 @@ from cachekeep.clock import Clock
 from cachekeep.errors import Unusable
 from cachekeep.store.contract import StoreFailed
 from cachekeep.store.database import finish
-from cachekeep.store.migrate import Seal, migrate
 from cachekeep.store.wakes import Touched
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process (a backup, a shell) that holds the write lock, and for those here who wait for it, too."""
 _IDLE_READERS = 4
+
+Prepare = Callable[[sa.Connection, str], bool]
+"""Brings the tables of a database, shown by this name, to where they are to be, inside the caller's transaction. Whether there is
+something behind them that is not to stay."""
 
 
 class _Connection:
@@ -48,13 +51,13 @@ class _Connection:
 
 
 class Sqlite:
-    """``Database`` over one file, mode 0600. WAL with a sync at every commit;
+    """``Database`` over one file, mode 0600, whose tables are as ``prepare`` makes them. WAL with a sync at every commit;
     transactions begin IMMEDIATE, so no update gets lost."""
 
-    def __init__(self, path: Path, clock: Clock, seal: Seal) -> None:
+    def __init__(self, path: Path, clock: Clock, prepare: Prepare) -> None:
         self.path = path
         self.shown = str(path)
-        self._clock, self._seal = clock, seal
+        self._clock, self._prepare = clock, prepare
         # SQLAlchemy compiles and converts; when a transaction begins and ends is said here, in plain SQL.
         self._engine = sa.create_engine(
             "sqlite://", creator=self._raw, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
@@ -92,7 +95,7 @@ class Sqlite:
                     raise Unusable(f"database {self.shown} is damaged: {fault}. It was left as it is; restore it from a backup.")
                 writer.raw.execute("begin immediate")
                 try:
-                    stays = migrate(writer.sync(), f"database {self.shown}", self._seal)
+                    stays = self._prepare(writer.sync(), f"database {self.shown}")
                     writer.raw.execute("commit")
                     if stays:  # in free pages, and in the log of what was written
                         writer.raw.execute("vacuum")

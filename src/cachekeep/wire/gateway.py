@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import logging
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -110,10 +111,10 @@ class Gateway:
             route = _form(request, claim)
             heard.service = route.entry.name if route.entry else ""
             if len(request.body) > BODY_BYTES_MAX:
-                text = f"The request has more than {BODY_BYTES_MAX} bytes."
-                raise ApiError("RequestEntityTooLarge", text, status=413)
+                raise _too_large()
             heard.principal = self._authenticate(request, claim, claim_error, heard.at)
-            route = _route(request, claim)  # what a stranger sends is not parsed
+            heard.request = request = _inflated(request)  # what a stranger sends is neither inflated nor parsed
+            route = _route(request, claim)
             heard.service, heard.operation = route.entry.name if route.entry else "", route.action or ""
             response = await self._answer(route, heard, heard.principal)
         except ApiError as error:
@@ -214,6 +215,29 @@ class Gateway:
         if callable(self._served):
             return self._served(service, operation)
         return operation in self._served.get(service, ())
+
+
+def _too_large() -> ApiError:
+    return ApiError("RequestEntityTooLarge", f"The request has more than {BODY_BYTES_MAX} bytes.", status=413)
+
+
+def _inflated(request: HttpRequest) -> HttpRequest:
+    """With its body as it was before it was compressed, as SDKs do with large ones [Smithy, ``requestCompression``]."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return request
+    if encoding != "gzip":
+        raise ApiError("UnsupportedMediaType", f"The content encoding {encoding[:20]} is not understood: send gzip.", status=415)
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        body = inflate.decompress(request.body, BODY_BYTES_MAX + 1)
+    except zlib.error:
+        body = b""
+    if len(body) > BODY_BYTES_MAX:
+        raise _too_large()
+    if not inflate.eof:
+        raise ApiError("SerializationException", "The body is not the gzip that its Content-Encoding says it is.")
+    return replace(request, body=body)
 
 
 # ------------------------------------------------------------------ routing

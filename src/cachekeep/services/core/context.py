@@ -12,6 +12,7 @@ import msgspec
 from cachekeep.audit.trail import Trail
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
+from cachekeep.metrics.series import Archive
 from cachekeep.model.security_group import ANY, EVERYBODY, SecurityGroup, SecurityGroupRule
 from cachekeep.security.access_keys import Issuer
 from cachekeep.security.certs import Authorities
@@ -83,6 +84,7 @@ class Context(msgspec.Struct, frozen=True):
     clock: Clock
     sealing: Sealing
     authorities: Authorities
+    archive: Archive
 
 
 def digest(*parts: str) -> str:

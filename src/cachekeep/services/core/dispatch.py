@@ -12,6 +12,7 @@ from msgspec.structs import replace as with_fields
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import Conflict, InvalidCombination, InvalidValue, Unsealable
+from cachekeep.metrics.series import Archive
 from cachekeep.security.certs import Authorities
 from cachekeep.security.sealing import Sealing
 from cachekeep.services.core import parameters
@@ -44,10 +45,11 @@ class Services:
         clock: Clock,
         sealing: Sealing,
         authorities: Authorities | None = None,
+        archive: Archive | None = None,
     ) -> None:
         self._services = {service.name: service for service in services}
         self._store = store
-        self._context = Context(settings, catalogue, clock, sealing, authorities or Authorities((), sealing))
+        self._context = Context(settings, catalogue, clock, sealing, authorities or Authorities((), sealing), archive or Archive())
         self._waiting = Waiting(store, clock)
 
     def served(self) -> Mapping[str, frozenset[str]]:

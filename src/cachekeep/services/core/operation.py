@@ -16,7 +16,7 @@ from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 Handler = Callable[[Call, Transaction, Context], Awaitable[Mapping[str, Any]]]
-Mode = Literal["reads", "writes", "refuses"]
+Mode = Literal["reads", "writes", "apart", "refuses"]
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -69,6 +69,11 @@ def reads(handler: Handler, held: Held | None = None) -> Operation:
 def writes(handler: Handler) -> Operation:
     """An operation that writes what is wanted, in one transaction."""
     return Operation(handler, "writes", _summary(handler))
+
+
+def apart(handler: Handler) -> Operation:
+    """An operation that writes what lies beside the store, and holds up nobody who writes there."""
+    return Operation(handler, "apart", _summary(handler))
 
 
 def refuses(code: str, message: str) -> Operation:

@@ -15,12 +15,13 @@ from cachekeep.engines import parameters as tables
 from cachekeep.engines.parameters import NodeTypeParameter, Parameter
 from cachekeep.model import Cache, Event, ParameterGroup
 from cachekeep.services.core import paging
-from cachekeep.services.core.caches import every, save
+from cachekeep.services.core.caches import save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import names, quotas, render, tags
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.store.contract import Transaction
+from cachekeep.store.every import every
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from cachekeep.model import Subnet, SubnetGroup
 from cachekeep.services.core import paging
-from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, ServiceSettings, value_error
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.elasticache import find, names, quotas, render, tags
 from cachekeep.store.contract import Transaction
+from cachekeep.store.every import every
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 

@@ -14,12 +14,12 @@ from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Transit, Wanted, WantedShard
-from cachekeep.services.core.caches import every
 from cachekeep.services.core.context import Context, Params, ServiceSettings, combination_error, unsupported, value_error
 from cachekeep.services.core.security_groups import security_group
 from cachekeep.services.elasticache import find, names, quotas
 from cachekeep.services.elasticache.render import DEFAULT_SUBNET_GROUP, shown_version
 from cachekeep.store.contract import Transaction
+from cachekeep.store.every import every
 from cachekeep.wire.faults import ApiError
 
 RETENTION_DAYS_MAX: Final = 35
