@@ -179,8 +179,17 @@ class App:
         vault = Vault.open(settings.vault_url, RootKeyRing(sealing))
         undo.callback(vault.close)
         target_of = functools.partial(target, password_of=sealing.password_of, trust_of=authorities.trust_of)
-        kept = settings.data_dir / KEPT_DIR
-        backups = Backups(store=store, vault=vault, link=link, target_of=target_of, clock=clock, kept=kept)
+        backups = Backups(
+            store=store,
+            vault=vault,
+            link=link,
+            target_of=target_of,
+            clock=clock,
+            catalogue=lambda: self.catalogue,
+            data_dir=settings.data_dir,
+            kept=settings.data_dir / KEPT_DIR,
+            verify_bytes=settings.verify_bytes,
+        )
         jobs = JobsHere(backups.runners)
         undo.push_async_callback(jobs.aclose)
         observer = Observer(

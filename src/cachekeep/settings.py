@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vault: str = ""
     """Where snapshots are kept: a directory, or s3://, gs://, az:// with endpoint and credentials from the environment; empty: a
     directory in ``data_dir``."""
+    verify_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 30
+    """The most memory that an engine may have into which a snapshot is restored for a trial; what needs more is only read."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     overcommit: bool = True
     """Take on more node memory than the machine has: right for a laptop, where caches are never full."""

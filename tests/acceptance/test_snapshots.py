@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def test_a_group_begins_with_a_snapshot_of_another(installation: Installation) -
         shown = taken(aws, "nightly")
         assert shown["NodeSnapshots"][0]["CacheSize"].endswith(" MB")
         db.flushall()
+    verified = eventually(lambda: [s for s in json.loads(installation.run("snapshots", "--json").stdout) if s["at"]])
+    assert [(s["name"], s["verified"], s["how"], s["keys"]) for s in verified] == [("nightly", True, "loaded", 2)]
     events = [e["Message"] for e in aws.describe_events(SourceType="replication-group", SourceIdentifier="demo")["Events"]]
     assert "Snapshot succeeded for snapshot with ID 'nightly' of replication group with ID 'demo'" in events
     group(aws, "again", SnapshotName="nightly", CacheNodeType=None, NumCacheClusters=3)

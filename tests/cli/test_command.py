@@ -57,7 +57,9 @@ def test_help_loads_neither_database_nor_aws() -> None:
     assert not {"sqlalchemy", "botocore", "rich", "uvicorn", "asyncio"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("command", ["up", "env", "status", "explain", "failover", "rotate-credentials", "engines", "down"])
+@pytest.mark.parametrize(
+    "command", ["up", "env", "status", "snapshots", "explain", "failover", "rotate-credentials", "engines", "down"]
+)
 def test_every_command_has_help(command: str) -> None:
     shown = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
     assert f"Usage: cachekeep {command}" in shown

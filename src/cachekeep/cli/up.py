@@ -25,6 +25,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "ca_key",
     "audit_bytes_max",
     "vault",
+    "verify_bytes",
     "region",
     "account",
     "zone_count",

@@ -60,6 +60,8 @@ def status(name: str | None, as_json: bool, **flags: Any) -> None:
     console.print(table)
     for cache_name, sentence in sentences:
         console.print(Text(f"{cache_name}:", style="bold"), sentence)
+    for lost in found["snapshots"]:
+        console.print(Text("lost:", style="bold"), Text(lost, style="red"))
     for lack in found["lacks"]:
         console.print(Text("lacks:", style="bold"), Text(lack, style="yellow"))
 

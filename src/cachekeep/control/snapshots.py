@@ -18,9 +18,10 @@ from cachekeep.backup.vault import Draft, Holding, Vault
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Link, Target
 from cachekeep.control.jobs import Report
+from cachekeep.engines.rdb import keys_of_first_database
 from cachekeep.engines.users import REPLICA, secret_of
 from cachekeep.errors import CachekeepError, OrderFailed
-from cachekeep.model import Cache, Node, Record, Secret, ShardCopy, Snapshot, SnapshotEnd, Task
+from cachekeep.model import Cache, Node, Record, Secret, ShardCopy, Snapshot, SnapshotEnd, Task, Verification
 from cachekeep.plan import snapshots
 from cachekeep.store.contract import Store
 
@@ -28,6 +29,7 @@ log = logging.getLogger("cachekeep.snapshots")
 
 READ_SECONDS: Final = snapshots.DEADLINE_SECONDS
 LOOK_SECONDS: Final = 10.0
+HEAD_BYTES: Final = 64 << 10
 SWEEP_SECONDS: Final = 2.0
 FORGOTTEN_SECONDS: Final = 24 * 3600.0
 """What an attempt left in the vault that ended without a word is removed after so long: four times as long as any lasts."""
@@ -105,10 +107,12 @@ class SnapshotTasks:
         progress.expects(seen.used_bytes)
         login = AsReplica(REPLICA, Secret(secret_of(REPLICA, at.password)))
         tls = ssl.create_default_context(cadata=at.trust) if at.trust else None
-        began_at = self._clock.now()
+        began_at, head = self._clock.now(), bytearray()
         async with draft.put(f"{shard}.rdb") as writer:
 
             async def sink(chunk: bytes) -> None:
+                if len(head) < HEAD_BYTES:
+                    head.extend(chunk[:HEAD_BYTES])
                 await writer.write(chunk)
                 progress.add(len(chunk))
 
@@ -118,6 +122,7 @@ class SnapshotTasks:
             node=node.member,
             size_bytes=received.bytes,
             used_bytes=seen.used_bytes,
+            keys=keys_of_first_database(bytes(head)),
             other_databases=seen.other_databases,
             taken_at=began_at,
         )
@@ -199,6 +204,7 @@ class SnapshotSweeper:
                 await self._vault.delete(end.holding)
             async with self._store.transaction() as tx:
                 await tx.delete(SnapshotEnd, found.uid)
+                await tx.delete(Verification, found.uid)
                 await tx.delete(Snapshot, found.name)
             log.info("snapshot %s is deleted", found.name)
         await self._prune()

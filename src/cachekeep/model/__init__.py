@@ -60,7 +60,16 @@ from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import RECORDS, Event, Installation, ParameterGroup, Record, Subnet, SubnetGroup, Tags
 from cachekeep.model.runtime import Digests, Login, Part, Runtime
-from cachekeep.model.snapshot import Restore, ShardCopy, Snapshot, SnapshotEnd, SnapshotNode, SnapshotSettings, SnapshotSource
+from cachekeep.model.snapshot import (
+    Restore,
+    ShardCopy,
+    Snapshot,
+    SnapshotEnd,
+    SnapshotNode,
+    SnapshotSettings,
+    SnapshotSource,
+    Verification,
+)
 from cachekeep.model.step import (
     Act,
     Admit,
@@ -245,6 +254,7 @@ __all__ = [
     "Task",
     "Tls",
     "Transit",
+    "Verification",
     "View",
     "Wait",
     "Waited",

@@ -11,7 +11,7 @@ from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamUser, IssuedKey
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 from cachekeep.model.security_group import SecurityGroup
-from cachekeep.model.snapshot import Snapshot, SnapshotEnd
+from cachekeep.model.snapshot import Snapshot, SnapshotEnd, Verification
 
 SourceType = Literal[
     "cache-cluster",
@@ -94,6 +94,7 @@ Record = (
     | SubnetGroup
     | Tags
     | UserGroup
+    | Verification
 )
 """What is stored by kind and name, beside caches."""
 RECORDS: dict[str, type[Record]] = {
@@ -114,6 +115,7 @@ RECORDS: dict[str, type[Record]] = {
         SubnetGroup,
         Tags,
         UserGroup,
+        Verification,
     )
 }
 """By the name that their kind is stored under."""

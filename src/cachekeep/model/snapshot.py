@@ -75,6 +75,8 @@ class ShardCopy(msgspec.Struct, frozen=True, kw_only=True):
     """Of its RDB."""
     used_bytes: int
     """That its data took in memory, by the engine's count."""
+    keys: int | None = None
+    """That its engine counted in the first database when it began; None: it did not say."""
     other_databases: tuple[int, ...] = ()
     """Those other than 0 that held keys."""
     taken_at: dt.datetime
@@ -105,4 +107,18 @@ class SnapshotEnd(msgspec.Struct, frozen=True, kw_only=True):
     holding: str = ""
     """By which the vault knows them."""
     copies: tuple[ShardCopy, ...] = ()
+    version: int = 0
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of restoring a snapshot for a trial. ``name`` is the snapshot's uid."""
+
+    name: str
+    at: dt.datetime
+    how: Literal["loaded", "read"]
+    """By an engine, which counted its keys; or, where that would not fit, as far as the vault itself can tell: to the last byte."""
+    keys: int | None = None
+    seconds: float = 0.0
+    problem: str = ""
+    """Why it cannot be restored; empty: it can."""
     version: int = 0

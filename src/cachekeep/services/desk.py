@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import offer_of
-from cachekeep.model import Cache, Condition, Errand, Secret, Wanted
+from cachekeep.model import Cache, Condition, Errand, Secret, Snapshot, SnapshotEnd, Verification, Wanted
 from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.plan.status import unseen
@@ -18,6 +18,7 @@ from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Service, reads, writes
 from cachekeep.services.core.security_groups import WAKE, check_filter, let_in, security_groups
+from cachekeep.services.elasticache.snapshots import status as status_of
 from cachekeep.store.contract import Transaction
 from cachekeep.store.every import every
 from cachekeep.wire.faults import ApiError
@@ -66,7 +67,32 @@ async def status(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     name = _read(call, Named).name
     caches = [await _find(tx, name)] if name else sorted([c async for c in every(tx)], key=lambda c: c.kind != "group")
     conditions = await tx.conditions([c.uid for c in caches])
-    return {"caches": [_warned(shown(c, conditions.get(c.uid)), context) for c in caches]}
+    broken = [v for v in await tx.list(Verification) if v.problem]
+    lost = [f"snapshot {v.name.rpartition('/')[2]} cannot be restored: {v.problem}" for v in broken]
+    return {"caches": [_warned(shown(c, conditions.get(c.uid)), context) for c in caches], "snapshots": lost}
+
+
+async def snapshots(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """All snapshots, and what came of restoring each for a trial."""
+    return {"snapshots": [await _snapshot(tx, each) for each in await tx.list(Snapshot)]}
+
+
+async def _snapshot(tx: Transaction, found: Snapshot) -> Mapping[str, Any]:
+    end, tried = await tx.get(SnapshotEnd, found.uid), await tx.get(Verification, found.uid)
+    copies = end.copies if end is not None else ()
+    return {
+        "name": found.name,
+        "cache": found.group or found.cluster_id or found.nodes[0].cluster_id,
+        "status": status_of(found, end),
+        "asked_at": found.asked_at.isoformat(),
+        "bytes": sum(c.size_bytes for c in copies),
+        "verified": tried is not None and not tried.problem,
+        "how": tried.how if tried is not None else "",
+        "at": tried.at.isoformat() if tried is not None else "",
+        "keys": tried.keys if tried is not None else None,
+        "seconds": tried.seconds if tried is not None else None,
+        "problem": tried.problem if tried is not None else end.problem if end is not None else "",
+    }
 
 
 def _warned(cache: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
@@ -157,6 +183,7 @@ SERVICE: Final = Service(
     name=NAME,
     operations={
         "status": reads(status),
+        "snapshots": reads(snapshots),
         "explain": reads(explain),
         "reload": reads(reload),
         "tell": writes(tell),
