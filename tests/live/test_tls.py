@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 import valkey
+from msgspec.structs import replace
 from tests.engines.servers import build_of
 from tests.live.harness import LiveCache, wanted_cluster
 from tests.live.test_alive import ANYBODY, full_is_left_alone, let_in_where_everything_is_full
 from tests.live.test_cluster_resharding import fill, shards, wrong
 from tests.live.test_failover import endpoint, goes_on, group, lost, whole, writing
 
-from cachekeep.model import Resharded
+from cachekeep.engines.runtime import runtime
+from cachekeep.model import Cache, Member, Resharded, Wanted
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), [("redis", 7), ("valkey", 8)], ids=lambda x: str(x))
 
@@ -80,6 +83,47 @@ async def test_cluster_mode_by_tls(engine: str, major: int) -> None:
         for node in cache.decided.nodes:
             assert await live.ask(node.name, "CONFIG", "GET", "tls-cluster") == ["tls-cluster", "yes"]
             assert await asyncio.to_thread(hangs_up, (node.address, node.port + 10000)), "the bus is for those with a certificate"
+
+
+@ENGINES
+async def test_a_node_more_and_no_connection_notices_another_certificate(engine: str, major: int, tmp_path: Path) -> None:
+    async with group(tmp_path, engine, major, nodes=2, transit="required") as live, writing(live) as writer:
+        cache = await live.cache()
+        first, connections = cache.decided.certificate, writer.connections
+        pids = {n.name: await live.pid(n.name) for n in cache.decided.nodes}
+        await live.change(with_one_more)
+
+        async def told(cache: Cache) -> bool:
+            view = await live.view()
+            return len(cache.decided.nodes) == 3 and all(
+                view.node(n.name).digests == runtime(cache, n).digests for n in cache.decided.nodes
+            )
+
+        await live.until(told, "three nodes that have been told")
+        cache = await whole(live)
+        now = cache.decided.certificate
+        assert first is not None
+        assert now is not None
+        assert now.serial > first.serial
+        for node in cache.decided.nodes:
+            assert set(now.names) == await asyncio.to_thread(shown, live, (node.address, node.port))
+        await goes_on(live, writer)
+        assert {name: await live.pid(name) for name in pids} == pids
+        assert writer.connections == connections
+        assert await lost(live, writer) == 0
+
+
+def with_one_more(wanted: Wanted) -> Wanted:
+    (shard,) = wanted.shards
+    return replace(wanted, shards=(replace(shard, members=(*shard.members, Member(name="demo-003", zone="us-east-1c"))),))
+
+
+def shown(live: LiveCache, where: tuple[str, int]) -> set[str]:
+    """Addresses and names in the certificate that is shown to a client there."""
+    trusting = ssl.create_default_context(cadata=live.authorities.pem())
+    with socket.create_connection(where, timeout=60) as line, trusting.wrap_socket(line, server_hostname=where[0]) as by_tls:
+        certificate = by_tls.getpeercert() or {}
+        return {str(value) for _, value in certificate["subjectAltName"]}
 
 
 def hangs_up(where: tuple[str, int]) -> bool:
