@@ -1,7 +1,7 @@
 """Failover, side by side in one run: ours and Sentinel over the same engine, with the same client loop, harmed in the same ways.
 
-    python -m benchmarks.failover [--faults 100] [--rival-faults 20] [--default-faults 2] [--engine valkey] [--major 8]
-                                  [--kinds crash,hang]
+    python -m benchmarks.failover [--faults 100] [--rival-faults 20] [--default-faults 2] [--tls-faults 0]
+                                  [--engine valkey] [--major 8] [--kinds crash,hang]
 
 A client writes as fast as it can and connects anew after every error (250 ms patience, 1 ms pause). Its outage is the longest time
 between two acknowledged writes. After each fault, every write that was acknowledged since the one before is looked for. ``cut``
@@ -62,7 +62,8 @@ def fault(system: System, writer: Writer, kind: Kind) -> Fault:
 
 def _clear(system: System) -> None:
     """Begin with an empty cache each time: what is measured does not depend on how much was written before."""
-    with valkey.Valkey(*system.where(), socket_timeout=10) as client:
+    by_tls = {"ssl": True, "ssl_ca_data": system.trust} if system.trust else {}
+    with valkey.Valkey(*system.where(), socket_timeout=10, **by_tls) as client:
         client.flushall()
 
 
@@ -77,7 +78,7 @@ def _wait(met, what: str) -> None:  # type: ignore[no-untyped-def]
 def run(system: System, plan: Sequence[tuple[Kind, int]]) -> dict[Kind, list[Fault]]:
     """All faults of a system, one kind after the other."""
     found: dict[Kind, list[Fault]] = {}
-    writer = Writer(system.where)
+    writer = Writer(system.where, trust=system.trust)
     try:
         for kind, count in plan:
             found[kind] = []
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=100, help="of each kind, ours")
     parser.add_argument("--rival-faults", type=int, default=20, help="of each kind, Sentinel with down-after 1 s")
     parser.add_argument("--default-faults", type=int, default=2, help="crashes, Sentinel with its defaults")
+    parser.add_argument("--tls-faults", type=int, default=0, help="of each kind, ours with encryption in transit")
     parser.add_argument("--engine", default="valkey")
     parser.add_argument("--major", type=int, default=8)
     parser.add_argument("--kinds", default="", help="some of crash,hang,cut,planned; nothing is written then")
@@ -155,6 +157,9 @@ def main() -> None:
         place = Path(scratch)
         if asked.faults:
             results["Cachekeep"] = run(Ours(place / "ours", build), [(k, asked.faults) for k in kinds])
+        if asked.tls_faults:
+            encrypted = Ours(place / "tls", build, tls=True)
+            results[encrypted.name] = run(encrypted, [(k, asked.tls_faults) for k in kinds])
         if asked.rival_faults:
             tuned = Sentinel(place / "tuned", build, down_after_ms=1000, failover_timeout_ms=2000, name="Sentinel, 1 s")
             results[tuned.name] = run(tuned, [(k, asked.rival_faults) for k in kinds])
@@ -174,13 +179,9 @@ def main() -> None:
 def _body(results: dict[str, dict[Kind, list[Fault]]], engine: str) -> str:
     heading = ("fault", "kept by", "faults", "outage p50", "p99", "max", "loss known", "next leads", "acknowledged", "lost")
     table = report.table(heading, [row for name, found in results.items() for row in rows(name, found)])
-    ours, tuned = results.get("Cachekeep", {}), results.get("Sentinel, 1 s", {})
-    ratios = [
-        f"{kind} "
-        f"{percentile([f.outage_seconds for f in tuned[kind]], 0.5) / percentile([f.outage_seconds for f in faults], 0.5):.0f} ×"
-        for kind, faults in ours.items()
-        if kind in tuned
-    ]
+    ours, tuned, by_tls = (results.get(name, {}) for name in ("Cachekeep", "Sentinel, 1 s", "Cachekeep, TLS"))
+    ratios = [f"{kind} {_ratio(tuned[kind], faults):.0f} ×" for kind, faults in ours.items() if kind in tuned]
+    dearer = [f"{kind} {_ratio(by_tls[kind], faults):.2f} ×" for kind, faults in ours.items() if kind in by_tls]
     bars = (
         "Bars: crash p50 ≤ 20 ms and p99 ≤ 100 ms, 100 × against tuned Sentinel; hang and cut p50 ≤ 1.0 s and p99 ≤ 2 s; "
         "planned p99 ≤ 100 ms, lost 0."
@@ -191,8 +192,16 @@ def _body(results: dict[str, dict[Kind, list[Fault]]], engine: str) -> str:
         "was decided. Lost: acknowledged writes that were not there after the fault; in a crash or a cut, what had not left the "
         "primary's host yet. Sentinel's own failover on request (planned) does not hold writes back: the old primary takes them "
         "until it is told to follow, which is done here as soon as another leads.\n\n"
-        f"{table}\n\n" + (f"Median outage of tuned Sentinel against ours: {', '.join(ratios)}.\n\n" if ratios else "") + bars
+        f"{table}\n\n"
+        + (f"Median outage of tuned Sentinel against ours: {', '.join(ratios)}.\n\n" if ratios else "")
+        + (f"Median outage by TLS against without: {', '.join(dearer)} (bar: ≤ 1.5 ×).\n\n" if dearer else "")
+        + bars
     )
+
+
+def _ratio(one: Sequence[Fault], other: Sequence[Fault]) -> float:
+    """Of the median outages."""
+    return percentile([f.outage_seconds for f in one], 0.5) / percentile([f.outage_seconds for f in other], 0.5)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tests.acceptance.installation import Installation, created
 from tests.addresses import new_pool
 
 from cachekeep.chaos.cuts import Cuts
+from cachekeep.cli.ca import published
 from cachekeep.cli.client import call
 from cachekeep.engines.catalogue import Build
 from cachekeep.settings import Settings
@@ -36,6 +37,8 @@ class System(Protocol):
     """Something that keeps a primary and two replicas."""
 
     name: str
+    trust: str
+    """Clients come by TLS, to one that these authorities call by the address; empty: without."""
 
     def where(self) -> tuple[str, int]:
         """Where a client that has to connect anew goes."""
@@ -67,13 +70,20 @@ def _until(met, what: str, seconds: float = _SETTLE_SECONDS) -> None:  # type: i
 class Ours:
     """A group of 1 + 2 behind ``cachekeep up``, with its database, as users have it."""
 
-    def __init__(self, place: Path, build: Build) -> None:
-        self.name = "Cachekeep"
+    def __init__(self, place: Path, build: Build, *, tls: bool = False) -> None:
+        self.name = "Cachekeep, TLS" if tls else "Cachekeep"
         self._installation = Installation(place, "--log-format", "json").up()
         self._settings = Settings(data_dir=self._installation.data_dir)
         self._client = self._installation.client()
         version = ".".join(build.version.split(".")[:2])
-        group = created(self._client, "bench", Engine=build.engine, EngineVersion=version, AutomaticFailoverEnabled=True)
+        asked = {
+            "Engine": build.engine,
+            "EngineVersion": version,
+            "AutomaticFailoverEnabled": True,
+            "TransitEncryptionEnabled": tls,
+        }
+        group = created(self._client, "bench", **asked)
+        self.trust = published(self._settings) if tls else ""
         self._endpoint = group["NodeGroups"][0]["PrimaryEndpoint"]["Address"]
         self._cuts: Cuts | None = None
         self._lifted: threading.Thread | None = None
@@ -175,6 +185,7 @@ class Sentinel:
 
     def __init__(self, place: Path, build: Build, *, down_after_ms: int, failover_timeout_ms: int, name: str) -> None:
         self.name = name
+        self.trust = ""
         self._place, self._build = place, build
         base = new_pool().rpartition(".")[0] if next(_sentinels) >= 0 else ""
         self._nodes = [f"{base}.{i}" for i in (1, 2, 3)]
