@@ -65,6 +65,7 @@ from cachekeep.web.listener import listen
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
 from cachekeep.web.thread import across, serve
+from cachekeep.web.tls import serving
 from cachekeep.wire.audit import Auditor
 from cachekeep.wire.gateway import Gateway
 
@@ -134,7 +135,9 @@ class App:
         issuer = access_keys.load_or_make(settings.data_dir, settings.account)
         lock = undo.enter_context(DataDirLock(settings.data_dir))
         await asyncio.to_thread(clear_left_over, settings.data_dir)
-        listener = undo.enter_context(listen(settings.host, settings.port, here_only=settings.auth == "open"))
+        listener = undo.enter_context(
+            listen(settings.host, settings.port, here_only=settings.auth == "open", encrypted=settings.tls)
+        )
         sealing = seals.load(settings.root_key or settings.data_dir / seals.FILE, given=settings.root_key is not None)
         database = SqlStore(settings.database_url, clock, linger_seconds=settings.linger_seconds, seal=_seal_with(sealing))
         undo.push_async_callback(database.aclose)
@@ -289,8 +292,12 @@ class App:
             timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
         )
         config.load()
+        if settings.tls:
+            config.ssl = serving(authorities, settings.host, settings.tls_names, clock)
         port = listener.getsockname()[1]
-        self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+        self.url = (
+            f"{'https' if settings.tls else 'http'}://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+        )
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
         singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **metrics.workers, **backups.workers}

@@ -30,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """URL; empty: an SQLite file in ``data_dir``. May hold a password, so it is never shown."""
     root_key: Path | None = None
     """The file that holds the key under which secrets are kept; None: one in ``data_dir``, made when there is none."""
+    tls: bool = False
+    """Serve the API by TLS. Without, it is served on this machine alone."""
+    tls_names: str = ""
+    """Names and addresses, with commas between, by which the API is called beside its host."""
     ca_cert: Path | None = None
     """The authority that issues certificates of caches, PEM, with those above it after it; None: one that is made here."""
     ca_key: Path | None = None
@@ -103,6 +107,8 @@ AUDIT_DIR: Final = "audit"
 """In the data directory: who has asked for what."""
 JOURNAL_FILE: Final = "decisions.journal"
 """In the data directory: what keepers decide while the database cannot take it."""
+CA_FILE: Final = "ca.pem"
+"""In the data directory: by what clients know caches, and the API, with TLS."""
 ENGINES_DIR: Final = "engines"
 """In the data directory: engines that were built here, one directory each."""
 

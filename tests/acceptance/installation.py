@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -81,7 +82,8 @@ class Installation:
     def healthy(self) -> bool:
         """Whether it answers requests."""
         try:
-            with urllib.request.urlopen(f"{self.endpoint()}/_cachekeep/health", timeout=5) as answer:
+            trusting = ssl.create_default_context(cafile=self.data_dir / "ca.pem")
+            with urllib.request.urlopen(f"{self.endpoint()}/_cachekeep/health", timeout=5, context=trusting) as answer:
                 return bool(json.load(answer)["ok"])
         except OSError:
             return False
@@ -146,6 +148,7 @@ class Installation:
             region_name=env["AWS_REGION"],
             aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+            verify=env.get("AWS_CA_BUNDLE"),
             config=Config(**config),
         )
 

@@ -120,7 +120,7 @@ def data_dir_flag(settings: Settings) -> str:
     return f" --data-dir {shlex.quote(str(settings.data_dir))}"
 
 
-_SWITCHES: Final = frozenset({"any_subnet", "build_engines", "overcommit"})
+_SWITCHES: Final = frozenset({"any_subnet", "build_engines", "overcommit", "tls"})
 _METAVARS: Final = {
     "data_dir": "DIR",
     "host": "ADDRESS",
@@ -130,6 +130,7 @@ _METAVARS: Final = {
     "database": "URL",
     "default_ingress": "[everybody|members]",
     "root_key": "FILE",
+    "tls_names": "NAMES",
     "ca_cert": "FILE",
     "ca_key": "FILE",
     "audit_bytes_max": "BYTES",
@@ -156,6 +157,8 @@ _HELP: Final = {
     "address_pool": "Addresses for nodes and endpoints: a network, or a list with commas. [127.77.0.0/16]",
     "database": "PostgreSQL URL; best given as CACHEKEEP_DATABASE, which no process list shows. [SQLite in the data directory]",
     "root_key": "The key under which secrets are kept, for one that lives elsewhere. [sealing.key in the data directory]",
+    "tls": "Serve the API by TLS; without, it is served on this machine alone. [off]",
+    "tls_names": "Names and addresses by which the API is called beside its host, with commas between.",
     "ca_cert": "The certificate authority that issues certificates of caches, with those above it. [one that is made here]",
     "ca_key": "Its key.",
     "audit_bytes_max": "How much of what was asked of the API is kept on record (audit in the data directory). [268435456]",

@@ -8,8 +8,7 @@ import click
 
 from cachekeep.cli import data_dir_flag, options, settings_of
 from cachekeep.errors import Unusable
-from cachekeep.security import certs
-from cachekeep.settings import Settings
+from cachekeep.settings import CA_FILE, Settings
 
 
 @click.command(short_help="The certificates by which clients know caches with TLS: cachekeep ca > ca.pem.")
@@ -33,4 +32,10 @@ def ca(**flags: Any) -> None:
 
 def published(settings: Settings) -> str:
     """What clients are to trust, PEM; empty: nothing yet. Raises ``Unusable``."""
-    return "".join(authority.certificate for authority in certs.read(settings.data_dir / certs.FILE))
+    path = settings.data_dir / CA_FILE
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}.") from error

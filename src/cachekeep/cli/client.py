@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from cachekeep.cli import data_dir_flag
+from cachekeep.cli.ca import published
 from cachekeep.clock import SystemClock
 from cachekeep.errors import CachekeepError, Unusable, printable
 from cachekeep.security.keys import FILE, load_or_make
@@ -39,7 +41,8 @@ def endpoint_of(settings: Settings, flags: Mapping[str, Any]) -> ServedAt:
     given = {name for name in ("host", "port", "region") if flags.get(name) is not None or os.environ.get(PREFIX + name.upper())}
     last = read_endpoint(settings.data_dir)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
+    by_tls = settings.tls or (last is not None and last.url.startswith("https:"))
+    url = f"{'https' if by_tls else 'http'}://{host}:{settings.port}"
     if last is None:
         return ServedAt(url, settings.region)
     return ServedAt(url if given & {"host", "port"} else last.url, settings.region if "region" in given else last.region, last.pid)
@@ -68,7 +71,7 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
         service="cachekeep",
         now=SystemClock().now(),
     )
-    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE_SECONDS)
+    connection = _connection(settings, where)
     try:
         connection.request("POST", path, text, headers)
         response = connection.getresponse()
@@ -84,6 +87,14 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
     if response.status != 200:
         raise Refused(f"{answer.get('message', answer)}")
     return answer
+
+
+def _connection(settings: Settings, where: SplitResult) -> http.client.HTTPConnection:
+    """By TLS, only to one that the installation's own authority calls so. Raises ``Unusable``."""
+    if where.scheme != "https":
+        return http.client.HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE_SECONDS)
+    trusting = ssl.create_default_context(cadata=published(settings))
+    return http.client.HTTPSConnection(where.hostname or "", where.port, timeout=_PATIENCE_SECONDS, context=trusting)
 
 
 def _printable(answer: Any) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from cachekeep.cli import options, settings_of
 from cachekeep.cli.client import endpoint_of
+from cachekeep.settings import CA_FILE
 
 _CLEARED: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_ELASTICACHE", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
 """What would lead an SDK elsewhere, or spoil the signature."""
@@ -39,6 +40,8 @@ def env(form: str, **flags: Any) -> None:
         "AWS_ACCESS_KEY_ID": key.access_key,
         "AWS_SECRET_ACCESS_KEY": key.secret_key,
     }
+    if endpoint.url.startswith("https:"):
+        values["AWS_CA_BUNDLE"] = str(settings.data_dir / CA_FILE)
     if form == "json":
         click.echo(json.dumps(values, indent=2))
     elif form == "fish":

@@ -21,6 +21,8 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "address_pool",
     "database",
     "root_key",
+    "tls",
+    "tls_names",
     "ca_cert",
     "ca_key",
     "audit_bytes_max",

@@ -29,6 +29,7 @@ from cachekeep.engines.tls import Papers
 from cachekeep.errors import Unsealable, Unusable
 from cachekeep.model import Cache, Certificate, Secret
 from cachekeep.security.sealing import Sealing
+from cachekeep.settings import CA_FILE
 
 FILE: Final = "authorities.json"
 """In the data directory: their certificates, and their keys sealed."""
@@ -71,9 +72,12 @@ class Authorities:
         return "".join(self._get(id).certificate for id in (self._known if ids is None else ids))
 
     def make(self, clock: Clock) -> None:
-        """Make one where there is none. Raises ``Unusable`` where it cannot be kept, ``Unsealable`` without a root key."""
+        """Make one where there is none, and publish all. Raises ``Unusable`` where it cannot be kept, ``Unsealable`` without a root
+        key."""
         if not self._known:
             self.add(*new_authority(clock.now()))
+        elif self._path is not None and not self._path.with_name(CA_FILE).exists():
+            _write(self._path.with_name(CA_FILE), self.pem().encode())
 
     def add(self, certificate: str, key: Key) -> None:
         """One more, which issues from now on; one that is there already goes to the end. Raises as ``make`` does."""
@@ -85,7 +89,8 @@ class Authorities:
         known = {k: a for k, a in self._known.items() if k != id}
         known[id] = Authority(id=id, certificate=certificate, sealed=sealed)
         if self._path is not None:
-            _write(self._path, [*known.values()])
+            _write(self._path, msgspec.json.format(msgspec.json.encode([*known.values()])))
+            _write(self._path.with_name(CA_FILE), "".join(a.certificate for a in known.values()).encode())
         self._known = known
 
     # -- of caches
@@ -101,7 +106,11 @@ class Authorities:
         certificate = cache.decided.certificate
         if certificate is None:
             return None
-        return Papers(self._issued(cache.uid, cache.name, certificate), self.pem(certificate.trusted))
+        return Papers(self.identity(cache.uid, cache.name, certificate), self.pem(certificate.trusted))
+
+    def identity(self, owner: str, name: str, certificate: Certificate) -> str:
+        """Key, certificate and what is above it, PEM. Raises ``Unsealable``."""
+        return self._issued(owner, name, certificate)
 
     def _issue(self, uid: str, name: str, certificate: Certificate) -> str:
         authority = self._get(certificate.authority)
@@ -261,14 +270,14 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
     )
 
 
-def _write(path: Path, known: list[Authority]) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Whole or not at all."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(known)))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)

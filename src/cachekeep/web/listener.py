@@ -9,14 +9,20 @@ import socket
 from cachekeep.errors import Unusable
 
 
-def listen(host: str, port: int, *, here_only: bool) -> socket.socket:
-    """A bound socket. ``here_only``: no other machine may reach it. Raises ``Unusable``."""
+def listen(host: str, port: int, *, here_only: bool, encrypted: bool) -> socket.socket:
+    """A bound socket. ``here_only``: no other machine may reach it; nor may one where it is not ``encrypted``. Raises
+    ``Unusable``."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         if here_only and not ipaddress.ip_address(where[0]).is_loopback:
             raise Unusable(
                 f"{host} can be reached from other machines, and with --auth open everybody who reaches it is root. "
                 "Leave --host at 127.0.0.1, or have signatures checked (--auth enforce)."
+            )
+        if not encrypted and not ipaddress.ip_address(where[0]).is_loopback:
+            raise Unusable(
+                f"{host} can be reached from other machines, and without TLS everybody on the way reads and changes what is asked. "
+                "Have it served by TLS (--tls), or leave --host at 127.0.0.1, where a proxy of this machine may end TLS in front."
             )
         listener = socket.socket(family, kind, protocol)
     except OSError as error:

@@ -1,0 +1,55 @@
+"""The whole by TLS: the API, its commands and unmodified clients, as the guide says."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.acceptance.installation import Installation
+
+GUIDE = Path(__file__).parents[2] / "docs/guide/tls.md"
+
+
+def test_what_the_guide_says(another: Callable[..., Installation], tmp_path: Path) -> None:
+    installation = another("--tls").up()
+    environment = installation.aws_environment() | {"CACHEKEEP_DATA_DIR": str(installation.data_dir)}
+    assert environment["AWS_ENDPOINT_URL"].startswith("https://127.0.0.1:")
+    host, port = environment["AWS_ENDPOINT_URL"].removeprefix("https://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as plain:
+        plain.sendall(b"GET /_cachekeep/health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert not _answered(plain)
+    script = "set -e\n" + "".join(re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL))
+    (tmp_path / "clients.py").write_text("".join(re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)))
+    done = subprocess.run(
+        ["sh", "-c", f"{script}\n{sys.executable} -W ignore clients.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.endswith("OK\nhello\n")
+    assert "available" in installation.run("status", "demo").stdout
+    installation.run("chaos", "kill-node", "demo", "--for", "1s", "--yes")
+    (report,) = (installation.data_dir / "reports").glob("*.json")
+    assert json.loads(report.read_text())["writes_again"] is True
+
+
+def test_beyond_this_machine_the_api_is_served_by_tls_alone(another: Callable[..., Installation]) -> None:
+    installation = another()
+    done = installation.run("up", "--port", "0", "--host", "0.0.0.0", "--address-pool", installation.pool, check=False)
+    assert done.returncode == 1
+    assert "without TLS everybody on the way reads and changes what is asked" in done.stderr
+
+
+def _answered(line: socket.socket) -> bool:
+    try:
+        return line.recv(5) == b"HTTP/"
+    except ConnectionResetError:
+        return False
