@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.live.harness import LiveCache, wanted_cluster
 from tests.live.test_failover import endpoint, group
 
 from cachekeep.engines.users import hash_of
-from cachekeep.model import Anybody, Cache, Clients, ClientUser, NamedUsers, fingerprint
+from cachekeep.model import Anybody, Cache, Clients, ClientUser, NamedUsers, TokenHolders, fingerprint
 
 ENGINES = pytest.mark.parametrize(("engine", "major"), REDIS_LIKE, ids=lambda x: str(x))
 APP, READER, LATER = "the app's own password", "the reader's password", "another of the app's"
@@ -180,3 +181,41 @@ async def test_every_shard_of_a_cluster_lets_in_the_same(tmp_path: Path) -> None
         async with cluster as client:
             for number in range(20):
                 await client.set(f"k{number}", number)
+
+
+def token(*words: str, optional: bool = False) -> TokenHolders:
+    return TokenHolders(tokens=tuple(map(hash_of, words)), optional=optional, changed_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+
+
+@ENGINES
+@pytest.mark.anyio
+async def test_a_token_is_added_set_rotated_and_given_up(engine: str, major: int, tmp_path: Path) -> None:
+    async with group(tmp_path, engine, major, nodes=2) as live:
+        first, *_ = names = await nodes(live)
+        async with came(live, first) as anybody:
+            await anybody.ping()
+            await let_in(live, token(APP, optional=True))
+            assert await anybody.ping()
+            assert await comes_in(live, first, "default", APP)
+            assert await comes_in(live, first, "default", LATER), "as long as none is needed, engines take any"
+            assert not await comes_in(live, first, password=APP), "and refuse one that comes without a name"
+            await let_in(live, token(APP))
+            await dropped(live, first, "default")
+        for name in names:
+            assert not await comes_in(live, name)
+            assert not await comes_in(live, name, password=LATER)
+        async with came(live, first, password=APP) as holder:
+            await holder.set("k", "v")
+            with pytest.raises(valkey.exceptions.NoPermissionError):
+                await holder.execute_command("CONFIG", "GET", "*")
+            await let_in(live, token(APP, LATER))
+            for name in names:
+                assert await comes_in(live, name, password=APP)
+                assert await comes_in(live, name, password=LATER)
+            await let_in(live, token(LATER))
+            assert await holder.get("k") == "v", "a connection outlives its token"
+            assert not await comes_in(live, first, password=APP)
+            await let_in(live, users(user("app", "on ~* +@all", READER)))
+            await dropped(live, first, "default")
+        assert not await comes_in(live, first, password=LATER)
+        assert await comes_in(live, first, "app", READER)

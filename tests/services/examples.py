@@ -20,6 +20,8 @@ _TAGS: Final = [{"Key": "k", "Value": "v"}]
 _WINDOWS: Final = {"PreferredMaintenanceWindow": "tue:01:00-tue:02:00", "SnapshotWindow": "10:00-11:00"}
 _NODE: Final = {"Engine": "valkey", "CacheNodeType": "cache.t3.micro"}
 _NEW: Final = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d"} | _NODE
+_TOKEN: Final = {"AuthToken": "a-token-of-16-or-more"}
+_OTHER_TOKEN: Final = {"AuthToken": "another-of-16-or-more"}
 _NEW_USER: Final = {"UserId": "new", "UserName": "newcomer", "Engine": "redis", "AccessString": "on ~* +@all"}
 _NEW_ONE: Final = {"CacheClusterId": "new"} | _NODE
 _NEW_MEMCACHED: Final = {"CacheClusterId": "new", "Engine": "memcached", "CacheNodeType": "cache.t3.micro"}
@@ -199,6 +201,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _NEW_ONE | {"EngineVersion": "8.0", "CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"} | _WINDOWS,
         _NEW_ONE | {"SecurityGroupIds": ["sg-12345678"], "SnapshotRetentionLimit": 3},
         {"CacheClusterId": "new", "SnapshotName": "s1"},
+        _NEW_ONE | {"EngineVersion": "8.0", "TransitEncryptionEnabled": True} | _TOKEN,
         _NEW_ONE,
     ],
     "elasticache:CreateCacheParameterGroup": [
@@ -241,7 +244,9 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _NEW | {"EngineVersion": "8.0", "CacheParameterGroupName": "mine", "CacheSubnetGroupName": "sub"} | _WINDOWS,
         _NEW | {"SecurityGroupIds": ["sg-12345678"], "SnapshotRetentionLimit": 3},
         _NEW | {"UserGroupIds": ["free"]},
+        _NEW | {"TransitEncryptionMode": "required"},
         {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d", "SnapshotName": "sharded"},
+        _NEW | {"EngineVersion": "8.0", "TransitEncryptionEnabled": True, "TransitEncryptionMode": "required"} | _TOKEN,
         {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d", "PrimaryClusterId": "one"},
         _NEW,
     ],
@@ -357,6 +362,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"CacheClusterId": "one", "CacheParameterGroupName": "mine", "AutoMinorVersionUpgrade": False} | _WINDOWS,
         {"CacheClusterId": "one", "SecurityGroupIds": ["sg-12345678"], "SnapshotRetentionLimit": 3},
         {"CacheClusterId": "one", "CacheNodeType": "cache.m7g.large"},
+        {"CacheClusterId": "lone", "AuthTokenUpdateStrategy": "SET", "ApplyImmediately": True} | _OTHER_TOKEN,
         {"CacheClusterId": "one", "Engine": "redis", "AutoMinorVersionUpgrade": False},
         {"CacheClusterId": "one", "AutoMinorVersionUpgrade": True},
     ],
@@ -380,6 +386,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"ReplicationGroupId": "demo", "UserGroupIdsToAdd": ["free"]},
         {"ReplicationGroupId": "red", "UserGroupIdsToRemove": ["team"]},
         {"ReplicationGroupId": "red", "RemoveUserGroups": True},
+        {"ReplicationGroupId": "closed", "AuthTokenUpdateStrategy": "SET", "ApplyImmediately": True} | _OTHER_TOKEN,
         {"ReplicationGroupId": "demo", "AutoMinorVersionUpgrade": True},
     ],
     "elasticache:ModifyReplicationGroupShardConfiguration": [

@@ -165,7 +165,6 @@ LOG = [
 @pytest.mark.parametrize(
     "params",
     [
-        {"AuthToken": "a" * 20},
         {"AtRestEncryptionEnabled": True},
         {"TransitEncryptionEnabled": True, "TransitEncryptionMode": "preferred"},
         {"KmsKeyId": "k"},
@@ -384,7 +383,6 @@ def test_a_custom_parameter_group_must_be_replaced_by_name(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"AuthToken": "a" * 20, "AuthTokenUpdateStrategy": "SET"},
         {"TransitEncryptionEnabled": True, "TransitEncryptionMode": "preferred"},
         {"LogDeliveryConfigurations": LOG},
         {"NotificationTopicArn": "arn:aws:sns:us-east-1:000000000000:t"},

@@ -112,6 +112,10 @@ def filled() -> World:
         for id in ("team", "free"):
             await world.ask("CreateUserGroup", {"UserGroupId": id, "Engine": "redis", "UserIds": ["shut", "app"]})
         await world.ask("ModifyReplicationGroup", {"ReplicationGroupId": "red", "UserGroupIdsToAdd": ["team"]})
+        shut = {"TransitEncryptionEnabled": True, "AuthToken": "a-token-of-16-or-more"}
+        await world.ask("CreateReplicationGroup", {"ReplicationGroupId": "closed"} | valkey | shut)
+        lone = {"CacheClusterId": "lone", "Engine": "valkey", "EngineVersion": "8.0", "CacheNodeType": "cache.t3.micro"}
+        await world.ask("CreateCacheCluster", lone | shut)
         values = [
             {"ParameterName": "timeout", "ParameterValue": "30"},
             {"ParameterName": "maxmemory-samples", "ParameterValue": "9"},

@@ -282,6 +282,7 @@ def test_a_cache_that_is_too_old_or_of_another_engine_does_not_get_a_group(rig: 
 def test_what_the_guide_says_is_done(rig: Rig) -> None:
     """Its commands, as aws-cli sends them."""
     rig.group()
+    rig.group("tokens", EngineVersion="8.0", TransitEncryptionEnabled=True, AuthToken="the-first-token-of-16-or-more")
     text = (Path(__file__).parents[2] / "docs/guide/users.md").read_text()
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
@@ -306,4 +307,5 @@ def test_what_the_guide_says_is_done(rig: Rig) -> None:
     assert set(clients(rig)) == {"default", "app"}
     assert clients(rig)["default"].access == "off -@all"
     assert clients(rig)["app"].passwords == (hash_of("the-next-one-of-16-or-more"),)
+    assert rig.stored("tokens").wanted.clients.tokens == (hash_of("the-next-token-of-16-or-more"),)  # type: ignore[union-attr]
     assert show(rig, "reader")["AccessString"] == "on ~* -@all +@read -@dangerous"

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Sequence
 
 from cachekeep.engines import acl
-from cachekeep.model import Anybody, Clients, ClientUser, Credential, NamedUsers, Secret
+from cachekeep.model import Clients, ClientUser, Credential, NamedUsers, Secret, TokenHolders
 
 ADMIN = "cachekeep-admin"
 """By which the control plane gives orders. No engine knows its password, only the hash to check it by."""
@@ -93,16 +93,17 @@ def names_of(clients: Clients) -> frozenset[str]:
 
 def users_of(clients: Clients, engine: str, numbers: tuple[int, ...]) -> tuple[str, ...]:
     """The ACL lines of whoever may be a client. ``default`` is always among them: engines have it, and let it do everything."""
-    if isinstance(clients, Anybody):
-        return (default_user(engine, numbers),)
+    if not isinstance(clients, NamedUsers):
+        tokens = clients.tokens if isinstance(clients, TokenHolders) and not clients.optional else ()
+        return (default_user(engine, numbers, tokens),)
     lines = [_client_user(user, engine, numbers) for user in clients.users]
     return (*lines, *(() if any(user.name == "default" for user in clients.users) else (_NOBODY,)))
 
 
-def default_user(engine: str, numbers: tuple[int, ...]) -> str:
-    """The ACL line of ``default``, which begins anew as ours do: what ElastiCache gives a client of a cache without AUTH or RBAC,
-    and not what it withholds."""
-    return _line("default", (), acl.parse("on ~* &* +@all"), engine, numbers)
+def default_user(engine: str, numbers: tuple[int, ...], tokens: Sequence[str] = ()) -> str:
+    """The ACL line of ``default``, which begins anew as ours do: what ElastiCache gives a client of a cache without RBAC, and not
+    what it withholds. ``tokens``: hashes of those by which clients come; without any they need none, and any is taken."""
+    return _line("default", tokens, acl.parse("on ~* &* +@all"), engine, numbers)
 
 
 def _client_user(user: ClientUser, engine: str, numbers: tuple[int, ...]) -> str:

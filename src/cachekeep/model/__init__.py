@@ -36,7 +36,7 @@ from cachekeep.model.change import (
     Starved,
     Starving,
 )
-from cachekeep.model.clients import Anybody, CacheUser, Clients, ClientUser, NamedUsers, UserGroup, fingerprint
+from cachekeep.model.clients import Anybody, CacheUser, Clients, ClientUser, NamedUsers, TokenHolders, UserGroup, fingerprint
 from cachekeep.model.condition import Condition, NodeCondition
 from cachekeep.model.credential import Credential, Secret
 from cachekeep.model.identities import IamUser, IssuedKey
@@ -133,6 +133,7 @@ __all__ = [
     "ClientUser",
     "Clients",
     "NamedUsers",
+    "TokenHolders",
     "UserGroup",
     "fingerprint",
     "Change",

@@ -3,6 +3,7 @@ hexadecimal)."""
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
 
@@ -28,7 +29,16 @@ class NamedUsers(msgspec.Struct, frozen=True, kw_only=True, tag="users"):
     users: tuple[ClientUser, ...]
 
 
-Clients = Anybody | NamedUsers
+class TokenHolders(msgspec.Struct, frozen=True, kw_only=True, tag="token"):
+    """Whoever has one of the tokens is the user ``default``. ``optional``: and so is whoever has none."""
+
+    tokens: tuple[str, ...]
+    """Hashes, the newest last."""
+    optional: bool = False
+    changed_at: dt.datetime
+
+
+Clients = Anybody | NamedUsers | TokenHolders
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,11 +10,23 @@ from msgspec.structs import replace
 from cachekeep.engines.catalogue import ENGINES
 from cachekeep.model import Cache, Member, Wanted, WantedShard
 from cachekeep.services.core import paging
-from cachekeep.services.core.caches import save
+from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
-from cachekeep.services.elasticache import find, in_force, names, quotas, render, replicas, restoring, snapshots, tags, zones
+from cachekeep.services.elasticache import (
+    admission,
+    find,
+    in_force,
+    names,
+    quotas,
+    render,
+    replicas,
+    restoring,
+    snapshots,
+    tags,
+    zones,
+)
 from cachekeep.services.elasticache import wanted as want
 from cachekeep.services.elasticache.groups import change_engine, change_node_type
 from cachekeep.store.contract import AlreadyThere, Transaction
@@ -76,6 +88,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         parameter_group=group_name,
         parameters=values,
         subnet_group=subnet_group,
+        clients=admission.of_new_cluster(params, context.clock.now(), engine=engine, transit=transit),
         **want.encrypted(context, transit, offer, node_type),
         **await want.plain(tx, params, context.settings),
         **want.windows(params, engine),
@@ -190,11 +203,14 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         raise combination_error(
             "The engine of a stand-alone cluster cannot be changed; make it the primary of a replication group first."
         )
+    if admission.CHANGES & params.keys():
+        changes["clients"] = admission.of_token(params, context.clock.now(), cache)
     changes |= await change_engine(params, tx, context, cache, immediately=immediately)
     changes |= await _change_nodes(params, tx, context, cache)
     wanted = want.revise(cache, changes, immediately=immediately)
     await want.check_room(tx, context, wanted, cache)
-    cache = await save(tx, cache, wanted)
+    opened = admission.still_open(wanted.clients) and not admission.still_open(before.clients)
+    cache = await save(tx, cache, wanted, *([told(cache, admission.STILL_OPEN)] if opened else []))
     return {"CacheCluster": render.cluster(cache, await tx.condition(cache.uid), cluster_id, context)}
 
 

@@ -14,8 +14,6 @@ _OUTPOST: Final = NotYet("An Outpost")
 _SNAPSHOT: Final = NotYet("Restoring a snapshot")
 
 _REFUSED: Final[Declared] = {
-    "AuthToken": NotYet("An AUTH token"),
-    "AuthTokenUpdateStrategy": NotYet("An AUTH token"),
     "AtRestEncryptionEnabled": NotYet("Encryption at rest", (False,)),
     "CacheSecurityGroupNames": Never(NO_CACHE_SECURITY_GROUPS),
     "DataTieringEnabled": NotYet("Data tiering", (False,)),
@@ -43,6 +41,8 @@ _REFUSED: Final[Declared] = {
     "TransitEncryptionMode": Effect("required: clients come by TLS and not without"),
 }
 _CACHES: Final[Declared] = {
+    "AuthToken": Effect("by which clients come; only a hash of it is kept"),
+    "AuthTokenUpdateStrategy": Effect("ROTATE adds the token, SET makes it the only one, DELETE gives it up for a user group"),
     "AZMode": Effect("Memcached nodes in one zone or in several"),
     "ApplyImmediately": Effect("now, with all that waits; else in the maintenance window"),
     "AutoMinorVersionUpgrade": Effect("is kept and shown"),

@@ -18,9 +18,9 @@ from cachekeep.services.core.context import Context, Params, combination_error, 
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Held, Operation, reads, writes
 from cachekeep.services.elasticache import (
+    admission,
     find,
     in_force,
-    memberships,
     mode,
     names,
     quotas,
@@ -90,7 +90,7 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str,
         parameters=values,
         subnet_group=subnet_group,
         **want.encrypted(context, transit, offer, node_type),
-        clients=await memberships.of_new(params, tx, engine, offer.version),
+        clients=await admission.of_new(params, tx, context.clock.now(), engine=engine, version=offer.version, transit=transit),
         **({"automatic_failover": clustered} | await want.plain(tx, params, context.settings)),
         **want.windows(params, engine),
     )
@@ -134,8 +134,11 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     # The node goes on in the shard that it was decided in.
     built = (replace(built[0], id=cache.wanted.shards[0].id),)
     changes = await want.plain(tx, params, context.settings) | want.windows(params, cache.wanted.engine, cache.wanted)
-    if "UserGroupIds" in params:
-        changes["clients"] = await memberships.of_new(params, tx, *in_force.engine(cache))
+    if "UserGroupIds" in params or "AuthToken" in params:
+        engine, version = in_force.engine(cache)
+        changes["clients"] = await admission.of_new(
+            params, tx, context.clock.now(), engine=engine, version=version, transit=cache.wanted.transit
+        )
     wanted = replace(cache.wanted, shards=built, **changes)
     shards.check_failover(wanted)
     await want.check_room(tx, context, wanted, cache)
@@ -181,7 +184,7 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
 
 
 async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """Changes node type, engine version, parameter group, user group, failover settings, windows, description;
+    """Changes node type, engine version, parameter group, user group or AUTH token, failover settings, windows, description;
     or cluster mode; or another primary."""
     params = call.params
     cache = await find.group(tx, params["ReplicationGroupId"])
@@ -202,8 +205,8 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     changes = await want.plain(tx, params, context.settings) | want.windows(params, before.engine, before)
     if "CacheNodeType" in params:
         changes["node_type"] = await change_node_type(tx, cache, params["CacheNodeType"])
-    if params.keys() & {"UserGroupIdsToAdd", "UserGroupIdsToRemove", "RemoveUserGroups"}:
-        changes["clients"] = await memberships.of_changed(params, tx, cache, *in_force.engine(cache))
+    if admission.CHANGES & params.keys():
+        changes["clients"] = await admission.of_changed(params, tx, context.clock.now(), cache)
     changes |= await change_engine(params, tx, context, cache, immediately=immediately)
     if "SnapshottingClusterId" in params:
         changes["snapshotting_id"] = _snapshotting(cache, params["SnapshottingClusterId"].lower())
@@ -216,6 +219,8 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     if wanted.automatic_failover != before.automatic_failover:
         turned = "on" if wanted.automatic_failover else "off"
         events.append(told(cache, f"Automatic failover has been turned {turned} for replication group {cache.name}"))
+    if admission.still_open(wanted.clients) and not admission.still_open(before.clients):
+        events.append(told(cache, admission.STILL_OPEN))
     cache = await save(tx, cache, wanted, *events)
     return {"ReplicationGroup": render.group(cache, await tx.condition(cache.uid), context)}
 

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from cachekeep.engines import acl
 from cachekeep.engines.catalogue import numbers
-from cachekeep.model import Anybody, Cache, CacheUser, Clients, ClientUser, Condition, NamedUsers, UserGroup, fingerprint
+from cachekeep.model import Cache, CacheUser, ClientUser, Condition, NamedUsers, UserGroup, fingerprint
 from cachekeep.services.core.caches import every, save
-from cachekeep.services.core.context import Params, combination_error, value_error
+from cachekeep.services.core.context import combination_error, value_error
 from cachekeep.services.elasticache import in_force
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
@@ -148,37 +148,3 @@ async def clients(tx: Transaction, group: UserGroup, engine: str, version: str) 
             )
     copies = [ClientUser(name=u.user_name, access=u.access, passwords=u.passwords) for u in found]
     return NamedUsers(group=group.name, users=tuple(sorted(copies, key=lambda u: u.name)))
-
-
-async def of_new(params: Params, tx: Transaction, engine: str, version: str) -> Clients:
-    """Who may be a client of a new cache. Raises ApiError UserGroupNotFound or InvalidParameterCombination."""
-    ids = params.get("UserGroupIds", ())
-    return await clients(tx, await _one(tx, ids), engine, version) if ids else Anybody()
-
-
-async def _one(tx: Transaction, ids: Sequence[str]) -> UserGroup:
-    if len({id.lower() for id in ids}) > 1:
-        raise combination_error("A replication group can have one user group at most.")
-    return await find_group(tx, ids[0])
-
-
-async def of_changed(params: Params, tx: Transaction, cache: Cache, engine: str, version: str) -> Clients:
-    """Who may be a client of a cache after a request; ``engine`` and ``version`` are those that run.
-
-    Raises ApiError UserGroupNotFound, InvalidParameterValue or InvalidParameterCombination.
-    """
-    now = cache.wanted.clients
-    has = now.group if isinstance(now, NamedUsers) else None
-    add, remove = params.get("UserGroupIdsToAdd", ()), params.get("UserGroupIdsToRemove", ())
-    for id in remove:
-        if id.lower() != has:
-            raise value_error(f"User group {id} is not a user group of replication group {cache.name}.")
-    goes = bool(remove) or params.get("RemoveUserGroups", False)
-    if not add:
-        return Anybody() if goes else now
-    wanted = await _one(tx, add)
-    if has is not None and not goes:
-        raise combination_error(
-            f"Replication group {cache.name} has the user group {has}, and can have one at most: name it in UserGroupIdsToRemove."
-        )
-    return await clients(tx, wanted, engine, version)

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cachekeep.engines.catalogue import Catalogue, numbers, offer_of
-from cachekeep.model import Cache, Condition, NamedUsers, Node, ParameterGroup, Shard, SubnetGroup, WantedShard
+from cachekeep.model import (
+    Cache,
+    Condition,
+    NamedUsers,
+    Node,
+    ParameterGroup,
+    Shard,
+    SubnetGroup,
+    TokenHolders,
+    WantedShard,
+    fingerprint,
+)
 from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
 from cachekeep.plan.slots.ranges import Ranges
 from cachekeep.plan.slots.reshard import percent
@@ -33,7 +44,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "ReplicationGroupId": cache.name,
         "Description": wanted.description,
         "Status": status,
-        "PendingModifiedValues": _pending_group(cache),
+        "PendingModifiedValues": _pending_group(cache) | _token_on_its_way(cache, condition),
         "MemberClusters": list(cache.cluster_ids()),
         "NodeGroups": [_node_group(cache, shard, status, clustered) for shard in _shards(cache)],
         "AutomaticFailover": _automatic_failover(cache),
@@ -43,7 +54,7 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
         "ClusterEnabled": clustered,
         "ClusterMode": cache.cluster_mode,
         "CacheNodeType": in_force.node_type(cache),
-        "AuthTokenEnabled": False,
+        **_token(cache),
         **_transit(cache),
         "AtRestEncryptionEnabled": False,
         "StorageEncryptionType": "none",
@@ -60,6 +71,23 @@ def group(cache: Cache, condition: Condition | None, context: Context) -> Shape:
     if wanted.snapshotting_id:
         shape["SnapshottingClusterId"] = wanted.snapshotting_id
     return shape | _told(ConfigurationEndpoint=endpoint(cache, "configuration"))
+
+
+def _token(cache: Cache) -> Shape:
+    """The token itself is never told."""
+    clients = cache.wanted.clients
+    if not isinstance(clients, TokenHolders):
+        return {"AuthTokenEnabled": False}
+    return {"AuthTokenEnabled": True, "AuthTokenLastModifiedDate": clients.changed_at}
+
+
+def _token_on_its_way(cache: Cache, condition: Condition | None) -> Shape:
+    """Until all nodes that answer let in who has it [AuthTokenUpdateStatus]."""
+    clients = cache.wanted.clients
+    told = condition is not None and condition.clients_told == fingerprint(clients)
+    if not isinstance(clients, TokenHolders) or told or not cache.decided.available_at:
+        return {}
+    return {"AuthTokenStatus": "ROTATING" if clients.optional or len(clients.tokens) > 1 else "SETTING"}
 
 
 def _transit(cache: Cache) -> Shape:
@@ -163,7 +191,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         "PreferredAvailabilityZone": next(iter(zones.values())) if len(set(zones.values())) == 1 else "Multiple",
         "CacheClusterCreateTime": _created_at(cache, here),
         "PreferredMaintenanceWindow": wanted.maintenance_window,
-        "PendingModifiedValues": _pending_cluster(cache, here, context.catalogue),
+        "PendingModifiedValues": _pending_cluster(cache, here, context.catalogue) | _token_on_its_way(cache, condition),
         "CacheSecurityGroups": [],
         "CacheParameterGroup": {
             "CacheParameterGroupName": in_force.parameter_group(cache, here),
@@ -173,7 +201,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         "CacheSubnetGroupName": wanted.subnet_group or DEFAULT_SUBNET_GROUP,
         "AutoMinorVersionUpgrade": wanted.auto_minor_version_upgrade,
         "SecurityGroups": [{"SecurityGroupId": group_id, "Status": "active"} for group_id in groups],
-        "AuthTokenEnabled": False,
+        **_token(cache),
         **_transit(cache),
         "AtRestEncryptionEnabled": False,
         "ARN": arn(context.settings, "cluster", cluster_id),
