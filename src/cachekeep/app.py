@@ -151,10 +151,7 @@ class App:
         known, strangers = self._trails()
         await _hold_to_key(store, sealing, given=settings.root_key is not None)
         self._password_of = sealing.password_of
-        authorities = certs.load(settings.data_dir / certs.FILE, sealing)
-        if settings.ca_cert is not None or settings.ca_key is not None:
-            _use_given(authorities, settings, clock)
-        authorities.make(clock)
+        authorities = certs.furnished(settings.data_dir / certs.FILE, sealing, settings.ca_cert, settings.ca_key, clock)
         self._papers_of = authorities.papers_of
         await self.reload()
         driver = LocalDriver(settings.data_dir, clock, programs=programs(lambda: self.catalogue))
@@ -439,15 +436,6 @@ async def _hold_to_key(store: Store, sealing: seals.Sealing, *, given: bool) -> 
             sealing.path,
             ", ".join(lost),
         )
-
-
-def _use_given(authorities: certs.Authorities, settings: Settings, clock: Clock) -> None:
-    """Have the authority that was given issue from now on. Raises ``Unusable``."""
-    if settings.ca_cert is None or settings.ca_key is None:
-        raise Unusable("a certificate authority is its certificate and its key: give both, --ca-cert and --ca-key, or neither.")
-    certificate, key = certs.given(settings.ca_cert, settings.ca_key, clock.now())
-    if authorities.ids[-1:] != (certs.id_of(certificate),):
-        authorities.add(certificate, key)
 
 
 def _identity(data_dir: Path) -> str:

@@ -148,6 +148,12 @@ def test_what_cannot_be_an_authority_is_refused(tmp_path: Path) -> None:
         certs.given(tmp_path / "c", tmp_path / "k", NOW + dt.timedelta(days=365 * 2000))
     with pytest.raises(Unusable, match="Nothing was started"):
         certs.given(tmp_path / "none", tmp_path / "k", NOW)
+    with pytest.raises(Unusable, match="give both"):
+        certs.furnished(tmp_path / certs.FILE, KEY, tmp_path / "c", None, SystemClock())
+    for _ in range(2):  # given again, it is the same one
+        of = certs.furnished(tmp_path / certs.FILE, KEY, tmp_path / "c", tmp_path / "k", SystemClock())
+        assert of.ids == (certs.id_of(ca.cert_pem.bytes().decode()),)
+        assert (tmp_path / "ca.pem").read_text() == of.pem()
 
 
 def test_an_authority_that_has_ended_issues_nothing() -> None:

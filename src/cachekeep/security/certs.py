@@ -197,6 +197,20 @@ def load(path: Path, sealing: Sealing) -> Authorities:
     return Authorities(read(path), sealing, path)
 
 
+def furnished(path: Path, sealing: Sealing, certificate: Path | None, key: Path | None, clock: Clock) -> Authorities:
+    """Those in ``path``; the one that is given, or else one that is made where there is none, issues. Raises ``Unusable``, or
+    ``Unsealable`` without a root key."""
+    authorities = load(path, sealing)
+    if certificate is not None or key is not None:
+        if certificate is None or key is None:
+            raise Unusable("a certificate authority is its certificate and its key: give both, --ca-cert and --ca-key, or neither.")
+        text, private = given(certificate, key, clock.now())
+        if authorities.ids[-1:] != (id_of(text),):
+            authorities.add(text, private)
+    authorities.make(clock)
+    return authorities
+
+
 def read(path: Path) -> list[Authority]:
     """Those in a file. Raises ``Unusable``."""
     try:
