@@ -71,6 +71,13 @@ def test_fronts_have_two_descriptors_for_each_client() -> None:
     assert (FRONT_CONNECTIONS["discovery"], FRONT_CONNECTIONS["compatible"]) == (relay.CONNECTIONS, compatible_relay.CONNECTIONS)
 
 
+def test_a_balancer_has_room_for_all_its_connections_at_their_worst() -> None:
+    front = Front(name="f", kind="balancer", address="", port=1)
+    buffers = FRONT_CONNECTIONS["balancer"] * 2 * 16384  # HAProxy, tune.bufsize
+    assert (front_limits(front).memory_bytes or 0) > buffers + 14 * MIB
+    assert front_limits(Front(name="f", kind="discovery", address="", port=1)).memory_bytes is None
+
+
 def test_memcached_has_room_for_items_connections_and_its_hash_table() -> None:
     cache, node = of("memcached", "1.6.18")
     assert limits(cache, node).memory_bytes == (512 + 128 + 64) * MIB + -(-20000 * 1024 // MIB) * MIB

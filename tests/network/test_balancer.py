@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import shutil
 import socket
 import stat
@@ -17,6 +18,7 @@ import pytest
 import redis
 from tests.addresses import free_port, new_address
 
+from cachekeep.engines.limits import BALANCED_BYTES, BALANCER_BYTES, FRONT_CONNECTIONS
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Cache, Front, Node, Wanted
 from cachekeep.network import balancer
@@ -174,6 +176,30 @@ async def test_a_node_that_refuses_costs_no_client_an_error(started: Callable[..
     one = started("r-001")
     await balancer.point(one.socket, [*one.targets("r-001"), ("dead", new_address(), one.port)])
     assert one.reached() == {"r-001"}
+
+
+async def test_a_flood_takes_no_more_memory_than_it_is_held_to(started: Callable[..., Balancer]) -> None:
+    """Clients that ask for much and read nothing: each fills its buffers, and whoever was there before is served as ever."""
+    one = started("r-001")
+    with redis.Redis(NODES["r-001"], one.port) as node:
+        node.set("blob", bytes(6 << 20))
+
+    def resident() -> int:
+        return int(Path(f"/proc/{one.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    calm, flood = resident(), 50
+    with ExitStack() as stack:
+        before = stack.enter_context(redis.Redis(ADDRESS, one.port, decode_responses=True, single_connection_client=True))
+        assert before.get("name") == "r-001"
+        for _ in range(flood):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((ADDRESS, one.port))
+            client.sendall(b"GET blob\r\n")
+        eventually(lambda: resident() > calm + flood * (8 << 10))
+        assert before.get("name") == "r-001"
+        assert resident() < BALANCER_BYTES + flood * BALANCED_BYTES
+    assert one.spec.limits.memory_bytes == BALANCER_BYTES + FRONT_CONNECTIONS["balancer"] * BALANCED_BYTES
 
 
 async def test_its_socket_is_for_its_owner_and_its_silence_an_error(started: Callable[..., Balancer], tmp_path: Path) -> None:
