@@ -187,12 +187,16 @@ def nouns_twice() -> list[str]:
 # --- fields
 
 
+TABLE = "src/cachekeep/model/traits.py"
+"""It gives its nouns their values itself."""
+
+
 def _fields() -> dict[str, list[str]]:
     """The fields of each noun, by its name."""
     return {
         node.name: [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
         for path, tree in sources().items()
-        if path.startswith("src/cachekeep/model/")
+        if path.startswith("src/cachekeep/model/") and path != TABLE
         for node in tree.body
         if isinstance(node, ast.ClassDef)
     }
@@ -290,7 +294,16 @@ def size(*places: str) -> int:
     return sum(len(text.splitlines()) for path, text in texts().items() if path.endswith(".py") and path.startswith(where))
 
 
-CHECKS = (long_files, long_lines, circles, dead_names, nouns_twice, one_way_fields, stiff_words, compared_sentences)
+CHECKS = (
+    long_files,
+    long_lines,
+    circles,
+    dead_names,
+    nouns_twice,
+    one_way_fields,
+    stiff_words,
+    compared_sentences,
+)
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from cachekeep.compute.lines import Lines
 from cachekeep.engines.replies import info, stream
 from cachekeep.errors import OrderFailed
 from cachekeep.model import Heard, Moment
+from cachekeep.model.traits import traits
 
 Command = tuple[str, ...]
 
@@ -45,15 +46,15 @@ class Commands:
     async def let_pass(self, order: int, *targets: Target, leading: bool = False) -> None:
         """Raises OrderFailed for a node that has seen a later order. ``leading``: it is an order to lead."""
         for target in targets:
-            if target.engine == "memcached":
-                raise OrderFailed(f"{target.name}: Memcached has no replication")
+            if not traits(target.engine).replicates:
+                raise OrderFailed(f"{target.name}: {target.engine.title()} has no replication")
             if not await self._memory.admit(target.key, order, leading=leading):
                 raise OrderFailed(f"{target.name} has seen a later order than {order}")
 
     async def send(self, target: Target, *commands: Command) -> list[Reply]:
         """Send commands in one go; every reply must be good. Raises OrderFailed in the engine's words."""
-        if target.engine == "memcached":
-            raise OrderFailed(f"{target.name}: Memcached cannot be told {commands[0][0]}")
+        if traits(target.engine).speaks != "resp":
+            raise OrderFailed(f"{target.name}: {target.engine.title()} cannot be told {commands[0][0]}")
         with failures(target):
             async with asyncio.timeout(ORDER_SECONDS):
                 line = await self._lines.open(target)

@@ -18,6 +18,7 @@ from cachekeep.compute.spares import Spares
 from cachekeep.engines.launch import NOBODY_PORT
 from cachekeep.engines.replies import excuse
 from cachekeep.model import Excuse
+from cachekeep.model.traits import traits
 
 _CONNECT_SECONDS = 0.5
 """Within this a host takes a connection of ours, or it is tried anew."""
@@ -81,7 +82,7 @@ class Lines:
                     raise
                 line = spare
             self._lines[target.key] = (target.address, target.port, line)
-            if self._spares is not None and target.engine != "memcached":
+            if self._spares is not None and traits(target.engine).replicates:
                 self._targets[target.key] = target
                 self._keeping = self._keeping or asyncio.get_running_loop().create_task(self._keep_spares(self._spares))
                 self._more.set()
@@ -180,7 +181,7 @@ class Lines:
         try:
             return await enter()
         except ReplyError as error:
-            if excuse(str(error)).plight != "crowded" or target.engine == "memcached" or self.kept(target) is None:
+            if excuse(str(error)).plight != "crowded" or not traits(target.engine).replicates or self.kept(target) is None:
                 raise
         async with self.room(target):
             return await enter()
@@ -231,7 +232,7 @@ def _name(target: Target) -> str:
 
 
 async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Line:
-    memcached = target.engine == "memcached"
+    memcached = traits(target.engine).speaks == "memcached"
     greeting = _VERSION if memcached else resp(log_in(target))
     try:
         # A lost host answers nothing, and when it is back, the kernel's next try may be a minute away.
@@ -246,7 +247,7 @@ async def _open(target: Target, on_lost: Callable[[], None] | None = None) -> Li
 
 async def _answers(target: Target) -> Excuse | None:
     """What it says to nonsense; None if it says nothing. Memcached holds nothing back."""
-    if target.engine == "memcached":
+    if not traits(target.engine).replicates:
         return None
     try:
         async with asyncio.timeout(_KNOCK_SECONDS):

@@ -15,6 +15,7 @@ from cachekeep.engines import discovery
 from cachekeep.engines.config import BOUNDS
 from cachekeep.engines.replies import amounts, excuse, info, memcached_bounds, node_view, reaches
 from cachekeep.model import Excuse, Heard, NodeView, Silence
+from cachekeep.model.traits import traits
 
 _INFO = tuple(("INFO", section) for section in ("replication", "persistence", "keyspace", "memory", "clients"))
 _READ_WHOLE = 3
@@ -102,7 +103,7 @@ class Looks:
             return await self._ask(await self._lines.open(target), target)  # a line may be closed; is the engine there?
 
     async def _ask(self, line: Line, target: Target) -> NodeView:
-        if target.engine == "memcached":
+        if traits(target.engine).speaks == "memcached":
             return await _look_memcached(line, target)
         asked_at = self._clock.moment()
         seen = await _look_resp(line, target)

@@ -11,6 +11,7 @@ from cachekeep.compute.line import LineLost, Reply, ReplyError, good, resp, text
 from cachekeep.compute.lines import Lines
 from cachekeep.engines.replies import info
 from cachekeep.model.sample import Sample
+from cachekeep.model.traits import traits
 
 _HISTOGRAMS_SINCE = 7
 _INFO = ("INFO", "all")
@@ -33,7 +34,7 @@ class Meter:
         try:
             async with asyncio.timeout(deadline_seconds):
                 line = await self._lines.open(target)
-                if target.engine == "memcached":
+                if traits(target.engine).speaks == "memcached":
                     (reply,) = good(await line.ask(_ASK_MEMCACHED, 1))
                     return Sample(at=self._clock.moment(), fields=_stats(reply))
                 if int(target.version.partition(".")[0]) < _HISTOGRAMS_SINCE:

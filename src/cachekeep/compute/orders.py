@@ -34,6 +34,7 @@ from cachekeep.model import (
     Replicate,
     Witness,
 )
+from cachekeep.model.traits import traits
 from cachekeep.plan.slots.ranges import common, count
 
 _REACH_SECONDS = 0.15
@@ -167,7 +168,7 @@ class Orders:
 
     async def _apply_settings(self, target: Target, settings: Mapping[str, str]) -> None:
         """All of them or none."""
-        if target.engine == "memcached":
+        if traits(target.engine).speaks == "memcached":
             for name, value in settings.items():
                 await self._commands.send_memcached(target, f"{name} {value}\r\n".encode(), expect="OK")
             return

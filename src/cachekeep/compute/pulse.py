@@ -12,6 +12,7 @@ from cachekeep.compute.line import Line, LineLost, Reply, ReplyError, resp
 from cachekeep.engines import discovery
 from cachekeep.engines.replies import acquaintances, pulse
 from cachekeep.model import Moment
+from cachekeep.model.traits import traits
 
 _ASK_ENGINE = resp(("INFO", "replication"))
 _ASK_IN_CLUSTER = _ASK_ENGINE + resp(("CLUSTER", "INFO"))
@@ -71,7 +72,7 @@ class Pulse:
     ) -> None:
         self.terms = (target, interval_seconds, deadline_seconds, wake)
         self._key = target.key
-        self._replicated = target.engine != "memcached"
+        self._replicated = traits(target.engine).replicates
         self._question, self._replies = _ASK_ENGINE if self._replicated else _ASK_MEMCACHED, 1
         if target.cluster_id:
             self._question, self._replies = _ASK_IN_CLUSTER, 2

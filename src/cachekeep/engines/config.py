@@ -20,6 +20,7 @@ from cachekeep.model import (
     Election,
     Node,
 )
+from cachekeep.model.traits import traits
 
 _MIB = 1024 * 1024
 
@@ -167,7 +168,7 @@ def settings_of(node: Sort) -> EngineSettings:
     """The settings of all nodes of a sort: to be read only."""
     machine = node.machine
     values = parameter_values(node)
-    if node.engine == "memcached":
+    if traits(node.engine).speaks == "memcached":
         return EngineSettings(live={"cache_memlimit": str(item_mb(values))}, boot=values, left_out={})
     data = maxmemory(values, machine)
     live: dict[str, str] = {"maxmemory": str(data), **_buffer_limits(values)} | _OUR_OWN_LIVE

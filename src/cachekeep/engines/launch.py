@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
@@ -21,6 +20,7 @@ from cachekeep.engines.runtime import runtime
 from cachekeep.engines.tls import AUTHORITIES, IDENTITY, Papers
 from cachekeep.engines.users import secret_of
 from cachekeep.model import Cache, Digests, Limits, Node, Runtime, Secret, Shard
+from cachekeep.model.traits import Speaks, traits
 
 NOBODY_PORT = 1
 """A replica told to follow its own address at this port follows nobody."""
@@ -35,7 +35,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, tuple[str, bool]]
     """Name → (text, whether it is secret)."""
     env: dict[str, str] = {}
-    probe: Literal["resp", "memcached"]
+    probe: Speaks
     limits: Limits
     tls: bool = False
     """The probe has to come by TLS."""
@@ -63,7 +63,7 @@ def launch(
     """
     wanted = runtime(cache, node)
     told = within(wanted.settings, open_files)
-    if node.engine == "memcached":
+    if traits(node.engine).speaks == "memcached":
         argv, files = _memcached_argv(build, node, wanted.boot, run_as, open_files), _board(cache)
     else:
         argv = (build.program, "{dir}/server.conf")
@@ -75,7 +75,7 @@ def launch(
     return Launch(
         argv=argv,
         files=files,
-        probe="memcached" if node.engine == "memcached" else "resp",
+        probe=traits(node.engine).speaks,
         tls=cache.encrypted,
         limits=wanted.limits,
         settings=told,

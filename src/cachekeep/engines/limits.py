@@ -23,6 +23,7 @@ from cachekeep.engines.config import (
     sort,
 )
 from cachekeep.model import Cache, Front, Limits, Node, Wanted
+from cachekeep.model.traits import traits
 
 _MIB: Final = 1 << 20
 FRAGMENTATION: Final = 2
@@ -95,7 +96,7 @@ def _needed_bytes(node: Sort) -> int:
     """Full at ``maxmemory``, fragmented, with all of it copied for a fork, every buffer at its bound: never less than
     the node type's own memory, which is the user's to fill."""
     values, machine = parameter_values(node), node.machine
-    if node.engine == "memcached":
+    if not traits(node.engine).replicates:
         return _memcached_bytes(values)
     data = maxmemory(values, machine)
     shared = node.numbers >= SHARED_REPLICA_BUFFERS_SINCE
@@ -113,6 +114,6 @@ def _memcached_bytes(values: dict[str, str]) -> int:
 
 def _open_files(node: Sort) -> int:
     """A descriptor for each client, and the process's own."""
-    if node.engine == "memcached":
+    if not traits(node.engine).replicates:
         return int(parameter_values(node)["max_simultaneous_connections"]) + MEMCACHED_OWN_FILES
     return int(settings_of(node).live["maxclients"]) + ENGINES_OWN_FILES

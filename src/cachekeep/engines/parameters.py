@@ -16,6 +16,7 @@ import msgspec
 
 from cachekeep.engines.node_types import NodeType, node_types, offered
 from cachekeep.errors import InvalidValue
+from cachekeep.model.traits import traits
 
 ChangeType = Literal["immediate", "requires-reboot"]
 
@@ -105,7 +106,7 @@ def default_groups() -> dict[str, str]:
 
 
 def has_cluster_mode(family: str) -> bool:
-    return engine_of(family) != "memcached" and family not in _WITHOUT_CLUSTER_MODE
+    return traits(engine_of(family)).replicates and family not in _WITHOUT_CLUSTER_MODE
 
 
 def defaults(family: str, cluster_on: bool = False) -> dict[str, str]:

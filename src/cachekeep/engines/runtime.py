@@ -9,6 +9,7 @@ from cachekeep.engines.limits import limits_of
 from cachekeep.engines.tls import tls
 from cachekeep.engines.users import REPLICA, names_of, our_users, users_of
 from cachekeep.model import Cache, Clients, Credential, Login, Node, Runtime, Tls
+from cachekeep.model.traits import traits
 
 
 def runtime(cache: Cache, node: Node) -> Runtime:
@@ -21,7 +22,7 @@ def _runtime(
     node: Sort, credentials: tuple[Credential, ...], clients: Clients, known: frozenset[str], encryption: Tls | None
 ) -> Runtime:
     found, limits = settings_of(node), limits_of(node)
-    if node.engine == "memcached":
+    if not traits(node.engine).has_users:
         return Runtime(settings=found.live, boot=found.boot, tls=encryption, limits=limits)
     by_age = sorted(credentials, key=lambda c: c.serial)
     return Runtime(

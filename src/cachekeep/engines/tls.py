@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cachekeep.model import Cache, Node, Tls
+from cachekeep.model.traits import traits
 
 IDENTITY, AUTHORITIES = "tls.pem", "ca.pem"
 """Files in a node's own directory, which is where its engine works: key and certificate; the authorities that it trusts."""
@@ -29,7 +30,7 @@ def tls(cache: Cache, node: Node) -> Tls | None:
     certificate = cache.decided.certificate
     if certificate is None or cache.decided.transit == "disabled":
         return None
-    if node.engine == "memcached":
+    if traits(node.engine).speaks == "memcached":
         return Tls(certificate=certificate, settings=())
     settings = {
         "port": "0",

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.cache import Cache, Node
+from cachekeep.model.traits import traits
 
 EndpointKind = Literal["primary", "reader", "configuration", "node"]
 
@@ -33,7 +34,7 @@ def endpoints(cache: Cache) -> tuple[Endpoint, ...]:
         for kind, address in _of_shard(shard.primary_address, shard.reader_address)
         if address
     ]
-    discovered = cache.wanted.engine == "memcached" or cache.cluster_mode != "disabled"
+    discovered = traits(cache.wanted.engine).listed or cache.cluster_mode != "disabled"
     if discovered and decided.configuration_address:
         found.append(Endpoint(kind="configuration", address=decided.configuration_address, port=port))
     return tuple(found)

@@ -6,11 +6,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final, Protocol
 
 from cachekeep.compute.contract import Key, ProcessSpec
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, Front, Node
+from cachekeep.model.cache import FrontKind
 from cachekeep.network import balancer, compatible, compatible_relay, discovery, relay
 
 _RELAYS = {discovery.PROGRAM: relay, compatible.PROGRAM: compatible_relay}
@@ -37,6 +39,59 @@ def programs(catalogue: Callable[[], Catalogue]) -> Callable[[str], tuple[str, .
     return words
 
 
+class _Kind(Protocol):
+    """What each kind of front is, on this machine: ``place`` is its process's own directory."""
+
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        """See ``Fronts.spec``."""
+
+    async def point(self, place: Path, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        """See ``Fronts.point``."""
+
+    async def pointed(self, place: Path, front: Front) -> tuple[tuple[str, ...], int]:
+        """See ``Fronts.pointed``."""
+
+
+class _Discovery:
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        version = nodes[0].version if nodes else cache.wanted.version
+        return discovery.spec(cache, front, nodes, cache.decided.discovery_version, told_version=version)
+
+    async def point(self, place: Path, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        await discovery.point(place, front, nodes, version)
+
+    async def pointed(self, place: Path, front: Front) -> tuple[tuple[str, ...], int]:
+        return await discovery.pointed(place, front)
+
+
+class _Compatible:
+    """Follows the primary endpoint by itself."""
+
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        return compatible.spec(cache, front)
+
+    async def point(self, place: Path, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        return
+
+    async def pointed(self, place: Path, front: Front) -> tuple[tuple[str, ...], int]:
+        await compatible.answers(front)
+        return (), 0
+
+
+class _Balancer:
+    def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
+        return balancer.spec(cache, front, nodes)
+
+    async def point(self, place: Path, front: Front, nodes: tuple[Node, ...], version: int) -> None:
+        await balancer.point(place / balancer.SOCKET, [(n.name, n.address, n.port) for n in nodes])
+
+    async def pointed(self, place: Path, front: Front) -> tuple[tuple[str, ...], int]:
+        return await balancer.pointed(place / balancer.SOCKET), 0
+
+
+_KINDS: Final[dict[FrontKind, _Kind]] = {"discovery": _Discovery(), "compatible": _Compatible(), "balancer": _Balancer()}
+
+
 class LocalFronts:
     """Fronts that are processes of this machine. ``directory_of`` says where the driver keeps a process's own files."""
 
@@ -45,30 +100,16 @@ class LocalFronts:
 
     def spec(self, cache: Cache, front: Front, nodes: tuple[Node, ...]) -> ProcessSpec:
         """How to start the front, already pointed at ``nodes``."""
-        if front.kind == "discovery":
-            version = nodes[0].version if nodes else cache.wanted.version
-            return discovery.spec(cache, front, nodes, cache.decided.discovery_version, told_version=version)
-        if front.kind == "compatible":
-            return compatible.spec(cache, front)
-        return balancer.spec(cache, front, nodes)
+        return _KINDS[front.kind].spec(cache, front, nodes)
 
     async def point(self, cache: Cache, front: Front, nodes: tuple[Node, ...], version: int) -> None:
-        """Pass on to these nodes from now on; one of kind ``compatible`` follows the primary endpoint by
-        itself. Raises ``OrderFailed``."""
-        if front.kind == "discovery":
-            await discovery.point(self._directory(cache, front), front, nodes, version)
-        elif front.kind == "balancer":
-            await balancer.point(self._socket(cache, front), [(n.name, n.address, n.port) for n in nodes])
+        """Pass on to these nodes from now on. Raises ``OrderFailed``."""
+        await _KINDS[front.kind].point(self._directory(cache, front), front, nodes, version)
 
     async def pointed(self, cache: Cache, front: Front) -> tuple[tuple[str, ...], int]:
         """Names of the nodes it passes on to (none: it follows the primary endpoint), and the version of its list (0:
         it has none). Raises ``OrderFailed``."""
-        if front.kind == "discovery":
-            return await discovery.pointed(self._directory(cache, front), front)
-        if front.kind == "compatible":
-            await compatible.answers(front)
-            return (), 0
-        return await balancer.pointed(self._socket(cache, front)), 0
+        return await _KINDS[front.kind].pointed(self._directory(cache, front), front)
 
     async def post(self, cache: Cache, node: Node, payload: str) -> None:
         """Put a discovery list on the board of a Memcached node, if it has one. Raises ``OrderFailed``."""
@@ -76,6 +117,3 @@ class LocalFronts:
 
     def _directory(self, cache: Cache, front: Front) -> Path:
         return self._directory_of((cache.uid, front.name))
-
-    def _socket(self, cache: Cache, front: Front) -> Path:
-        return self._directory(cache, front) / balancer.SOCKET

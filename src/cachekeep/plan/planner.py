@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from cachekeep.model import Cache, Moment, Step, View, Wait
+from cachekeep.model.traits import traits
 from cachekeep.plan import deadlines, jobs, moments, restores
 from cachekeep.plan.change import backups, clients, credentials, errands, rollout, switch
 from cachekeep.plan.flights import first
@@ -17,9 +18,9 @@ from cachekeep.plan.situation import Policy, Situation, listed, names, verb
 from cachekeep.plan.slots import reshard
 
 Rule = Callable[[Situation], Step | None]
-Applies = Literal["always", "deleted", "all", "replicated", "plain", "cluster", "memcached"]
+Applies = Literal["always", "deleted", "all", "replicated", "plain", "cluster", "listed"]
 """To which caches: deleted or not; deleted; all others; of these those of Valkey and Redis, of which those without cluster mode and
-those in it; those of Memcached."""
+those in it; those whose clients are told by a list."""
 
 
 class Row(NamedTuple):
@@ -69,7 +70,7 @@ RULES: tuple[Row, ...] = (
     Row(starve.stop, "all", "after `promote.lead`: an order that fails keeps all rules after it from their turn"),
     Row(endpoints.publish, "plain", "after `followers.track`: readers are sent to who is in sync"),
     Row(endpoints.balance, "all", "after `endpoints.publish`: first where clients write, then where they read"),
-    Row(endpoints.discovery, "memcached", "before `announce.announce`: a node is available when clients are told of it"),
+    Row(endpoints.discovery, "listed", "before `announce.announce`: a node is available when clients are told of it"),
     Row(configuration.introduce, "cluster", "before `announce.announce`: a node is available when clients are told of it"),
     Row(announce.announce, "all", "after `endpoints.publish`: available is what is served"),
     Row(switch.retire, "cluster", "after `announce.announce`: those that took their place play their part by then"),
@@ -124,8 +125,8 @@ def rules_of(cache: Cache) -> tuple[Rule, ...]:
     applying: set[Applies] = {"always"}
     if cache.ending:
         applying |= {"deleted"}
-    elif cache.wanted.engine == "memcached":
-        applying |= {"all", "memcached"}
+    elif traits(cache.wanted.engine).listed:
+        applying |= {"all", "listed"}
     else:
         applying |= {"all", "replicated", "cluster" if cache.clustered else "plain"}
     return tuple(row.rule for row in RULES if row.applies in applying)

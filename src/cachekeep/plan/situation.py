@@ -28,6 +28,7 @@ from cachekeep.model import (
     branches,
     elapsed,
 )
+from cachekeep.model.traits import traits
 from cachekeep.model.windows import in_window
 
 
@@ -98,7 +99,7 @@ class Situation:
     @property
     def replicated(self) -> bool:
         """Whether the engine knows primaries and replicas."""
-        return self.cache.wanted.engine != "memcached"
+        return traits(self.cache.wanted.engine).replicates
 
     @property
     def clustered(self) -> bool:

@@ -12,6 +12,7 @@ from cachekeep.engines.catalogue import offer_of
 from cachekeep.model import Cache, Condition, Errand, Secret, Snapshot, SnapshotEnd, Verification, Wanted
 from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.model.security_group import SecurityGroup
+from cachekeep.model.traits import traits
 from cachekeep.plan.status import unseen
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, value_error
@@ -196,8 +197,8 @@ SERVICE: Final = Service(
 
 def rotated(cache: Cache, secret: Secret, context: Context) -> Wanted:
     """What is wanted, with one more password to come to; as it is while one is on its way. Raises ApiError for what cannot be."""
-    if cache.wanted.engine == "memcached":
-        raise value_error(f"{cache.name} runs memcached, which has no users.")
+    if not traits(cache.wanted.engine).has_users:
+        raise value_error(f"{cache.name} runs {cache.wanted.engine}, which has no users.")
     if cache.wanted.deleted:
         raise value_error(f"{cache.name} is being deleted.")
     now, other = cache.decided.credential, cache.decided.other_credential
@@ -210,8 +211,8 @@ def rotated(cache: Cache, secret: Secret, context: Context) -> Wanted:
 
 def failover_of(cache: Cache, asked: FailoverAsked) -> tuple[tuple[Errand, ...], str]:
     """The errands with one more, and how to say what it does. Raises ApiError for what cannot be."""
-    if cache.wanted.engine == "memcached":
-        raise value_error(f"{cache.name} runs memcached, which has no primaries.")
+    if not traits(cache.wanted.engine).replicates:
+        raise value_error(f"{cache.name} runs {cache.wanted.engine}, which has no primaries.")
     if cache.wanted.deleted:
         raise value_error(f"{cache.name} is being deleted.")
     ids = [s.id for s in cache.decided.shards]

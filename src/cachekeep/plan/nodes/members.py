@@ -28,6 +28,7 @@ from cachekeep.model import (
     Wait,
     WantedShard,
 )
+from cachekeep.model.traits import traits
 from cachekeep.plan import jobs, restores
 from cachekeep.plan.flights import first, under_way
 from cachekeep.plan.lead import evidence
@@ -104,9 +105,9 @@ def addresses_needed(cache: Cache) -> int:
     nodes = len(names - {n.member for n in decided.nodes})
     if cache.wanted.cluster_mode == "enabled" and not cache.clustered:
         nodes += len(names - {n.member for n in decided.successors})
-    if cache.wanted.engine == "memcached" or cache.wanted.cluster_mode != "disabled":
+    if traits(cache.wanted.engine).listed or cache.wanted.cluster_mode != "disabled":
         nodes += decided.configuration_address is None
-    if cache.wanted.engine == "memcached" or cache.clustered:
+    if not traits(cache.wanted.engine).replicates or cache.clustered:
         return nodes
     led = any(x.primary_address for x in decided.shards)
     return nodes + (2 if cache.kind == "group" and not led else 0)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.model.scaling import ScalableTarget, ScalingPolicy, ScheduledAction, Suspended
+from cachekeep.model.traits import traits
 from cachekeep.services.autoscaling import find
 from cachekeep.services.core.context import Context, Params
 from cachekeep.services.core.operation import Operation, reads, writes
@@ -66,7 +67,7 @@ async def _check(tx: Transaction, params: Params) -> None:
         raise find.invalid(f"The resource {resource} does not exist.")
     if kind == "replication-group" and cache.cluster_mode != "enabled":
         raise find.invalid(f"{name} is not a cluster mode enabled replication group: only those are scaled automatically.")
-    if kind == "cache-cluster" and cache.wanted.engine != "memcached":
+    if kind == "cache-cluster" and not traits(cache.wanted.engine).listed:
         raise find.invalid(f"{name} is not a Memcached cluster: it has one node.")
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import ENGINES
 from cachekeep.model import Cache, Member, Wanted, WantedShard
+from cachekeep.model.traits import traits
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
@@ -77,7 +78,7 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
     subnet_group = params.get("CacheSubnetGroupName", "").lower() or None
     allowed = await want.zones_for(tx, context, subnet_group)
     where = _zones(params, context, engine, cluster_id, allowed)
-    found = [f"{cluster_id}.{number:04}" for number in range(1, len(where) + 1)] if engine == "memcached" else [cluster_id]
+    found = [f"{cluster_id}.{number:04}" for number in range(1, len(where) + 1)] if traits(engine).listed else [cluster_id]
     wanted = Wanted(
         engine=engine,
         version=offer.version,
@@ -117,7 +118,7 @@ def _zones(params: Params, context: Context, engine: str, cluster_id: str, allow
                 "PreferredAvailabilityZone cannot be used with AZMode cross-az; use PreferredAvailabilityZones."
             )
         chosen = [one] * count
-    if crossing and (engine != "memcached" or count == 1):
+    if crossing and (not traits(engine).listed or count == 1):
         raise combination_error("AZMode cross-az needs a Memcached cluster of two or more nodes.")
     if chosen and len(chosen) != count:
         raise combination_error(f"{len(chosen)} availability zones are named for {count} cache nodes; name one for each.")
@@ -139,7 +140,7 @@ def check_node_count(engine: str, count: int, context: Context) -> None:
     """Raises ApiError InvalidParameterValue or NodeQuotaForClusterExceeded."""
     if count < 1:
         raise value_error(f"NumCacheNodes must be at least 1, and not {count}.")
-    if engine != "memcached" and count > 1:
+    if not traits(engine).listed and count > 1:
         raise value_error(f"Cannot create a {engine} cluster with a NumCacheNodes parameter greater than 1.")
     quotas.NODES_PER_MEMCACHED_CLUSTER.check(count, context.settings.quotas)
 
@@ -229,7 +230,7 @@ async def _change_nodes(params: Params, tx: Transaction, context: Context, cache
     present = in_force.members(cache) if waiting else before.shards[0].members
     count = params.get("NumCacheNodes", len(present))
     check_node_count(before.engine, count, context)
-    if before.engine != "memcached":
+    if not traits(before.engine).listed:
         if _COUNTING & params.keys() - {"NumCacheNodes"}:
             raise combination_error("CacheNodeIdsToRemove, NewAvailabilityZones and AZMode are for Memcached clusters only.")
         return {}

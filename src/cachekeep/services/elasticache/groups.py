@@ -12,6 +12,7 @@ from cachekeep.engines.catalogue import family_of, numbers
 from cachekeep.engines.limits import data_bytes
 from cachekeep.engines.parameters import default_groups
 from cachekeep.model import Cache, Member, Wanted
+from cachekeep.model.traits import traits
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, Params, combination_error, unsupported, value_error
@@ -120,8 +121,8 @@ async def _around(params: Params, tx: Transaction, context: Context, group_id: s
     cache = await find.cluster_to_change(tx, primary_id)
     if cache.kind == "group":
         raise ApiError("InvalidCacheClusterState", f"Cache cluster {primary_id} belongs to replication group {cache.name} already.")
-    if cache.wanted.engine == "memcached":
-        raise combination_error(f"Cache cluster {primary_id} runs memcached, which cannot be replicated.")
+    if not traits(cache.wanted.engine).replicates:
+        raise combination_error(f"Cache cluster {primary_id} runs {cache.wanted.engine}, which cannot be replicated.")
     clashing = [name for name in _FROM_PRIMARY if name in params and not _agrees(name, params[name], cache.wanted, context)]
     if clashing:
         raise combination_error(f"{', '.join(clashing)} cannot differ from those of the primary cluster {primary_id}.")

@@ -10,6 +10,7 @@ from cachekeep.engines.catalogue import family_of
 from cachekeep.engines.limits import data_bytes
 from cachekeep.engines.parameters import default_groups
 from cachekeep.model import Cache, Condition, Member, Node
+from cachekeep.model.traits import traits
 
 
 def node_type(cache: Cache, nodes: Iterable[Node] | None = None) -> str:
@@ -48,7 +49,7 @@ def held_bytes(condition: Condition | None) -> int:
 
 def fits(cache: Cache, name: str, held: int) -> bool:
     """Whether ``held`` bytes have room in another node type. Memcached's are lost anyway when it changes."""
-    if cache.wanted.engine == "memcached" or name == node_type(cache):
+    if not traits(cache.wanted.engine).replicates or name == node_type(cache):
         return True
     return held <= data_bytes(replace(cache.wanted, node_type=name))
 

@@ -19,6 +19,7 @@ from cachekeep.model import (
     fingerprint,
 )
 from cachekeep.model.endpoint import Endpoint, endpoint, node_endpoint
+from cachekeep.model.traits import traits
 from cachekeep.plan.slots.ranges import Ranges
 from cachekeep.plan.slots.reshard import percent
 from cachekeep.services.core.context import Context, ServiceSettings
@@ -178,7 +179,7 @@ def cluster(cache: Cache, condition: Condition | None, cluster_id: str, context:
         m.name: m.zone for s in wanted.shards for m in s.members if m.name.partition(".")[0] == cluster_id
     }
     engine, version = in_force.engine(cache, here)
-    memcached = engine == "memcached"
+    memcached = traits(engine).listed
     reboot = _pending_reboot(condition, here)
     groups = wanted.security_group_ids or (context.settings.security_group_id,)
     shape: Shape = {
@@ -230,7 +231,7 @@ def _pending_cluster(cache: Cache, here: list[Node], catalogue: Catalogue) -> Sh
         shape["CacheNodeType"] = wanted.node_type
     if any((node.engine, node.version) != (wanted.engine, wanted.version) for node in here):
         shape["EngineVersion"] = shown_version(catalogue, wanted.engine, wanted.version)
-    if wanted.engine == "memcached":
+    if traits(wanted.engine).listed:
         names, present = set(cache.wanted_names()), {n.name for n in here}
         if names != present:
             shape["NumCacheNodes"] = len(names)

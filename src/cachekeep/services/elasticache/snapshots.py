@@ -10,6 +10,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.model import Cache, Snapshot, SnapshotEnd, SnapshotNode, SnapshotSource
+from cachekeep.model.traits import traits
 from cachekeep.plan.snapshots import nodes_of, settings_of
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import save
@@ -47,7 +48,7 @@ async def create(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 async def _put(tx: Transaction, context: Context, cache: Cache, name: str, cluster_id: str = "") -> Snapshot:
     """What a manual snapshot of a cache is. Raises ApiError SnapshotAlreadyExistsFault, SnapshotQuotaExceededFault or
     SnapshotFeatureNotSupportedFault."""
-    if cache.wanted.engine == "memcached" or cache.wanted.node_type == "cache.t1.micro":
+    if not traits(cache.wanted.engine).snapshots or cache.wanted.node_type == "cache.t1.micro":
         told = f"Snapshots are not supported for {cache.wanted.engine} on {cache.wanted.node_type}. Nothing was changed."
         raise ApiError("SnapshotFeatureNotSupportedFault", told)
     if await tx.get(Snapshot, name) is not None:

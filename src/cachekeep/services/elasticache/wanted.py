@@ -14,6 +14,7 @@ from cachekeep.engines.node_types import node_type, offered
 from cachekeep.engines.parameters import default_groups
 from cachekeep.errors import EngineMissing
 from cachekeep.model import Cache, CacheKind, Member, ParameterGroup, Secret, SubnetGroup, Transit, Wanted, WantedShard
+from cachekeep.model.traits import traits
 from cachekeep.services.core.context import Context, Params, ServiceSettings, combination_error, unsupported, value_error
 from cachekeep.services.core.security_groups import security_group
 from cachekeep.services.elasticache import find, names, quotas
@@ -66,7 +67,7 @@ def encrypted(context: Context, transit: Transit, offer: Offer, node_type: str) 
     [fact sheet §4: not on M1 and M2; Memcached from 1.6.12 on]."""
     if transit == "disabled":
         return {}
-    if offer.engine == "memcached":
+    if traits(offer.engine).listed:
         raise unsupported("Encryption in transit of memcached")
     if numbers(offer.version) < _TLS_SINCE.get(offer.engine, ()):
         raise combination_error(f"Encryption in transit is not supported for {offer.engine} version {offer.version}.")
@@ -181,7 +182,7 @@ async def _security_groups(tx: Transaction, ids: Sequence[str], settings: Servic
 def windows(params: Params, engine: str, before: Wanted | None = None) -> dict[str, Any]:
     """Both windows after a request. Raises ApiError InvalidParameterValue, or InvalidParameterCombination for an engine that has
     no snapshots."""
-    if engine == "memcached":
+    if not traits(engine).snapshots:
         for name in ("SnapshotWindow", "SnapshotRetentionLimit"):
             if params.get(name):
                 raise combination_error(f"{name} cannot be used with memcached, which has no snapshots; nothing was changed.")
@@ -304,7 +305,7 @@ async def insert(tx: Transaction, context: Context, kind: CacheKind, name: str, 
     """Add a cache of which nothing is decided yet. Raises AlreadyThere, or what ``check_room`` raises."""
     await check_room(tx, context, wanted)
     uid = context.clock.new_id()
-    if wanted.engine != "memcached":  # it has no users
+    if traits(wanted.engine).has_users:
         password = context.sealing.credential(uid, 1, Secret(context.clock.new_secret()))
         wanted = replace(wanted, credentials=(password,))
     return await tx.insert(
