@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any, Final
 
 from tests.services.rig import SETTINGS
-from tests.services.world import RECORDED_AT
+from tests.services.world import RECORDED_AT, TRUST
 
 from cachekeep.model.scaling import ScalableTarget
 from cachekeep.model.security_group import SecurityGroupRule
@@ -34,6 +34,11 @@ _RESOURCE_POLICY: Final = _POLICY.replace('"Resource"', f'"Principal": {{"AWS": 
 _TRIED: Final = {"PolicyInputList": [_POLICY], "ActionNames": ["elasticache:DescribeEvents", "elasticache:DeleteUser"]}
 _TRIED_BOB: Final = {"PolicySourceArn": f"arn:aws:iam::{_ACCOUNT}:user/bob", "ActionNames": _TRIED["ActionNames"]}
 _BOB: Final = {"UserName": "bob"}
+_OPS: Final = {"GroupName": "ops"}
+_OPS_ROLE: Final = {"RoleName": "ops-role"}
+_OPS_POLICY: Final = {"PolicyArn": f"arn:aws:iam::{_ACCOUNT}:policy/ops-policy"}
+_NEW_ROLE: Final = {"RoleName": "new", "AssumeRolePolicyDocument": TRUST}
+_ASSUMED: Final = {"RoleArn": f"arn:aws:iam::{_ACCOUNT}:role/ops-role", "RoleSessionName": "s1"}
 _KEY: Final = _BOB | {"AccessKeyId": "AKIABOBSFIRSTKEYAAAA"}
 _MANAGED: Final = "arn:aws:iam::aws:policy/"
 _ITEMS: Final[list[dict[str, Any]]] = [{"MaxItems": 1}, {"MaxItems": 1, "Marker": NEXT_PAGE}, {}]
@@ -522,7 +527,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"UserName": "new"},
     ],
     "iam:DeleteAccessKey": [_KEY],
-    "iam:DeleteUser": [{"UserName": "eve"}],
+    "iam:DeleteUser": [{"UserName": "idle"}],
     "iam:DeleteUserPermissionsBoundary": [_BOB],
     "iam:DeleteUserPolicy": [_BOB | {"PolicyName": "one"}],
     "iam:DetachUserPolicy": [_BOB | {"PolicyArn": f"{_MANAGED}AmazonElastiCacheFullAccess"}],
@@ -554,7 +559,6 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _TRIED_BOB | {"ContextEntries": [{"ContextKeyName": "aws:userid", "ContextKeyValues": ["x"], "ContextKeyType": "string"}]},
     ],
     "iam:UpdateAccessKey": [_KEY | {"Status": "Inactive"}],
-    "iam:ListRoles": [{}],
     "iam:SimulateCustomPolicy": [
         _TRIED | {"PermissionsBoundaryPolicyInputList": [_POLICY.replace("Allow", "Deny")]},
         _TRIED | {"PolicyInputList": [], "CallerArn": f"arn:aws:iam::{_ACCOUNT}:user/bob", "ResourcePolicy": _RESOURCE_POLICY},
@@ -564,6 +568,83 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _TRIED | {"MaxItems": 1, "Marker": NEXT_PAGE},
         _TRIED | {"ContextEntries": [{"ContextKeyName": "aws:userid", "ContextKeyValues": ["x"], "ContextKeyType": "string"}]},
     ],
+    **{
+        f"iam:{verb}{kind}{what}": [about | more]
+        for kind, about in (("Group", _OPS), ("Role", _OPS_ROLE))
+        for verb, what, more in (
+            ("Attach", "Policy", {"PolicyArn": f"{_MANAGED}AdministratorAccess"}),
+            ("Delete", "Policy", {"PolicyName": "one"}),
+            ("Detach", "Policy", {"PolicyArn": f"{_MANAGED}AmazonElastiCacheFullAccess"}),
+            ("Get", "Policy", {"PolicyName": "one"}),
+            ("Put", "Policy", {"PolicyName": "new", "PolicyDocument": _POLICY}),
+        )
+    },
+    **{
+        f"iam:{verb}": [about | each for each in _ITEMS]
+        for about, verbs in (
+            (_BOB, "ListGroupsForUser ListUserTags"),
+            (_OPS, "GetGroup ListAttachedGroupPolicies ListGroupPolicies"),
+            (_OPS_ROLE, "ListAttachedRolePolicies ListRolePolicies ListRoleTags"),
+            (_OPS_POLICY, "ListPolicyTags ListPolicyVersions"),
+            ({}, "ListGroups ListRoles"),
+        )
+        for verb in verbs.split()
+    },
+    "iam:AddUserToGroup": [{"GroupName": "dev", "UserName": "eve"}],
+    "iam:CreateGroup": [{"GroupName": "new"}],
+    "iam:CreatePolicy": [
+        {"PolicyName": "new", "PolicyDocument": _POLICY, "Tags": _TAGS},
+        {"PolicyName": "new", "PolicyDocument": _POLICY, "Description": "d"},
+        {"PolicyName": "new", "PolicyDocument": _POLICY},
+    ],
+    "iam:CreatePolicyVersion": [
+        _OPS_POLICY | {"PolicyDocument": _POLICY, "SetAsDefault": True},
+        _OPS_POLICY | {"PolicyDocument": _POLICY},
+    ],
+    "iam:CreateRole": [
+        _NEW_ROLE | {"Tags": _TAGS, "Description": "d"},
+        _NEW_ROLE | {"PermissionsBoundary": f"{_MANAGED}IAMFullAccess", "MaxSessionDuration": 7200},
+        _NEW_ROLE,
+    ],
+    "iam:DeleteGroup": [{"GroupName": "idle"}],
+    "iam:DeletePolicy": [{"PolicyArn": _OPS_POLICY["PolicyArn"].replace("ops", "dev")}],
+    "iam:DeletePolicyVersion": [_OPS_POLICY | {"VersionId": "v2"}],
+    "iam:DeleteRole": [{"RoleName": "dev-role"}],
+    "iam:DeleteRolePermissionsBoundary": [_OPS_ROLE],
+    "iam:GetAccessKeyLastUsed": [{"AccessKeyId": _KEY["AccessKeyId"]}],
+    "iam:GetPolicy": [_OPS_POLICY],
+    "iam:GetPolicyVersion": [_OPS_POLICY | {"VersionId": "v1"}],
+    "iam:GetRole": [_OPS_ROLE],
+    "iam:ListEntitiesForPolicy": [
+        _OPS_POLICY | {"EntityFilter": "Group"},
+        _OPS_POLICY | {"PolicyUsageFilter": "PermissionsBoundary"},
+        *[_OPS_POLICY | each for each in _ITEMS],
+    ],
+    "iam:ListInstanceProfilesForRole": [_OPS_ROLE],
+    "iam:ListPolicies": [{"Scope": "Local"}, {"OnlyAttached": True}, *_ITEMS],
+    "iam:PutRolePermissionsBoundary": [_OPS_ROLE | {"PermissionsBoundary": f"{_MANAGED}IAMFullAccess"}],
+    "iam:RemoveUserFromGroup": [{"GroupName": "ops", "UserName": "eve"}],
+    "iam:SetDefaultPolicyVersion": [_OPS_POLICY | {"VersionId": "v2"}],
+    "iam:TagPolicy": [_OPS_POLICY | {"Tags": _TAGS}],
+    "iam:TagRole": [_OPS_ROLE | {"Tags": _TAGS}],
+    "iam:TagUser": [_BOB | {"Tags": _TAGS}],
+    "iam:UntagPolicy": [_OPS_POLICY | {"TagKeys": ["a"]}],
+    "iam:UntagRole": [_OPS_ROLE | {"TagKeys": ["a"]}],
+    "iam:UntagUser": [_BOB | {"TagKeys": ["a"]}],
+    "iam:UpdateAssumeRolePolicy": [_OPS_ROLE | {"PolicyDocument": TRUST.replace("sts:*", "sts:AssumeRole")}],
+    "iam:UpdateGroup": [_OPS | {"NewGroupName": "new"}],
+    "iam:UpdateRole": [_OPS_ROLE | {"Description": "d", "MaxSessionDuration": 7200}],
+    "iam:UpdateRoleDescription": [_OPS_ROLE | {"Description": "d"}],
+    "iam:UpdateUser": [_BOB | {"NewUserName": "new"}],
+    "sts:AssumeRole": [
+        _ASSUMED | {"Policy": _POLICY},
+        _ASSUMED | {"PolicyArns": [{"arn": f"{_MANAGED}IAMFullAccess"}]},
+        _ASSUMED | {"DurationSeconds": 900},
+        _ASSUMED | {"Tags": _TAGS},
+        _ASSUMED | {"ExternalId": "42"},
+        _ASSUMED,
+    ],
+    "sts:GetSessionToken": [{"DurationSeconds": 900}, {}],
     "sts:GetCallerIdentity": [{}],
     "cloudtrail:LookupEvents": [
         {"LookupAttributes": [{"AttributeKey": "Username", "AttributeValue": "bob"}]},

@@ -147,9 +147,9 @@ class Rig:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    def client_of(self, service: str, access_key: str, secret_key: str) -> Any:
-        """A client that signs with another key."""
-        client = self._new_client(service, access_key, secret_key)
+    def client_of(self, service: str, access_key: str, secret_key: str, token: str | None = None) -> Any:
+        """A client that signs with another key, or with temporary credentials."""
+        client = self._new_client(service, access_key, secret_key, token)
         client.meta.events.register("before-send", self._send)
         return client
 
@@ -160,13 +160,16 @@ class Rig:
         self._clients.append((service, client))
         return client
 
-    def _new_client(self, service: str, access_key: str = ROOT_KEY[0], secret_key: str = ROOT_KEY[1]) -> Any:
+    def _new_client(
+        self, service: str, access_key: str = ROOT_KEY[0], secret_key: str = ROOT_KEY[1], token: str | None = None
+    ) -> Any:
         return boto3.client(
             service,
             region_name=self.settings.region,
             endpoint_url="http://127.0.0.1:8379",
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
+            aws_session_token=token,
             config=Config(retries={"max_attempts": 1, "mode": "standard"}, parameter_validation=False),
         )
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 from tests.services.examples import EXAMPLES, NEXT_PAGE, WEB, WEB_IN, permissions
-from tests.services.rig import SetClock
+from tests.services.rig import ACCOUNT, SetClock
 from tests.services.world import World
 
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity
@@ -194,10 +194,23 @@ async def _seen(world: World) -> list[Any]:
         )
     for kind, name in (("replicationgroup", "demo"), ("replicationgroup", "new"), ("cluster", "one"), ("cluster", "new")):
         found.append(await _tags(world, kind, name))
-    for name in ("bob", "eve", "new"):
+    for name in ("bob", "eve", "idle", "new"):
         for asked in ("GetUser", "ListUserPolicies", "ListAttachedUserPolicies", "ListAccessKeys"):
             found.append(await _answer(world, "iam", asked, {"UserName": name}))
     found.append(await _answer(world, "iam", "GetUserPolicy", {"UserName": "bob", "PolicyName": "new"}))
+    for name in ("ops", "dev", "idle", "new"):
+        for asked in ("GetGroup", "ListGroupPolicies", "ListAttachedGroupPolicies"):
+            found.append(await _answer(world, "iam", asked, {"GroupName": name}))
+    for name in ("ops-role", "dev-role", "new"):
+        for asked in ("GetRole", "ListRolePolicies", "ListAttachedRolePolicies"):
+            found.append(await _answer(world, "iam", asked, {"RoleName": name}))
+    for kind, about in (("Group", {"GroupName": "ops"}), ("Role", {"RoleName": "ops-role"})):
+        found.append(await _answer(world, "iam", f"Get{kind}Policy", about | {"PolicyName": "new"}))
+    for name in ("ops-policy", "new"):
+        about = {"PolicyArn": f"arn:aws:iam::{ACCOUNT}:policy/{name}"}
+        found.append(await _answer(world, "iam", "GetPolicy", about))
+        for version in ("v1", "v3"):
+            found.append(await _answer(world, "iam", "GetPolicyVersion", about | {"VersionId": version}))
     for what in ("ScalableTargets", "ScalingPolicies", "ScheduledActions"):
         found.append(await _answer(world, "application-autoscaling", f"Describe{what}", {"ServiceNamespace": "elasticache"}))
     async with world.store.reading() as tx:

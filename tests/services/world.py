@@ -23,6 +23,7 @@ from cachekeep.store import MemoryStore
 from cachekeep.wire.caller import Principal
 from cachekeep.wire.gateway import Call
 
+TRUST = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "sts:*", "Principal": {"AWS": "*"}}}'
 KEYS = ("AKIABOBSFIRSTKEYAAAA", "AKIABOBSSECONDKEYAAA")
 """Of the user bob."""
 
@@ -86,7 +87,10 @@ class World:
         return new
 
     async def ask(self, operation: str, params: dict[str, Any], service: str = "elasticache") -> Any:
+        """As root, or as bob what root may not ask."""
         principal = Principal("key", f"arn:aws:iam::{ACCOUNT}:root", ACCOUNT)
+        if operation in ("AssumeRole", "GetSessionToken"):
+            principal = Principal(KEYS[0], "", ACCOUNT)
         return await self.services.dispatch(
             Call(service, operation, params, principal, "us-east-1", "r", dt.datetime.now(dt.UTC), None)
         )
@@ -111,7 +115,8 @@ class World:
             "CreateCacheCluster",
             {"CacheClusterId": "mc", "CacheNodeType": "cache.t3.micro", "Engine": "memcached", "NumCacheNodes": 3},
         )
-        for name in ("bob", "eve"):
+        await self.ask("CreateGroup", {"GroupName": "idle"}, "iam")
+        for name in ("bob", "eve", "idle"):
             await self.ask("CreateUser", {"UserName": name}, "iam")
         allow = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "elasticache:*", "Resource": "*"}}'
         for name in ("one", "two"):
@@ -120,6 +125,29 @@ class World:
             await self.ask("AttachUserPolicy", {"UserName": "bob", "PolicyArn": f"arn:aws:iam::aws:policy/{name}"}, "iam")
         boundary = {"UserName": "bob", "PermissionsBoundary": "arn:aws:iam::aws:policy/AdministratorAccess"}
         await self.ask("PutUserPermissionsBoundary", boundary, "iam")
+        for name in ("ops", "dev"):
+            await self.ask("CreateGroup", {"GroupName": name}, "iam")
+            await self.ask("CreateRole", {"RoleName": f"{name}-role", "AssumeRolePolicyDocument": TRUST}, "iam")
+            await self.ask("CreatePolicy", {"PolicyName": f"{name}-policy", "PolicyDocument": allow}, "iam")
+        for name in ("bob", "eve"):
+            await self.ask("AddUserToGroup", {"GroupName": "ops", "UserName": name}, "iam")
+        await self.ask("AddUserToGroup", {"GroupName": "dev", "UserName": "bob"}, "iam")
+        tags = [{"Key": key, "Value": "1"} for key in ("a", "b")]
+        ops_policy = f"arn:aws:iam::{ACCOUNT}:policy/ops-policy"
+        for kind, about in (
+            ("User", {"UserName": "bob"}),
+            ("Role", {"RoleName": "ops-role"}),
+            ("Policy", {"PolicyArn": ops_policy}),
+        ):
+            await self.ask(f"Tag{kind}", {**about, "Tags": tags}, "iam")
+        for kind, name in (("Group", "ops"), ("Role", "ops-role")):
+            about = {f"{kind}Name": name}
+            for policy in ("one", "two"):
+                await self.ask(f"Put{kind}Policy", {**about, "PolicyName": policy, "PolicyDocument": allow}, "iam")
+            for arn in ("arn:aws:iam::aws:policy/AmazonElastiCacheFullAccess", ops_policy):
+                await self.ask(f"Attach{kind}Policy", {**about, "PolicyArn": arn}, "iam")
+        await self.ask("PutRolePermissionsBoundary", {"RoleName": "ops-role", "PermissionsBoundary": ops_policy}, "iam")
+        await self.ask("CreatePolicyVersion", {"PolicyArn": ops_policy, "PolicyDocument": allow}, "iam")
         for access_key in KEYS:
             async with self.store.transaction() as tx:
                 await tx.put(IssuedKey(name=access_key, user="bob", created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))

@@ -39,7 +39,15 @@ from cachekeep.model.change import (
 from cachekeep.model.clients import Anybody, CacheUser, Clients, ClientUser, NamedUsers, TokenHolders, UserGroup, fingerprint
 from cachekeep.model.condition import Condition, NodeCondition
 from cachekeep.model.credential import Credential, Secret
-from cachekeep.model.identities import IamUser, IssuedKey
+from cachekeep.model.identities import (
+    IamGroup,
+    IamRole,
+    IamSession,
+    IamUser,
+    IssuedKey,
+    ManagedPolicy,
+    PolicyText,
+)
 from cachekeep.model.job import (
     Beginning,
     Broken,
@@ -200,9 +208,14 @@ __all__ = [
     "FrontView",
     "HandOver",
     "Heard",
+    "IamGroup",
+    "IamRole",
     "IamUser",
     "Installation",
     "IssuedKey",
+    "ManagedPolicy",
+    "PolicyText",
+    "IamSession",
     "Interrupt",
     "Introduce",
     "Job",

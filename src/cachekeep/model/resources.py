@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from cachekeep.model.clients import CacheUser, UserGroup
-from cachekeep.model.identities import IamUser, IssuedKey
+from cachekeep.model.identities import IamGroup, IamRole, IamUser, IssuedKey, ManagedPolicy
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.model.snapshot import Snapshot, SnapshotEnd, Verification
@@ -80,9 +80,12 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 Record = (
     CacheUser
+    | IamGroup
+    | IamRole
     | IamUser
     | Installation
     | IssuedKey
+    | ManagedPolicy
     | ParameterGroup
     | ScalableTarget
     | ScalingActivity
@@ -101,9 +104,12 @@ RECORDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
         CacheUser,
+        IamGroup,
+        IamRole,
         IamUser,
         Installation,
         IssuedKey,
+        ManagedPolicy,
         ParameterGroup,
         ScalableTarget,
         ScalingActivity,

@@ -4,6 +4,8 @@ A key's id ends with a check that only this installation can make, and its secre
 is in a file of the data directory, mode 0600. So a database, its backups and its server's administrators hold no secret of
 anybody, and a request with an id that was never issued is refused without asking the database. Whether a key that was issued is
 still good, and whose it is, only the database knows.
+
+Temporary credentials are made likewise, and what they stand for is in their token, which nobody else can make or read.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from cachekeep.errors import Unusable
+from cachekeep.model import IamSession
 from cachekeep.security.keys import read_once
 from cachekeep.security.sigv4 import AccessKey
 
 FILE: Final = "access-keys.secret"
-_ID: Final = re.compile(r"AKIA[A-Z2-7]{16}")
+_ID: Final = re.compile(r"(AKIA|ASIA)[A-Z2-7]{16}")
+_TEMPORARY: Final = "ASIA"
+_NONCE_BYTES: Final = 12
 _MASTER_BYTES: Final = 32
 
 
@@ -29,21 +38,46 @@ class Issuer:
 
     def __init__(self, master: bytes, account: str) -> None:
         self._master, self._account = master, account
+        self._tokens = AESGCM(self._derived("token", ""))
 
     def issue(self) -> tuple[str, str]:
         """A new access key: id and secret."""
+        return self._issue("AKIA")
+
+    def _issue(self, prefix: str) -> tuple[str, str]:
         chance = _letters(secrets.token_bytes(5))
-        access_key = f"AKIA{chance}{self._check(chance)}"
+        access_key = f"{prefix}{chance}{self._check(prefix, chance)}"
         return access_key, self._secret(access_key)
+
+    def issue_session(self, session: IamSession) -> tuple[str, str, str]:
+        """Temporary credentials: id, secret, and the token that holds the session, sealed and bound to the id."""
+        access_key, secret = self._issue(_TEMPORARY)
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        box = self._tokens.encrypt(nonce, msgspec.json.encode(session), access_key.encode())
+        return access_key, secret, base64.b64encode(nonce + box).decode()
+
+    def session_of(self, access_key: str, token: str) -> IamSession | None:
+        """The session that a token holds; None where it was not issued here with that id."""
+        try:
+            content = base64.b64decode(token, validate=True)
+            opened = self._tokens.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], access_key.encode())
+        except (InvalidTag, ValueError):
+            return None
+        if base64.b64encode(content).decode() != token:
+            return None  # the same with other padding
+        return msgspec.json.decode(opened, type=IamSession)
 
     def known(self, access_key: str) -> AccessKey | None:
         """A key that was issued here at some time; None for any other. Its ``arn`` is empty: ask whose it is now."""
-        if not _ID.fullmatch(access_key) or not hmac.compare_digest(self._check(access_key[4:12]), access_key[12:]):
+        if not _ID.fullmatch(access_key):
             return None
-        return AccessKey(self._secret(access_key), "", self._account)
+        prefix, chance, check = access_key[:4], access_key[4:12], access_key[12:]
+        if not hmac.compare_digest(self._check(prefix, chance), check):
+            return None
+        return AccessKey(self._secret(access_key), "", self._account, temporary=prefix == _TEMPORARY)
 
-    def _check(self, chance: str) -> str:
-        return _letters(self._derived("id", chance)[:5])
+    def _check(self, prefix: str, chance: str) -> str:
+        return _letters(self._derived("id" if prefix != _TEMPORARY else "temporary id", chance)[:5])
 
     def _secret(self, access_key: str) -> str:
         return base64.b64encode(self._derived("secret", access_key)[:30]).decode()

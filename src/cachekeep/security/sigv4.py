@@ -45,14 +45,16 @@ class SignatureRefused(CachekeepError):
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """What is known of one access key. ``arn`` is empty where only the store knows whose it is. ``session_token`` is set for
-    temporary keys, which are good until ``expires_at``."""
+    """What is known of one access key. ``arn`` is empty where only the store knows whose it is. ``temporary``: it
+    needs a session token, which whoever opens that judges. ``session_token`` is set where it is known beforehand, for keys that are
+    good until ``expires_at``."""
 
     secret_key: str = field(repr=False)
     arn: str
     account: str
     session_token: str | None = field(default=None, repr=False)
     expires_at: dt.datetime | None = None
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def verify(
             "The request signature we calculated does not match the signature you provided. "
             "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
         )
-    if not _same_token(secret.session_token, claim.session_token):
+    if not claim.session_token if secret.temporary else not _same_token(secret.session_token, claim.session_token):
         raise SignatureRefused("unknown", "The security token included in the request is invalid.")
     if secret.expires_at is not None and now >= secret.expires_at:
         raise SignatureRefused("expired", "The security token included in the request is expired")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -32,6 +32,8 @@ class Principal:
     access_key: str
     arn: str
     account: str
+    session_token: str = field(default="", repr=False)
+    """Of temporary credentials; what it says is for the services to find out."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,8 @@ def signer(request: HttpRequest, claim: Claim | None, secret_of: Callable[[str],
         )
     except SignatureRefused as refused:
         raise fault_of(refused) from None
-    return Principal(claim.access_key if claim else "", secret.arn, secret.account)
+    token = claim.session_token if claim and secret.temporary else None
+    return Principal(claim.access_key if claim else "", secret.arn, secret.account, token or "")
 
 
 def fault_of(refused: SignatureRefused) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Final
@@ -22,3 +23,5 @@ READY_MADE: Final[Mapping[str, str]] = {
     f"{ARN}IAMFullAccess": _allow("iam:*"),
 }
 """ARN → text."""
+MADE_AT: Final = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+"""When they were written."""

@@ -65,7 +65,7 @@ class Services:
         """Note in the call who is asking, where that is known (``Call.seen``)."""
         with contextlib.suppress(ApiError, StoreFailed):
             async with self._store.reading() as tx:
-                await identify(call, tx)
+                await identify(call, tx, self._context.settings.issuer)
 
     def use(self, catalogue: Catalogue) -> None:
         """Work with other installed builds from now on."""

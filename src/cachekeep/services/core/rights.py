@@ -28,18 +28,45 @@ async def _no_tags(tx: Transaction, arn: str) -> Mapping[str, str]:
     return {}
 
 
+class Arn(str):
+    """The name of a resource that is an ARN already."""
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """The policy of a resource to which nobody gets past it. ``ids``: those that it names by their ARN, as they were then."""
+
+    text: str
+    ids: Mapping[str, str] = {}
+
+
+async def _no_guard(tx: Transaction, arn: str) -> Guard | None:
+    return None
+
+
+def _itself(call: Call) -> Sequence[str]:
+    return [call.operation]
+
+
 class Rights(msgspec.Struct, frozen=True):
     """How the calls of a service are seen by policies.
 
     ``names``: type of resource → the names of those that a call is about. ``keys``: the service's own condition keys.
-    ``tags``: those that a resource has. ``free``: operations that need no right. ``denied`` is the service's code for a refusal.
+    ``tags``: those that a resource has; ``guard``: its policy. ``acts``: the actions that a call takes. ``free``: operations that
+    need no right. ``denied`` is the service's code for a refusal.
     """
 
     names: Callable[[Call, ServiceSettings], Mapping[str, Sequence[str]]] = _nothing
     keys: Callable[[Call, ServiceSettings], Mapping[str, str]] = _nothing
     tags: Callable[[Transaction, str], Awaitable[Mapping[str, str]]] = _no_tags
+    guard: Callable[[Transaction, str], Awaitable[Guard | None]] = _no_guard
+    acts: Callable[[Call], Sequence[str]] = _itself
     free: frozenset[str] = frozenset()
     denied: str = "AccessDenied"
+
+
+def actions(call: Call, rights: Rights) -> Sequence[str]:
+    """All that must be allowed."""
+    return [f"{call.service}:{name}" for name in rights.acts(call)]
 
 
 def resources(call: Call, rights: Rights, settings: ServiceSettings) -> Sequence[str]:
@@ -54,7 +81,7 @@ def resources(call: Call, rights: Rights, settings: ServiceSettings) -> Sequence
     for kind in row["resources"]:
         name = kind.removeprefix("!")
         if name in named:
-            found += [arn_of(call.service, name, each, settings) for each in named[name]]
+            found += [each if isinstance(each, Arn) else arn_of(call.service, name, each, settings) for each in named[name]]
         elif kind != name and row["level"] in ("List", "Read"):
             found.append(arn_of(call.service, name, "*", settings))
     return found or ["*"]

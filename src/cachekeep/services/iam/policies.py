@@ -1,4 +1,7 @@
-"""The policies of users: those of their own, and ready-made ones that are attached. They count from the next request on."""
+"""The policies of users, groups and roles: those of their own, and managed ones. They count from the next request on.
+
+Each operation is made for every kind of holder: what a policy says does not depend on whose it is.
+"""
 
 from __future__ import annotations
 
@@ -8,136 +11,148 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from cachekeep.security.policy.parse import MalformedPolicy, parse
-from cachekeep.security.policy.readymade import READY_MADE
 from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context
-from cachekeep.services.core.operation import Operation, reads, writes
+from cachekeep.services.core.operation import Handler, Operation, reads, writes
 from cachekeep.services.core.parameters import Declared, Effect, NotYet
 from cachekeep.services.iam import find
+from cachekeep.services.iam.find import GROUP, HOLDERS, HolderKind
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
-INLINE_CHARACTERS_MAX: Final = 2048
-"""Of all inline policies of a user, without white space [IAM and AWS STS quotas]."""
 ATTACHED_MAX: Final = 10
 
 
-async def put(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A policy of the user's own, or another text for it."""
-    user, text = await find.user(tx, call.params["UserName"]), call.params["PolicyDocument"]
-    try:
-        parse(text, "identity")
-    except MalformedPolicy as error:
-        raise ApiError("MalformedPolicyDocument", str(error)) from None
-    inline = {**user.inline, call.params["PolicyName"]: text}
-    if sum(len("".join(each.split())) for each in inline.values()) > INLINE_CHARACTERS_MAX:
-        raise ApiError(
-            "LimitExceeded", f"Maximum policy size of {INLINE_CHARACTERS_MAX} bytes exceeded for user {user.user_name}", status=409
-        )
-    await tx.put(replace(user, inline=inline))
-    return {}
+def _of(kind: HolderKind, handler: Handler, sentence: str) -> Handler:
+    handler.__doc__ = sentence.replace("HOLDER", kind.word)
+    return handler
 
 
-async def get(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The text of a user's own policy, percent-encoded as IAM tells it."""
-    user, name = await find.user(tx, call.params["UserName"]), call.params["PolicyName"]
-    if name not in user.inline:
-        raise _not_there(name)
-    return {"UserName": user.user_name, "PolicyName": name, "PolicyDocument": quote(user.inline[name])}
+def _put(kind: HolderKind) -> Handler:
+    async def put(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, text = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PolicyDocument"]
+        find.read(text)
+        inline = {**holder.inline, call.params["PolicyName"]: text}
+        if sum(map(find.characters, inline.values())) > kind.inline_characters_max:
+            text = f"Maximum policy size of {kind.inline_characters_max} bytes exceeded for {kind.word} {find.name_of(holder)}"
+            raise ApiError("LimitExceeded", text, status=409)
+        await tx.put(replace(holder, inline=inline))
+        return {}
+
+    return _of(kind, put, "A policy of the HOLDER's own, or another text for it.")
 
 
-async def every(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The names of a user's own policies."""
-    user = await find.user(tx, call.params["UserName"])
-    return find.listing(paging.page(user.inline, call.params, str, str, "PolicyNames", find.PAGES))
+def _get(kind: HolderKind) -> Handler:
+    async def get(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, name = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PolicyName"]
+        if name not in holder.inline:
+            raise find.missing(f"The {kind.word} policy with name {name}")
+        return {kind.parameter: find.name_of(holder), "PolicyName": name, "PolicyDocument": quote(holder.inline[name])}
+
+    return _of(kind, get, "The text of a policy of the HOLDER's own, percent-encoded as IAM tells it.")
 
 
-async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A user's own policy goes."""
-    user, name = await find.user(tx, call.params["UserName"]), call.params["PolicyName"]
-    if name not in user.inline:
-        raise _not_there(name)
-    await tx.put(replace(user, inline={other: text for other, text in user.inline.items() if other != name}))
-    return {}
+def _every(kind: HolderKind) -> Handler:
+    async def every(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder = await find.holder(tx, kind, call.params[kind.parameter])
+        return find.listing(paging.page(holder.inline, call.params, str, str, "PolicyNames", find.PAGES))
+
+    return _of(kind, every, "The names of the HOLDER's own policies.")
 
 
-def _not_there(name: str) -> ApiError:
-    return find.missing(f"The user policy with name {name}")
+def _delete(kind: HolderKind) -> Handler:
+    async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, name = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PolicyName"]
+        if name not in holder.inline:
+            raise find.missing(f"The {kind.word} policy with name {name}")
+        await tx.put(replace(holder, inline={other: text for other, text in holder.inline.items() if other != name}))
+        return {}
+
+    return _of(kind, delete, "A policy of the HOLDER's own goes.")
 
 
-def _ready_made(call: Call) -> str:
-    """The ARN of a policy. Raises ApiError NoSuchEntity."""
-    arn: str = call.params["PolicyArn"]
-    if arn not in READY_MADE:
-        text = f"Policy {arn} does not exist or is not attachable. There are: {', '.join(READY_MADE)}."
-        raise ApiError("NoSuchEntity", text, status=404)
-    return arn
+def _attach(kind: HolderKind) -> Handler:
+    async def attach(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, arn = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PolicyArn"]
+        await find.refuse_unknown_policy(tx, arn, context.settings)
+        attached = tuple(sorted({*holder.attached, arn}))
+        if len(attached) > ATTACHED_MAX:
+            raise ApiError("LimitExceeded", f"Cannot exceed quota for PoliciesPer{kind.title}: {ATTACHED_MAX}", status=409)
+        await tx.put(replace(holder, attached=attached))
+        return {}
+
+    return _of(kind, attach, "A managed policy counts for the HOLDER, too.")
 
 
-async def attach(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A ready-made policy counts for the user, too."""
-    user, arn = await find.user(tx, call.params["UserName"]), _ready_made(call)
-    attached = tuple(sorted({*user.attached, arn}))
-    if len(attached) > ATTACHED_MAX:
-        raise ApiError("LimitExceeded", f"Cannot exceed quota for PoliciesPerUser: {ATTACHED_MAX}", status=409)
-    await tx.put(replace(user, attached=attached))
-    return {}
+def _detach(kind: HolderKind) -> Handler:
+    async def detach(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, arn = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PolicyArn"]
+        if arn not in holder.attached:
+            raise find.missing(f"Policy {arn}")
+        await tx.put(replace(holder, attached=tuple(other for other in holder.attached if other != arn)))
+        return {}
+
+    return _of(kind, detach, "A managed policy counts for the HOLDER no longer.")
 
 
-async def detach(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A ready-made policy counts for the user no longer."""
-    user, arn = await find.user(tx, call.params["UserName"]), call.params["PolicyArn"]
-    if arn not in user.attached:
-        raise find.missing(f"Policy {arn}")
-    await tx.put(replace(user, attached=tuple(other for other in user.attached if other != arn)))
-    return {}
+def _list_attached(kind: HolderKind) -> Handler:
+    async def list_attached(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder = await find.holder(tx, kind, call.params[kind.parameter])
+        return find.listing(paging.page(holder.attached, call.params, str, _shown, "AttachedPolicies", find.PAGES))
 
-
-async def list_attached(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The ready-made policies that count for a user."""
-    user = await find.user(tx, call.params["UserName"])
-    return find.listing(paging.page(user.attached, call.params, str, _shown, "AttachedPolicies", find.PAGES))
+    return _of(kind, list_attached, "The managed policies that count for the HOLDER.")
 
 
 def _shown(arn: str) -> Mapping[str, str]:
     return {"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn}
 
 
-async def bound(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """A ready-made policy is the most that the user may do."""
-    user, arn = await find.user(tx, call.params["UserName"]), call.params["PermissionsBoundary"]
-    if arn not in READY_MADE:
-        raise find.missing(f"Policy {arn}")
-    await tx.put(replace(user, boundary=arn))
-    return {}
+def _bound(kind: HolderKind) -> Handler:
+    async def bound(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder, arn = await find.holder(tx, kind, call.params[kind.parameter]), call.params["PermissionsBoundary"]
+        await find.refuse_unknown_policy(tx, arn, context.settings)
+        await tx.put(replace(holder, boundary=arn))
+        return {}
+
+    return _of(kind, bound, "A managed policy is the most that the HOLDER may do.")
 
 
-async def unbound(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """The user may do all that policies allow."""
-    user = await find.user(tx, call.params["UserName"])
-    if not user.boundary:
-        raise find.missing(f"The permissions boundary of user {user.user_name}")
-    await tx.put(replace(user, boundary=""))
-    return {}
+def _unbound(kind: HolderKind) -> Handler:
+    async def unbound(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+        holder = await find.holder(tx, kind, call.params[kind.parameter])
+        if not holder.boundary:
+            raise find.missing(f"The permissions boundary of {kind.word} {find.name_of(holder)}")
+        await tx.put(replace(holder, boundary=""))
+        return {}
+
+    return _of(kind, unbound, "The HOLDER may do all that policies allow.")
 
 
-OPERATIONS: Final[Mapping[str, Operation]] = {
-    "PutUserPolicy": writes(put),
-    "GetUserPolicy": reads(get),
-    "ListUserPolicies": reads(every),
-    "DeleteUserPolicy": writes(delete),
-    "AttachUserPolicy": writes(attach),
-    "DetachUserPolicy": writes(detach),
-    "ListAttachedUserPolicies": reads(list_attached),
-    "PutUserPermissionsBoundary": writes(bound),
-    "DeleteUserPermissionsBoundary": writes(unbound),
-}
+def _operations(kind: HolderKind) -> Mapping[str, Operation]:
+    title = kind.title
+    found = {
+        f"Put{title}Policy": writes(_put(kind)),
+        f"Get{title}Policy": reads(_get(kind)),
+        f"List{title}Policies": reads(_every(kind)),
+        f"Delete{title}Policy": writes(_delete(kind)),
+        f"Attach{title}Policy": writes(_attach(kind)),
+        f"Detach{title}Policy": writes(_detach(kind)),
+        f"ListAttached{title}Policies": reads(_list_attached(kind)),
+    }
+    if kind is not GROUP:
+        found |= {
+            f"Put{title}PermissionsBoundary": writes(_bound(kind)),
+            f"Delete{title}PermissionsBoundary": writes(_unbound(kind)),
+        }
+    return found
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {name: row for kind in HOLDERS for name, row in _operations(kind).items()}
 
 PARAMETERS: Final[Declared] = {
     "PolicyName": Effect("the policy"),
     "PolicyDocument": Effect("what it allows and denies"),
-    "PolicyArn": Effect("the ready-made policy"),
-    "ListAttachedUserPolicies:PathPrefix": NotYet("Paths", ("/",)),
+    "PolicyArn": Effect("the managed policy"),
+    **{f"ListAttached{kind.title}Policies:PathPrefix": NotYet("Paths", ("/",)) for kind in HOLDERS},
 }

@@ -8,17 +8,19 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from cachekeep.model import IamGroup
 from cachekeep.security.policy.evaluate import AccessRequest, Attached, Subject, Verdict, evaluate, keys_of
 from cachekeep.security.policy.keys import has_many, kind_of
 from cachekeep.security.policy.parse import MalformedPolicy, parse
 from cachekeep.security.policy.tree import Kind
 from cachekeep.services.core import paging
-from cachekeep.services.core.authorise import of_user, policies_of
-from cachekeep.services.core.callers import user_arn
+from cachekeep.services.core.authorise import of_caller, policies_of, subject_of
+from cachekeep.services.core.callers import Caller
 from cachekeep.services.core.context import Context, Params, ServiceSettings
 from cachekeep.services.core.operation import Operation, reads
 from cachekeep.services.core.parameters import Declared, Effect, Moot, NotYet
 from cachekeep.services.iam import find
+from cachekeep.services.iam.find import HOLDERS
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -44,16 +46,23 @@ async def custom(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
 
 
 async def of_principal(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
-    """What the policies of a user would allow, and others beside them; a boundary that is given stands for the user's own."""
+    """What the policies of a user, group or role would allow, and others beside them; a boundary that is given stands for its
+    own."""
     params, account = call.params, context.settings.account
     arn: str = params["PolicySourceArn"]
-    if not arn.startswith(f"arn:aws:iam::{account}:user/"):
-        raise _invalid(f"{arn} is not the ARN of a user of this account.")
-    user = await find.user(tx, arn.rpartition("/")[2])
-    subject, given = Subject(user_arn(account, user), account), _given(params)
-    bounded = any(policy.kind == "boundary" for policy in given)
-    own = policies_of(replace(user, boundary="" if bounded else user.boundary))
-    return _answer(params, [*own, *given], subject, of_user(user, subject))
+    kind = next((kind for kind in HOLDERS if arn.startswith(f"arn:aws:iam::{account}:{kind.word}/")), None)
+    if kind is None:
+        raise _invalid(f"{arn} is not the ARN of a user, a group or a role of this account.")
+    holder = await find.holder(tx, kind, arn.rpartition("/")[2])
+    given = _given(params)
+    if any(policy.kind == "boundary" for policy in given) and not isinstance(holder, IamGroup):
+        holder = replace(holder, boundary="")
+    own = await policies_of(holder, tx)
+    if isinstance(holder, IamGroup):
+        return _answer(params, [*own, *given], Subject("", account), {})
+    caller = Caller(holder)
+    subject = subject_of(caller, account)
+    return _answer(params, [*own, *given], subject, of_caller(caller, subject))
 
 
 def _given(params: Params) -> list[Attached]:
@@ -148,7 +157,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
 
 PARAMETERS: Final[Declared] = {
     "PolicyInputList": Effect("what the identity may do"),
-    "PolicySourceArn": Effect("the user whose policies are tried"),
+    "PolicySourceArn": Effect("the user, group or role whose policies are tried"),
     "PolicyExclusionList": NotYet("Leaving policies of the user out"),
     "SimulatePrincipalPolicy:CallerArn": NotYet("A caller other than the user"),
     "PermissionsBoundaryPolicyInputList": Effect("the most that it may do"),
