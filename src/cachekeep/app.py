@@ -189,6 +189,7 @@ class App:
             data_dir=settings.data_dir,
             kept=settings.data_dir / KEPT_DIR,
             verify_bytes=settings.verify_bytes,
+            buckets=settings.buckets,
         )
         jobs = JobsHere(backups.runners)
         undo.push_async_callback(jobs.aclose)
@@ -230,6 +231,7 @@ class App:
             default_ingress=settings.default_ingress,
             no_filter=no_filter,
             hold_seconds=settings.hold_seconds,
+            buckets=frozenset(settings.buckets),
             quotas={TEST_FAILOVERS_PER_DAY: settings.test_failovers_per_day_max},
             issuer=issuer,
             trails=(known, strangers),

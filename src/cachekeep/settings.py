@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vault: str = ""
     """Where snapshots are kept: a directory, or s3://, gs://, az:// with endpoint and credentials from the environment; empty: a
     directory in ``data_dir``."""
+    bucket: Annotated[str, msgspec.Meta(pattern=r"^$|^[a-z0-9.-]+=[^,]+(,[a-z0-9.-]+=[^,]+)*$")] = ""
+    """What requests call buckets, and where each is: name=URL, with commas between; a URL as for ``vault``."""
     verify_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 30
     """The most memory that an engine may have into which a snapshot is restored for a trial; what needs more is only read."""
     zone_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
@@ -83,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def zones(self) -> tuple[str, ...]:
         """``us-east-1a``, ``us-east-1b`` …"""
         return tuple(self.region + letter for letter in "abcdef"[: self.zone_count])
+
+    @property
+    def buckets(self) -> dict[str, str]:
+        return dict(each.split("=", 1) for each in self.bucket.split(",") if each)
 
     @property
     def vault_url(self) -> str:

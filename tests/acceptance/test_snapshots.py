@@ -16,7 +16,7 @@ BLOB = bytes(range(256)) * 4
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path)
+    made = Installation(tmp_path, "--bucket", f"dumps={tmp_path / 'dumps'}")
     try:
         yield made.up()
     finally:
@@ -100,6 +100,11 @@ def test_a_cluster_comes_back_with_its_slots(installation: Installation) -> None
         assert [db.get(f"key-{number}") for number in range(500)] == [str(number).encode() for number in range(500)]
 
 
+def delete_when_free(aws: Any, name: str) -> None:
+    eventually(lambda: aws.describe_snapshots(SnapshotName=name)["Snapshots"][0]["SnapshotStatus"] == "available")
+    aws.delete_snapshot(SnapshotName=name)
+
+
 def manifests(installation: Installation) -> int:
     return len(list((installation.data_dir / "vault").glob("snapshots/*/manifest")))
 
@@ -121,6 +126,13 @@ def test_one_is_carried_on_when_the_control_plane_dies_and_leaves_nothing_when_i
     aws.delete_replication_group(ReplicationGroupId="demo")
     eventually(lambda: not aws.describe_replication_groups()["ReplicationGroups"], seconds=120)
     taken(aws, "nightly")
-    aws.delete_snapshot(SnapshotName="nightly")
+    aws.copy_snapshot(SourceSnapshotName="nightly", TargetSnapshotName="kept")
+    taken(aws, "kept")
+    aws.copy_snapshot(SourceSnapshotName="kept", TargetSnapshotName="out/plain", TargetBucket="dumps")
+    dump = installation.data_dir.parent / "dumps" / "out" / "plain-0001.rdb"
+    eventually(dump.exists)
+    assert dump.read_bytes().startswith(b"REDIS0")
+    for name in ("nightly", "kept"):
+        delete_when_free(aws, name)
     eventually(lambda: not aws.describe_snapshots()["Snapshots"])
     assert not list((installation.data_dir / "vault").glob("snapshots/*/*"))

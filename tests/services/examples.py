@@ -314,6 +314,11 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "elasticache:DescribeServerlessCaches": [*_NO_TOKENS, {"ServerlessCacheName": "x"}, {}],
     "elasticache:DescribeServiceUpdates": [*_NO_PAGES, {"ServiceUpdateName": "x"}, {}],
+    "elasticache:CopySnapshot": [
+        {"SourceSnapshotName": "s1", "TargetSnapshotName": "new", "Tags": _TAGS},
+        {"SourceSnapshotName": "s1", "TargetSnapshotName": "new", "TargetBucket": "dumps"},
+        {"SourceSnapshotName": "s1", "TargetSnapshotName": "new"},
+    ],
     "elasticache:CreateSnapshot": [
         {"SnapshotName": "new", "CacheClusterId": "demo-002", "Tags": _TAGS},
         {"SnapshotName": "new", "ReplicationGroupId": "demo", "CacheClusterId": "demo-003"},

@@ -69,6 +69,7 @@ SETTINGS = ServiceSettings(
     capacity_memory_bytes=0,
     overcommit=True,
     hold_seconds=0,
+    buckets=frozenset({"dumps"}),
     issuer=Issuer(b"for tests", ACCOUNT),
 )
 ROOT_KEY = ("AKIDEXAMPLE", "secret")

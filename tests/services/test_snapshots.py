@@ -217,3 +217,49 @@ def test_a_last_snapshot_that_cannot_be_is_refused_and_nothing_is_deleted(
     assert refused(getattr(rig.cache, call), **({"FinalSnapshotIdentifier": "last"} | of | params)).code == code
     assert not rig.stored("demo").wanted.deleted
     assert not rig.stored("mc").wanted.deleted
+
+
+def test_a_copy_is_a_manual_snapshot_of_its_own(rig: Rig) -> None:
+    rig.group()
+    rig.cache.create_snapshot(SnapshotName="nightly", ReplicationGroupId="demo")
+    copied = {"SourceSnapshotName": "nightly", "TargetSnapshotName": "Kept"}
+    assert refused(rig.cache.copy_snapshot, **copied).code == "InvalidSnapshotState"
+    rig.keep()
+    told = rig.cache.copy_snapshot(**copied)["Snapshot"]
+    assert (told["SnapshotName"], told["SnapshotStatus"], told["SnapshotSource"]) == ("kept", "creating", "manual")
+    assert show(rig)["SnapshotStatus"] == "copying"
+    assert refused(rig.cache.delete_snapshot, SnapshotName="nightly").code == "InvalidSnapshotState"
+    assert refused(rig.cache.copy_snapshot, **copied).code == "SnapshotAlreadyExistsFault"
+    assert refused(rig.cache.copy_snapshot, SourceSnapshotName="none", TargetSnapshotName="x").code == "SnapshotNotFoundFault"
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"TargetBucket": "none"}, "the buckets of this endpoint are dumps"),
+        ({"TargetSnapshotName": "../up"}, "Invalid value ../up"),
+        ({"TargetSnapshotName": "a//b"}, "Invalid value a//b"),
+        ({"TargetSnapshotName": "/etc/a"}, "Invalid value /etc/a"),
+        ({"Tags": [{"Key": "k", "Value": "v"}]}, "Tags cannot be used"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(rig: Rig, params: dict[str, Any], words: str) -> None:
+    rig.group()
+    rig.cache.create_snapshot(SnapshotName="nightly", ReplicationGroupId="demo")
+    rig.keep()
+    exported = {"SourceSnapshotName": "nightly", "TargetSnapshotName": "out/nightly.1", "TargetBucket": "dumps"}
+    assert words in refused(rig.cache.copy_snapshot, **(exported | params)).message
+    rig.cache.copy_snapshot(**exported)
+    assert show(rig)["SnapshotStatus"] == "copying"
+
+
+def test_what_is_being_restored_stays(rig: Rig) -> None:
+    rig.group()
+    rig.cache.create_snapshot(SnapshotName="nightly", ReplicationGroupId="demo")
+    rig.keep()
+    rig.cache.create_replication_group(ReplicationGroupId="new", ReplicationGroupDescription="d", SnapshotName="nightly")
+    assert show(rig)["SnapshotStatus"] == "restoring"
+    assert refused(rig.cache.delete_snapshot, SnapshotName="nightly").code == "InvalidSnapshotState"
+    rig.keep()
+    assert show(rig)["SnapshotStatus"] == "available"
+    rig.cache.delete_snapshot(SnapshotName="nightly")

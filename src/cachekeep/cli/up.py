@@ -27,6 +27,7 @@ from cachekeep.cli.engines import how_to_get, how_to_mend, missing
     "ca_key",
     "audit_bytes_max",
     "vault",
+    "bucket",
     "verify_bytes",
     "region",
     "account",

@@ -9,6 +9,7 @@ from cachekeep.backup.replica import receive
 from cachekeep.backup.vault import Vault
 from cachekeep.clock import Clock
 from cachekeep.compute.contract import Link, Target
+from cachekeep.control.copies import SnapshotCopier
 from cachekeep.control.jobs import Runner
 from cachekeep.control.restores import RestoreTasks
 from cachekeep.control.snapshots import SnapshotSweeper, SnapshotTasks
@@ -38,12 +39,14 @@ class Backups:
         data_dir: Path,
         kept: Path,
         verify_bytes: int,
+        buckets: Mapping[str, str],
     ) -> None:
         taker = SnapshotTasks(store=store, vault=vault, link=link, target_of=target_of, receive=receive, clock=clock)
         fetcher = RestoreTasks(store=store, vault=vault, directory=kept)
         self.runners: Mapping[str, Runner] = {snapshots.KIND: taker.take, restores.KIND: fetcher.fetch}
         self.workers: Mapping[str, Worker] = {
             "sweeper": SnapshotSweeper(store=store, vault=vault, clock=clock, clear=fetcher.clear),
+            "copier": SnapshotCopier(store=store, vault=vault, clock=clock, buckets=buckets),
             "verifier": Verifier(
                 store=store,
                 vault=vault,

@@ -69,6 +69,7 @@ from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import RECORDS, Event, Installation, ParameterGroup, Record, Subnet, SubnetGroup, Tags
 from cachekeep.model.runtime import Digests, Login, Part, Runtime
 from cachekeep.model.snapshot import (
+    Export,
     Restore,
     ShardCopy,
     Snapshot,
@@ -199,6 +200,7 @@ __all__ = [
     "ErrandKind",
     "Event",
     "Excuse",
+    "Export",
     "Failed",
     "Failure",
     "Flight",

@@ -11,7 +11,7 @@ from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamGroup, IamRole, IamUser, IssuedKey, ManagedPolicy
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 from cachekeep.model.security_group import SecurityGroup
-from cachekeep.model.snapshot import Snapshot, SnapshotEnd, Verification
+from cachekeep.model.snapshot import Export, Snapshot, SnapshotEnd, Verification
 
 SourceType = Literal[
     "cache-cluster",
@@ -82,6 +82,7 @@ Record = (
     CacheUser
     | IamGroup
     | IamRole
+    | Export
     | IamUser
     | Installation
     | IssuedKey
@@ -122,6 +123,7 @@ RECORDS: dict[str, type[Record]] = {
         Tags,
         UserGroup,
         Verification,
+        Export,
     )
 }
 """By the name that their kind is stored under."""

@@ -60,6 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The cache cluster's, where that is."""
     settings: SnapshotSettings
     nodes: tuple[SnapshotNode, ...]
+    copy_of: str = ""
+    """Uid of the snapshot of which it is a copy."""
     deleted: bool = False
     """Its data are to go, and then this."""
     version: int = 0
@@ -121,4 +123,14 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     problem: str = ""
     """Why it cannot be restored; empty: it can."""
+    version: int = 0
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot's data that are to be put into a bucket, as they are; gone when that is over. ``name`` is the bucket's and the
+    target's, with a slash between."""
+
+    name: str
+    snapshot: str
+    """The name of the snapshot."""
     version: int = 0

@@ -41,6 +41,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     no_filter: str | None = None
     """Why connections cannot be filtered here, so that there can be no security group but one that lets everybody in; None: they
     can."""
+    buckets: frozenset[str] = frozenset()
+    """Names that requests may have for where plain data are put."""
     hold_seconds: float = 8.0
     """How long a Describe of one resource in transition is held open; 0 answers at once."""
     quotas: Mapping[Quota, int | None] = {}

@@ -78,7 +78,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeServiceUpdates": reads(_empty("ServiceUpdates", ServiceUpdateName="serviceupdate")),
     "DescribeUpdateActions": reads(_empty("UpdateActions")),
     **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
-    **_refused("Copying snapshots", "CopySnapshot", plural=True),
     **_refused(
         "Serverless caches",
         "CreateServerlessCache",

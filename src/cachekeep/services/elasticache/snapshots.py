@@ -4,16 +4,18 @@ to be there any more."""
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cachekeep.model import Cache, Snapshot, SnapshotEnd, SnapshotNode, SnapshotSource
+from cachekeep.model import Cache, Export, Snapshot, SnapshotEnd, SnapshotNode, SnapshotSource
 from cachekeep.model.traits import traits
+from cachekeep.plan.restores import going_on
 from cachekeep.plan.snapshots import nodes_of, settings_of
 from cachekeep.services.core import paging
-from cachekeep.services.core.caches import save
+from cachekeep.services.core.caches import every, save
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.errands import with_errand
 from cachekeep.services.core.operation import Operation, reads, writes
@@ -89,6 +91,59 @@ async def _source(params: Params, tx: Transaction) -> tuple[Cache, str]:
     return cache, "" if cache.clustered else cluster_id
 
 
+# ------------------------------------------------------------------ copy
+
+
+async def copy_snapshot(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """Copies a snapshot: into another, or, with `TargetBucket`, as one plain `.rdb` file for each shard into a bucket."""
+    params = call.params
+    source = await find_one(tx, params["SourceSnapshotName"])
+    end = await tx.get(SnapshotEnd, source.uid)
+    if (now := status(source, end)) != "available" or end is None:
+        raise ApiError("InvalidSnapshotState", f"Snapshot {source.name} is {now}, and cannot be copied now. Nothing was changed.")
+    given = tags.parse(params.get("Tags", ()), context)
+    if bucket := params.get("TargetBucket"):
+        return await _export(params, tx, context, source, end, bucket)
+    name = names.identifier(params["TargetSnapshotName"], "TargetSnapshotName", names.NAME_MAX)
+    if await tx.get(Snapshot, name) is not None:
+        raise ApiError("SnapshotAlreadyExistsFault", f"Snapshot {name} already exists.")
+    made = replace(
+        source,
+        name=name,
+        uid=f"{context.clock.new_id()}/{name}",
+        source="manual",
+        asked_at=context.clock.now(),
+        cache_uid="",
+        copy_of=source.uid,
+        version=0,
+    )
+    made = await tx.put(made)
+    await tags.replace_all(tx, names.arn(context.settings, "snapshot", name), given)
+    return {"Snapshot": shape(made, None, context)}
+
+
+async def _export(
+    params: Params, tx: Transaction, context: Context, source: Snapshot, end: SnapshotEnd, bucket: str
+) -> Mapping[str, Any]:
+    if bucket not in context.settings.buckets:
+        raise value_error(
+            f"The S3 bucket {bucket} does not exist: the buckets of this endpoint are "
+            f"{', '.join(sorted(context.settings.buckets)) or 'none'} (`cachekeep up --bucket NAME=URL`). Nothing was changed."
+        )
+    target = params["TargetSnapshotName"]
+    if not _EXPORT.fullmatch(target):
+        raise value_error(f"Invalid value {target} for TargetSnapshotName: letters, digits, and . _ - / in between, at most 1000.")
+    if params.get("Tags"):
+        raise combination_error("Tags cannot be used with TargetBucket: files in a bucket have none here.")
+    if await tx.get(Export, f"{bucket}/{target}") is not None:
+        raise ApiError("SnapshotAlreadyExistsFault", f"{target} is being written to {bucket} already.")
+    await tx.put(Export(name=f"{bucket}/{target}", snapshot=source.name))
+    return {"Snapshot": shape(source, end, context)}
+
+
+_EXPORT: Final = re.compile(r"(?=.{1,1000}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]|[./](?=[A-Za-z0-9_-]))*")
+
+
 # ------------------------------------------------------------------ describe
 
 
@@ -111,10 +166,13 @@ async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str
         await find.cluster(tx, cluster_id)
     shown, marker = paging.finish(rows[: size + 1], size, lambda s: s.name, _PAGES)
     with_slots = params.get("ShowNodeGroupConfig", False)
-    return {
-        "Snapshots": [shape(s, await tx.get(SnapshotEnd, s.uid), context, with_slots=with_slots) for s in shown],
-        **marker,
-    }
+    shapes = []
+    for found in shown:
+        of = shape(found, await tx.get(SnapshotEnd, found.uid), context, with_slots=with_slots)
+        if of["SnapshotStatus"] == "available" and (used := await _in_use(tx, found)):
+            of = {**of, "SnapshotStatus": used}
+        shapes.append(of)
+    return {"Snapshots": shapes, **marker}
 
 
 async def find_one(tx: Transaction, name: str) -> Snapshot:
@@ -191,12 +249,24 @@ async def delete(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
     """Removes a snapshot with its data; one that is still being taken cannot be."""
     found = await find_one(tx, call.params["SnapshotName"])
     end = await tx.get(SnapshotEnd, found.uid)
-    if found.deleted or end is None:
-        now = status(found, end)
+    used = await _in_use(tx, found)
+    if found.deleted or end is None or used:
+        now = used or status(found, end)
         raise ApiError("InvalidSnapshotState", f"Snapshot {found.name} is {now}, and cannot be deleted now. Nothing was changed.")
     found = await tx.put(replace(found, deleted=True))
     await tags.drop(tx, names.arn(context.settings, "snapshot", found.name))
     return {"Snapshot": shape(found, end, context)}
+
+
+async def _in_use(tx: Transaction, found: Snapshot) -> str:
+    """What its data are needed for just now, if anything [SnapshotStatus: copying, restoring]."""
+    copied = [s.uid for s in await tx.list(Snapshot) if s.copy_of == found.uid and not s.deleted]
+    if any([await tx.get(SnapshotEnd, uid) is None for uid in copied]):
+        return "copying"
+    if any(e.snapshot == found.name for e in await tx.list(Export)):
+        return "copying"
+    restored = every(tx, lambda c: c.wanted.restore is not None and c.wanted.restore.snapshot == found.uid)
+    return "restoring" if [c async for c in restored if going_on(c) and not c.wanted.deleted] else ""
 
 
 async def delete_cache(tx: Transaction, context: Context, cache: Cache, last: str | None) -> Cache:
@@ -228,6 +298,7 @@ async def _cache_deleted(tx: Transaction, context: Context, cache: Cache) -> Non
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "CreateSnapshot": writes(create),
+    "CopySnapshot": writes(copy_snapshot),
     "DescribeSnapshots": reads(describe),
     "DeleteSnapshot": writes(delete),
 }
