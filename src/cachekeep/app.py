@@ -51,9 +51,8 @@ from cachekeep.security import access_keys, certs, keys, sigv4
 from cachekeep.security import sealing as seals
 from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
-from cachekeep.services.autoscaling.scaler import Scaler
-from cachekeep.services.core.inside import asker
 from cachekeep.services.elasticache.quotas import TEST_FAILOVERS_PER_DAY
+from cachekeep.services.workers import workers as own_workers
 from cachekeep.settings import AUDIT_DIR, ENDPOINT_FILE, ENGINES_DIR, JOURNAL_FILE, ServedAt, Settings
 from cachekeep.store import DataDirLock, FileDisk, Journal, JournaledStore, SqlStore, Store
 from cachekeep.store.every import every
@@ -298,8 +297,8 @@ class App:
             f"{'https' if settings.tls else 'http'}://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         )
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
-        scaler = Scaler(store, clock, asker(services.dispatch, service_settings, clock))
-        singles: dict[str, Worker] = {"pruner": Pruner(store, clock), "scaler": scaler, **metrics.workers, **backups.workers}
+        asking = own_workers(services, store, service_settings, clock)
+        singles: dict[str, Worker] = {"pruner": Pruner(store, clock), **asking, **metrics.workers, **backups.workers}
         if no_filter is None:
             singles["gatekeeper"] = gatekeeper
         single = functools.partial(Single, store=store, clock=clock, holder=holder)

@@ -60,6 +60,15 @@ async def test_no_start_beside_a_living_incarnation(world: World) -> None:
     assert (await seen(driver, spec.key)).incarnation == 1
 
 
+async def test_the_program_is_told_as_it_was_named(world: World) -> None:
+    driver, spec = await world.driver(), world.spec()
+    assert (await seen(driver, spec.key)).program == ""
+    await driver.start(spec)
+    assert (await seen(driver, spec.key)).program == spec.argv[0]
+    driver = await world.driver()
+    assert (await seen(driver, spec.key)).program == spec.argv[0], "whoever adopts it knows it, too"
+
+
 async def test_no_start_of_an_older_incarnation(world: World) -> None:
     driver = await world.driver()
     newer = world.spec(incarnation=3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.plan.builders import MOMENT, gone, group, healthy, later, shard_with, silent, step
+from tests.plan.builders import ADDRESSES, MOMENT, NOW, decided, gone, group, healthy, later, memcached, shard_with, silent, step
 
 from cachekeep.model import (
     Cache,
@@ -18,6 +18,7 @@ from cachekeep.model import (
     Halted,
     Job,
     Move,
+    NodeView,
     Refusal,
     Resharding,
     Running,
@@ -25,7 +26,10 @@ from cachekeep.model import (
     View,
     Wait,
 )
-from cachekeep.plan.change.errands import DEADLINES_SECONDS
+from cachekeep.plan import Policy
+from cachekeep.plan.change.errands import DEADLINES_SECONDS, begin
+from cachekeep.plan.change.rollout import restart
+from cachekeep.plan.situation import Situation
 
 
 def taken_up(kind: ErrandKind, nodes: tuple[str, ...] = (), count: int = 2, **shard: Any) -> Cache:
@@ -56,6 +60,8 @@ def state(answer: Step) -> Done | Failed | Running:
         (taken_up("test-failover", ("demo-002",)), "the test failover of node group 0001 is done: demo-001 leads"),
         (taken_up("promote-stale"), "demo-001 leads shard 0001, as was asked for"),
         (taken_up("rebalance"), "the slots are dealt out anew, as asked"),
+        (taken_up("patch", ("demo-002",)), "demo-002 has been restarted into the newer build"),
+        (taken_up("stop-patch"), "nobody else is restarted into the newer build"),
     ],
 )
 def test_done_when_it_is_seen(cache: Cache, because: str) -> None:
@@ -109,7 +115,7 @@ def test_what_is_under_way_goes_on(cache: Cache, view: View) -> None:
     assert job.state == Running()
 
 
-@pytest.mark.parametrize("kind", DEADLINES_SECONDS)
+@pytest.mark.parametrize("kind", [kind for kind in DEADLINES_SECONDS if kind != "stop-patch"])  # which is over at once
 def test_what_takes_too_long_has_failed_and_is_told(kind: ErrandKind) -> None:
     cache = taken_up(kind, ("demo-002",))
     cache = with_node(cache, "demo-002", announced=False)
@@ -163,3 +169,61 @@ def test_each_consent_counts() -> None:
         cache = replace(cache, decided=answer.decided)
     assert taken == ["errand-1", "errand-2", "errand-3"]
     assert cache.decided.shards[0].accept_stale
+
+
+def test_a_patch_restarts_nodes_one_at_a_time_and_the_primary_last() -> None:
+    errand = Errand(serial=1, kind="patch", nodes=("demo-001", "demo-002", "demo-003"))
+    cache = group(3, errands=(errand,))
+    answer = step(cache, healthy(cache))
+    assert isinstance(answer, Decide)
+    assert answer.because == "demo-001, demo-002 and demo-003 restart into the newer build, one at a time"
+    assert [n.due for n in answer.decided.nodes] == ["upgrade"] * 3
+    cache = replace(cache, decided=answer.decided)
+    answer = step(cache, healthy(cache))
+    assert isinstance(answer, Decide)
+    assert [n.name for n in answer.decided.nodes if n.condemned] == ["demo-002"]
+
+
+def test_a_stopped_patch_leaves_those_that_wait_and_lets_go_on_who_has_begun() -> None:
+    cache = taken_up("patch", ("demo-001", "demo-002", "demo-003"), count=3)
+    stop = Errand(serial=2, kind="stop-patch")
+    cache = replace(cache, wanted=replace(cache.wanted, errands=(*cache.wanted.errands, stop)))
+    for name in ("demo-001", "demo-003"):
+        cache = with_node(cache, name, due="upgrade")
+    cache = with_node(cache, "demo-002", due="upgrade", fate=Halted())
+    answer = begin(Situation(cache, healthy(cache), NOW, MOMENT, Policy()))
+    assert isinstance(answer, Decide)
+    assert answer.because == "demo-001 and demo-003 keep the older build, as asked"
+    assert [n.due for n in answer.decided.nodes if n.name != "demo-002"] == ["", ""]
+
+
+def test_a_stopped_patch_leaves_alone_who_is_due_for_another_version() -> None:
+    cache = group(2, errands=(Errand(serial=1, kind="stop-patch"),))
+    cache = with_node(replace(cache, wanted=replace(cache.wanted, version="9.0")), "demo-002", due="upgrade")
+    answer = step(cache, healthy(cache))
+    assert isinstance(answer, Decide)
+    assert "demo-002" not in answer.because or "keeps" not in answer.because
+
+
+def test_memcached_is_patched_node_by_node() -> None:
+    """Each node that restarts is empty: the others keep their shares until it is back."""
+    cache = decided(memcached(3), View(free_addresses=ADDRESSES))
+    nodes = tuple(replace(n, announced=True, due="upgrade") for n in cache.decided.nodes)
+    cache = replace(cache, decided=replace(cache.decided, nodes=nodes, available_at=NOW))
+    view = View(nodes={n.name: NodeView(process="running", incarnation=1) for n in nodes})
+    first = restart(Situation(cache, view, NOW, MOMENT, Policy()))
+    assert isinstance(first, Decide)
+    assert [n.name for n in first.decided.nodes if n.condemned] == ["mc.0001"]
+    back = [replace(n, fate=None, due="", incarnation=2, announced=False) if n.condemned else n for n in first.decided.nodes]
+    cache = replace(cache, decided=replace(first.decided, nodes=tuple(back)))
+    waits = restart(Situation(cache, view, NOW, MOMENT, Policy()))
+    assert isinstance(waits, Wait)
+    assert waits.because == "mc.0002 and mc.0003 restart when mc.0001 is back"
+    cache = with_node(cache, "mc.0001", announced=True)
+    second = restart(Situation(cache, view, NOW, MOMENT, Policy()))
+    assert isinstance(second, Decide)
+    assert [n.name for n in second.decided.nodes if n.condemned] == ["mc.0002"]
+    asked = replace(cache, decided=replace(cache.decided, nodes=tuple(replace(n, due="reboot") for n in nodes)))
+    at_once = restart(Situation(asked, view, NOW, MOMENT, Policy()))
+    assert isinstance(at_once, Decide)
+    assert all(n.condemned for n in at_once.decided.nodes)

@@ -313,7 +313,6 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {},
     ],
     "elasticache:DescribeServerlessCaches": [*_NO_TOKENS, {"ServerlessCacheName": "x"}, {}],
-    "elasticache:DescribeServiceUpdates": [*_NO_PAGES, {"ServiceUpdateName": "x"}, {}],
     "elasticache:CopySnapshot": [
         {"SourceSnapshotName": "s1", "TargetSnapshotName": "new", "Tags": _TAGS},
         {"SourceSnapshotName": "s1", "TargetSnapshotName": "new", "TargetBucket": "dumps"},
@@ -333,7 +332,6 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"SnapshotSource": "system"},
         {"SnapshotName": "sharded", "ShowNodeGroupConfig": True},
     ],
-    "elasticache:DescribeUpdateActions": [*_NO_PAGES, {}],
     "elasticache:DescribeUserGroups": [*_PAGES, {"UserGroupId": "team"}, {}],
     "elasticache:DescribeUsers": [
         *_PAGES,
@@ -428,6 +426,33 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "elasticache:ResetCacheParameterGroup": [
         {"CacheParameterGroupName": "mine", "ResetAllParameters": True},
         {"CacheParameterGroupName": "mine", "ParameterNameValues": [{"ParameterName": "timeout"}]},
+    ],
+    "elasticache:BatchApplyUpdateAction": [
+        {"ServiceUpdateName": "first", "ReplicationGroupIds": ["demo"], "CacheClusterIds": ["one"]},
+    ],
+    "elasticache:BatchStopUpdateAction": [
+        {"ServiceUpdateName": "first", "ReplicationGroupIds": ["demo"], "CacheClusterIds": ["one"]},
+    ],
+    "elasticache:DescribeServiceUpdates": [
+        {"ServiceUpdateName": "first"},
+        {"ServiceUpdateStatus": ["expired"]},
+        {"MaxRecords": 1},
+        {"MaxRecords": 1, "Marker": NEXT_PAGE},
+        {},
+    ],
+    "elasticache:DescribeUpdateActions": [
+        {"ServiceUpdateName": "second"},
+        {"ReplicationGroupIds": ["demo"]},
+        {"CacheClusterIds": ["one"]},
+        {"Engine": "redis"},
+        {"ServiceUpdateStatus": ["expired"]},
+        {"ServiceUpdateTimeRange": {"StartTime": dt.datetime(2026, 1, 6, 12, tzinfo=dt.UTC)}},
+        {"ServiceUpdateTimeRange": {"EndTime": dt.datetime(2026, 1, 6, 12, tzinfo=dt.UTC)}},
+        {"UpdateActionStatus": ["stopped"]},
+        {"ShowNodeLevelUpdateStatus": True},
+        {"MaxRecords": 1},
+        {"MaxRecords": 1, "Marker": NEXT_PAGE},
+        {},
     ],
     "elasticache:TestFailover": [{"ReplicationGroupId": "red", "NodeGroupId": "0001"}],
     "application-autoscaling:DeleteScalingPolicy": [_SCALED | {"PolicyName": "one"}],

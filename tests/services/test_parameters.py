@@ -14,11 +14,13 @@ from functools import cache
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 from tests.services.examples import EXAMPLES, NEXT_PAGE, WEB, WEB_IN, permissions
-from tests.services.rig import ACCOUNT, SetClock
+from tests.services.rig import ACCOUNT, CATALOGUE, SetClock
 from tests.services.world import World
 
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity
+from cachekeep.model.updates import ServiceUpdate, UpdateAsked
 from cachekeep.services import SERVICES
 from cachekeep.services.core.operation import Operation, Service
 from cachekeep.services.core.parameters import Effect, Moot, Never, NotYet, listed, of
@@ -127,6 +129,23 @@ def filled() -> World:
         tags = [{"Key": "team", "Value": "web"}, {"Key": "site", "Value": "x"}]
         await world.ask("CreateTags", {"Resources": [WEB, WEB_IN], "Tags": tags}, "ec2")
         arn = "arn:aws:elasticache:us-east-1:000000000000:cluster:one"
+        async with world.store.transaction() as tx:
+            asked_at = UpdateAsked(at=world.clock.now(), by="customer")
+            for name, engine, line in (("first", "valkey", "8.0"), ("second", "redis", "7.0")):
+                there = await tx.cache("demo", "group"), await tx.cache("one", "cluster"), await tx.cache("red", "group")
+                caches = [cache for cache in there if cache is not None]
+                update = ServiceUpdate(
+                    name=name,
+                    engine=engine,
+                    line=line,
+                    build=f"{line}.99",
+                    program=CATALOGUE.builds[0].program if engine == "redis" else "valkey-8.0.1+tls",
+                    severity="critical",
+                    cures=(),
+                    released_at=world.clock.now() + dt.timedelta(days=len(name)),
+                    asked={cache.uid: replace(asked_at, stopped=cache.name == "one") for cache in caches},
+                )
+                await tx.put(update)
         scope = {"ServiceNamespace": "elasticache", "ResourceId": "replication-group/many"}
         for number in ("NodeGroups", "Replicas"):
             asked = scope | {"ScalableDimension": f"elasticache:replication-group:{number}"}
@@ -213,6 +232,7 @@ async def _seen(world: World) -> list[Any]:
             found.append(await _answer(world, "iam", "GetPolicyVersion", about | {"VersionId": version}))
     for what in ("ScalableTargets", "ScalingPolicies", "ScheduledActions"):
         found.append(await _answer(world, "application-autoscaling", f"Describe{what}", {"ServiceNamespace": "elasticache"}))
+    found.append(await _answer(world, "elasticache", "DescribeUpdateActions", {}))
     async with world.store.reading() as tx:
         found.append([target.tags for target in await tx.list(ScalableTarget)])
     for series in await world.archive.find():

@@ -93,6 +93,8 @@ class ProcessSeen(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     cpu_seconds: float | None = None
     """That its main thread has used; None: it does not run, or nobody can tell."""
+    program: str = ""
+    """That it was started as, by the name in its spec; empty: nobody knows."""
     digests: Digests | None = None
     """Of what it runs with, as far as it was told."""
     last_order: int = 0

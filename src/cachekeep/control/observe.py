@@ -241,6 +241,7 @@ class Observer:
             heard=process.heard,
             still_since=self._still_since(key, process, seen, moment),
             limits=process.limits,
+            program=process.program,
             digests=process.digests,
             last_order=process.last_order,
             lead_order=process.lead_order,

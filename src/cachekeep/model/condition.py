@@ -31,6 +31,8 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     in_sync: bool = False
     lag_bytes: int | None = None
     pending_reboot: bool = False
+    program: str = ""
+    """The build that its process runs; empty: nobody knows."""
     holds_bytes: int | None = None
     """At least so much counts against its ``maxmemory``: told in tenths of that, not to tell something new all the time."""
     fewer_clients: str | None = None

@@ -13,7 +13,7 @@ import msgspec
 from cachekeep.model.moment import Moment
 from cachekeep.model.resources import Record
 
-ErrandKind = Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance", "snapshot"]
+ErrandKind = Literal["reboot", "promote", "test-failover", "promote-stale", "rebalance", "snapshot", "patch", "stop-patch"]
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True, tag="errand"):

@@ -12,6 +12,7 @@ from cachekeep.model.identities import IamGroup, IamRole, IamUser, IssuedKey, Ma
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.model.snapshot import Export, Snapshot, SnapshotEnd, Verification
+from cachekeep.model.updates import ServiceUpdate
 
 SourceType = Literal[
     "cache-cluster",
@@ -95,6 +96,7 @@ Record = (
     | SecurityGroup
     | Snapshot
     | SnapshotEnd
+    | ServiceUpdate
     | SubnetGroup
     | Tags
     | UserGroup
@@ -119,6 +121,7 @@ RECORDS: dict[str, type[Record]] = {
         SecurityGroup,
         Snapshot,
         SnapshotEnd,
+        ServiceUpdate,
         SubnetGroup,
         Tags,
         UserGroup,

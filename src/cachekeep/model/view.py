@@ -98,6 +98,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None = None
     incarnation: int | None = None
     """Of the process that is there, or of the last one that was."""
+    program: str = ""
+    """The build that runs, by the name that it was started by; empty: nobody knows."""
     answer: Answer | None = None
     """None: it was not asked."""
     role: Literal["primary", "replica"] | None = None

@@ -125,6 +125,7 @@ def _node(s: Situation, node: Node) -> NodeCondition:
         role=role,
         in_sync=shard is not None and node.name in shard.in_sync and _led(s, shard),
         lag_bytes=lag,
+        program=v.program,
         pending_reboot=runtime(s.cache, node).is_in(v.digests, "boot") is False,
         holds_bytes=holds(s, node),
         fewer_clients=fewer_clients(s, node),

@@ -138,6 +138,7 @@ class SimDriver:
             incarnation=engine.spec.incarnation,
             decision=engine.spec.decision,
             pid=engine.pid if engine.alive else None,
+            program=engine.spec.argv[0],
             problem=engine.problem,
             limits=LimitsSeen(held=engine.limits, most=PLENTY, resident_bytes=0) if engine.alive else None,
             digests=engine.digests,

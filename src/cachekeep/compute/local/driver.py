@@ -137,6 +137,7 @@ class LocalDriver:
             decision=record.decision,
             pid=held.pid if held and alive else None,
             cpu_seconds=seen.cpu_ticks / proc.TICKS_PER_SECOND if alive and seen else None,
+            program=record.program,
             digests=record.digests,
             last_order=record.last_order,
             lead_order=record.lead_order,
@@ -160,9 +161,7 @@ class LocalDriver:
 
     def on_death(self, callback: Callable[[Key], None]) -> None:
         """Call back in the event loop, once, when a process ends that was accepting connections or had been adopted.
-
-        One that ends before it accepts is told by ``start``.
-        """
+        ``start`` tells of one that ends before it accepts."""
         self._callbacks.append(callback)
 
     # Orders
@@ -341,6 +340,7 @@ class LocalDriver:
                 started_ticks=seen.started_ticks,
                 boot_id=boot_id(),
                 argv=argv,
+                program=spec.argv[0],
                 address=spec.address,
                 port=spec.port,
                 files=files,

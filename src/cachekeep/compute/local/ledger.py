@@ -62,6 +62,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     started_ticks: int = 0
     boot_id: str = ""
     argv: tuple[str, ...] = ()
+    program: str = ""
+    """As its spec named it; empty: a release started it that did not write it down."""
     address: str = ""
     port: int = 0
     files: tuple[str, ...] = ()

@@ -21,6 +21,8 @@ DEADLINES_SECONDS: dict[ErrandKind, float] = {
     "promote-stale": 600.0,
     "rebalance": 86400.0,
     "snapshot": snapshots.DEADLINE_SECONDS,
+    "patch": 86400.0,
+    "stop-patch": 60.0,
 }
 """From when it is taken up. A node that restarts may have to be fed anew; slots that move take as long as their keys."""
 
@@ -36,7 +38,11 @@ def end(s: Situation) -> Step | None:
 def _end(s: Situation, job: Job, errand: Errand) -> Decide | None:
     match errand.kind:
         case "reboot":
-            found = _rebooted(s, errand)
+            found = _rebooted(s, errand, "rebooted")
+        case "patch":
+            found = _rebooted(s, errand, "restarted into the newer build")
+        case "stop-patch":
+            found = Done(), "nobody else is restarted into the newer build"
         case "promote":
             found = _promoted(s, errand)
         case "test-failover":
@@ -59,13 +65,13 @@ def _failed(because: str) -> Found:
     return Failed(because), because
 
 
-def _rebooted(s: Situation, errand: Errand) -> Found:
+def _rebooted(s: Situation, errand: Errand, done: str) -> Found:
     nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
     if any(n.due or n.condemned or not n.announced for n in nodes):
         return None
     if not nodes:
         return Done(), "nobody is left to reboot"
-    return Done(), f"{names(nodes)} {verb(nodes, 'has', 'have')} been rebooted"
+    return Done(), f"{names(nodes)} {verb(nodes, 'has', 'have')} been {done}"
 
 
 def _promoted(s: Situation, errand: Errand) -> Found:
@@ -149,6 +155,14 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
             decided = _hung_ones_given_up(s, nodes)
             due = with_nodes(decided, [replace(n, due=n.due or "reboot") for n in nodes])
             return _begun(s, errand, Decide(due, f"{names(nodes)} {verb(nodes, 'reboots', 'reboot')}"))
+        case "patch":
+            nodes = [n for n in s.decided.nodes if n.member in errand.nodes and not n.leaving]
+            because = f"{names(nodes)} {verb(nodes, 'restarts', 'restart')} into the newer build, one at a time"
+            if not nodes:
+                return _nothing(s, errand, because)
+            return _begun(s, errand, Decide(with_nodes(s.decided, [replace(n, due=n.due or "upgrade") for n in nodes]), because))
+        case "stop-patch":
+            return _stop_patch(s, errand)
         case "promote":
             return _promote(s, errand)
         case "test-failover":
@@ -172,6 +186,20 @@ def _begin(s: Situation, errand: Errand) -> Decide | Wait:
                 return _nothing(s, errand, "nobody waits for a stale promotion: nothing is changed")
             accepted = with_shard(s.decided, replace(shard, accept_stale=True))
             return _begun(s, errand, Decide(accepted, "the user accepts the loss of what was never replicated"))
+
+
+def _stop_patch(s: Situation, errand: Errand) -> Decide:
+    """Who has begun to restart goes on; whoever is due for another version stays so."""
+    wanted = s.cache.wanted
+    nodes = [
+        n
+        for n in s.decided.nodes
+        if n.due == "upgrade" and not n.condemned and (n.engine, n.version) == (wanted.engine, wanted.version)
+    ]
+    if not nodes:
+        return _nothing(s, errand, "nobody waits to be restarted into a newer build")
+    decided = with_nodes(s.decided, [replace(n, due="") for n in nodes])
+    return _begun(s, errand, Decide(decided, f"{names(nodes)} {verb(nodes, 'keeps', 'keep')} the older build, as asked"))
 
 
 def _promote(s: Situation, errand: Errand) -> Decide | Wait:

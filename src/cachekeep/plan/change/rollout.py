@@ -54,7 +54,7 @@ def restart(s: Situation) -> Step | None:
     if not due:
         return None
     if not s.replicated:
-        return _halt(s, [n for n in due if s.runs(n)])
+        return _restart_alone(s, [n for n in due if s.runs(n)])
     now: list[Node] = []
     waits: Step | None = None
     for shard in s.decided.shards:
@@ -93,6 +93,19 @@ def restart(s: Situation) -> Step | None:
         else:
             now.append(primary)
     return _halt(s, now) if now else waits
+
+
+def _restart_alone(s: Situation, due: list[Node]) -> Step | None:
+    """Nodes that nobody stands in for: at once where a user asked for just that, else one at a time, as each empties its share of
+    the cache."""
+    asked = [n for n in due if n.due == "reboot"]
+    if asked or not due:
+        return _halt(s, asked)
+    back = [n for n in s.decided.nodes if not n.leaving and (n.condemned or not n.announced)]
+    if back:
+        because = f"{names(due)} {verb(due, 'restarts', 'restart')} when {names(back)} {verb(back)} back"
+        return Wait(0.1, "sync", because, about=tuple(n.name for n in due))
+    return _halt(s, due[:1])
 
 
 def _halt(s: Situation, nodes: list[Node]) -> Step | None:

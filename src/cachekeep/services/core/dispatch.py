@@ -67,6 +67,11 @@ class Services:
             async with self._store.reading() as tx:
                 await identify(call, tx, self._context.settings.issuer)
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """The builds that are worked with."""
+        return self._context.catalogue
+
     def use(self, catalogue: Catalogue) -> None:
         """Work with other installed builds from now on."""
         self._context = with_fields(self._context, catalogue=catalogue)

@@ -29,7 +29,6 @@ MISSING: Final[Mapping[str, Callable[[str], ApiError]]] = {
     "reserved-instance": _missing("ReservedCacheNodeNotFound", "Reserved cache node"),
     "offering": _missing("ReservedCacheNodesOfferingNotFound", "Reserved cache nodes offering"),
     "globalreplicationgroup": _missing("GlobalReplicationGroupNotFoundFault", "Global replication group"),
-    "serviceupdate": _missing("ServiceUpdateNotFoundFault", "Service update"),
 }
 """Kind of resource (as in its ARN) → the error for a name of it."""
 
@@ -75,8 +74,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "DescribeGlobalReplicationGroups": reads(_empty("GlobalReplicationGroups", GlobalReplicationGroupId="globalreplicationgroup")),
     "DescribeReservedCacheNodes": reads(_empty("ReservedCacheNodes", ReservedCacheNodeId="reserved-instance")),
     "DescribeReservedCacheNodesOfferings": reads(_empty("ReservedCacheNodesOfferings", ReservedCacheNodesOfferingId="offering")),
-    "DescribeServiceUpdates": reads(_empty("ServiceUpdates", ServiceUpdateName="serviceupdate")),
-    "DescribeUpdateActions": reads(_empty("UpdateActions")),
     **{name: refuses("InvalidParameterValue", NO_CACHE_SECURITY_GROUPS) for name in _CACHE_SECURITY_GROUP_OPERATIONS},
     **_refused(
         "Serverless caches",
@@ -103,5 +100,4 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     **_refused("Online migration", "PrepareMigration", "StartMigration", "CompleteMigration", "StopMigration", "TestMigration"),
     **_refused("Reserving cache nodes", "PurchaseReservedCacheNodesOffering"),
-    **_refused("Applying service updates", "BatchApplyUpdateAction", "BatchStopUpdateAction"),
 }
