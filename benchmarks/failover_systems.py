@@ -22,8 +22,7 @@ from tests.acceptance.installation import Installation, created
 from tests.addresses import new_pool
 
 from cachekeep.chaos.cuts import Cuts
-from cachekeep.cli.ca import published
-from cachekeep.cli.client import call
+from cachekeep.cli.client import call, published
 from cachekeep.engines.catalogue import Build
 from cachekeep.settings import Settings
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.acceptance.installation import Installation
+import valkey
+from tests.acceptance.installation import Installation, created, eventually
 
 GUIDE = Path(__file__).parents[2] / "docs/guide/tls.md"
 
@@ -39,6 +40,35 @@ def test_what_the_guide_says(another: Callable[..., Installation], tmp_path: Pat
     installation.run("chaos", "kill-node", "demo", "--for", "1s", "--yes")
     (report,) = (installation.data_dir / "reports").glob("*.json")
     assert json.loads(report.read_text())["writes_again"] is True
+
+
+def test_from_one_authority_to_another(another: Callable[..., Installation]) -> None:
+    installation = another("--tls").up()
+    address = created(installation.client(), "demo", TransitEncryptionEnabled=True)["NodeGroups"][0]["PrimaryEndpoint"]["Address"]
+    pids, old = installation.pids(), installation.run("ca").stdout
+    for step in ("reissue", "retire"):
+        assert "certificate authority" in installation.run("rotate-ca", step, check=False).stderr
+    installation.run("rotate-ca", "publish")
+    both = installation.run("ca").stdout
+    new = both.removeprefix(old)
+    assert both.startswith(old)
+    assert new.count("BEGIN CERTIFICATE") == 1
+    assert (_believed(address, old), _believed(address, new)) == (True, False), "it issues nothing yet"
+    installation.run("rotate-ca", "reissue")
+    eventually(lambda: _believed(address, new), what="another certificate")
+    eventually(lambda: installation.run("rotate-ca", "retire", check=False).returncode == 0, what="nobody shows the old one's")
+    assert installation.run("ca").stdout == new
+    assert "available" in installation.run("status", "demo").stdout
+    installation.client().describe_replication_groups()
+    assert installation.pids() == pids
+
+
+def _believed(address: str, trust: str) -> bool:
+    with valkey.Valkey(host=address, ssl=True, ssl_ca_data=trust, ssl_check_hostname=True) as client:
+        try:
+            return bool(client.ping())
+        except valkey.ConnectionError:
+            return False
 
 
 def test_beyond_this_machine_the_api_is_served_by_tls_alone(another: Callable[..., Installation]) -> None:

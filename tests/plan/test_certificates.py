@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from msgspec.structs import replace
 from tests.plan.builders import ADDRESSES, MOMENT, NOW, group, healthy, running, step
 
 from cachekeep.engines.runtime import runtime
-from cachekeep.model import Act, Apply, Cache, Certificate, Decide, Start, View
+from cachekeep.model import Act, Apply, Cache, Certificate, Decide, Start, View, Wait
 from cachekeep.plan import plan
-from cachekeep.plan.nodes.certificates import LIFETIME, RENEWED_BEFORE
+from cachekeep.plan.nodes.certificates import LIFETIME, RENEWED_BEFORE, rotate
 from cachekeep.plan.nodes.members import addresses_used
+from cachekeep.plan.situation import Policy, Situation
 
 DAY = dt.timedelta(days=1)
 
@@ -91,3 +93,34 @@ def test_those_that_run_are_told_of_another_and_nothing_else() -> None:
     assert found.stages == ((Apply("demo-002", ("tls",)), Apply("demo-003", ("tls",))), (Apply("demo-001", ("tls",)),))
     assert found.because == "demo-001, demo-002 and demo-003 get another certificate"
     assert not any(isinstance(e, Start) for stage in found.stages for e in stage)
+
+
+def told(of: Cache, then: Cache, *names: str) -> View:
+    """These nodes run with what was decided then, all others with what is decided."""
+    digests = {n.name: runtime(then, n).digests for n in then.decided.nodes if n.name in names}
+    return healthy(of, **{name.replace("-", "_"): running(of, name, digests=d) for name, d in digests.items()})
+
+
+def test_the_way_from_one_authority_to_another() -> None:
+    """At each step whoever has not been told yet and whoever has believe each other."""
+    cache = encrypted()
+    cache = replace(cache, wanted=replace(cache.wanted, authorities=("old", "new")))
+    way = [("old", ("old",))]
+    for _ in range(3):
+        before = cache
+        cache = issued(cache)
+        assert cache.decided.certificate is not None
+        way.append((cache.decided.certificate.authority, cache.decided.certificate.trusted))
+        waits = rotate(Situation(cache, told(cache, before, "demo-002"), NOW, MOMENT, Policy()))
+        if cache.decided.certificate.trusted[0] == "old":
+            assert isinstance(waits, Wait)
+            assert waits.about == ("demo-002",)
+    assert way == [("old", ("old",)), ("old", ("old", "new")), ("new", ("old", "new")), ("new", ("new", "old"))]
+    assert not isinstance(step(cache, healthy(cache)), Decide), "until the old one is retired"
+    cache = issued(replace(cache, wanted=replace(cache.wanted, authorities=("new",))))
+    assert cache.decided.certificate is not None
+    assert (cache.decided.certificate.authority, cache.decided.certificate.trusted) == ("new", ("new",))
+    assert not isinstance(step(cache, healthy(cache)), Decide)
+    way.append(("new", ("new",)))
+    for (shown, trusting), (shown_then, trusting_then) in itertools.pairwise(way):
+        assert {shown, shown_then} <= set(trusting) & set(trusting_then) or shown == shown_then

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "failover": ("watch:failover", "Make another node the primary."),
     "rotate-credentials": ("watch:rotate", "Change the passwords of Cachekeep's own users."),
     "allow": ("allow:allow", "Let a user of this machine connect to a cache, by a security group."),
+    "rotate-ca": ("ca:rotate", "Go from one certificate authority to another, step by step."),
     "chaos": ("chaos:chaos", "Harm a cache on purpose, and see what its clients feel."),
     "engines": ("engines:engines", "Installed engines and what they can do; install more."),
     "down": ("down:down", "Stop the control plane; with --engines, the caches too."),

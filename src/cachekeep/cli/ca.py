@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from cachekeep.cli import data_dir_flag, options, settings_of
+from cachekeep.cli.client import call, published
 from cachekeep.errors import Unusable
-from cachekeep.settings import CA_FILE, Settings
 
 
 @click.command(short_help="The certificates by which clients know caches with TLS: cachekeep ca > ca.pem.")
@@ -30,12 +30,13 @@ def ca(**flags: Any) -> None:
     click.echo(pem, nl=False)
 
 
-def published(settings: Settings) -> str:
-    """What clients are to trust, PEM; empty: nothing yet. Raises ``Unusable``."""
-    path = settings.data_dir / CA_FILE
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise Unusable(f"{path} cannot be read: {error.strerror}.") from error
+@click.command(short_help="Go from one certificate authority to another, step by step.")
+@click.argument("step", type=click.Choice(["publish", "reissue", "retire"]))
+@options("data_dir")
+def rotate(step: str, **flags: Any) -> None:
+    """Go from one certificate authority to another, while everything runs.
+
+    publish makes another one: give clients what `cachekeep ca` prints then. reissue has it issue all certificates. retire ends the
+    trust in the one before.
+    """
+    click.echo(f"{call(settings_of(flags), 'rotate-ca', step=step)['because']}.")

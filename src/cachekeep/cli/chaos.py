@@ -20,8 +20,7 @@ from cachekeep.chaos.cuts import unusable
 from cachekeep.chaos.harm import Cut, Filling, Victim, clear_left_over
 from cachekeep.chaos.probe import Writer
 from cachekeep.cli import confirm, options, settings_of
-from cachekeep.cli.ca import published
-from cachekeep.cli.client import call
+from cachekeep.cli.client import call, published
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.model.endpoint import parted
 

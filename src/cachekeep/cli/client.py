@@ -14,12 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from cachekeep.cli import data_dir_flag
-from cachekeep.cli.ca import published
 from cachekeep.clock import SystemClock
 from cachekeep.errors import CachekeepError, Unusable, printable
 from cachekeep.security.keys import FILE, load_or_make
 from cachekeep.security.sigv4 import sign
-from cachekeep.settings import ENDPOINT_FILE, PREFIX, ServedAt, Settings
+from cachekeep.settings import CA_FILE, ENDPOINT_FILE, PREFIX, ServedAt, Settings
 
 _PATIENCE_SECONDS = 15.0
 
@@ -87,6 +86,17 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
     if response.status != 200:
         raise Refused(f"{answer.get('message', answer)}")
     return answer
+
+
+def published(settings: Settings) -> str:
+    """What clients are to trust, PEM; empty: nothing yet. Raises ``Unusable``."""
+    path = settings.data_dir / CA_FILE
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _connection(settings: Settings, where: SplitResult) -> http.client.HTTPConnection:

@@ -21,7 +21,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     authority: str
     """Id of the authority that issues it."""
     trusted: tuple[str, ...]
-    """Ids of the authorities by which nodes know each other."""
+    """Ids of the authorities by which nodes know each other; of the first, every node is known to show a certificate."""
     names: tuple[str, ...]
     """Addresses and names of all nodes and endpoints, sorted."""
     issued_at: dt.datetime

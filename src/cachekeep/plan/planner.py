@@ -81,6 +81,7 @@ RULES: tuple[Row, ...] = (
     Row(limits.configure, "all", "before `limits.narrow`: a process may use less when its engine holds less"),
     Row(credentials.rotate, "all", "after `limits.configure`: one password is in force before the next is decided"),
     Row(clients.forget, "replicated", "after `limits.configure`: who is gone is remembered until no node knows him"),
+    Row(certificates.rotate, "all", "after `limits.configure`: one certificate is in force before the next is decided"),
     Row(rollout.resize, "all", "after `limits.configure`: one node type is in force before another is decided"),
     Row(rollout.upgrade, "all", "before `rollout.restart`: a node that is due for several reasons restarts once"),
     Row(rollout.restart, "all", "after `members.part`: who leaves does not restart"),

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from cryptography import x509
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec.structs import replace
 
 from cachekeep.clock import Clock
 from cachekeep.engines.tls import Papers
@@ -51,11 +52,13 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str
     """PEM; of one that was given, with those above it that came with it."""
     sealed: str
-    """Its key."""
+    """Its key; empty: it was thrown away."""
+    state: Literal["published", "issuing", "retired"] = "issuing"
+    """``published``: clients may learn of it, and it issues nothing yet. ``retired``: nobody shows anything that it issued."""
 
 
 class Authorities:
-    """Those of an installation, in the order in which they came. The last issues."""
+    """Those of an installation. Of those that issue, or did, the last does."""
 
     def __init__(self, known: Iterable[Authority], sealing: Sealing, path: Path | None = None) -> None:
         self._known = {a.id: a for a in known}
@@ -65,32 +68,57 @@ class Authorities:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return tuple(self._known)
+        """Of those that issue, or did, and are trusted; the last does."""
+        return tuple(a.id for a in self._known.values() if a.state == "issuing")
+
+    @property
+    def next_id(self) -> str | None:
+        """Of the one that is published and issues nothing yet."""
+        return next((a.id for a in self._known.values() if a.state == "published"), None)
 
     def pem(self, ids: Iterable[str] | None = None) -> str:
-        """The certificates of these authorities; None: of all. Raises ``Unsealable`` for one that is not there."""
-        return "".join(self._get(id).certificate for id in (self._known if ids is None else ids))
+        """The certificates of these authorities; None: of all that clients are to trust. Raises ``Unsealable`` for one that is not
+        there."""
+        if ids is None:
+            return _published(self._known.values())
+        return "".join(self._get(id).certificate for id in ids)
 
     def make(self, clock: Clock) -> None:
         """Make one where there is none, and publish all. Raises ``Unusable`` where it cannot be kept, ``Unsealable`` without a root
         key."""
-        if not self._known:
+        if not self.ids:
             self.add(*new_authority(clock.now()))
         elif self._path is not None and not self._path.with_name(CA_FILE).exists():
-            _write(self._path.with_name(CA_FILE), self.pem().encode())
+            _write(self._path.with_name(CA_FILE), _published(self._known.values()).encode())
 
-    def add(self, certificate: str, key: Key) -> None:
-        """One more, which issues from now on; one that is there already goes to the end. Raises as ``make`` does."""
+    def add(self, certificate: str, key: Key, *, issues: bool = True) -> None:
+        """One more, which issues from now on; one that is there already goes to the end. ``issues`` False: it is only published.
+        Raises as ``make`` does."""
         id = id_of(certificate)
         text = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
         sealed = self._sealing.seal(Secret(text), owner=_OWNER, purpose=id)
         known = {k: a for k, a in self._known.items() if k != id}
-        known[id] = Authority(id=id, certificate=certificate, sealed=sealed)
+        known[id] = Authority(id=id, certificate=certificate, sealed=sealed, state="issuing" if issues else "published")
+        self._keep(known)
+
+    def promote(self) -> None:
+        """Have the one that is published issue from now on. Raises ``Unusable``."""
+        known = dict(self._known)
+        if (id := self.next_id) is not None:
+            known[id] = replace(known.pop(id), state="issuing")
+        self._keep(known)
+
+    def retire(self) -> None:
+        """Of those that issued, none is trusted any more but the last, and their keys are thrown away. Raises ``Unusable``."""
+        old = self.ids[:-1]
+        self._keep({id: replace(a, sealed="", state="retired") if id in old else a for id, a in self._known.items()})
+
+    def _keep(self, known: dict[str, Authority]) -> None:
         if self._path is not None:
             _write(self._path, msgspec.json.format(msgspec.json.encode([*known.values()])))
-            _write(self._path.with_name(CA_FILE), "".join(a.certificate for a in known.values()).encode())
+            _write(self._path.with_name(CA_FILE), _published(known.values()).encode())
         self._known = known
 
     # -- of caches
@@ -140,6 +168,10 @@ class Authorities:
                 "Nodes go on with the certificates that they have: bring that file back from a backup, and start again"
             )
         return self._known[id]
+
+
+def _published(authorities: Iterable[Authority]) -> str:
+    return "".join(a.certificate for a in authorities if a.state != "retired")
 
 
 def leaf_of(

@@ -14,6 +14,7 @@ from cachekeep.model.endpoint import endpoints, node_endpoint
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.model.traits import traits
 from cachekeep.plan.status import unseen
+from cachekeep.services.authorities import rotate_authority
 from cachekeep.services.core.caches import save, told
 from cachekeep.services.core.context import Context, value_error
 from cachekeep.services.core.errands import with_errand
@@ -190,6 +191,7 @@ SERVICE: Final = Service(
         "tell": writes(tell),
         "failover": writes(failover),
         "rotate": writes(rotate),
+        "rotate-ca": writes(rotate_authority),
         "allow": writes(allow),
     },
 )

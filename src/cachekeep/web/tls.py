@@ -20,15 +20,18 @@ _HERE: Final = ("127.0.0.1", "::1", "localhost")
 def serving(authorities: Authorities, host: str, more: str, clock: Clock) -> ssl.SSLContext:
     """For connections to the API at ``host``, which may be called by ``more`` names and addresses (commas between them), too.
 
-    A certificate that is about to end gives way to another as somebody connects: whoever shakes hands then is shown the new one.
+    A certificate that is about to end, or whose authority issues no more, gives way to another as somebody connects: whoever shakes
+    hands then is shown the new one.
     Raises ``Unsealable``.
     """
     names = tuple(sorted({host, socket.gethostname(), *_HERE, *filter(None, (name.strip() for name in more.split(",")))}))
+    issuer = authorities.ids[-1]
     context, ends_at = _context(authorities, names, clock.now())
 
     def choose(connection: ssl.SSLObject, name: str | None, listening: ssl.SSLContext) -> None:
-        nonlocal context, ends_at
-        if ends_at - clock.now() <= _RENEWED_BEFORE:
+        nonlocal context, ends_at, issuer
+        if ends_at - clock.now() <= _RENEWED_BEFORE or authorities.ids[-1] != issuer:
+            issuer = authorities.ids[-1]
             context, ends_at = _context(authorities, names, clock.now())
         connection.context = context
 
