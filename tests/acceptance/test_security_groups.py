@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.acceptance.installation import AWS, Installation, created, eventually
+from tests.acceptance.installation import AWS, Installation, available, created, eventually
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "security-groups.md"
 STRANGER, FRIEND = 65534, 64123
@@ -29,6 +29,7 @@ if int(user):
 connections = []
 for address, port in zip(places[::2], places[1::2]):
     connections.append(socket.socket())
+    connections[-1].settimeout(60)
     try:
         connections[-1].connect((address, int(port)))
     except OSError as error:
@@ -227,6 +228,20 @@ def test_the_guide(another: Callable[..., Installation], meet: Callable[..., Som
     www_data = pwd.getpwnam("www-data").pw_uid
     eventually(lambda: meet(www_data, *where.values()).says() == "+PONG")
     eventually(lambda: meet(STRANGER, *where.values()).says() == "ConnectionRefusedError")
+
+
+def test_the_bus_of_a_cluster(another: Callable[..., Installation], meet: Callable[..., Someone]) -> None:
+    """Though the cache is open to everybody: who says MEET there is believed."""
+    one = another().up()
+    client = one.client()
+    shards = {"ClusterMode": "enabled", "NumNodeGroups": 1, "ReplicasPerNodeGroup": 0, "CacheNodeType": "cache.t3.micro"}
+    client.create_replication_group(ReplicationGroupId="demo", ReplicationGroupDescription="d", Engine="valkey", **shards)
+    address = available(client, "demo")["ConfigurationEndpoint"]["Address"]
+    node = one.status("demo")["nodes"][0]["endpoint"].rpartition(":")[0]
+    assert meet(STRANGER, address, node).says() == "+PONG"
+    eventually(lambda: meet(STRANGER, node, port=16379).says() == "ConnectionRefusedError")
+    socket.create_connection((node, 16379), timeout=60).close()
+    assert available(client, "demo")["Status"] == "available"
 
 
 class Bare(Installation):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec.structs import replace
 from tests.plan.builders import group
 
-from cachekeep.control.gatekeeper import CHECK_SECONDS, Gatekeeper
+from cachekeep.control.gatekeeper import ALL_SECONDS, CHECK_SECONDS, Gatekeeper
 from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache
 from cachekeep.model.security_group import ANY, EVERYBODY, SecurityGroup, SecurityGroupRule
@@ -113,3 +113,36 @@ async def test_what_the_filter_does_not_take_is_said_and_tried_again(world: Worl
     await asyncio.sleep(2 * CHECK_SECONDS)
     assert world.table.doors
     assert world.gatekeeper.lacks() == ()
+
+
+@in_virtual_time
+async def test_what_was_read_is_what_is_now(world: World) -> None:
+    """A change that comes while another is read, and one of which no word came."""
+    await world.put(WEB)
+    cache = await world.add(group(1, security_group_ids=("sg-web",)))
+    await asyncio.sleep(0.5)
+    assert world.table.doors
+    load = world.store.load
+
+    async def slowly(uid: str) -> Cache | None:
+        found = await load(uid)
+        world.store.load = load  # type: ignore[method-assign]
+        async with world.store.transaction() as tx:
+            now = await tx.cache(cache.name, "group")
+            assert now is not None
+            await tx.save_wanted(replace(now, wanted=replace(now.wanted, security_group_ids=())))
+            tx.wake(uid)
+        return found
+
+    world.store.load = slowly  # type: ignore[method-assign]
+    async with world.store.transaction() as tx:
+        tx.wake(cache.uid)
+    await asyncio.sleep(0.5)
+    assert world.table.doors == ()
+    async with world.store.transaction() as tx:
+        now = await tx.cache(cache.name, "group")
+        assert now is not None
+        await tx.save_wanted(replace(now, wanted=replace(now.wanted, security_group_ids=("sg-web",))))
+    world.gatekeeper._touched.clear()
+    await asyncio.sleep(2 * ALL_SECONDS)
+    assert world.table.doors

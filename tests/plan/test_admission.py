@@ -144,14 +144,17 @@ def test_an_id_that_is_no_groups_lets_nobody_in_or_is_the_default_one() -> None:
     assert seen(cache, default=everybody, lenient=True) == ()
 
 
-def test_the_bus_of_a_closed_cluster_is_for_its_nodes_alone() -> None:
+def test_the_bus_of_a_cluster_is_for_its_nodes_alone() -> None:
+    """Whoever speaks there is believed."""
     closed = group(3, security_group_ids=("sg-a",))
     closed = replace(closed, decided=replace(closed.decided, mode="enabled"))
-    found = seen(closed, sg("sg-a", rule("0.0.0.0/0", PORT + 10000), rule("127.0.0.0/8")))
-    bus = {d.address: d for d in found if d.port == PORT + 10000}
-    assert set(bus) == {n.address for n in closed.decided.nodes}
-    assert not any(d.admits(33) or d.networks for d in bus.values())
-    assert seen(closed, sg("sg-a", *OPEN)) == ()
+    everybody = sg("sg-a", *OPEN)
+    for rules in (sg("sg-a", rule("0.0.0.0/0", PORT + 10000), rule("127.0.0.0/8")), everybody):
+        bus = {d.address: d for d in seen(closed, rules) if d.port == PORT + 10000}
+        assert set(bus) == {n.address for n in closed.decided.nodes}
+        assert not any(d.admits(33) or d.networks for d in bus.values())
+    assert {d.port for d in seen(closed, everybody)} == {PORT + 10000}
+    assert doors([closed], {"sg-a": everybody}, DEFAULT, lenient=False, buses=False) == ()
 
 
 def test_nothing_is_decided_yet() -> None:

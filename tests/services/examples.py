@@ -528,6 +528,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"Resources": [WEB], "Tags": [{"Key": "team", "Value": "other"}, {"Key": "site"}]},
         {"Resources": [WEB], "DryRun": True},
     ],
+    "ec2:DescribeNetworkInterfaces": [{}, {"NetworkInterfaceIds": ["eni-1"]}, {"DryRun": True}, {}],
     "ec2:DescribeSecurityGroupRules": _neighbour({"SecurityGroupRuleIds": WEB_IN}, ("group-id", WEB), ("tag:team", "web")),
     "ec2:DescribeTags": _neighbour({}, ("resource-id", WEB), ("value", "nobody")),
     "ec2:ModifySecurityGroupRules": [

@@ -45,10 +45,19 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def doors(
-    caches: Iterable[Cache], groups: Mapping[str, SecurityGroup], default: SecurityGroup, *, lenient: bool
+    caches: Iterable[Cache],
+    groups: Mapping[str, SecurityGroup],
+    default: SecurityGroup,
+    *,
+    lenient: bool,
+    buses: bool = True,
 ) -> tuple[Door, ...]:
     """The doors of all caches, in the order of their places. ``default`` is for a cache that names no group, and with ``lenient``
-    for every id that is no group's; else such an id lets nobody in."""
+    for every id that is no group's; else such an id lets nobody in.
+
+    The bus of a cluster knows no passwords: its nodes believe whoever speaks there. It has a door in any case, unless ``buses`` are
+    left out: then only with the doors of a cache that has others.
+    """
     of_user: dict[int, list[SecurityGroup]] = {}
     for group in (*groups.values(), *(() if default.name in groups else (default,))):
         for user in group.users:
@@ -67,7 +76,7 @@ def doors(
             for port in ports
             if (door := _door(address, port, mine, of_user)) is not None
         ]
-        if closed:
+        if closed or buses:
             closed += [Door(address=n.address, port=n.port + BUS_OFFSET) for n in decided.everyone if cache.in_cluster_mode(n)]
         found |= {(door.address, door.port): door for door in closed}
     return tuple(found[place] for place in sorted(found))

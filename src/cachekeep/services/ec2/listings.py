@@ -13,9 +13,10 @@ from cachekeep.engines.node_types import NodeType, node_types
 from cachekeep.services.core.context import Context, ServiceSettings, digest
 from cachekeep.services.core.operation import Handler, Operation, reads
 from cachekeep.services.core.paging import PageRule
-from cachekeep.services.core.parameters import Declared, Moot
+from cachekeep.services.core.parameters import Declared, Effect, Moot
 from cachekeep.services.ec2.answers import MEANT, Picked, Shape, dry, listed
 from cachekeep.store.contract import Transaction
+from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
 
@@ -189,11 +190,29 @@ _LISTINGS: Final[Mapping[str, tuple[Callable[[ServiceSettings], Sequence[Shape]]
     ),
 }
 
+
+async def _network_interfaces(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
+    """There are none: addresses of nodes belong to the machine. Terraform asks before it deletes a security group."""
+    if ids := call.params.get("NetworkInterfaceIds"):
+        raise ApiError("InvalidNetworkInterfaceID.NotFound", f"The networkInterface ID '{ids[0]}' does not exist")
+    return {"NetworkInterfaces": []}
+
+
+_NONE: Final = Moot("there is none to choose from")
 _ALL_ARE: Final = Moot("all that there are can be used, and are always shown")
 PARAMETERS: Final[Declared] = {
     "AllAvailabilityZones": _ALL_ARE,
     "AllRegions": _ALL_ARE,
     "IncludeUnsupportedInRegion": _ALL_ARE,
+    "IncludeManagedResources": _NONE,
+    "NetworkInterfaceIds": Effect("those that are meant, of which there are none"),
+    **{
+        f"DescribeNetworkInterfaces:{name}": _NONE
+        for name in ("Filters", "Filters.Name", "Filters.Values", "MaxResults", "NextToken")
+    },
     **{parameter: MEANT for _, picked, _ in _LISTINGS.values() for parameter in picked.picks},
 }
-OPERATIONS: Final[Mapping[str, Operation]] = {name: reads(_describe(*row)) for name, row in _LISTINGS.items()}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "DescribeNetworkInterfaces": reads(dry(_network_interfaces)),
+    **{name: reads(_describe(*row)) for name, row in _LISTINGS.items()},
+}
