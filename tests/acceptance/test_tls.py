@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import boto3
 import valkey
 from tests.acceptance.installation import Installation, created, eventually
 
@@ -37,9 +39,30 @@ def test_what_the_guide_says(another: Callable[..., Installation], tmp_path: Pat
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stdout.endswith("OK\nhello\n")
     assert "available" in installation.run("status", "demo").stdout
+    assert _asks_as_one_who_has_to_come_by_tls(installation)["ReplicationGroups"]
     installation.run("chaos", "kill-node", "demo", "--for", "1s", "--yes")
     (report,) = (installation.data_dir / "reports").glob("*.json")
     assert json.loads(report.read_text())["writes_again"] is True
+
+
+def _asks_as_one_who_has_to_come_by_tls(installation: Installation) -> dict[str, Any]:
+    iam = installation.client("iam")
+    iam.create_user(UserName="careful")
+    may = {"Effect": "Allow", "Action": "elasticache:Describe*", "Resource": "*"}
+    document = {"Version": "2012-10-17", "Statement": [may | {"Condition": {"Bool": {"aws:SecureTransport": "true"}}}]}
+    iam.put_user_policy(UserName="careful", PolicyName="by-tls", PolicyDocument=json.dumps(document))
+    key = iam.create_access_key(UserName="careful")["AccessKey"]
+    env = installation.aws_environment()
+    asking = boto3.client(
+        "elasticache",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        region_name=env["AWS_REGION"],
+        aws_access_key_id=key["AccessKeyId"],
+        aws_secret_access_key=key["SecretAccessKey"],
+        verify=env["AWS_CA_BUNDLE"],
+    )
+    answer: dict[str, Any] = asking.describe_replication_groups()
+    return answer
 
 
 def test_from_one_authority_to_another(another: Callable[..., Installation]) -> None:

@@ -166,4 +166,5 @@ def _request(scope: Message, body: bytes) -> HttpRequest:
         headers,
         body,
         client[0] if client else None,
+        scope["scheme"] == "https",
     )

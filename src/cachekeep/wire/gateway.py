@@ -44,6 +44,8 @@ class Call:
     received_at: dt.datetime
     source_ip: str | None
     seen: Seen = field(default_factory=Seen, compare=False)
+    encrypted: bool = False
+    """It came by TLS."""
 
 
 Served = Mapping[str, Container[str]] | Callable[[str, str], bool]
@@ -184,6 +186,7 @@ class Gateway:
             heard.at,
             heard.request.client,
             heard.seen,
+            heard.request.encrypted,
         )
 
     def _authenticate(

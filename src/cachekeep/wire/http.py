@@ -11,7 +11,8 @@ class HttpRequest:
     """One request, whole.
 
     ``path`` and ``query`` are raw, as on the request line (signatures cover the undecoded text); ``query`` has no ``?``.
-    ``headers`` has lower-case names; a repeated header's values are joined by a comma. ``client`` is the peer's address.
+    ``headers`` has lower-case names; a repeated header's values are joined by a comma. ``client`` is the peer's address;
+    ``encrypted``: it came by TLS.
     """
 
     method: str
@@ -20,6 +21,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     client: str | None = None
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def _of_request(call: Call) -> Mapping[str, Sequence[str]]:
         "aws:requestedregion": call.region,
         "aws:currenttime": at.strftime(_WHOLE_SECOND),
         "aws:epochtime": str(int(at.timestamp())),
-        "aws:securetransport": "false",
+        "aws:securetransport": "true" if call.encrypted else "false",
         "aws:viaawsservice": "false",
         **({"aws:sourceip": call.source_ip} if call.source_ip else {}),
     }
