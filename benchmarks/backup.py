@@ -108,6 +108,7 @@ async def loaded(server: str, file: Path) -> dict[int, int]:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 with contextlib.suppress(valkey.exceptions.ConnectionError):
+                    await client.ping()  # refused while it loads
                     return {int(name[2:]): seen["keys"] for name, seen in (await client.info("keyspace")).items()}
                 await asyncio.sleep(0.02)
     finally:

@@ -37,6 +37,7 @@ from cachekeep.control.execute import PapersOf, specs
 from cachekeep.control.gatekeeper import Gatekeeper
 from cachekeep.control.jobs import JobsHere
 from cachekeep.control.observe import Passwords, target
+from cachekeep.control.recorders import Recorders
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
@@ -298,7 +299,9 @@ class App:
         )
         _write_endpoint(settings.data_dir, ServedAt(self.url, settings.region, os.getpid()))
         asking = own_workers(services, store, service_settings, clock)
+        recorders = Recorders(store, clock, data_dir=settings.data_dir, password_of=sealing.password_of, policy=policy)
         singles: dict[str, Worker] = {"pruner": Pruner(store, clock), **asking, **metrics.workers, **backups.workers}
+        singles["recorders"] = recorders
         if no_filter is None:
             singles["gatekeeper"] = gatekeeper
         single = functools.partial(Single, store=store, clock=clock, holder=holder)

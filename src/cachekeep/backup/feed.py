@@ -29,6 +29,11 @@ T = TypeVar("T")
 START_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 0.02
 _SOCKET, _RDB, _LOG = "engine.sock", "dump.rdb", "engine.log"
+_SAME: Final = 3
+_POSTPONE: Final = b"""for _, key in ipairs(KEYS) do
+    local at = redis.call('PEXPIRETIME', key)
+    if at > 0 then redis.call('PEXPIREAT', key, at + ARGV[1]) end
+end"""
 _GET_ACK: Final = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n"
 _SETTINGS: Final = {
     "port": "0",
@@ -147,6 +152,31 @@ class Feeding:
                 raise self._lost()
             await self._more.wait()
         return self._acknowledged
+
+    async def sure(self, offset: int) -> int:
+        """As ``applied``, but it waits no longer when the engine says the same again and again: it is in the middle of something
+        long."""
+        same, before = 0, self._acknowledged
+        while self._acknowledged < offset and same < _SAME:
+            self._more.clear()
+            if self._listening.done():
+                raise self._lost()
+            await self._more.wait()
+            same = same + 1 if self._acknowledged == before else 0
+            before = self._acknowledged
+        return self._acknowledged
+
+    async def postpone(self, keys: Sequence[bytes], database: int, milliseconds: int) -> None:
+        """Have keys expire so much later: what is read of the past has not expired since. It must be settled.
+
+        A replica hides what has expired from everybody but its primary, so it is told as one.
+        """
+        for words in (
+            (b"SELECT", str(database).encode()),
+            (b"EVAL", _POSTPONE, str(len(keys)).encode(), *keys, str(milliseconds).encode()),
+        ):
+            await self.send(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
+        await self.settle()
 
     async def end(self) -> None:
         self._listening.cancel()

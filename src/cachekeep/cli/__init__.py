@@ -29,6 +29,9 @@ _COMMANDS: Final = {
     "allow": ("allow:allow", "Let a user of this machine connect to a cache, by a security group."),
     "rotate-ca": ("ca:rotate", "Go from one certificate authority to another, step by step."),
     "chaos": ("chaos:chaos", "Harm a cache on purpose, and see what its clients feel."),
+    "timeline": ("past:timeline", "Which moments of a cache can be brought back."),
+    "at": ("past:at", "Read a cache as it was: cachekeep at demo 06:10:00 get user:1."),
+    "history": ("past:history", "Each write to a key."),
     "engines": ("engines:engines", "Installed engines and what they can do; install more."),
     "down": ("down:down", "Stop the control plane; with --engines, the caches too."),
 }

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from cachekeep.backup.recording import recordings
 from cachekeep.cli import confirm, data_dir_flag, options, settings_of
 from cachekeep.errors import CachekeepError, Unusable
 from cachekeep.store.lock import DataDirLock
@@ -42,6 +43,8 @@ def down(ends_engines: bool, yes: bool, **flags: Any) -> None:
         else:
             click.echo(f"No control plane runs from {directory}.")
         if ends_engines:
+            for recording in recordings(directory):
+                recording.stop()
             count = asyncio.run(_end_engines(directory))
             click.echo(
                 f"{count} cache process{'' if count == 1 else 'es'} ended. The caches' definitions are kept: "
