@@ -13,7 +13,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,9 +62,8 @@ from cachekeep.toolchain.installed import discover
 from cachekeep.toolchain.making import make, tried_lately
 from cachekeep.web.desk import Desk
 from cachekeep.web.listener import listen
-from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
-from cachekeep.web.thread import across, serve
+from cachekeep.web.thread import across, answering, serve
 from cachekeep.web.tls import serving
 from cachekeep.wire.audit import Auditor
 from cachekeep.wire.gateway import Gateway
@@ -72,8 +71,6 @@ from cachekeep.wire.gateway import Gateway
 log = logging.getLogger("cachekeep")
 
 VERSION: Final = importlib.metadata.version("cachekeep")
-_CONNECTIONS_MAX: Final = 4000
-_LAST_ANSWERS_SECONDS: Final = 3
 _LAST_WORDS_SECONDS: Final = 1
 
 
@@ -268,31 +265,16 @@ class App:
             reload=self.reload,
             lacks=lambda: (*clients.lacks(), *gatekeeper.lacks()),
         )
-        config = uvicorn.Config(
-            Web(
-                gateway,
-                desk,
-                ask=across(loop, desk.answer),
-                credentials=credentials,
-                clock=clock,
-                auditor=auditor,
-                changes=services.changes,
-            ),
-            http=DeadlineProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=1024,
-            limit_concurrency=_CONNECTIONS_MAX,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
+        web = Web(
+            gateway,
+            desk,
+            ask=across(loop, desk.answer),
+            credentials=credentials,
+            clock=clock,
+            auditor=auditor,
+            changes=services.changes,
         )
-        config.load()
-        if settings.tls:
-            config.ssl = serving(authorities, settings.host, settings.tls_names, clock)
+        server = answering(web, serving(authorities, settings.host, settings.tls_names, clock) if settings.tls else None)
         port = listener.getsockname()[1]
         self.url = (
             f"{'https' if settings.tls else 'http'}://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
@@ -306,7 +288,7 @@ class App:
             singles["gatekeeper"] = gatekeeper
         single = functools.partial(Single, store=store, clock=clock, holder=holder)
         workers: tuple[Worker, ...] = (keeper, *(single(name, worker) for name, worker in singles.items()))
-        self._parts = _Parts(listener, _Server(config), workers, services, driver)
+        self._parts = _Parts(listener, server, workers, services, driver)
 
     def _trails(self) -> tuple[Trail, Trail]:
         """Of callers that are believed, and of strangers, so that these push out nobody else's lines. Raises ``Unusable``."""
@@ -384,14 +366,6 @@ class App:
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
         run_as, open_files = _memcached_account(), self._open_files
         return specs(self.catalogue, self._password_of, self._papers_of, run_as=run_as, open_files=open_files)(cache, node)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, without its signal handlers: ``App`` says when it is over."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _claim_database(store: Store, ours: str) -> None:

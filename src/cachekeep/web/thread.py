@@ -7,16 +7,23 @@ lives in, and only of callers that are believed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from socket import socket
 from typing import Final, TypeVar
 
 import uvicorn
 
+from cachekeep.web.protocol import DeadlineProtocol
+from cachekeep.web.server import Web
+
 A = TypeVar("A")
 B = TypeVar("B")
 
+_CONNECTIONS_MAX: Final = 4000
+_LAST_ANSWERS_SECONDS: Final = 3
 _TURN_SECONDS: Final = 0.0005
 """So soon a thread that computes lets the other one on (CPython takes 5 ms by default, and a failover has many short turns)."""
 
@@ -31,6 +38,35 @@ def across(loop: asyncio.AbstractEventLoop, ask: Callable[[A], Awaitable[B]]) ->
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked(question), loop))
 
     return crossing
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its signal handlers: ``App`` says when it is over."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def answering(web: Web, tls: ssl.SSLContext | None) -> uvicorn.Server:
+    """What answers requests, once it is served."""
+    config = uvicorn.Config(
+        web,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=1024,
+        limit_concurrency=_CONNECTIONS_MAX,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
+    )
+    config.load()
+    config.ssl = tls
+    return _Server(config)
 
 
 async def serve(server: uvicorn.Server, listener: socket) -> None:
