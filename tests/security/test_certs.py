@@ -163,6 +163,13 @@ def test_an_authority_that_has_ended_issues_nothing() -> None:
         of.papers_of(cache(of))
 
 
+@pytest.mark.parametrize(("age_days", "warned"), [(30, False), (3600, True)])
+def test_one_that_ends_soon_is_told_of(age_days: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certs.Authorities((), KEY, tmp_path / certs.FILE).add(*certs.new_authority(NOW - dt.timedelta(days=age_days)))
+    certs.furnished(tmp_path / certs.FILE, KEY, None, None, SystemClock())
+    assert ("rotate-ca publish" in caplog.text) is warned
+
+
 def test_a_leaf_ends_with_its_authority() -> None:
     text, key = certs.new_authority(NOW - dt.timedelta(days=3649))
     issuer = x509.load_pem_x509_certificate(text.encode())

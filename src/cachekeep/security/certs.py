@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
+import logging
 import os
 import secrets
 from collections.abc import Iterable
@@ -32,9 +33,13 @@ from cachekeep.model import Cache, Certificate, Secret
 from cachekeep.security.sealing import Sealing
 from cachekeep.settings import CA_FILE
 
+log = logging.getLogger("cachekeep")
+
 FILE: Final = "authorities.json"
 """In the data directory: their certificates, and their keys sealed."""
 _LIFETIME: Final = dt.timedelta(days=3650)
+_ENDS_SOON: Final = dt.timedelta(days=120)
+"""Time for the last certificate that it issues in full, and to go to another."""
 _SKEW: Final = dt.timedelta(hours=1)
 """By so much a client's clock may be behind."""
 _CURVE_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -70,6 +75,11 @@ class Authorities:
     def ids(self) -> tuple[str, ...]:
         """Of those that issue, or did, and are trusted; the last does."""
         return tuple(a.id for a in self._known.values() if a.state == "issuing")
+
+    @property
+    def ends_at(self) -> dt.datetime:
+        """When the one that issues ends. There has to be one."""
+        return x509.load_pem_x509_certificate(self._known[self.ids[-1]].certificate.encode()).not_valid_after_utc
 
     @property
     def next_id(self) -> str | None:
@@ -240,6 +250,13 @@ def furnished(path: Path, sealing: Sealing, certificate: Path | None, key: Path 
         if authorities.ids[-1:] != (id_of(text),):
             authorities.add(text, private)
     authorities.make(clock)
+    ends_at = authorities.ends_at
+    if ends_at - clock.now() < _ENDS_SOON:
+        log.warning(
+            "the certificate authority %s ends on %s, and certificates with it. Go to another one before (cachekeep rotate-ca publish)",
+            authorities.ids[-1],
+            f"{ends_at:%Y-%m-%d}",
+        )
     return authorities
 
 
