@@ -176,6 +176,12 @@ def test_durations_are_those_of_this_minute() -> None:
     assert "SuccessfulReadRequestLatency" not in points(before, reset, VALKEY)
 
 
+def test_without_histograms_each_call_took_as_long_as_its_commands_average() -> None:
+    found = points(BEFORE, AFTER, VALKEY)
+    assert found["SuccessfulReadRequestLatency"] == of_values([(20, 30)])
+    assert found["SuccessfulWriteRequestLatency"] == of_values([(5, 2)])
+
+
 def test_memcached() -> None:
     before = sample(0, uptime=5, total_connections=3, cmd_get=10, get_hits=6, rusage_user=0.0, rusage_system=0.0, bytes_read=10)
     after = sample(

@@ -31,22 +31,32 @@ class Meter:
     async def sample(self, target: Target, *, deadline_seconds: float) -> Sample | None:
         """What the node says; None: nothing in time."""
         self._asked[target.key] = target
+        kept = self._lines.kept(target)
         try:
             async with asyncio.timeout(deadline_seconds):
-                line = await self._lines.open(target)
-                if traits(target.engine).speaks == "memcached":
-                    (reply,) = good(await line.ask(_ASK_MEMCACHED, 1))
-                    return Sample(at=self._clock.moment(), fields=_stats(reply))
-                if int(target.version.partition(".")[0]) < _HISTOGRAMS_SINCE:
-                    (reply,) = good(await line.ask(_ASK_REDIS, 1))
-                    return Sample(at=self._clock.moment(), fields=_info(reply))
-                reply, histograms = good(await line.ask(_ASK_REDIS_7, 2))
-                return Sample(at=self._clock.moment(), fields=_info(reply), durations=_durations(histograms))
+                try:
+                    return await self._sample(target)
+                except LineLost:
+                    if kept is None:
+                        raise
+                    return await self._sample(target)  # a line may be closed; is the engine there?
         except TimeoutError:
             self._lines.hang_up(target.key)
         except (LineLost, ReplyError):
             pass
         return None
+
+    async def _sample(self, target: Target) -> Sample:
+        """Raises LineLost, or ReplyError in the engine's words."""
+        line = await self._lines.open(target)
+        if traits(target.engine).speaks == "memcached":
+            (reply,) = good(await line.ask(_ASK_MEMCACHED, 1))
+            return Sample(at=self._clock.moment(), fields=_stats(reply))
+        if int(target.version.partition(".")[0]) < _HISTOGRAMS_SINCE:
+            (reply,) = good(await line.ask(_ASK_REDIS, 1))
+            return Sample(at=self._clock.moment(), fields=_info(reply))
+        reply, histograms = good(await line.ask(_ASK_REDIS_7, 2))
+        return Sample(at=self._clock.moment(), fields=_info(reply), durations=_durations(histograms))
 
     def keep_only(self, targets: set[tuple[str, str]]) -> None:
         """Close the lines to all others."""

@@ -216,24 +216,42 @@ def _command(name: str) -> str:
 
 
 def _durations(between: Span) -> dict[str, Datum]:
-    """Of the calls of this minute, each as long as the engine's own histogram says at most."""
+    """Of the calls of this minute, each as long as the engine's own histogram says at most; where it keeps none (``latency-tracking``
+    is off by default), as long as a call of the same command took on average."""
+    rows = _by_histogram(between) if between.after.durations else _by_average(between)
     found = {}
     for name, family in LATENCIES.items():
-        seen: list[tuple[float, float]] = []
-        for command, rows in between.after.durations.items():
-            if family not in families().get(_command(command), ()):
-                continue
-            was = between.before.durations.get(command, ())
-            passed = 0
-            for limit, total in rows:
-                grown = total - _at_most(was, limit)
-                if grown < passed:
-                    return {}  # they were reset
-                if grown > passed:
-                    seen.append((float(limit), float(grown - passed)))
-                passed = grown
+        seen = [row for command, of in rows.items() if family in families().get(_command(command), ()) for row in of]
         if seen:
             found[name] = of_values(seen)
+    return found
+
+
+def _by_histogram(between: Span) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for command, rows in between.after.durations.items():
+        was = between.before.durations.get(command, ())
+        passed = 0
+        for limit, total in rows:
+            grown = total - _at_most(was, limit)
+            if grown < passed:
+                return {}  # they were reset
+            if grown > passed:
+                found.setdefault(command, []).append((float(limit), float(grown - passed)))
+            passed = grown
+    return found
+
+
+def _by_average(between: Span) -> dict[str, list[tuple[float, float]]]:
+    found = {}
+    for field, text in between.after.fields.items():
+        if field.startswith("cmdstat_"):
+            now, was = _pairs(text), _pairs(between.before.fields.get(field, ""))
+            calls, usec = now.get("calls", 0) - was.get("calls", 0), now.get("usec", 0) - was.get("usec", 0)
+            if calls < 0 or usec < 0:
+                return {}  # they were reset
+            if calls:
+                found[field.removeprefix("cmdstat_")] = [(round(usec / calls, 3), calls)]
     return found
 
 
