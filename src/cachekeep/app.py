@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import logging
 import os
-import pwd
 import resource
 import secrets
 import signal
@@ -28,6 +27,7 @@ from cachekeep.clock import Clock, SystemClock
 from cachekeep.compute.contract import Driver, ProcessSpec
 from cachekeep.compute.link import EngineLink
 from cachekeep.compute.local import KEPT_DIR, LocalDriver, clients, packet_filter
+from cachekeep.compute.local.account import memcached_account
 from cachekeep.compute.local.usage import LocalUsage
 from cachekeep.compute.meter import Meter
 from cachekeep.compute.spares import Spares
@@ -41,14 +41,14 @@ from cachekeep.control.recorders import Recorders
 from cachekeep.control.workers import Pruner, Single, Worker, at_work
 from cachekeep.engines.catalogue import Catalogue
 from cachekeep.errors import CachekeepError, Unusable
-from cachekeep.metrics.collect import Metrics
+from cachekeep.metrics.assembled import Metrics
 from cachekeep.metrics.series import database_for
 from cachekeep.model import Cache, Credential, Installation, Node, Secret
 from cachekeep.network.addresses import Pool
 from cachekeep.network.bindable import check_pool
 from cachekeep.network.fronts import LocalFronts, programs
 from cachekeep.plan import Policy
-from cachekeep.security import access_keys, certs, keys, sigv4
+from cachekeep.security import access_keys, certs, keys, sigv4, tokens
 from cachekeep.security import sealing as seals
 from cachekeep.security.access_keys import Credentials
 from cachekeep.services import SERVICES, Services, ServiceSettings
@@ -272,6 +272,7 @@ class App:
             credentials=credentials,
             clock=clock,
             auditor=auditor,
+            scrape=(tokens.load_or_make(settings.data_dir), across(loop, metrics.scraper.text)),
             changes=services.changes,
         )
         server = answering(web, serving(authorities, settings.host, settings.tls_names, clock) if settings.tls else None)
@@ -364,7 +365,7 @@ class App:
         return self.catalogue
 
     def _spec(self, cache: Cache, node: Node) -> ProcessSpec:
-        run_as, open_files = _memcached_account(), self._open_files
+        run_as, open_files = memcached_account(), self._open_files
         return specs(self.catalogue, self._password_of, self._papers_of, run_as=run_as, open_files=open_files)(cache, node)
 
 
@@ -444,17 +445,6 @@ def _write_endpoint(data_dir: Path, endpoint: ServedAt) -> None:
         draft.replace(path)
     except OSError as error:
         raise Unusable(f"{path} cannot be written: {error.strerror}. Nothing was started.") from error
-
-
-@functools.cache
-def _memcached_account() -> str | None:
-    """Memcached refuses to be root: the account that its package made, or nobody's."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("memcache", "memcached", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name).pw_name
-    return None
 
 
 def raise_open_files() -> None:

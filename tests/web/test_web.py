@@ -61,6 +61,10 @@ class ToyDesk:
         return {"call": call.operation}
 
 
+async def _scrape(_: None) -> str:
+    return "redis_up 1\n"
+
+
 class Server:
     def __init__(self, protocol: type[DeadlineProtocol] = Patient, body_seconds: float = 60.0) -> None:
         self.endpoint = Endpoint()
@@ -74,6 +78,7 @@ class Server:
             ask=desk.answer,
             credentials={KEY: root}.get,
             clock=SystemClock(),
+            scrape=("token", _scrape),
             body_seconds=body_seconds,
         )
         config = uvicorn.Config(web, http=protocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
@@ -325,3 +330,13 @@ def test_garbage_gets_no_trace(server: Server) -> None:
             said = read_all(s)
         assert said.startswith(b"HTTP/1.1 400"), said
         assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer ", "Bearer tok", "Basic token", "Bearer tokenx"])
+def test_metrics_are_for_whoever_has_the_token(server: Server, given: str) -> None:
+    status, body, headers = server.send(HttpRequest("GET", "/metrics", headers={"authorization": given} if given else {}))
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    assert b"redis_up" not in body
+    status, body, headers = server.send(HttpRequest("GET", "/metrics", headers={"authorization": "Bearer token"}))
+    assert (status, body) == (200, b"redis_up 1\n")
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")

@@ -20,7 +20,6 @@ from cachekeep.metrics.series import Archive, Teller, Told
 from cachekeep.model import Cache, Node
 from cachekeep.model.sample import Host, Sample
 from cachekeep.store.contract import Store
-from cachekeep.store.database import Database
 from cachekeep.store.every import every
 
 log = logging.getLogger("cachekeep.metrics")
@@ -47,14 +46,6 @@ class Asks(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all."""
-
-
-class Works(Protocol):
-    """As ``control/workers.py`` has them."""
-
-    async def run(self) -> None: ...
-
-    def hasten(self) -> None: ...
 
 
 Rows = list[tuple[Teller, int, Told]]
@@ -169,24 +160,3 @@ class Folder:
 
     def hasten(self) -> None:
         """It lacks nothing."""
-
-
-class Metrics:
-    """All of an installation's: what asks, what keeps, and the workers, of which one of each works at a time."""
-
-    def __init__(
-        self, store: Store, asks: Asks, hosts: Hosts, target: Targets, kept_in: Callable[[], Database], clock: Clock
-    ) -> None:
-        self.archive, self._asks = Archive(kept_in), asks
-        collector = Collector(store, asks, hosts, target, self.archive, clock)
-        self.workers: Mapping[str, Works] = {"collector": collector, "folder": Folder(self.archive, clock)}
-
-    async def __aenter__(self) -> Metrics:
-        """Ready to keep, and to tell."""
-        await self.archive.open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Lets go of nodes and files."""
-        await self._asks.aclose()
-        await self.archive.aclose()

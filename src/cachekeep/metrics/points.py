@@ -216,8 +216,8 @@ def _command(name: str) -> str:
 
 
 def _durations(between: Span) -> dict[str, Datum]:
-    """Of the calls of this minute, each as long as the engine's own histogram says at most; where it keeps none (``latency-tracking``
-    is off by default), as long as a call of the same command took on average."""
+    """Of the calls of this minute, each as long as the engine's own histogram says at most; where it keeps none
+    (``latency-tracking`` is off by default), as long as a call of the same command took on average."""
     rows = _by_histogram(between) if between.after.durations else _by_average(between)
     found = {}
     for name, family in LATENCIES.items():

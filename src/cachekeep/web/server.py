@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -12,6 +13,7 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError
+from cachekeep.metrics.prometheus import CONTENT_TYPE
 from cachekeep.security import sigv4
 from cachekeep.services.desk import NAME
 from cachekeep.web.bodies import Bodies, Body, Gone, Message, Receive
@@ -35,7 +37,8 @@ Send = Callable[[Message], Awaitable[None]]
 class Web:
     """The ASGI application. ``/_cachekeep/health`` is open to everybody; the rest of the desk needs a signature by the root key.
 
-    ``ask`` takes a call to the desk's ``answer``. ``body_seconds`` is for the whole body, however it trickles in.
+    ``ask`` takes a call to the desk's ``answer``. ``scrape``: the token for ``/metrics``, and what tells them. ``body_seconds``
+    is for the whole body, however it trickles in.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class Web:
         clock: Clock,
         auditor: Auditor | None = None,
         changes: Callable[[str, str], bool] = lambda service, operation: False,
+        scrape: tuple[str, Callable[[None], Awaitable[str]]] | None = None,
         body_seconds: float = 20.0,
     ) -> None:
         self._gateway, self._desk, self._ask = gateway, desk, ask
         self._credentials, self._clock = credentials, clock
         self._auditor, self._changes = auditor, changes
+        self._scrape = scrape
         self._body_seconds = body_seconds
         self._bodies = Bodies()
 
@@ -89,6 +94,8 @@ class Web:
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         if request.path.startswith(PREFIX):
             return await self._at_desk(request)
+        if request.path == "/metrics" and request.method in ("GET", "HEAD") and self._scrape is not None:
+            return await _scraped(request, *self._scrape)
         if request.path == "/" and request.method in ("GET", "HEAD") and not request.query and not _signed(request):
             return HttpResponse(200, {"content-type": "text/plain; charset=utf-8"}, self._desk.greeting().encode())
         return await self._gateway.handle(request)
@@ -143,6 +150,18 @@ class Web:
 
 def _fault(error: ApiError) -> HttpResponse:
     return _json(error.status, {"code": error.code, "message": error.message})
+
+
+async def _scraped(request: HttpRequest, token: str, tell: Callable[[None], Awaitable[str]]) -> HttpResponse:
+    """What all nodes say, for whoever has the token (RFC 6750)."""
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        hint = "`cachekeep prometheus-config` says where the token is.\n"
+        return HttpResponse(401, {"www-authenticate": "Bearer", "content-type": "text/plain"}, hint.encode())
+    try:
+        return HttpResponse(200, {"content-type": CONTENT_TYPE, "cache-control": "no-store"}, (await tell(None)).encode())
+    except CachekeepError as error:
+        return HttpResponse(503, {"content-type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
 
 
 def _json(status: int, value: object) -> HttpResponse:
