@@ -132,6 +132,15 @@ def test_one_is_carried_on_when_the_control_plane_dies_and_leaves_nothing_when_i
     dump = installation.data_dir.parent / "dumps" / "out" / "plain-0001.rdb"
     eventually(dump.exists)
     assert dump.read_bytes().startswith(b"REDIS0")
+    group(aws, "imported", NumCacheClusters=1, SnapshotArns=["arn:aws:s3:::dumps/out/plain-0001.rdb"])
+    with client(aws, "imported") as db:
+        assert db.dbsize() == 1000
+        assert db.get("blob-999") == BLOB
+    dump.write_bytes(dump.read_bytes()[:-1000])
+    truncated = {"ReplicationGroupId": "bad", "SnapshotArns": ["arn:aws:s3:::dumps/out/plain-0001.rdb"], "Engine": "valkey"}
+    aws.create_replication_group(ReplicationGroupDescription="d", CacheNodeType="cache.t3.micro", **truncated)
+    bad = {"ReplicationGroupId": "bad"}
+    eventually(lambda: aws.describe_replication_groups(**bad)["ReplicationGroups"][0]["Status"] == "create-failed", seconds=120)
     for name in ("nightly", "kept"):
         delete_when_free(aws, name)
     eventually(lambda: not aws.describe_snapshots()["Snapshots"])

@@ -170,7 +170,6 @@ LOG = [
         {"KmsKeyId": "k"},
         {"LogDeliveryConfigurations": LOG},
         {"NotificationTopicArn": "arn:aws:sns:us-east-1:000000000000:t"},
-        {"SnapshotArns": ["arn:aws:s3:::b/k.rdb"]},
         {"DataTieringEnabled": True},
         {"CacheNodeType": "cache.r6gd.xlarge"},
         {"GlobalReplicationGroupId": "g"},

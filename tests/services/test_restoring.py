@@ -110,3 +110,36 @@ def test_only_what_is_there_is_restored(rig: Rig) -> None:
         "InvalidParameterCombination",
         "Snapshot nightly is creating: one that is available can be restored.",
     )
+
+
+DUMP = "arn:aws:s3:::dumps/of/a.rdb"
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        ({"SnapshotArns": [DUMP], "SnapshotName": "nightly"}, "InvalidParameterCombination"),
+        ({"SnapshotArns": [DUMP, DUMP]}, "InvalidParameterCombination"),
+        ({"SnapshotArns": [DUMP, DUMP], "NumNodeGroups": 2}, "InvalidParameterCombination"),
+        ({"SnapshotArns": ["arn:aws:s3:::none/a.rdb"]}, "InvalidParameterValue"),
+        ({"SnapshotArns": ["arn:aws:s3:::dumps/a,b.rdb"]}, "InvalidParameterValue"),
+        ({"SnapshotArns": ["arn:aws:s3:::dumps/../b.rdb"]}, "InvalidParameterValue"),
+        ({"SnapshotArns": ["dumps/a.rdb"]}, "InvalidParameterValue"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused(rig: Rig, params: dict[str, Any], code: str) -> None:
+    rig.group()
+    snapshot(rig)
+    new = {"ReplicationGroupId": "new", "ReplicationGroupDescription": "d", "Engine": "valkey", "CacheNodeType": "cache.t3.micro"}
+    assert refused(rig.cache.create_replication_group, **(new | params)).code == code
+    assert refused(rig.memcached, name="mem", SnapshotArns=[DUMP]).code == "InvalidParameterCombination"
+    assert len(rig.cache.describe_cache_clusters()["CacheClusters"]) == 2
+
+
+def test_plain_files_go_to_the_node_groups_in_their_order(rig: Rig) -> None:
+    groups = [{"Slots": "0-99"}, {"Slots": "100-16383"}]
+    rig.group("new", NumCacheClusters=None, NodeGroupConfiguration=groups, SnapshotArns=[DUMP, DUMP.replace("a.rdb", "b.rdb")])
+    wanted = rig.stored("new").wanted
+    assert wanted.restore is not None
+    assert wanted.restore.objects == {"0001": "dumps/of/a.rdb", "0002": "dumps/of/b.rdb"}
+    assert wanted.restore.holding == ""

@@ -42,7 +42,7 @@ class Backups:
         buckets: Mapping[str, str],
     ) -> None:
         taker = SnapshotTasks(store=store, vault=vault, link=link, target_of=target_of, receive=receive, clock=clock)
-        fetcher = RestoreTasks(store=store, vault=vault, directory=kept)
+        fetcher = RestoreTasks(store=store, vault=vault, directory=kept, buckets=buckets)
         self.runners: Mapping[str, Runner] = {snapshots.KIND: taker.take, restores.KIND: fetcher.fetch}
         self.workers: Mapping[str, Worker] = {
             "sweeper": SnapshotSweeper(store=store, vault=vault, clock=clock, clear=fetcher.clear),

@@ -51,6 +51,8 @@ ORDER_SECONDS, PROCESS_SECONDS = 10.0, 20.0
 """What an order to an engine or a front, and the start or end of a process, may take beyond what it is given by itself."""
 COPIED_BYTES_A_SECOND = 10 << 20
 """At the least: what a process starts from is copied to its place first."""
+SIZE_BYTES_MAX = 100 << 30
+"""Of what a process starts from, where its size is not known."""
 Specs = Callable[[Cache, Node], ProcessSpec]
 """How to start a node's process. Raises ``EngineMissing``."""
 PapersOf = Callable[[Cache], Papers | None]
@@ -260,7 +262,8 @@ def deadline_seconds(cache: Cache, effect: Effect) -> float:
     """An effect that has not ended by then has failed."""
     match effect:
         case Start() if restores.going_on(cache) and (restore := cache.wanted.restore) is not None:
-            return PROCESS_SECONDS + restore.size_bytes / COPIED_BYTES_A_SECOND
+            size = SIZE_BYTES_MAX if restore.size_bytes is None else restore.size_bytes
+            return PROCESS_SECONDS + size / COPIED_BYTES_A_SECOND
         case Start() | Erase():
             return PROCESS_SECONDS
         case Stop(_, grace_seconds):

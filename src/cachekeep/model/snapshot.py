@@ -92,11 +92,11 @@ class Restore(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """As it is told."""
     holding: str
-    """By which the vault knows the data."""
+    """By which the vault knows the data; empty: they are in buckets."""
     objects: dict[str, str]
-    """Shard → the vault's object with its RDB."""
-    size_bytes: int
-    """Of the largest."""
+    """Shard → the vault's object with its RDB; or bucket and key, with a slash between."""
+    size_bytes: int | None = None
+    """Of the largest; None: not known."""
 
 
 class SnapshotEnd(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ KIND: Final = "restore"
 ID: Final = "restore"
 """Of its job: a cache is restored once."""
 DEADLINE_SECONDS: Final = 6 * 3600.0
+LOADS_MAX: Final = 3
+"""So often a process is started with the data, and no more: what it does not load then it never will."""
 
 
 def going_on(cache: Cache) -> bool:
@@ -42,8 +44,14 @@ def held_back(s: Situation) -> frozenset[str]:
         return frozenset()
     job = s.decided.job(ID)
     if job is not None and isinstance(job.state, Done):
-        return frozenset()
+        return frozenset({lost.name}) if (lost := spoilt(s)) is not None else frozenset()
     return frozenset(n.name for n in s.decided.nodes if starts_from(s.cache, n) is not None)
+
+
+def spoilt(s: Situation) -> Node | None:
+    """A first primary whose process has ended again and again with what it was given: its engine cannot load that."""
+    tried = (n for n in s.decided.nodes if n.incarnation >= LOADS_MAX and starts_from(s.cache, n) is not None)
+    return next((n for n in tried if s.ended(n)), None)
 
 
 def fetch(s: Situation) -> Step | None:
@@ -55,17 +63,21 @@ def fetch(s: Situation) -> Step | None:
     if job is None:
         task = Task(kind=KIND, arguments={"cache": s.cache.uid, "holding": restore.holding, **restore.objects})
         job = Job(id=ID, work=task, began_at=s.moment, deadline_seconds=DEADLINE_SECONDS, state=Beginning())
-        return Decide(with_job(s, s.decided, job), f"the data of snapshot {restore.name} are fetched")
-    if isinstance(job.state, Failed):
-        because = (
-            f"{s.cache.name} cannot be restored from snapshot {restore.name}: {job.state.problem}. Nothing of it serves, and the "
-            "snapshot is as it was: delete the cache and create it anew when that is mended"
-        )
-        return Wait(s.policy.rest_seconds, "job", because, about=(ID,), refused=True)
-    return None
+        return Decide(with_job(s, s.decided, job), f"the data of {restore.name} are fetched")
+    lost = spoilt(s)
+    if lost is None and not isinstance(job.state, Failed):
+        return None
+    problem = job.state.problem if isinstance(job.state, Failed) else f"{lost.name} does not load it" if lost else ""
+    if lost is not None and (said := s.seen(lost).problem):
+        problem += f" ({said})"
+    because = (
+        f"{s.cache.name} cannot be restored from {restore.name}: {problem}. Nothing of it serves, and what it was to start with is "
+        "as it was: delete the cache, and create it anew when that is mended"
+    )
+    return Wait(s.policy.rest_seconds, "job", because, about=(ID,), refused=True)
 
 
-def failed(cache: Cache) -> bool:
+def failed(s: Situation) -> bool:
     """Whether nothing will come of it."""
-    job = cache.decided.job(ID)
-    return going_on(cache) and job is not None and isinstance(job.state, Failed)
+    job = s.decided.job(ID)
+    return going_on(s.cache) and ((job is not None and isinstance(job.state, Failed)) or spoilt(s) is not None)

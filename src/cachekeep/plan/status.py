@@ -58,7 +58,7 @@ def _status(s: Situation) -> CacheStatus:
     cache, decided = s.cache, s.decided
     if cache.wanted.deleted:
         return "deleting"
-    if restores.failed(cache):
+    if restores.failed(s):
         return "create-failed" if cache.kind == "group" else "restore-failed"
     if decided.available_at is None:
         return "creating"

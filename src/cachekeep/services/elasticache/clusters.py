@@ -94,8 +94,11 @@ async def _new(params: Params, tx: Transaction, context: Context, cluster_id: st
         **await want.plain(tx, params, context.settings),
         **want.windows(params, engine),
     )
+    wanted = restoring.imported(restoring.into(wanted, restored), params, context)
     try:
-        return await want.insert(tx, context, "cluster", cluster_id, restoring.into(wanted, restored))
+        cache = await want.insert(tx, context, "cluster", cluster_id, wanted)
+        await tx.tell(*restoring.told_of(cache))
+        return cache
     except AlreadyThere:
         raise _already_exists(cluster_id) from None
 

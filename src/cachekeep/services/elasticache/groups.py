@@ -96,8 +96,11 @@ async def _new(params: Params, tx: Transaction, context: Context, group_id: str,
         **want.windows(params, engine),
     )
     shards.check_failover(wanted)
+    wanted = restoring.imported(restoring.into(wanted, restored), params, context)
     try:
-        return await want.insert(tx, context, "group", group_id, restoring.into(wanted, restored))
+        cache = await want.insert(tx, context, "group", group_id, wanted)
+        await tx.tell(*restoring.told_of(cache))
+        return cache
     except AlreadyThere:
         raise _already_exists(group_id) from None
 

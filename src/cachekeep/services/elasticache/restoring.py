@@ -3,16 +3,18 @@ made [AWS: "Restoring from a backup into a new cache"]."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import numbers
 from cachekeep.engines.limits import data_bytes
-from cachekeep.model import Restore, Snapshot, SnapshotEnd, Wanted
+from cachekeep.model import Cache, Event, Restore, Snapshot, SnapshotEnd, Wanted
 from cachekeep.plan.slots.ranges import Ranges
-from cachekeep.services.core.context import Params, combination_error, value_error
+from cachekeep.services.core.caches import told
+from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.elasticache import render, shards, snapshots
 from cachekeep.store.contract import Transaction
 
@@ -130,3 +132,41 @@ def _check_becomes_cluster(wanted: Wanted, of: Origin) -> None:
             f"Snapshot {of.found.name} was taken without cluster mode, and is restored into one node group. Create it with one, "
             "then change their number with ModifyReplicationGroupShardConfiguration, which moves slots while it serves."
         )
+
+
+_ARN: Final = re.compile(r"arn:aws:s3:::([a-z0-9.-]+)/([^,]*[^,/])")
+
+
+def imported(wanted: Wanted, params: Params, context: Context) -> Wanted:
+    """What is wanted, with the plain files that it starts with [SnapshotArns: one for each node group].
+
+    Raises ApiError InvalidParameterValue or InvalidParameterCombination.
+    """
+    arns: Sequence[str] = params.get("SnapshotArns", ())
+    if not arns:
+        return wanted
+    if wanted.engine == "memcached":
+        raise combination_error("SnapshotArns cannot be used with memcached, which has no snapshots. Nothing was made.")
+    if params.get("SnapshotName"):
+        raise combination_error("SnapshotArns cannot be used together with SnapshotName.")
+    if len(arns) != len(wanted.shards):
+        raise combination_error(f"{len(arns)} SnapshotArns are given for {len(wanted.shards)} node groups; give one for each.")
+    if len(arns) > 1 and not all(w.slots for w in wanted.shards):
+        raise combination_error("With several SnapshotArns, NodeGroupConfiguration must say the Slots of each node group.")
+    objects = {w.id: _object(arn, context) for w, arn in zip(wanted.shards, arns, strict=True)}
+    return replace(wanted, restore=Restore(snapshot="", name=" ".join(arns), holding="", objects=objects))
+
+
+def _object(arn: str, context: Context) -> str:
+    found = _ARN.fullmatch(arn)
+    if found is None or ".." in found[2].split("/"):
+        raise value_error(f"Invalid ARN {arn}: arn:aws:s3:::bucket/key.rdb names a file, without commas.")
+    if found[1] not in context.settings.buckets:
+        raise value_error(snapshots.no_bucket(found[1], context))
+    return f"{found[1]}/{found[2]}"
+
+
+def told_of(cache: Cache) -> tuple[Event, ...]:
+    """That a new cache starts with data, and with which."""
+    restore = cache.wanted.restore
+    return (told(cache, f"{cache.name} is created with the data of {restore.name}"),) if restore is not None else ()

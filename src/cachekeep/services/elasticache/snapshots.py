@@ -122,14 +122,18 @@ async def copy_snapshot(call: Call, tx: Transaction, context: Context) -> Mappin
     return {"Snapshot": shape(made, None, context)}
 
 
+def no_bucket(name: str, context: Context) -> str:
+    return (
+        f"The S3 bucket {name} does not exist: the buckets of this endpoint are "
+        f"{', '.join(sorted(context.settings.buckets)) or 'none'} (`cachekeep up --bucket NAME=URL`). Nothing was changed."
+    )
+
+
 async def _export(
     params: Params, tx: Transaction, context: Context, source: Snapshot, end: SnapshotEnd, bucket: str
 ) -> Mapping[str, Any]:
     if bucket not in context.settings.buckets:
-        raise value_error(
-            f"The S3 bucket {bucket} does not exist: the buckets of this endpoint are "
-            f"{', '.join(sorted(context.settings.buckets)) or 'none'} (`cachekeep up --bucket NAME=URL`). Nothing was changed."
-        )
+        raise value_error(no_bucket(bucket, context))
     target = params["TargetSnapshotName"]
     if not _EXPORT.fullmatch(target):
         raise value_error(f"Invalid value {target} for TargetSnapshotName: letters, digits, and . _ - / in between, at most 1000.")
