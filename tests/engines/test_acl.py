@@ -80,6 +80,8 @@ def test_what_a_string_becomes(given_text: str, normal: str, least: str) -> None
         ("on ~a\n+@all", "printable"),
         ("on ~a\xa0+@all", "printable"),
         ("on hello", "Syntax error"),
+        ("on " + "~a " * 3400, "at most 10000 characters"),
+        ("on " + "(+get) " * 33, "at most 32 selectors"),
     ],
 )
 def test_what_no_user_can_have(text: str, words: str) -> None:

@@ -174,6 +174,21 @@ def test_it_asks_before_it_hurts(installation: Installation) -> None:
     assert installation.pids() == pids
 
 
+def test_a_cache_with_users_is_harmed_as_one_of_them(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, password = installation.client(), "a-password-of-16-or-more"
+    lock = {"Engine": "valkey", "AccessString": "on ~* +@all", "Passwords": [password]}
+    client.create_user(UserId="prober", UserName="prober", **lock)
+    client.create_user_group(UserGroupId="probers", Engine="valkey", UserIds=["prober"])
+    created(client, "shut", NumCacheClusters=1, UserGroupIds=["probers"])
+    kept = installation.environment()
+    refused = installation.run("chaos", "hang-node", "shut", "--for", "100ms", "--yes", check=False)
+    assert (refused.returncode, "NOAUTH" in refused.stderr, "Nothing was harmed" in refused.stderr) == (1, True, True)
+    monkeypatch.setattr(installation, "environment", lambda: kept | {"CACHEKEEP_PASSWORD": password})
+    done = installation.run("chaos", "hang-node", "shut", "--for", "100ms", "--user", "prober", "--yes")
+    assert report(installation, "hang-node")["writes_again"] is True
+    assert password not in done.stdout + done.stderr
+
+
 def test_a_disk_that_others_use_is_not_filled(installation: Installation) -> None:
     done = installation.run("chaos", "fill-disk", "demo", "--yes", check=False)
     assert done.returncode == 1

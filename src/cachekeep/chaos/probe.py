@@ -24,7 +24,8 @@ class Writer:
     connection; a shard of a cluster is followed where it says that its slots are. ``pause_seconds`` between writes spares the
     cache. With ``replicas`` a write counts as acknowledged only when so many replicas have it (``WAIT``). Keys expire after
     ``kept_seconds``: what is asked for later than that is ``missing`` for that reason alone. ``trust``: it comes by TLS, to
-    one that these authorities (PEM) call by the address."""
+    one that these authorities (PEM) call by the address. ``login``: as which user, and by which password; without a name by an
+    AUTH token."""
 
     def __init__(
         self,
@@ -35,7 +36,9 @@ class Writer:
         replicas: int = 0,
         kept_seconds: int = KEPT_SECONDS,
         trust: str = "",
+        login: tuple[str, str] | None = None,
     ) -> None:
+        self._login = tuple(word.encode() for word in login if word) if login else ()
         self._tls = ssl.create_default_context(cadata=trust) if trust else None
         self._kept_seconds = kept_seconds
         self._replicas = replicas
@@ -105,13 +108,17 @@ class Writer:
 
     def _connect(self, where: Where, seconds: float) -> socket.socket:
         line = socket.create_connection(where, timeout=seconds)
-        if self._tls is None:
-            return line
         try:
-            return self._tls.wrap_socket(line, server_hostname=where[0])
+            if self._tls is not None:
+                line = self._tls.wrap_socket(line, server_hostname=where[0])
+            if self._login:
+                line.sendall(_command(b"AUTH", *self._login))
+                if (reply := line.recv(4096)) != b"+OK\r\n":
+                    raise ConnectionRefusedError(reply.decode(errors="replace").strip() or "the connection was closed")
         except BaseException:
             line.close()
             raise
+        return line
 
     def _refused(self, reply: bytes) -> None:
         self.last_error = reply.decode(errors="replace").strip() or "the connection was closed"

@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import json
 import math
+import os
 import re
 import signal
 import time
@@ -40,6 +41,7 @@ _SLACK_SECONDS: Final = 60.0
 _KNOWN_SECONDS: Final = 10.0
 _PROBE_PAUSE_SECONDS: Final = 0.001
 _PROBE: Final = "cachekeep-chaos-probe"
+_LOGIN_VARIABLE: Final = "CACHEKEEP_PASSWORD"
 
 
 class _Span(click.ParamType[float]):
@@ -57,9 +59,12 @@ class _Span(click.ParamType[float]):
 @click.argument("name")
 @click.option("--node", help="Which node. [the primary]")
 @click.option("--for", "seconds", type=_Span(), default="10s", show_default=True, help="How long the harm lasts.")
+@click.option(
+    "--user", default="", help=f"As which user the probe comes; its password, or an AUTH token, is in ${_LOGIN_VARIABLE}."
+)
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @options("data_dir")
-def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **flags: Any) -> None:
+def chaos(kind: str, name: str, node: str | None, seconds: float, user: str, yes: bool, **flags: Any) -> None:
     """Harm the cache NAME, while a client writes to it, and report how long it could not, and which acknowledged writes are gone.
 
     Works on this machine, on caches of this data directory. The harm is undone at the end, and on Ctrl-C; after a `kill -9` of this
@@ -88,7 +93,7 @@ def chaos(kind: str, name: str, node: str | None, seconds: float, yes: bool, **f
             f"Everybody else who uses {name} feels it. Go on?",
             "nothing was harmed.",
         )
-    report = _run(settings, cache, chosen, [n["name"] for n in nodes], harm, kind, what, seconds)
+    report = _run(settings, cache, chosen, [n["name"] for n in nodes], harm, kind, what, seconds, user)
     path = _keep(settings.data_dir, report)
     sentence = _sentence(report)
     call(settings, "tell", name=cache["full_name"], message=f"Chaos: {sentence}")
@@ -154,6 +159,7 @@ def _run(
     kind: str,
     what: str,
     seconds: float,
+    user: str,
 ) -> dict[str, Any]:
     where = _written_at(cache, chosen)
     probe = Writer(
@@ -162,6 +168,7 @@ def _run(
         pause_seconds=_PROBE_PAUSE_SECONDS,
         kept_seconds=_kept_seconds(seconds),
         trust=published(settings) if cache["transit"] == "required" else "",
+        login=(user, os.environ[_LOGIN_VARIABLE]) if _LOGIN_VARIABLE in os.environ else None,
     )
     try:
         end = time.monotonic() + 5

@@ -28,6 +28,8 @@ _KEYS = re.compile(r"(?:~|%([RW]{1,2})~)(.*)", re.IGNORECASE)
 _COMMAND = re.compile(r"([+-])(@?)([a-z0-9_-]+)(?:\|([a-z0-9_.-]+))?")
 _PASSWORDS = ("nopass", "resetpass", ">", "<", "#", "!")
 _DATABASE_DIGITS = 5
+_LENGTH_MAX, _SELECTORS_MAX = 10_000, 32
+"""What a string may cost: every node is told of all of it, and of what is withheld once more for each selector."""
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +100,8 @@ def parse(text: str, withheld: frozenset[str] = frozenset()) -> Access:
     """
     if not text.isprintable():
         raise BadAccess("An access string must consist of printable characters, with spaces between its rules.")
+    if len(text) > _LENGTH_MAX:
+        raise BadAccess(f"An access string must have at most {_LENGTH_MAX} characters.")
     on = False
     root = _Reader(withheld, selector=False)
     selectors: list[Permissions] = []
@@ -109,6 +113,8 @@ def parse(text: str, withheld: frozenset[str] = frozenset()) -> Access:
             selectors.clear()
         elif word.startswith("("):
             selectors.append(_selector(word, withheld))
+            if len(selectors) > _SELECTORS_MAX:
+                raise BadAccess(f"An access string can have at most {_SELECTORS_MAX} selectors.")
         else:
             root.read(word)
     return Access(on=on, root=root.done(), selectors=tuple(selectors))
