@@ -58,6 +58,10 @@ def test_a_tagged_cache_is_read_as_it_was(another: Callable[..., Installation]) 
     moments["behind the failover"] = written("behind the failover")
     for value, at in moments.items():
         assert read(at, "get", "key") == value
+    file = installation.data_dir.parent / "one.rdb"
+    installation.run("at", "--rdb", str(file), "demo", moments["one"])
+    assert file.read_bytes()[:5] in (b"REDIS", b"VALKE")
+    assert "File exists" in installation.run("at", "--rdb", str(file), "demo", moments["one"], check=False).stderr
     shown = installation.run("timeline", "demo").stdout
     assert shown.startswith("demo shard 0001: recording\n")
     assert "recording was switched on" in shown

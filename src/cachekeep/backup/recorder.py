@@ -36,6 +36,7 @@ SILENT_SECONDS = 60.0  # A primary says something every ten seconds (repl-ping-r
 AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.1, 5.0
 SEGMENT_BYTES, SEGMENT_SECONDS = 32 << 20, 600.0
 REBASE_STREAM_BYTES = 4 << 30
+ASKED = b"\r\nGETACK\r\n"
 ANY_VERSION = "99.0.0"  # Valkey 9.1 leaves out of an RDB what a replica of that version does not know.
 
 
@@ -222,6 +223,10 @@ class Recorder:
             self.since_base += len(data)
             if caught_up:
                 self._pair()
+            if (
+                ASKED in data
+            ):  # somebody waits at the primary (WAIT, or Valkey's CLUSTER SETSLOT); elsewhere in the data it does no harm
+                at.send("REPLCONF", "ACK", str(self.offset))
 
     def _rebase(self, target: dict[str, object]) -> None:
         """Take an RDB anew beside the stream when the last one is old, or the stream since then long: so old ones can go, and

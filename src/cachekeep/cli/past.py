@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,12 +40,18 @@ def timeline(cache: str, **flags: Any) -> None:
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @options("data_dir")
 @click.option("--db", "database", default=0, show_default=True, help="The database that it reads.")
+@click.option("--rdb", metavar="FILE", type=click.Path(path_type=Path), help="Write all of it to a new file; for each shard one.")
 @click.argument("cache")
 @click.argument("time")
-@click.argument("command", nargs=-1, required=True)
-def at(cache: str, time: str, command: tuple[str, ...], database: int, **flags: Any) -> None:
+@click.argument("command", nargs=-1)
+def at(cache: str, time: str, command: tuple[str, ...], database: int, rdb: Path | None, **flags: Any) -> None:
     """What CACHE would have answered to a COMMAND that reads, at a TIME: 06:10:00, 2026-11-28T06:10:00Z, -90s or latest."""
     settings = settings_of(flags)
+    if (rdb is None) == (not command):
+        raise InvalidValue("say one of both: a command that reads, or --rdb FILE.")
+    if rdb is not None:
+        asyncio.run(_write(settings, _find(settings, cache), time, rdb))
+        return
     asyncio.run(_ask(settings, _find(settings, cache), time, command, database))
 
 
@@ -112,6 +120,27 @@ async def _ask(settings: Settings, found: Sequence[ShardRecording], time: str, c
         async with recording.materialised(at_ns, server, parent=settings.data_dir) as past:
             shard = f"shard {about.shard}: " if len(found) > 1 else ""
             click.echo(shard + _shown(await past.read(command, database=database, now=now)))
+
+
+async def _write(settings: Settings, found: Sequence[ShardRecording], time: str, rdb: Path) -> None:
+    """All shards at one moment. Raises ``InvalidValue`` before anything is written if one of them cannot be had then."""
+    now = dt.datetime.now(dt.UTC)
+    catalogue = discover([settings.data_dir / ENGINES_DIR], settings.data_dir)
+    at_ns = min(moment(time, recording, now) for recording in found)
+    for recording in found:
+        recording.way(at_ns)
+    for recording in found:
+        about = recording.about
+        path = rdb if len(found) == 1 else rdb.with_name(f"{rdb.stem}-{about.shard}{rdb.suffix}")
+        server = server_of(catalogue, about.engine, about.version)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidValue(f"{path} cannot be written: {error.strerror}. Nothing that was there has changed.") from None
+        with os.fdopen(fd, "wb") as file:
+            async for chunk in recording.dump(at_ns, server, parent=settings.data_dir):
+                file.write(chunk)
+        click.echo(f"{path}: {about.cache} shard {about.shard} at {told(at_ns)}")
 
 
 def _shown(answer: object) -> str:
