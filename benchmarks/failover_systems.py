@@ -69,18 +69,22 @@ def _until(met, what: str, seconds: float = _SETTLE_SECONDS) -> None:  # type: i
 class Ours:
     """A group of 1 + 2 behind ``cachekeep up``, with its database, as users have it."""
 
-    def __init__(self, place: Path, build: Build, *, tls: bool = False) -> None:
+    def __init__(self, place: Path, build: Build, *, tls: bool = False, closed: bool = False) -> None:
+        """``closed``: in a security group that lets nobody in but root."""
         self.name = "Cachekeep, TLS" if tls else "Cachekeep"
         self._installation = Installation(place, "--log-format", "json").up()
         self._settings = Settings(data_dir=self._installation.data_dir)
         self._client = self._installation.client()
         version = ".".join(build.version.split(".")[:2])
-        asked = {
+        asked: dict[str, object] = {
             "Engine": build.engine,
             "EngineVersion": version,
             "AutomaticFailoverEnabled": True,
             "TransitEncryptionEnabled": tls,
         }
+        if closed:
+            made = self._installation.client("ec2").create_security_group(GroupName="bench", Description="d")
+            asked["SecurityGroupIds"] = [made["GroupId"]]
         group = created(self._client, "bench", **asked)
         self.trust = published(self._settings) if tls else ""
         self._endpoint = group["NodeGroups"][0]["PrimaryEndpoint"]["Address"]

@@ -190,6 +190,21 @@ def test_a_rule_by_itself(ec2: Any) -> None:
     assert [tag for tag in ec2.describe_tags()["Tags"] if tag["ResourceId"] == id] == []
 
 
+def test_as_terraform_makes_and_deletes_a_group(ec2: Any) -> None:
+    """aws_security_group: what lets out goes first, whether it is there or not; before the end it asks who has the group."""
+    web = made(ec2)
+    everything = {"IpProtocol": "-1", "FromPort": 0, "ToPort": 0}
+    ec2.revoke_security_group_egress(GroupId=web, IpPermissions=[everything | {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}])
+    other = [everything | {"Ipv6Ranges": [{"CidrIpv6": "::/0"}]}]
+    error = refused(ec2.revoke_security_group_egress, GroupId=web, IpPermissions=other)
+    assert error.code == "InvalidPermission.NotFound"
+    ec2.authorize_security_group_egress(GroupId=web, IpPermissions=at(6379, "10.0.0.0/8"))
+    assert shown(ec2, web)["IpPermissionsEgress"][0]["IpRanges"] == [{"CidrIp": "10.0.0.0/8"}]
+    holders = ec2.describe_network_interfaces(Filters=[{"Name": "group-id", "Values": [web]}])
+    assert holders["NetworkInterfaces"] == []
+    ec2.delete_security_group(GroupId=web)
+
+
 TCP = {"IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379}
 REFUSED: list[tuple[list[dict[str, Any]], str, str]] = [
     (

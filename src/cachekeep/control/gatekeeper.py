@@ -52,6 +52,8 @@ class Gatekeeper:
         """When all of them were, by the seconds of our clock; None: they were not."""
         self._kept: tuple[Door, ...] | None = None
         """As last taken by the filter; None: nobody knows."""
+        self._seen_at = 0.0
+        """When they were last known to be there, by the seconds of our clock."""
         self._no_filter: str | None = None
         self.problem = ""
         """Why they are not kept; empty while they are."""
@@ -130,8 +132,12 @@ class Gatekeeper:
         return doors(self._caches.values(), groups, self._default, lenient=self._lenient, buses=buses)
 
     async def _bring_about(self, due: tuple[Door, ...]) -> None:
-        if self._kept == due and (not due or await self._filter.kept()):
+        now = self._clock.monotonic()
+        if self._kept == due and (not due or now - self._seen_at < CHECK_SECONDS):
+            return
+        if self._kept == due and await self._filter.kept():
+            self._seen_at = now
             return
         self._kept = None
         await self._filter.keep(due)
-        self._kept = due
+        self._kept, self._seen_at = due, now
