@@ -63,3 +63,16 @@ def test_cluster_clients_by_tls_are_refused(rig: Rig) -> None:
     rig.group(TransitEncryptionEnabled=True, AutomaticFailoverEnabled=True)
     error = refused(rig.cache.modify_replication_group, ReplicationGroupId="demo", ClusterMode="compatible", ApplyImmediately=True)
     assert "Encryption in transit together with cluster mode" in error.message
+
+
+@pytest.mark.parametrize(("enabled", "mode"), [(True, {"TransitEncryptionMode": "required"}), (False, {})])
+def test_as_it_is_may_be_asked_for_again_and_a_change_is_refused(rig: Rig, enabled: bool, mode: dict[str, str]) -> None:
+    rig.group(TransitEncryptionEnabled=enabled)
+    change = {"ReplicationGroupId": "demo", "ReplicationGroupDescription": "d2", "ApplyImmediately": True}
+    rig.cache.modify_replication_group(**change, TransitEncryptionEnabled=enabled, **mode)
+    rig.keep()
+    assert rig.show()["Description"] == "d2"
+    for other in ({"TransitEncryptionEnabled": not enabled}, {"TransitEncryptionMode": "preferred"}):
+        error = refused(rig.cache.modify_replication_group, **change, **other)
+        assert error.code == "InvalidParameterCombination"
+        assert "A change of encryption in transit" in error.message

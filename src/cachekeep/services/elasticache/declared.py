@@ -35,8 +35,8 @@ _REFUSED: Final[Declared] = {
     "ReplicaConfiguration.PreferredOutpostArns": _OUTPOST,
     "ScaleConfig": NotYet("Scaling in steps"),
     "CreateReplicationGroup:ServerlessCacheSnapshotName": _SNAPSHOT,
-    "ModifyReplicationGroup:TransitEncryptionEnabled": NotYet("A change of encryption in transit"),
-    "ModifyReplicationGroup:TransitEncryptionMode": NotYet("A change of encryption in transit"),
+    "ModifyReplicationGroup:TransitEncryptionEnabled": Effect("as it is; a change is refused"),
+    "ModifyReplicationGroup:TransitEncryptionMode": Effect("as it is; a change is refused"),
     "TransitEncryptionMode": Effect("required: clients come by TLS and not without"),
 }
 _CACHES: Final[Declared] = {

@@ -198,6 +198,7 @@ async def modify(call: Call, tx: Transaction, context: Context) -> Mapping[str, 
         raise combination_error("No modifications were requested")
     cache = cache if mode.on_the_way(params, cache) else await find.group_to_change(tx, cache.name, stuck=True)
     before = cache.wanted
+    want.check_transit_stays(params, before)
     if params.get("ClusterMode", before.cluster_mode) != before.cluster_mode:
         changes = await mode.change(params, tx, cache)
         await want.check_room(tx, context, replace(before, **changes), cache)

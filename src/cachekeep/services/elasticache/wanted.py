@@ -76,6 +76,14 @@ def encrypted(context: Context, transit: Transit, offer: Offer, node_type: str) 
     return {"transit": transit, "authorities": context.authorities.ids[-1:]}
 
 
+def check_transit_stays(params: Params, before: Wanted) -> None:
+    """Raises ApiError InvalidParameterCombination where another encryption in transit is asked for than there is."""
+    now = {"TransitEncryptionEnabled": before.transit != "disabled", "TransitEncryptionMode": before.transit}
+    for name, value in now.items():
+        if params.get(name, value) != value:
+            raise unsupported(f"A change of encryption in transit ({name})")
+
+
 def check_transit(transit: Transit, engine: str, node_type: str) -> None:
     """Raises ApiError InvalidParameterCombination for a node type that has no TLS at ElastiCache."""
     if transit != "disabled" and node_type.split(".")[1] in _WITHOUT_TLS.get(engine, ("m1", "m2")):
