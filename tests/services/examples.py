@@ -6,10 +6,11 @@ import datetime as dt
 from typing import Any, Final
 
 from tests.services.rig import SETTINGS
-from tests.services.world import RECORDED_AT, TRUST
+from tests.services.world import KEY_POLICY, KMS_KEYS, RECORDED_AT, TRUST
 
 from cachekeep.model.scaling import ScalableTarget
 from cachekeep.model.security_group import SecurityGroupRule
+from cachekeep.security.ciphertext import Head, encrypt
 from cachekeep.services.autoscaling.find import fresh_id
 from cachekeep.services.core.context import digest
 
@@ -34,6 +35,9 @@ _RESOURCE_POLICY: Final = _POLICY.replace('"Resource"', f'"Principal": {{"AWS": 
 _TRIED: Final = {"PolicyInputList": [_POLICY], "ActionNames": ["elasticache:DescribeEvents", "elasticache:DeleteUser"]}
 _TRIED_BOB: Final = {"PolicySourceArn": f"arn:aws:iam::{_ACCOUNT}:user/bob", "ActionNames": _TRIED["ActionNames"]}
 _BOB: Final = {"UserName": "bob"}
+_DATA_KEY: Final = {"KeyId": KMS_KEYS[0]}
+_LIMITED: Final = [{"Limit": 1}, {"Limit": 1, "Marker": NEXT_PAGE}]
+ENCRYPTED: Final = encrypt(Head(KMS_KEYS[0], 1), bytes(32), b"x", {"k": "v"})
 _OPS: Final = {"GroupName": "ops"}
 _OPS_ROLE: Final = {"RoleName": "ops-role"}
 _OPS_POLICY: Final = {"PolicyArn": f"arn:aws:iam::{_ACCOUNT}:policy/ops-policy"}
@@ -674,10 +678,42 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         _ASSUMED | {"PolicyArns": [{"arn": f"{_MANAGED}IAMFullAccess"}]},
         _ASSUMED | {"DurationSeconds": 900},
         _ASSUMED | {"Tags": _TAGS},
-        _ASSUMED | {"ExternalId": "42"},
+        _ASSUMED | {"RoleArn": _ASSUMED["RoleArn"].replace("ops", "dev"), "ExternalId": "42"},
         _ASSUMED,
     ],
     "sts:GetSessionToken": [{"DurationSeconds": 900}, {}],
+    **{
+        f"kms:{name}": [{"KeyId": KMS_KEYS[0]}]
+        for name in ["DescribeKey", "DisableKey", "GetKeyPolicy", "GetKeyRotationStatus", "RotateKeyOnDemand"]
+    },
+    "kms:CancelKeyDeletion": [{"KeyId": KMS_KEYS[2]}],
+    "kms:CreateAlias": [{"AliasName": "alias/new", "TargetKeyId": KMS_KEYS[0]}],
+    "kms:CreateKey": [
+        {"Policy": KEY_POLICY, "Description": "d", "Tags": [{"TagKey": "k", "TagValue": "v"}]},
+        {},
+    ],
+    "kms:Decrypt": [
+        {"CiphertextBlob": ENCRYPTED, "EncryptionContext": {"k": "v"}},
+        {"CiphertextBlob": ENCRYPTED, "EncryptionContext": {"k": "v"}, "KeyId": KMS_KEYS[1]},
+        {"CiphertextBlob": ENCRYPTED, "EncryptionContext": {"k": "v"}},
+    ],
+    "kms:DeleteAlias": [{"AliasName": "alias/1"}],
+    "kms:EnableKey": [{"KeyId": KMS_KEYS[1]}],
+    "kms:Encrypt": [{"KeyId": KMS_KEYS[0], "Plaintext": b"x", "EncryptionContext": {"k": "v"}}],
+    "kms:GenerateDataKey": [_DATA_KEY | {"NumberOfBytes": 5}, _DATA_KEY | {"KeySpec": "AES_128", "EncryptionContext": {"k": "v"}}],
+    "kms:GenerateDataKeyWithoutPlaintext": [
+        _DATA_KEY | {"NumberOfBytes": 5},
+        _DATA_KEY | {"KeySpec": "AES_128", "EncryptionContext": {"k": "v"}},
+    ],
+    "kms:ListAliases": [{"KeyId": KMS_KEYS[1]}, *_LIMITED],
+    "kms:ListKeys": [*_LIMITED, {}],
+    "kms:ListResourceTags": [{"KeyId": KMS_KEYS[0]} | each for each in _LIMITED],
+    "kms:PutKeyPolicy": [{"KeyId": KMS_KEYS[0], "Policy": KEY_POLICY.replace("kms:*", "kms:Encrypt")}],
+    "kms:ScheduleKeyDeletion": [{"KeyId": KMS_KEYS[0], "PendingWindowInDays": 7}],
+    "kms:TagResource": [{"KeyId": KMS_KEYS[0], "Tags": [{"TagKey": "k", "TagValue": "v"}]}],
+    "kms:UntagResource": [{"KeyId": KMS_KEYS[0], "TagKeys": ["a"]}],
+    "kms:UpdateAlias": [{"AliasName": "alias/1", "TargetKeyId": KMS_KEYS[1]}],
+    "kms:UpdateKeyDescription": [{"KeyId": KMS_KEYS[0], "Description": "d"}],
     "sts:GetCallerIdentity": [{}],
     "cloudtrail:LookupEvents": [
         {"LookupAttributes": [{"AttributeKey": "Username", "AttributeValue": "bob"}]},

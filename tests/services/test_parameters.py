@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+import secrets
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
@@ -78,8 +80,21 @@ def test_what_nobody_has_declared_is_refused() -> None:
 # ------------------------------------------------------------------ what comes of a request
 
 
+@pytest.fixture(autouse=True)
+def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes by chance would look different, too."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: bytes(count))
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "00" * count)
+
+
 class StillClock(SetClock):
     """It stands still: what was made at another time would look different."""
+
+    ids = 0
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return str(uuid.UUID(int=self.ids))
 
     def now(self) -> dt.datetime:
         return dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + self.passed
@@ -225,6 +240,11 @@ async def _seen(world: World) -> list[Any]:
             found.append(await _answer(world, "iam", asked, {"RoleName": name}))
     for kind, about in (("Group", {"GroupName": "ops"}), ("Role", {"RoleName": "ops-role"})):
         found.append(await _answer(world, "iam", f"Get{kind}Policy", about | {"PolicyName": "new"}))
+    keys = await _answer(world, "kms", "ListKeys", {})
+    found += [keys, await _answer(world, "kms", "ListAliases", {})]
+    for name in ("alias/1", "alias/new", *[key["KeyId"] for key in keys["Keys"]]):
+        for asked in ("DescribeKey", "GetKeyPolicy", "ListResourceTags"):
+            found.append(await _answer(world, "kms", asked, {"KeyId": name}))
     for name in ("ops-policy", "new"):
         about = {"PolicyArn": f"arn:aws:iam::{ACCOUNT}:policy/{name}"}
         found.append(await _answer(world, "iam", "GetPolicy", about))
@@ -273,7 +293,8 @@ def outcome(service: str, operation: str, params: Params) -> Any:
     if NEXT_PAGE in params.values():
         (marker,) = (name for name, value in params.items() if value == NEXT_PAGE)
         first = _outcome(service, operation, repr({name: value for name, value in params.items() if name != marker}))
-        params = params | {marker: first.get("EngineDefaults", first)[marker]}
+        page = first.get("EngineDefaults", first)
+        params = params | {marker: page.get(f"Next{marker}") or page[marker]}
     return _outcome(service, operation, repr(params))
 
 
@@ -321,7 +342,7 @@ def _other(place: Params, name: str) -> None:
         if isinstance(value, list | dict)
         else value + dt.timedelta(hours=1)
         if isinstance(value, dt.datetime)
-        else value + "x"
+        else value + (b"x" if isinstance(value, bytes) else "x")
     )
 
 

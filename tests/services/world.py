@@ -16,7 +16,7 @@ from tests.services.rig import ACCOUNT, CATALOGUE, SETTINGS, Keeper, SetClock
 
 from cachekeep.audit.record import Called, Identity, line
 from cachekeep.audit.trail import Trail
-from cachekeep.model import IssuedKey
+from cachekeep.model import BackingKey, IssuedKey, KmsAlias, KmsKey, Secret
 from cachekeep.security.sealing import Sealing
 from cachekeep.services import SERVICES, Services
 from cachekeep.store import MemoryStore
@@ -24,6 +24,8 @@ from cachekeep.wire.caller import Principal
 from cachekeep.wire.gateway import Call
 
 TRUST = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "sts:*", "Principal": {"AWS": "*"}}}'
+KEY_POLICY = TRUST.replace("sts:*", "kms:*").replace('"Effect"', '"Resource": "*", "Effect"')
+KMS_KEYS = tuple("-".join(digit * count for count in (8, 4, 4, 4, 12)) for digit in "123")
 KEYS = ("AKIABOBSFIRSTKEYAAAA", "AKIABOBSSECONDKEYAAA")
 """Of the user bob."""
 
@@ -127,7 +129,9 @@ class World:
         await self.ask("PutUserPermissionsBoundary", boundary, "iam")
         for name in ("ops", "dev"):
             await self.ask("CreateGroup", {"GroupName": name}, "iam")
-            await self.ask("CreateRole", {"RoleName": f"{name}-role", "AssumeRolePolicyDocument": TRUST}, "iam")
+            condition = '"Condition": {"StringEquals": {"sts:ExternalId": "42"}}, "Effect"' if name == "dev" else '"Effect"'
+            trust = TRUST.replace('"Effect"', condition)
+            await self.ask("CreateRole", {"RoleName": f"{name}-role", "AssumeRolePolicyDocument": trust}, "iam")
             await self.ask("CreatePolicy", {"PolicyName": f"{name}-policy", "PolicyDocument": allow}, "iam")
         for name in ("bob", "eve"):
             await self.ask("AddUserToGroup", {"GroupName": "ops", "UserName": name}, "iam")
@@ -148,6 +152,15 @@ class World:
                 await self.ask(f"Attach{kind}Policy", {**about, "PolicyArn": arn}, "iam")
         await self.ask("PutRolePermissionsBoundary", {"RoleName": "ops-role", "PermissionsBoundary": ops_policy}, "iam")
         await self.ask("CreatePolicyVersion", {"PolicyArn": ops_policy, "PolicyDocument": allow}, "iam")
+        async with self.store.transaction() as tx:
+            for number in (1, 2, 3):
+                name, at = KMS_KEYS[number - 1], dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+                sealed = Sealing(bytes(32)).seal(Secret("00" * 32), owner=name, purpose="key 1")
+                backing = (BackingKey(number=1, sealed=sealed, created_at=at),)
+                await tx.put(KmsKey(name=name, created_at=at, policy=KEY_POLICY, backing=backing, tags={"a": "1", "b": "2"}))
+                await tx.put(KmsAlias(name=f"alias/{number}", key=KMS_KEYS[0], created_at=at, updated_at=at))
+        await self.ask("DisableKey", {"KeyId": KMS_KEYS[1]}, "kms")
+        await self.ask("ScheduleKeyDeletion", {"KeyId": KMS_KEYS[2]}, "kms")
         for access_key in KEYS:
             async with self.store.transaction() as tx:
                 await tx.put(IssuedKey(name=access_key, user="bob", created_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))

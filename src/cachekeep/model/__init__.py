@@ -64,6 +64,7 @@ from cachekeep.model.job import (
     Worked,
     Working,
 )
+from cachekeep.model.keys import BackingKey, KmsAlias, KmsKey
 from cachekeep.model.limits import Limits, LimitsSeen
 from cachekeep.model.moment import UNKNOWN, Moment, elapsed
 from cachekeep.model.resources import RECORDS, Event, Installation, ParameterGroup, Record, Subnet, SubnetGroup, Tags
@@ -215,6 +216,9 @@ __all__ = [
     "IamUser",
     "Installation",
     "IssuedKey",
+    "BackingKey",
+    "KmsAlias",
+    "KmsKey",
     "ManagedPolicy",
     "PolicyText",
     "IamSession",

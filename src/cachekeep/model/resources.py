@@ -9,6 +9,7 @@ import msgspec
 
 from cachekeep.model.clients import CacheUser, UserGroup
 from cachekeep.model.identities import IamGroup, IamRole, IamUser, IssuedKey, ManagedPolicy
+from cachekeep.model.keys import KmsAlias, KmsKey
 from cachekeep.model.scaling import ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
 from cachekeep.model.security_group import SecurityGroup
 from cachekeep.model.snapshot import Export, Snapshot, SnapshotEnd, Verification
@@ -87,6 +88,8 @@ Record = (
     | IamUser
     | Installation
     | IssuedKey
+    | KmsAlias
+    | KmsKey
     | ManagedPolicy
     | ParameterGroup
     | ScalableTarget
@@ -112,6 +115,8 @@ RECORDS: dict[str, type[Record]] = {
         IamUser,
         Installation,
         IssuedKey,
+        KmsAlias,
+        KmsKey,
         ManagedPolicy,
         ParameterGroup,
         ScalableTarget,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cachekeep.services import autoscaling, cloudtrail, cloudwatch, desk, ec2, elasticache, iam, sts
+from cachekeep.services import autoscaling, cloudtrail, cloudwatch, desk, ec2, elasticache, iam, kms, sts
 
 SERVICES: Final = (
     elasticache.SERVICE,
@@ -10,6 +10,7 @@ SERVICES: Final = (
     ec2.SERVICE,
     iam.SERVICE,
     sts.SERVICE,
+    kms.SERVICE,
     cloudtrail.SERVICE,
     cloudwatch.SERVICE,
     desk.SERVICE,

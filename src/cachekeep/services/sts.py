@@ -159,7 +159,9 @@ def _acts(call: Call) -> Sequence[str]:
 
 async def _trust(tx: Transaction, arn: str) -> Guard | None:
     role = await _role(tx, arn) if ":role/" in arn else None
-    return Guard(role.trust, role.trusted) if role is not None and arn.endswith(f":role/{role.role_name}") else None
+    return (
+        Guard(role.trust, placed=True, ids=role.trusted) if role is not None and arn.endswith(f":role/{role.role_name}") else None
+    )
 
 
 async def _role_tags(tx: Transaction, arn: str) -> Mapping[str, str]:

@@ -35,7 +35,8 @@ async def authorise(call: Call, service: Service, tx: Transaction, context: Cont
     """
     call, caller = await identify(call, tx, context.settings.issuer)
     if service.title:
-        call.seen.resources = tuple(rights.resources(call, service.rights, context.settings))
+        named = rights.resources(call, service.rights, context.settings)
+        call.seen.resources = tuple([await service.rights.resolve(tx, arn) for arn in named])
     if caller is None:
         return call
     if caller.session is not None:
@@ -68,7 +69,7 @@ def _decided(request: AccessRequest, policies: Sequence[Attached], guard: rights
     names = {request.subject.arn, request.subject.role_arn}
     if any(arn in names and each != caller.who.id for arn, each in guard.ids.items()):
         return Verdict(False, "resource", False, ())  # it names one who is gone, and had that name before
-    verdict = evaluate(request, [*policies, Attached("resource", "guard", _parsed(guard.text, "resource"))])
+    verdict = evaluate(request, [*policies, Attached("resource", "guard", _parsed(guard.text, "resource", placed=guard.placed))])
     if verdict.allowed and not any(policy.kind == "resource" for policy in verdict.matched):
         return Verdict(False, "resource", False, ())
     return verdict
@@ -131,9 +132,9 @@ async def text_of(tx: Transaction, arn: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str, kind: Kind = "identity") -> PolicyDocument:
+def _parsed(text: str, kind: Kind = "identity", *, placed: bool = False) -> PolicyDocument:
     """It could be parsed when it was stored."""
-    return parse(text, kind, at_resource=kind == "resource")
+    return parse(text, kind, at_resource=placed)
 
 
 def of_caller(caller: Caller, subject: Subject) -> Mapping[str, Sequence[str]]:

@@ -33,14 +33,21 @@ class Arn(str):
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """The policy of a resource to which nobody gets past it. ``ids``: those that it names by their ARN, as they were then."""
+    """The policy of a resource to which nobody gets past it. ``ids``: those that it names by their ARN, as they were then.
+
+    ``placed``: it names no resource, for it stands at its only one."""
 
     text: str
+    placed: bool
     ids: Mapping[str, str] = {}
 
 
 async def _no_guard(tx: Transaction, arn: str) -> Guard | None:
     return None
+
+
+async def _as_named(tx: Transaction, arn: str) -> str:
+    return arn
 
 
 def _itself(call: Call) -> Sequence[str]:
@@ -51,13 +58,15 @@ class Rights(msgspec.Struct, frozen=True):
     """How the calls of a service are seen by policies.
 
     ``names``: type of resource → the names of those that a call is about. ``keys``: the service's own condition keys.
-    ``tags``: those that a resource has; ``guard``: its policy. ``acts``: the actions that a call takes. ``free``: operations that
+    ``tags``: those that a resource has; ``resolve``: what another name of one stands for;
+    ``guard``: its policy. ``acts``: the actions that a call takes. ``free``: operations that
     need no right. ``denied`` is the service's code for a refusal.
     """
 
     names: Callable[[Call, ServiceSettings], Mapping[str, Sequence[str]]] = _nothing
     keys: Callable[[Call, ServiceSettings], Mapping[str, str]] = _nothing
     tags: Callable[[Transaction, str], Awaitable[Mapping[str, str]]] = _no_tags
+    resolve: Callable[[Transaction, str], Awaitable[str]] = _as_named
     guard: Callable[[Transaction, str], Awaitable[Guard | None]] = _no_guard
     acts: Callable[[Call], Sequence[str]] = _itself
     free: frozenset[str] = frozenset()
@@ -100,5 +109,6 @@ def tags_of_request(call: Call) -> Mapping[str, Sequence[str]]:
     given = [] if isinstance(asked, Mapping) else [*asked]
     given += [tag for each in call.params.get("TagSpecifications", ()) for tag in each.get("Tags", ())]
     tags = asked if isinstance(asked, Mapping) else {tag["Key"]: tag.get("Value", "") for tag in given if tag.get("Key")}
+    tags = tags or {tag["TagKey"]: tag.get("TagValue", "") for tag in given if tag.get("TagKey")}  # as KMS names them
     keys = [*tags, *call.params.get("TagKeys", ())]
     return {**{f"aws:requesttag/{key.lower()}": [value] for key, value in tags.items()}, **({"aws:tagkeys": keys} if keys else {})}

@@ -13,8 +13,9 @@ from cachekeep.services.core import paging
 from cachekeep.services.core.context import Context, ServiceSettings
 from cachekeep.services.core.operation import Operation, reads, writes
 from cachekeep.services.core.parameters import Declared, Effect, Moot, NotYet
+from cachekeep.services.core.principals import UnknownPrincipal, ids_of
 from cachekeep.services.iam import find
-from cachekeep.services.iam.find import ROLE, USER
+from cachekeep.services.iam.find import ROLE
 from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
@@ -51,20 +52,10 @@ async def _trusted(text: str, tx: Transaction, settings: ServiceSettings) -> dic
     document = find.read(text, "resource", at_resource=True)
     if find.characters(text) > TRUST_CHARACTERS_MAX:
         raise ApiError("LimitExceeded", f"Cannot exceed quota for ACLSizePerRole: {TRUST_CHARACTERS_MAX}", status=409)
-    ids: dict[str, str] = {}
-    for statement in document.statements:
-        for name in statement.principals.names if statement.principals else ():
-            if not name.startswith("arn:") or name.endswith(":root"):
-                continue
-            kind, _, rest = name.partition(f":{settings.account}:")[2].partition("/")
-            holder = {"user": USER, "role": ROLE, "assumed-role": ROLE}.get(kind)
-            try:
-                if holder is None:
-                    raise find.missing(name)
-                ids[name] = (await find.holder(tx, holder, rest.split("/")[0])).id
-            except ApiError:
-                raise ApiError("MalformedPolicyDocument", f'Invalid principal in policy: "AWS":"{name}"') from None
-    return ids
+    try:
+        return await ids_of(document, tx, settings.account)
+    except UnknownPrincipal as error:
+        raise ApiError("MalformedPolicyDocument", f'Invalid principal in policy: "AWS":"{error}"') from None
 
 
 def _shown(role: IamRole, settings: ServiceSettings, *, whole: bool = True) -> Mapping[str, Any]:
