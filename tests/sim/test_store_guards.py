@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -16,6 +16,8 @@ from cachekeep.sim.scenario import LivenessViolation, SafetyViolation, Scenario
 from cachekeep.sim.store import SimDisk, WatchedStore
 from cachekeep.store import journal as journal_module
 from cachekeep.store import memory
+from cachekeep.store.contract import Lease
+from cachekeep.store.journaled import JournaledStore
 from cachekeep.store.memory import MemoryTransaction
 from cachekeep.store.serial import overlaid
 
@@ -90,6 +92,18 @@ def _dropped_with_what_came_after(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(journal_module, "_apply", apply)
 
 
+def _claimed_before_it_is_merged(patch: pytest.MonkeyPatch) -> None:
+    """The next control plane has leases of its own while the journal still holds what was decided under the former ones."""
+
+    async def claim(
+        self: JournaledStore, holder: str, *, ttl_seconds: float, uids: Collection[str] | None = None, limit: int = 100
+    ) -> list[Lease]:
+        self._holder = (holder, ttl_seconds)
+        return await self._store.claim(holder, ttl_seconds=ttl_seconds, uids=uids, limit=limit)
+
+    patch.setattr(JournaledStore, "claim", claim)
+
+
 BREAKS: tuple[tuple[Callable[[pytest.MonkeyPatch], None], dict[str, Any], int], ...] = (
     (_acted_upon_before_it_is_synced, ALONE, 8),
     (_kept_in_memory, ALONE, 0),
@@ -97,6 +111,7 @@ BREAKS: tuple[tuple[Callable[[pytest.MonkeyPatch], None], dict[str, Any], int], 
     (_merged_over_what_is_later, BROUGHT_BACK, 0),
     (_merged_over_a_newer_epoch, BROUGHT_BACK, 0),
     (_dropped_with_what_came_after, ALONE, 4),
+    (_claimed_before_it_is_merged, ALONE, 6),
 )
 
 
