@@ -38,6 +38,7 @@ from cachekeep.model import (
     WantedShard,
 )
 from cachekeep.store import AddressTaken, AlreadyThere, Lease, Store, StoreFailed
+from cachekeep.store.contract import Along
 from cachekeep.store.migrate import VERSION_TABLE
 from cachekeep.store.tables import metadata
 
@@ -119,7 +120,7 @@ async def test_a_cache_comes_back_as_it_was_written(world: World) -> None:
     full = replace(
         one, version=1, decided=decided(("demo-001", "127.77.0.1"), configuration_address="127.77.0.9", available_at=BORN)
     )
-    saved = await store.save_decided(full, lease, addresses=["127.77.0.1", "127.77.0.9"])
+    saved = await store.save_decided(full, lease, Along(addresses=["127.77.0.1", "127.77.0.9"]))
     assert saved == replace(full, decided=replace(full.decided, serial=1), version=2)
     again = await world.store()
     assert await again.load(one.uid) == saved
@@ -173,13 +174,15 @@ async def test_a_member_id_is_free_again_once_neither_wanted_nor_there(world: Wo
     lease = await claim(store, "k", "uid-group-demo")
     one = await store.load("uid-group-demo")
     assert one is not None
-    one = await store.save_decided(replace(one, decided=decided(("demo-001", "a"), ("demo-002", "b"))), lease, addresses=["a", "b"])
+    one = await store.save_decided(
+        replace(one, decided=decided(("demo-001", "a"), ("demo-002", "b"))), lease, Along(addresses=["a", "b"])
+    )
     async with store.transaction() as t:
         shard = replace(one.wanted.shards[0], members=one.wanted.shards[0].members[:1])
         one = await t.save_wanted(replace(one, wanted=replace(one.wanted, shards=(shard,))))
     async with store.reading() as t:
         assert await t.cache_of("demo-002") == one, "its node is still there"
-    await store.save_decided(replace(one, decided=decided(("demo-001", "a"))), lease, addresses=["a"])
+    await store.save_decided(replace(one, decided=decided(("demo-001", "a"))), lease, Along(addresses=["a"]))
     async with store.reading() as t:
         assert await t.cache_of("demo-002") is None
 
@@ -247,11 +250,13 @@ async def test_the_two_halves_do_not_overwrite_one_another(world: World) -> None
     async with store.transaction() as t:
         await t.save_wanted(replace(seen, wanted=replace(seen.wanted, port=7000)))
     with pytest.raises(Conflict):
-        await store.save_decided(replace(seen, decided=decided(("demo-001", "a"))), lease, addresses=["a"], events=[event("no")])
+        await store.save_decided(
+            replace(seen, decided=decided(("demo-001", "a"))), lease, Along(addresses=["a"], events=[event("no")])
+        )
     now = await store.load("uid-group-demo")
     assert now is not None
     # A keeper's copy of what is wanted is never written, nor is a request's copy of what has been decided.
-    await store.save_decided(replace(now, decided=decided(("demo-001", "a")), wanted=seen.wanted), lease, addresses=["a"])
+    await store.save_decided(replace(now, decided=decided(("demo-001", "a")), wanted=seen.wanted), lease, Along(addresses=["a"]))
     async with store.transaction() as t:
         with pytest.raises(Conflict):
             await t.save_wanted(now)
@@ -272,7 +277,9 @@ async def test_a_keeper_waits_for_a_request_that_has_read(world: World) -> None:
     async with store.transaction() as t:
         found = await t.cache("demo", "group")
         assert found is not None
-        saving = asyncio.create_task(other.save_decided(replace(found, decided=decided(("demo-001", "a"))), lease, addresses=["a"]))
+        saving = asyncio.create_task(
+            other.save_decided(replace(found, decided=decided(("demo-001", "a"))), lease, Along(addresses=["a"]))
+        )
         await asyncio.wait([saving], timeout=0.1)
         assert (await t.save_wanted(found)).version == 2
     with pytest.raises(Conflict):
@@ -397,17 +404,17 @@ async def test_who_is_silent_loses_and_is_fenced_off(world: World) -> None:
     assert await one.renew("one", ttl_seconds=60) == []
     late = replace(seen, decided=decided(("demo-001", "a")))
     with pytest.raises(LeaseLost):
-        await one.save_decided(late, old, addresses=["a"])
+        await one.save_decided(late, old, Along(addresses=["a"]))
     with pytest.raises(LeaseLost):
         await one.forget(seen, old)
     with pytest.raises(LeaseLost):
         await one.publish(seen.uid, Condition(status="available", because="b", settled=True, version=1), old)
     with pytest.raises(LeaseLost):
-        await one.save_decided(late, replace(new, holder="one"), addresses=["a"])
+        await one.save_decided(late, replace(new, holder="one"), Along(addresses=["a"]))
     with pytest.raises(LeaseLost):
-        await two.save_decided(late, replace(new, epoch=old.epoch), addresses=["a"])
+        await two.save_decided(late, replace(new, epoch=old.epoch), Along(addresses=["a"]))
     assert await two.load("uid-group-demo") == seen
-    assert (await two.save_decided(late, new, addresses=["a"])).version == 2
+    assert (await two.save_decided(late, new, Along(addresses=["a"]))).version == 2
 
 
 async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: World) -> None:
@@ -421,7 +428,7 @@ async def test_a_holder_that_comes_back_before_anybody_asked_goes_on(world: Worl
     assert await store.claim("two", ttl_seconds=60) == []
     seen = await store.load("uid-group-demo")
     assert seen is not None
-    await store.save_decided(seen, lease, addresses=[])
+    await store.save_decided(seen, lease, Along(addresses=[]))
 
 
 async def test_the_buried_let_go_at_once_and_are_fenced_off(world: World) -> None:
@@ -435,7 +442,7 @@ async def test_the_buried_let_go_at_once_and_are_fenced_off(world: World) -> Non
     assert new == [Lease("uid-group-a", "heir", 2), Lease("uid-group-b", "heir", 2)]
     assert await store.renew("host_1:one", ttl_seconds=60) == []
     with pytest.raises(LeaseLost):
-        await store.save_decided(cast(Cache, await store.load("uid-group-a")), old, addresses=[])
+        await store.save_decided(cast(Cache, await store.load("uid-group-a")), old, Along(addresses=[]))
 
 
 async def test_claims_at_the_same_time_never_share(world: World) -> None:
@@ -460,17 +467,17 @@ async def test_an_address_belongs_to_one_cache(world: World) -> None:
     await insert(store, cache("a"), cache("b"))
     leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
     a, b = [cast(Cache, await store.load(f"uid-group-{n}")) for n in "ab"]
-    a = await store.save_decided(replace(a, decided=decided(("a-001", "x"))), leases[a.uid], addresses=["x"])
+    a = await store.save_decided(replace(a, decided=decided(("a-001", "x"))), leases[a.uid], Along(addresses=["x"]))
     with pytest.raises(AddressTaken) as refused:
         await store.save_decided(
-            replace(b, decided=decided(("b-001", "x"))), leases[b.uid], addresses=["w", "x"], events=[event("e")]
+            replace(b, decided=decided(("b-001", "x"))), leases[b.uid], Along(addresses=["w", "x"], events=[event("e")])
         )
     assert refused.value.address == "x"
     assert await store.load(b.uid) == b
     assert await store.addresses() == {"x"}
-    a = await store.save_decided(replace(a, decided=decided(("a-001", "y"))), leases[a.uid], addresses=["y"])
+    a = await store.save_decided(replace(a, decided=decided(("a-001", "y"))), leases[a.uid], Along(addresses=["y"]))
     world.pass_seconds(LINGER_SECONDS)
-    await store.save_decided(replace(b, decided=decided(("b-001", "x"))), leases[b.uid], addresses=["x"])
+    await store.save_decided(replace(b, decided=decided(("b-001", "x"))), leases[b.uid], Along(addresses=["x"]))
     assert await store.addresses() == {"x", "y"}
 
 
@@ -480,13 +487,15 @@ async def given_up(world: World, how: str) -> tuple[Store, Cache, Lease]:
     await insert(store, cache("a"), cache("b"))
     leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
     a, b = [cast(Cache, await store.load(f"uid-group-{n}")) for n in "ab"]
-    a = await store.save_decided(replace(a, decided=decided(("a-001", "x"), ("a-002", "y"))), leases[a.uid], addresses=["x", "y"])
+    a = await store.save_decided(
+        replace(a, decided=decided(("a-001", "x"), ("a-002", "y"))), leases[a.uid], Along(addresses=["x", "y"])
+    )
     smaller = decided(("a-002", "y"))
     match how:
         case "saved":
-            await store.save_decided(replace(a, decided=smaller), leases[a.uid], addresses=["y"])
+            await store.save_decided(replace(a, decided=smaller), leases[a.uid], Along(addresses=["y"]))
         case "merged":
-            await store.merge_decided(a.uid, replace(smaller, serial=a.decided.serial + 1), leases[a.uid], addresses=["y"])
+            await store.merge_decided(a.uid, replace(smaller, serial=a.decided.serial + 1), leases[a.uid], Along(addresses=["y"]))
         case "forgotten":
             await store.forget(a, leases[a.uid])
     return store, b, leases[b.uid]
@@ -501,12 +510,12 @@ async def test_an_address_that_is_given_up_is_nobodys_for_a_while(world: World, 
         world.pass_seconds(seconds)
         assert await store.addresses() == {"x", "y"}
         with pytest.raises(AddressTaken, match="or was until a moment ago"):
-            await store.save_decided(wishes, lease, addresses=["x"])
+            await store.save_decided(wishes, lease, Along(addresses=["x"]))
     world.pass_seconds(0.5)
     assert await store.addresses() == ({"y"} if how != "forgotten" else set())
-    b = await store.save_decided(wishes, lease, addresses=["x"])
+    b = await store.save_decided(wishes, lease, Along(addresses=["x"]))
     assert "x" in await store.addresses()
-    await store.save_decided(replace(b, decided=decided()), lease, addresses=[])
+    await store.save_decided(replace(b, decided=decided()), lease, Along(addresses=[]))
     assert "x" in await store.addresses(), "and again from when it was given up last"
 
 
@@ -514,10 +523,10 @@ async def test_its_former_cache_may_have_it_back(world: World) -> None:
     """Not that it would be told that it is free. But a decision in a journal may rest on one before it was given up."""
     store, b, lease = await given_up(world, "saved")
     with_z = decided(("b-001", "z"))
-    b = await store.save_decided(replace(b, decided=with_z), lease, addresses=["z"])
-    b = await store.save_decided(replace(b, decided=decided()), lease, addresses=[])
+    b = await store.save_decided(replace(b, decided=with_z), lease, Along(addresses=["z"]))
+    b = await store.save_decided(replace(b, decided=decided()), lease, Along(addresses=[]))
     assert "z" in await store.addresses()
-    await store.merge_decided(b.uid, replace(with_z, serial=b.decided.serial + 1), lease, addresses=["z"])
+    await store.merge_decided(b.uid, replace(with_z, serial=b.decided.serial + 1), lease, Along(addresses=["z"]))
     assert cast(Cache, await store.load(b.uid)).decided.nodes == with_z.nodes
 
 
@@ -546,7 +555,9 @@ async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(wo
     await insert(store, cache("demo"))
     lease = await claim(store, "k", "uid-group-demo")
     before = await store.save_decided(
-        replace(cache("demo"), version=1, decided=decided(("demo-001", "x"))), lease, addresses=["x"], events=[event("first", BORN)]
+        replace(cache("demo"), version=1, decided=decided(("demo-001", "x"))),
+        lease,
+        Along(addresses=["x"], events=[event("first", BORN)]),
     )
     async with store.transaction() as t:
         asked = cast(Cache, await t.cache("demo", "group"))
@@ -554,13 +565,13 @@ async def test_what_was_decided_meanwhile_is_merged_over_what_is_wanted_since(wo
     told = [event("first", BORN), event("second", BORN + dt.timedelta(seconds=1))]
     later = replace(decided(("demo-002", "x")), serial=4)
     for _ in range(2):  # whoever is not sure that it was done does it again
-        merged = await store.merge_decided(before.uid, later, lease, events=told, addresses=["x"])
+        merged = await store.merge_decided(before.uid, later, lease, Along(events=told, addresses=["x"]))
     assert merged.wanted.version == "9.0"
     assert merged.decided == later
     assert merged.version == 3 + (4 - 1) + 1, "greater than whatever was counted up to meanwhile, and once"
     assert await store.load(before.uid) == merged
     with pytest.raises(Conflict):
-        await store.save_decided(before, lease, addresses=["x"])
+        await store.save_decided(before, lease, Along(addresses=["x"]))
     async with store.reading() as t:
         assert [(e.message, e.at) for _, e in await t.events(limit=9, start=BORN)] == [(e.message, e.at) for e in told]
         assert await t.cache_of("demo-002") == merged
@@ -581,14 +592,16 @@ async def test_what_a_decision_leaves_comes_with_it_or_not_at_all(world: World) 
     store = await world.store()
     await insert(store, cache("demo"))
     lease = await claim(store, "k", "uid-group-demo")
-    first = await store.save_decided(replace(cache("demo"), version=1), lease, addresses=[], records=[record("a", "1")])
+    first = await store.save_decided(replace(cache("demo"), version=1), lease, Along(addresses=[], records=[record("a", "1")]))
     assert await records(store, "a", "b") == {"a 1": "1"}
     with pytest.raises(Conflict):
-        await store.save_decided(replace(first, version=1), lease, addresses=[], records=[record("a", "2"), record("b", "2")])
+        await store.save_decided(
+            replace(first, version=1), lease, Along(addresses=[], records=[record("a", "2"), record("b", "2")])
+        )
     with pytest.raises(LeaseLost):
-        await store.save_decided(first, replace(lease, epoch=9), addresses=[], records=[record("b", "2")])
+        await store.save_decided(first, replace(lease, epoch=9), Along(addresses=[], records=[record("b", "2")]))
     assert await records(store, "a", "b") == {"a 1": "1"}
-    await store.save_decided(first, lease, addresses=[], records=[record("a", "3"), record("b", "3")])
+    await store.save_decided(first, lease, Along(addresses=[], records=[record("a", "3"), record("b", "3")]))
     assert await records(store, "a", "b") == {"a 2": "3", "b 1": "3"}, "in the place of whatever is there"
     async with store.transaction() as t:
         await t.put(record("b", "4", 1))
@@ -599,10 +612,10 @@ async def test_what_a_merged_decision_leaves_is_left_once(world: World) -> None:
     await insert(store, cache("demo"))
     lease = await claim(store, "k", "uid-group-demo")
     later = replace(decided(("demo-001", "x")), serial=4)
-    await store.merge_decided("uid-group-demo", later, lease, addresses=["x"], records=[record("a", "1")])
+    await store.merge_decided("uid-group-demo", later, lease, Along(addresses=["x"], records=[record("a", "1")]))
     async with store.transaction() as t:
         await t.put(record("a", "2", 1))
-    await store.merge_decided("uid-group-demo", later, lease, addresses=["x"], records=[record("a", "1")])
+    await store.merge_decided("uid-group-demo", later, lease, Along(addresses=["x"], records=[record("a", "1")]))
     assert await records(store, "a") == {"a 2": "2"}, "as it has become since"
 
 
@@ -612,10 +625,12 @@ async def test_nothing_is_merged_over_what_is_later(world: World) -> None:
     lease = await claim(store, "k", "uid-group-demo")
     seen = cast(Cache, await store.load("uid-group-demo"))
     for _ in range(3):
-        seen = await store.save_decided(replace(seen, decided=replace(seen.decided, refusal="r")), lease, addresses=[])
+        seen = await store.save_decided(
+            replace(seen, decided=replace(seen.decided, configuration_node="r")), lease, Along(addresses=[])
+        )
     assert seen.decided.serial == 3
     with pytest.raises(Conflict):
-        await store.merge_decided(seen.uid, Decided(serial=2), lease, addresses=[])
+        await store.merge_decided(seen.uid, Decided(serial=2), lease, Along(addresses=[]))
     assert await store.load(seen.uid) == seen
 
 
@@ -628,10 +643,10 @@ async def test_nothing_is_merged_over_a_newer_epoch(world: World) -> None:
     before = await store.load(old.uid)
     for lost in (old, replace(new, holder="h"), replace(new, uid="uid-group-other"), replace(new, epoch=3)):
         with pytest.raises(LeaseLost):
-            await store.merge_decided(old.uid, replace(decided(("demo-001", "x")), serial=9), lost, addresses=["x"])
+            await store.merge_decided(old.uid, replace(decided(("demo-001", "x")), serial=9), lost, Along(addresses=["x"]))
     assert await store.load(old.uid) == before
     with pytest.raises(LeaseLost):
-        await store.merge_decided("nobody", Decided(serial=9), replace(new, uid="nobody"), addresses=[])
+        await store.merge_decided("nobody", Decided(serial=9), replace(new, uid="nobody"), Along(addresses=[]))
 
 
 async def test_forget_leaves_nothing(world: World) -> None:
@@ -639,7 +654,7 @@ async def test_forget_leaves_nothing(world: World) -> None:
     await insert(store, cache("demo"), cache("other"))
     leases = {lease.uid: lease for lease in await store.claim("k", ttl_seconds=60)}
     one = cast(Cache, await store.load("uid-group-demo"))
-    saved = await store.save_decided(replace(one, decided=decided(("demo-001", "x"))), leases[one.uid], addresses=["x"])
+    saved = await store.save_decided(replace(one, decided=decided(("demo-001", "x"))), leases[one.uid], Along(addresses=["x"]))
     with pytest.raises(Conflict):
         await store.forget(one, leases[one.uid])
     await store.forget(saved, leases[one.uid], events=[event("deleted")])
@@ -650,7 +665,7 @@ async def test_forget_leaves_nothing(world: World) -> None:
         assert await t.cache_of("demo-001") is None
         assert [e.message for _, e in await t.events(limit=10)] == ["deleted"]
     with pytest.raises(LeaseLost):
-        await store.save_decided(saved, leases[one.uid], addresses=[])
+        await store.save_decided(saved, leases[one.uid], Along(addresses=[]))
     assert await store.renew("k", ttl_seconds=60) == [leases["uid-group-other"]]
     await insert(store, replace(cache("demo"), uid="uid-second-life"))
 
@@ -728,7 +743,7 @@ async def test_wakes_come_after_the_commit_and_only_then(world: World) -> None:
     await store.publish("uid-group-demo", told, lease)
     assert conditions == ["uid-group-demo"], "the second time nothing was new"
     assert heard == [], "its keeper, which told it, is not woken by that"
-    await store.save_decided(cast(Cache, await store.load("uid-group-demo")), lease, addresses=[])
+    await store.save_decided(cast(Cache, await store.load("uid-group-demo")), lease, Along(addresses=[]))
     await store.forget(cast(Cache, await store.load("uid-group-demo")), lease)
     assert [uid for uid, _ in heard] == ["uid-group-demo"] * 2
     assert conditions == ["uid-group-demo"], "what changes the cache is no news of its condition alone"

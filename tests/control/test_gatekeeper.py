@@ -17,6 +17,7 @@ from cachekeep.plan.nodes.members import addresses_used
 from cachekeep.plan.reach.admission import Door
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.store import MemoryStore
+from cachekeep.store.contract import Along
 
 EVERYTHING = tuple(SecurityGroupRule(id=f"r{n}", protocol=ANY, peer=peer) for n, peer in enumerate(EVERYBODY))
 DEFAULT = SecurityGroup(name="sg-d", group_name="default", description="", rules=EVERYTHING)
@@ -52,7 +53,7 @@ class World:
             saved = await tx.insert(replace(cache, version=0))
             tx.wake(saved.uid)
         (lease,) = await self.store.claim("k", ttl_seconds=1000)
-        return await self.store.save_decided(saved, lease, addresses=addresses_used(saved.decided))
+        return await self.store.save_decided(saved, lease, Along(addresses=addresses_used(saved.decided)))
 
     async def put(self, changed: SecurityGroup) -> SecurityGroup:
         async with self.store.transaction() as tx:

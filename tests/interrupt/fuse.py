@@ -10,15 +10,15 @@ import asyncio
 import os
 import traceback
 from asyncio import events
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from cachekeep.control import Hands
-from cachekeep.model import Cache, Decided, Effect, Event, Record
+from cachekeep.model import Cache, Decided, Effect
 from cachekeep.sim.run import Run
 from cachekeep.sim.store import WitnessedStore
 from cachekeep.sim.timeless import run
-from cachekeep.store.contract import Lease
+from cachekeep.store.contract import Along, Lease
 
 
 class Fuse:
@@ -123,16 +123,9 @@ class Interrupted(Run):
         fuse.kill = lambda: self.keepers[0].cancel()
         store = self.store
 
-        async def save(
-            cache: Cache,
-            lease: Lease,
-            *,
-            events: Sequence[Event] = (),
-            records: Sequence[Record] = (),
-            addresses: Collection[str],
-        ) -> Cache:
+        async def save(cache: Cache, lease: Lease, along: Along) -> Cache:
             number = await fuse.before()
-            saved = await WitnessedStore.save_decided(store, cache, lease, events=events, records=records, addresses=addresses)
+            saved = await WitnessedStore.save_decided(store, cache, lease, along)
             await fuse.after(number)
             return saved
 

@@ -25,6 +25,7 @@ from cachekeep.model import Cache
 from cachekeep.network.addresses import free
 from cachekeep.plan import Policy
 from cachekeep.plan.slots.ranges import SLOTS, count, even, expand
+from cachekeep.store.contract import Along
 
 pytestmark = pytest.mark.anyio
 
@@ -244,7 +245,7 @@ async def move_house(live: LiveCache, cache: Cache) -> Cache:
     moved = replace(cache.decided, nodes=nodes, configuration_address=new[-1])
     (lease,) = await live.store.claim("mover", ttl_seconds=5)
     now = await live.cache()
-    saved = await live.store.save_decided(replace(now, decided=moved), lease, addresses=set(new))
+    saved = await live.store.save_decided(replace(now, decided=moved), lease, Along(addresses=set(new)))
     await live.store.release(lease)
     return saved
 

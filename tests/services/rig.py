@@ -45,7 +45,7 @@ from cachekeep.security.sealing import Sealing
 from cachekeep.security.sigv4 import AccessKey
 from cachekeep.services import SERVICES, Services, ServiceSettings
 from cachekeep.store import MemoryStore, Store
-from cachekeep.store.contract import Lease
+from cachekeep.store.contract import Along, Lease
 from cachekeep.wire.gateway import Gateway
 from cachekeep.wire.http import HttpRequest
 
@@ -313,7 +313,7 @@ class Keeper:
             used.add(decided.configuration_address)
         if decided != cache.decided:
             records = [self._taken(cache, e.snapshot) for e in cache.errands_left if e.kind == "snapshot"]
-            cache = await self._store.save_decided(replace(cache, decided=decided), lease, records=records, addresses=used)
+            cache = await self._store.save_decided(replace(cache, decided=decided), lease, Along(records=records, addresses=used))
         nodes = tuple(NodeCondition(name=n.name, status="available") for n in decided.nodes)
         condition = Condition(status="available", because="all is well", settled=True, nodes=nodes, version=cache.version)
         condition = replace(condition, clients_told=fingerprint(cache.wanted.clients))
@@ -327,7 +327,7 @@ class Keeper:
     async def save(self, cache: Cache) -> None:
         """Decide just this."""
         used = {n.address for n in cache.decided.everyone}
-        await self._store.save_decided(cache, self._leases[cache.uid], addresses=used)
+        await self._store.save_decided(cache, self._leases[cache.uid], Along(addresses=used))
 
     def _decide(self, cache: Cache) -> Decided:
         """Everything that is wanted now, but for what waits for a window."""

@@ -19,6 +19,7 @@ from cachekeep.plan import Policy
 from cachekeep.sim.store import AilingStore, Ailment, SimDisk
 from cachekeep.sim.timeless import SimClock, run
 from cachekeep.store import Journal, JournaledStore, Lease, MemoryStore, Store, StoreFailed
+from cachekeep.store.contract import Along
 from cachekeep.store.journaled import PATIENCE_SECONDS, REQUEST_SECONDS, TRY_SECONDS
 
 UID = "uid-group-demo"
@@ -59,7 +60,7 @@ class Bench:
         return await self.save(replace(first, decided=decided(("demo-001", "a"), ("demo-002", "b"))))
 
     async def save(self, cache: Cache, *messages: str, addresses: tuple[str, ...] = ("a", "b")) -> Cache:
-        return await self.store.save_decided(cache, self.lease, events=[event(m) for m in messages], addresses=addresses)
+        return await self.store.save_decided(cache, self.lease, Along(events=[event(m) for m in messages], addresses=addresses))
 
     def ail(self, ailment: Ailment | None = None) -> None:
         vars(self.ailment).update(vars(ailment or Ailment()))
@@ -271,7 +272,7 @@ async def test_what_decisions_leave_waits_with_them_for_the_store(bench: Bench, 
 
     async def save(cache: Cache, name: str) -> Cache:
         tags = Tags(name=name, values={})
-        return await bench.store.save_decided(cache, bench.lease, records=[tags], addresses=["a", "b"])
+        return await bench.store.save_decided(cache, bench.lease, Along(records=[tags], addresses=["a", "b"]))
 
     saved = await save(leading(cache, 2), "before")
     bench.ail(AILMENTS["locked"])
@@ -305,7 +306,7 @@ async def test_two_decisions_never_have_one_number(bench: Bench, cache: Cache) -
 @in_virtual_time
 async def test_a_save_that_is_late_does_not_undo_what_came_after_it(bench: Bench, cache: Cache) -> None:
     bench.ail(AILMENTS["locked"])
-    late = asyncio.ensure_future(bench.beneath.save_decided(leading(cache, 2), bench.lease, addresses=["a", "b"]))
+    late = asyncio.ensure_future(bench.beneath.save_decided(leading(cache, 2), bench.lease, Along(addresses=["a", "b"])))
     saved = await bench.save(leading(await bench.save(leading(cache, 2)), 3))
     await bench.healed()
     with pytest.raises(Conflict):
@@ -344,7 +345,7 @@ def test_over_a_newer_epoch_nothing_is_merged_and_the_orders_are_named(caplog: p
         await bench.save(leading(cache, 7))
         await bench.truth.release(bench.lease)
         (newer,) = await bench.truth.claim("somebody else", ttl_seconds=60.0)
-        theirs = await bench.truth.save_decided(leading(cache, 4), newer, addresses=["a", "b"])
+        theirs = await bench.truth.save_decided(leading(cache, 4), newer, Along(addresses=["a", "b"]))
         await bench.healed()
         assert await bench.row() == theirs
         assert bench.store._journal.empty

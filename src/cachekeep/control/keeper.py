@@ -26,7 +26,7 @@ from cachekeep.plan import Policy, condition, invariants, plan
 from cachekeep.plan.nodes.members import addresses_used
 from cachekeep.plan.situation import Situation
 from cachekeep.plan.status import unsure
-from cachekeep.store.contract import Lease, Store
+from cachekeep.store.contract import Along, Lease, Store
 
 log = logging.getLogger("cachekeep.keeper")
 
@@ -377,7 +377,7 @@ class Keeper:
             invariants.demand(cache.name, step.decided)
             new = replace(cache, decided=step.decided)
             cache = await self._store.save_decided(
-                new, kept.lease, events=step.events, records=step.records, addresses=addresses_used(step.decided)
+                new, kept.lease, Along(events=step.events, records=step.records, addresses=addresses_used(step.decided))
             )
             kept.decided = cache.decided
         raise CachekeepError(f"{cache.name}: {MOST_DECISIONS} decisions in a row led nowhere, the last one: {step.because}")

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cachekeep.clock import Clock
-from cachekeep.model import Cache, Condition, Decided, Event, Record
+from cachekeep.model import Cache, Condition, Decided, Event
 from cachekeep.sim.hosts import Hosts
 from cachekeep.store import Journal, JournaledStore
-from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
+from cachekeep.store.contract import Along, Lease, Store, StoreFailed, Transaction
 from cachekeep.store.memory import MemoryStore
 
 HALF_BYTES = 1 << 15
@@ -128,30 +128,13 @@ class AilingStore:
         async with self._asked(writes=False):
             return await self._store.load(uid)
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
         async with self._asked(writes=True):
-            return await self._store.save_decided(cache, lease, events=events, records=records, addresses=addresses)
+            return await self._store.save_decided(cache, lease, along)
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
         async with self._asked(writes=True):
-            return await self._store.merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
+            return await self._store.merge_decided(uid, decided, lease, along)
 
     async def forget(self, cache: Cache, lease: Lease, *, events: Sequence[Event] = ()) -> None:
         async with self._asked(writes=True):
@@ -225,16 +208,8 @@ class WatchedStore(JournaledStore):
         await super().open()
         self._opened = True
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
-        saved = await super().save_decided(cache, lease, events=events, records=records, addresses=addresses)
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
+        saved = await super().save_decided(cache, lease, along)
         await self._saved(saved, lease)
         return saved
 
@@ -257,30 +232,13 @@ class WitnessedStore(MemoryStore):
         super().__init__(clock)
         self.saved = saved
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
-        saved = await super().save_decided(cache, lease, events=events, records=records, addresses=addresses)
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
+        saved = await super().save_decided(cache, lease, along)
         await self.saved(saved, lease)
         return saved
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
-        merged = await super().merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
+        merged = await super().merge_decided(uid, decided, lease, along)
         await self.saved(merged, lease)
         return merged
 

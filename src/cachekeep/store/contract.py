@@ -65,6 +65,16 @@ class Transaction(CacheRecords, ConditionRecords, ResourceRecords, EventRecords,
         """Tell those who listen with ``on_change``, after the commit and only then."""
 
 
+class Along(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written along with a decision, all of it or nothing."""
+
+    addresses: Collection[str]
+    """All that the decided state uses; one address belongs to one cache, and for a while to nobody else."""
+    events: Sequence[Event] = ()
+    records: Sequence[Record] = ()
+    """Each takes the place of whatever of its kind and name is there."""
+
+
 class Store(Protocol):
     """Every method raises ``StoreFailed`` when the database cannot be used at the moment."""
 
@@ -116,36 +126,17 @@ class Store(Protocol):
     async def load(self, uid: str) -> Cache | None:
         """The cache as it is stored."""
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
-        """Write ``cache.decided`` over the same version, with ``events`` and ``records``, all of it or nothing; returns the cache
-        with its new version and serial. A record takes the place of whatever of its kind and name is there.
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
+        """Write ``cache.decided`` over the same version; returns the cache with its new version and serial.
 
-        ``addresses`` are all that the decided state uses; one address belongs to one cache, and for a while to nobody else.
         Raises ``LeaseLost``, ``Conflict``, ``AddressTaken``.
         """
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
         """Write what a keeper has decided elsewhere under a lease, over whatever has become of what is wanted.
 
-        The version grows by more than the serial. Where it is there already nothing is done, ``records`` are as they have become
-        since, and none of ``events``, which say when they happened, is told twice: whoever is not sure that it was done does it
+        The version grows by more than the serial. Where it is there already nothing is done, records are as they have become
+        since, and none of the events, which say when they happened, is told twice: whoever is not sure that it was done does it
         again. Returns the cache. Raises ``LeaseLost``,
         ``AddressTaken``, or ``Conflict`` where something later is there.
         """

@@ -19,9 +19,9 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError, Conflict, LeaseLost
-from cachekeep.model import Cache, CacheKind, Condition, Decided, Event, Record
+from cachekeep.model import Cache, CacheKind, Condition, Decided, Event
 from cachekeep.plan.nodes.members import addresses_used
-from cachekeep.store.contract import Lease, Store, StoreFailed, Transaction
+from cachekeep.store.contract import Along, Lease, Store, StoreFailed, Transaction
 from cachekeep.store.journal import Carried, Entry, Journal
 from cachekeep.store.serial import following, overlaid
 from cachekeep.store.wakes import Wakes
@@ -187,9 +187,7 @@ class JournaledStore:
                 uid,
                 entry.decided,
                 entry.lease,
-                events=entry.events,
-                records=entry.carried(),
-                addresses=entry.addresses,
+                Along(events=entry.events, records=entry.carried(), addresses=entry.addresses),
             )
         except (LeaseLost, Conflict) as error:
             self._known.pop(uid, None)
@@ -235,44 +233,29 @@ class JournaledStore:
         self._known[uid] = row
         return self._shown(row)
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
         now = self._clock.now()
-        events = tuple(msgspec.structs.replace(e, at=e.at or now) for e in events)
+        events = tuple(msgspec.structs.replace(e, at=e.at or now) for e in along.events)
+        along = msgspec.structs.replace(along, events=events)
         decided = following(cache.decided)
         if not self._trouble:
             with contextlib.suppress(StoreFailed):
-                saving = self._store.save_decided(cache, lease, events=events, records=records, addresses=addresses)
+                saving = self._store.save_decided(cache, lease, along)
                 saved = await self._patiently(saving)
                 self._known[cache.uid] = saved
                 return saved
             self._doubtful[cache.uid] = decided.serial
         elif (doubtful := self._doubtful.get(cache.uid, 0)) >= decided.serial:
             decided = msgspec.structs.replace(decided, serial=doubtful + 1)
-        return await self._keep(cache, decided, lease, events, records, addresses)
+        return await self._keep(cache, decided, lease, along)
 
-    async def _keep(
-        self,
-        cache: Cache,
-        decided: Decided,
-        lease: Lease,
-        events: Sequence[Event],
-        records: Sequence[Record],
-        addresses: Collection[str],
-    ) -> Cache:
+    async def _keep(self, cache: Cache, decided: Decided, lease: Lease, along: Along) -> Cache:
         if not self._alone():
             raise StoreFailed(f"{self._trouble}. Nothing was decided: another control plane may have to go on from here")
         row, former = self._known.get(cache.uid), self._journal.entries.get(cache.uid)
         if row is None or (before := self._shown(row)).version != cache.version:
             raise Conflict(f"cache {cache.name} ({cache.uid}) was changed by somebody else since version {cache.version}")
-        if new := set(addresses) - addresses_used(before.decided):
+        if new := set(along.addresses) - addresses_used(before.decided):
             raise StoreFailed(f"{self._trouble}. Nothing was decided: {min(new)} may be in use by another cache")
         if former is not None and former.lease != lease:
             raise StoreFailed(
@@ -282,9 +265,9 @@ class JournaledStore:
         entry = Entry(
             lease=lease,
             decided=decided,
-            addresses=tuple(sorted(addresses)),
-            events=(*told, *events),
-            records=(*left, *(Carried.of(record) for record in records)),
+            addresses=tuple(sorted(along.addresses)),
+            events=(*told, *along.events),
+            records=(*left, *(Carried.of(record) for record in along.records)),
         )
         await self._journal.keep(entry)
         self._changes(cache.uid)
@@ -296,17 +279,8 @@ class JournaledStore:
         self._known.pop(cache.uid, None)
         self._doubtful.pop(cache.uid, None)
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
-        return await self._store.merge_decided(uid, decided, lease, events=events, records=records, addresses=addresses)
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
+        return await self._store.merge_decided(uid, decided, lease, along)
 
     async def addresses(self) -> set[str]:
         self._refuse()

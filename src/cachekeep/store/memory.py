@@ -12,9 +12,9 @@ import msgspec
 
 from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost
-from cachekeep.model import Cache, Condition, Decided, Event, Record, elapsed
+from cachekeep.model import Cache, Condition, Decided, Event, elapsed
 from cachekeep.plan import Policy
-from cachekeep.store.contract import Lease
+from cachekeep.store.contract import Along, Lease
 from cachekeep.store.families.events import EVENTS_KEPT_DAYS
 from cachekeep.store.families.memory.addresses import MemoryAddresses
 from cachekeep.store.families.memory.caches import MemoryCaches
@@ -109,45 +109,28 @@ class MemoryStore:
     async def load(self, uid: str) -> Cache | None:
         return self._state.caches.get(uid)
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
         async with self.transaction() as transaction:
             row = transaction.fenced(cache, lease)
             saved = msgspec.structs.replace(row, decided=following(cache.decided), version=cache.version + 1)
             transaction.state.caches[cache.uid] = saved
-            transaction.own_addresses(cache.uid, set(addresses))
+            transaction.own_addresses(cache.uid, set(along.addresses))
             transaction.own_members(saved)
-            transaction.leave(records)
-            await transaction.tell(*events)
+            transaction.leave(along.records)
+            await transaction.tell(*along.events)
             transaction.wake(cache.uid)
             return saved
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
         async with self.transaction() as transaction:
             before = transaction.held(uid, lease)
             merged = merge(before, decided)
             transaction.state.caches[uid] = merged
-            transaction.own_addresses(uid, set(addresses))
+            transaction.own_addresses(uid, set(along.addresses))
             transaction.own_members(merged)
-            transaction.leave(records if merged is not before else ())
+            transaction.leave(along.records if merged is not before else ())
             told = {event for *_, event in transaction.state.events}
-            await transaction.tell(*(event for event in events if event not in told))
+            await transaction.tell(*(event for event in along.events if event not in told))
             transaction.wake(uid)
             return merged
 

@@ -16,11 +16,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cachekeep.clock import Clock
 from cachekeep.errors import LeaseLost, Unusable
-from cachekeep.model import Cache, Condition, Credential, Decided, Event, Record
+from cachekeep.model import Cache, Condition, Credential, Decided, Event
 from cachekeep.plan import Policy
 from cachekeep.store import tables as t
 from cachekeep.store.beats import Beats
-from cachekeep.store.contract import Lease
+from cachekeep.store.contract import Along, Lease
 from cachekeep.store.database import Database, Session
 from cachekeep.store.families.events import EVENTS_KEPT_DAYS
 from cachekeep.store.migrate import Seal, migrate
@@ -206,38 +206,21 @@ class SqlStore:
             row = (await session.execute(_BY_UID, {"uid": uid})).first()
         return cache_of(row) if row else None
 
-    async def save_decided(
-        self,
-        cache: Cache,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def save_decided(self, cache: Cache, lease: Lease, along: Along) -> Cache:
         decided = following(cache.decided)
         async with self._writing() as transaction:
             await self._fence(transaction, cache.uid, lease)
             done = await transaction.execute(_SAVE_DECIDED, {"of": cache.uid, "seen": cache.version, "decided": text_of(decided)})
             if done.rowcount != 1:
                 raise stale(cache)
-            await transaction.own_addresses(cache.uid, set(addresses))
+            await transaction.own_addresses(cache.uid, set(along.addresses))
             await transaction.own_members(cache)
-            await transaction.leave(records)
-            await transaction.tell(*events)
+            await transaction.leave(along.records)
+            await transaction.tell(*along.events)
             transaction.wake(cache.uid)
         return msgspec.structs.replace(cache, decided=decided, version=cache.version + 1)
 
-    async def merge_decided(
-        self,
-        uid: str,
-        decided: Decided,
-        lease: Lease,
-        *,
-        events: Sequence[Event] = (),
-        records: Sequence[Record] = (),
-        addresses: Collection[str],
-    ) -> Cache:
+    async def merge_decided(self, uid: str, decided: Decided, lease: Lease, along: Along) -> Cache:
         async with self._writing() as transaction:
             await self._fence(transaction, uid, lease)
             row = (await transaction.execute(_BY_UID.with_for_update(of=t.caches), {"uid": uid})).first()
@@ -248,10 +231,10 @@ class SqlStore:
             await transaction.execute(
                 sa.update(t.caches).where(t.caches.c.uid == uid).values(decided=text_of(merged.decided), version=merged.version)
             )
-            await transaction.own_addresses(uid, set(addresses))
+            await transaction.own_addresses(uid, set(along.addresses))
             await transaction.own_members(merged)
-            await transaction.leave(records if merged is not before else ())
-            await transaction.tell(*[event for event in events if not await transaction.told(event)])
+            await transaction.leave(along.records if merged is not before else ())
+            await transaction.tell(*[event for event in along.events if not await transaction.told(event)])
             transaction.wake(uid)
         return merged
 
