@@ -194,8 +194,8 @@ async def actions(tx: Transaction, update: ServiceUpdate) -> AsyncIterator[Actio
 async def describe_actions(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """Which caches lack which update, and how far it is."""
     params, updates = call.params, await tx.list(ServiceUpdate)
-    if params.get("ServiceUpdateName"):
-        updates = [_named(updates, params["ServiceUpdateName"])]
+    if name := params.get("ServiceUpdateName"):  # the model declares no error for one that is not there
+        updates = [update for update in updates if update.name == name]
     statuses, span = _statuses(params), params.get("ServiceUpdateTimeRange", {})
     everything = await tx.list(ServiceUpdate)
     found: dict[str, Mapping[str, Any]] = {}
