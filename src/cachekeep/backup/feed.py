@@ -313,7 +313,9 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pas
 
 async def _command(reader: asyncio.StreamReader) -> list[bytes]:
     """The next command; empty at the end. Raises ``ValueError`` for what is none."""
-    line = (await reader.readline()).strip()
+    while (line := await reader.readline()).isspace():  # a replica that loads for long says so by empty lines
+        pass
+    line = line.strip()
     if not line:
         return []
     if not line.startswith(b"*"):
