@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "timeline": ("past:timeline", "Which moments of a cache can be brought back."),
     "at": ("past:at", "Read a cache as it was: cachekeep at demo 06:10:00 get user:1."),
     "history": ("past:history", "Each write to a key."),
+    "top": ("top:top", "What nodes do right now: operations, hits, memory, clients."),
     "prometheus-config": ("prometheus:config", "What Prometheus needs to be told to scrape all nodes."),
     "engines": ("engines:engines", "Installed engines and what they can do; install more."),
     "down": ("down:down", "Stop the control plane; with --engines, the caches too."),

@@ -88,6 +88,26 @@ def call(settings: Settings, question: str, **body: Any) -> Any:
     return answer
 
 
+def fetch(settings: Settings, path: str, headers: Mapping[str, str]) -> str:
+    """What the control plane of a data directory has at a path. Raises ``Unusable`` when none answers, ``Refused`` when it says
+    no."""
+    endpoint = read_endpoint(settings.data_dir)
+    if endpoint is None:
+        raise Unusable(f"no control plane has served from {settings.data_dir}.")
+    connection = _connection(settings, urlsplit(endpoint.url))
+    try:
+        connection.request("GET", path, headers=dict(headers))
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    except OSError as error:
+        raise Unusable(f"the control plane at {endpoint.url} does not answer: {error}.") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise Refused(printable(text.strip()))
+    return text
+
+
 def published(settings: Settings) -> str:
     """What clients are to trust, PEM; empty: nothing yet. Raises ``Unusable``."""
     path = settings.data_dir / CA_FILE
