@@ -280,3 +280,16 @@ def test_every_type_of_resource_has_a_name() -> None:
     for service in (each.name for each in SERVICES if each.title):
         for kind, arn in authorization()[service]["resources"].items():
             assert type_of(arn).startswith("AWS::"), kind
+
+
+def test_what_is_named_by_its_arn_is_on_record(rig: Audited) -> None:
+    """Policies, roles and keys."""
+    kms, iam = rig.client("kms"), rig.client("iam")
+    key = kms.create_key()["KeyMetadata"]
+    blob = kms.encrypt(KeyId=key["KeyId"], Plaintext=b"secret")["CiphertextBlob"]
+    assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"secret"
+    assert rig.records("Decrypt")[0]["resources"][0]["ARN"] == key["Arn"]
+    assert rig.records("Encrypt")[0]["requestParameters"]["plaintext"] == HIDDEN
+    arn = "arn:aws:iam::aws:policy/IAMFullAccess"
+    iam.get_policy(PolicyArn=arn)
+    assert rig.records("GetPolicy")[0]["resources"][0]["ARN"] == arn

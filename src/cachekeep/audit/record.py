@@ -110,7 +110,7 @@ def line(called: Called) -> bytes:
         "recipientAccountId": account,
         "eventCategory": "Management",
     }
-    return msgspec.json.encode(whole) + b"\n"
+    return msgspec.json.encode(whole, enc_hook=str) + b"\n"
 
 
 def _resource(arn: str, kind: str, account: str) -> Wire:
@@ -122,7 +122,7 @@ def _part(value: Wire | None) -> Wire | None:
     if not value:
         return None
     shown = _small(value)
-    return shown if len(msgspec.json.encode(shown)) <= PART_BYTES_MAX else {"omitted": True}
+    return shown if len(msgspec.json.encode(shown, enc_hook=str)) <= PART_BYTES_MAX else {"omitted": True}
 
 
 def _small(value: Any) -> Any:

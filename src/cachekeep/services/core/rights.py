@@ -90,7 +90,7 @@ def resources(call: Call, rights: Rights, settings: ServiceSettings) -> Sequence
     for kind in row["resources"]:
         name = kind.removeprefix("!")
         if name in named:
-            found += [each if isinstance(each, Arn) else arn_of(call.service, name, each, settings) for each in named[name]]
+            found += [str(each) if isinstance(each, Arn) else arn_of(call.service, name, each, settings) for each in named[name]]
         elif kind != name and row["level"] in ("List", "Read"):
             found.append(arn_of(call.service, name, "*", settings))
     return found or ["*"]
