@@ -242,6 +242,8 @@ def test_no_secret_is_on_record(rig: Audited, tmp_path: Path) -> None:
         **NODE,
     )
     refused(rig.cache.create_user, UserId="u", UserName="u", Engine="valkey", AccessString=f"on >{token}", Passwords=[token])
+    refused(rig.cache.create_user, UserId="u", UserName="u", Engine="redis", AccessString=f"on (>{token} +get)")
+    refused(rig.cache.modify_user, UserId="u", AppendAccessString=f">{token}")
     refused(rig.cache.modify_user, UserId="u", AuthenticationMode={"Type": "password", "Passwords": [token]})
     key = Bob(rig).key
     for trail in rig.trails:

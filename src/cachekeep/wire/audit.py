@@ -23,7 +23,7 @@ _SECRET: Final = re.compile(
     r"(Passwords?|SecretAccessKey|AuthToken|SessionToken|IdentityToken|SAMLAssertion|TokenCode|GrantTokens?|AuthenticationCode\d"
     r"|PrivateKey|StringSeed|QRCodePNG|PreSharedKey)$"
 )
-_PASSWORD_IN_RULES: Final = re.compile(r"(^|\s)[<>#!]\S")
+_PASSWORD_IN_RULES: Final = re.compile(r"(^|[\s(])[<>#!]\S")
 """Redis' access strings may bring passwords and their hashes [redis.io, ACL SETUSER], though ElastiCache takes none there."""
 _TEXT_MAX: Final = 256
 _ACTION: Final = re.compile(rb"(?:^|&)Action=([A-Za-z0-9]{1,100})(?:&|$)")
@@ -160,7 +160,7 @@ def type_of(arn: str) -> str:
 def _is_secret(name: str, shape: Shape, value: Any) -> bool:
     if shape.sensitive or shape.type == "blob" or (_SECRET.search(name) and not isinstance(value, bool | int)):
         return True
-    return name == "AccessString" and isinstance(value, str) and bool(_PASSWORD_IN_RULES.search(value))
+    return name.endswith("AccessString") and isinstance(value, str) and bool(_PASSWORD_IN_RULES.search(value))
 
 
 def shown(shape: Shape | None, value: Any) -> Any:
