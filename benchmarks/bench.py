@@ -323,6 +323,7 @@ async def serve(path: Path, port: int) -> None:
     from cachekeep.model import Cache, Condition, Decided, Member, Node, Shard, Wanted, WantedShard
     from cachekeep.security import sigv4
     from cachekeep.security.access_keys import Issuer
+    from cachekeep.security.sealing import Sealing
     from cachekeep.services import SERVICES, Services, ServiceSettings
     from cachekeep.store import SqlStore
     from cachekeep.toolchain.installed import discover
@@ -380,7 +381,7 @@ async def serve(path: Path, port: int) -> None:
         capacity_memory_bytes=1 << 40,
         issuer=Issuer(b"benchmark", "000000000000"),
     )
-    services = Services(SERVICES, store, discover(), settings, clock)
+    services = Services(SERVICES, store, discover(), settings, clock, Sealing(bytes(32)))
     known = {"AKIABENCHMARKBENCHMA": sigv4.AccessKey("benchmark", "arn:aws:iam::000000000000:root", "000000000000")}.get
     gateway = Gateway(
         served=services.served(),
@@ -392,7 +393,7 @@ async def serve(path: Path, port: int) -> None:
         dispatch=services.dispatch,
     )
     nobody: Any = None
-    web = Web(gateway, nobody, credentials=known, clock=clock)
+    web = Web(gateway, nobody, ask=services.dispatch, credentials=known, clock=clock)
     await uvicorn.Server(
         uvicorn.Config(web, port=port, http=DeadlineProtocol, ws="none", lifespan="off", log_config=None, access_log=False)
     ).serve()

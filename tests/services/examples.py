@@ -401,6 +401,8 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {"ReplicationGroupId": "red", "UserGroupIdsToRemove": ["team"]},
         {"ReplicationGroupId": "red", "RemoveUserGroups": True},
         {"ReplicationGroupId": "closed", "AuthTokenUpdateStrategy": "SET", "ApplyImmediately": True} | _OTHER_TOKEN,
+        {"ReplicationGroupId": "closed", "AutoMinorVersionUpgrade": True, "TransitEncryptionEnabled": False},
+        {"ReplicationGroupId": "closed", "AutoMinorVersionUpgrade": True, "TransitEncryptionMode": "preferred"},
         {"ReplicationGroupId": "demo", "AutoMinorVersionUpgrade": True},
     ],
     "elasticache:ModifyReplicationGroupShardConfiguration": [

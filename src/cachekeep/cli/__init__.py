@@ -20,7 +20,7 @@ NAME: Final = "cachekeep"
 _COMMANDS: Final = {
     "up": ("up:up", "Serve the API and keep the caches, in the foreground."),
     "env": ("env:env", 'Settings for every AWS SDK: eval "$(cachekeep env)".'),
-    "ca": ("ca:ca", "The certificates by which clients know caches with TLS: cachekeep ca > ca.pem."),
+    "ca": ("ca:ca", "The certificates by which clients know caches with TLS."),
     "status": ("watch:status", "Caches, nodes, roles, endpoints, health."),
     "explain": ("watch:explain", "What the planner would do with a cache now, and why."),
     "snapshots": ("snapshots:snapshots", "Snapshots, and whether each can be restored."),
@@ -30,7 +30,7 @@ _COMMANDS: Final = {
     "rotate-ca": ("ca:rotate", "Go from one certificate authority to another, step by step."),
     "chaos": ("chaos:chaos", "Harm a cache on purpose, and see what its clients feel."),
     "timeline": ("past:timeline", "Which moments of a cache can be brought back."),
-    "at": ("past:at", "Read a cache as it was: cachekeep at demo 06:10:00 get user:1."),
+    "at": ("past:at", "Read a cache as it was at a time."),
     "history": ("past:history", "Each write to a key."),
     "top": ("top:top", "What nodes do right now: operations, hits, memory, clients."),
     "prometheus-config": ("prometheus:config", "What Prometheus needs to be told to scrape all nodes."),

@@ -11,14 +11,12 @@ from cachekeep.cli.client import call, published
 from cachekeep.errors import Unusable
 
 
-@click.command(short_help="The certificates by which clients know caches with TLS: cachekeep ca > ca.pem.")
+@click.command(short_help="The certificates by which clients know caches with TLS.")
 @options("data_dir")
 def ca(**flags: Any) -> None:
     """Print the certificates of all authorities whose certificates caches may show, PEM. Works whether the server runs or not.
 
-    \b
-        cachekeep ca > ca.pem
-        valkey-cli --tls --cacert ca.pem -h ADDRESS
+    Kept in a file, ca.pem, they are what clients are given: valkey-cli --tls --cacert ca.pem -h ADDRESS
     """
     settings = settings_of(flags)
     pem = published(settings)

@@ -253,7 +253,7 @@ def furnished(path: Path, sealing: Sealing, certificate: Path | None, key: Path 
     ends_at = authorities.ends_at
     if ends_at - clock.now() < _ENDS_SOON:
         log.warning(
-            "the certificate authority %s ends on %s, and certificates with it. Go to another before: cachekeep rotate-ca publish",
+            "the certificate authority %s ends on %s, and certificates with it. Begin another: `cachekeep rotate-ca publish`",
             authorities.ids[-1],
             f"{ends_at:%Y-%m-%d}",
         )
