@@ -298,6 +298,48 @@ def test_what_is_no_query(rig: Rig, watch: Any, queries: list[dict[str, Any]]) -
     assert refused(lambda *q, **_: data(watch, rig, *queries)).code == "ValidationError"
 
 
+_DEEP = "(" * 400
+
+
+@pytest.mark.parametrize(
+    "expressions",
+    [
+        ["0 ^ -1"],
+        ["1e999"],
+        ["-1e308 - 1e308"],
+        ["1" + " + 1" * 501],
+        [f"SEARCH('{_DEEP}a{_DEEP.replace('(', ')')}', 'Sum', 60)"],
+        ["SEARCH('" + "NOT " * 400 + "a', 'Sum', 60)"],
+        ["SEARCH('a', 'Sum', 60000000000000000000)"],
+        ["SUM([TIME_SERIES(1e308), TIME_SERIES(1e308)])"],
+        ["TIME_SERIES(1)", *(f"[e{n}, e{n}]" for n in range(30))],
+    ],
+)
+def test_what_cannot_be_reckoned_is_refused(rig: Rig, watch: Any, expressions: list[str]) -> None:
+    queries = [{"Id": f"e{n}", "Expression": text, "Period": 60, "ReturnData": n == 0} for n, text in enumerate(expressions)]
+    assert refused(lambda *q, **_: data(watch, rig, *queries)).code == "ValidationError"
+
+
+def test_a_range_of_all_times_takes_no_memory(rig: Rig, watch: Any) -> None:
+    tell(rig, Teller("Own", ()), "Hits", {now(rig): 5})
+    for text in ("1", "TIME_SERIES(1)", "FILL(m1, 0)", "FILL(m1, REPEAT)", "FILL(m1, LINEAR)"):
+        queries = [metric("m1"), {"Id": "e", "Expression": text, "Period": 60}]
+        whole = {"StartTime": moment(0), "EndTime": dt.datetime(9999, 1, 1, tzinfo=dt.UTC)}
+        error = refused(lambda *q, asked=queries, over=whole, **_: data(watch, rig, *asked, **over))
+        assert (error.code, "data points" in error.message) == ("ValidationError", True)
+
+
+def test_a_point_without_a_number_is_left_out(rig: Rig, watch: Any) -> None:
+    tell(rig, Teller("Own", ()), "Hits", {now(rig): 0, now(rig) + 60: 4})
+    found = data(watch, rig, metric("m1"), {"Id": "e", "Expression": "m1 ^ -1"})["MetricDataResults"][1]
+    assert found["Values"] == [0.25]
+
+
+def test_five_hundred_metrics_may_be_added_up(rig: Rig, watch: Any) -> None:
+    found = data(watch, rig, {"Id": "e", "Expression": "1" + "+1" * 500, "Period": 3600})["MetricDataResults"][0]
+    assert found["Values"] == [501.0]
+
+
 # ------------------------------------------------------------------ protocols
 
 

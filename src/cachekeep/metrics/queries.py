@@ -10,11 +10,12 @@ import msgspec
 
 from cachekeep.metrics.catalogue import NAMESPACE, told_by_cluster
 from cachekeep.metrics.datum import Datum, Statistic, merge, statistic
+from cachekeep.metrics.math.budget import Budget
 from cachekeep.metrics.math.evaluate import Asked, Track, Value, evaluate, flat, searches
-from cachekeep.metrics.math.search import Candidate, search
+from cachekeep.metrics.math.search import Candidate, Chosen, search
 from cachekeep.metrics.math.tree import Applied, Expression, Invalid, Number, Text, names, parse
 from cachekeep.metrics.points import Dimensions
-from cachekeep.metrics.series import DAY, HOUR, MINUTE, Archive, Series
+from cachekeep.metrics.series import DAY, HOUR, KEPT_SECONDS, MINUTE, Archive, Series
 
 _FINEST: Final = ((15 * DAY, MINUTE), (63 * DAY, 300))
 """How old it may be at most, and what is kept until then."""
@@ -95,15 +96,15 @@ def ordered(queries: Sequence[Query]) -> list[tuple[Query, Expression]]:
                 searches(tree)
             except Invalid as error:
                 raise Invalid(f"Error in expression '{query.id}': {error}") from None
-            waiting[query.id] = (query, tree)
+            waiting[query.id] = (query, tree, names(tree))
     done: list[tuple[Query, Expression]] = []
     while waiting:
-        ready = [id for id, (_, tree) in waiting.items() if not (names(tree) & waiting.keys())]
+        ready = [id for id, (_, _, uses) in waiting.items() if uses.isdisjoint(waiting)]
         if not ready:
             raise Invalid(f"Error in expression '{next(iter(waiting))}': it refers to itself")
         for id in ready:
-            query, tree = waiting.pop(id)
-            unknown = names(tree) - {*ids, "REPEAT", "LINEAR", "AVG", "MIN", "MAX", "SUM", "ASC", "DESC"}
+            query, tree, uses = waiting.pop(id)
+            unknown = uses - {*ids, "REPEAT", "LINEAR", "AVG", "MIN", "MAX", "SUM", "ASC", "DESC"}
             if unknown:
                 raise Invalid(f"Error in expression '{id}': {min(unknown)} is no id of this request")
             done.append((query, tree))
@@ -114,16 +115,18 @@ async def answer(archive: Archive, queries: Sequence[Query], start: int, end: in
     """Id → what it came to. Raises Invalid, StoreFailed."""
     order = ordered(queries)
     results: dict[str, Value] = {}
+    budget = Budget()
     for query in queries:
         if query.measured is not None:
-            results[query.id] = await _measure(archive, query.measured, start, end, now=now)
+            track = results[query.id] = await _measure(archive, query.measured, start, end, now=now)
+            budget.spend(len(track.points))
     periods_used = [query.measured.period for query in queries if query.measured is not None]
     period = max(periods_used, default=0)
     found = {}
     for query, tree in order:
         for call in searches(tree):
-            found[call] = await _search(archive, call, query.period or period or 300, start, end, now=now)
-    return await asyncio.to_thread(_evaluate, queries, order, results, found, (start, end, period))
+            found[call] = await _search(archive, call, query.period or period or 300, start, end, now=now, budget=budget)
+    return await asyncio.to_thread(_evaluate, queries, order, results, found, (start, end, period), budget)
 
 
 async def _measure(archive: Archive, metric: Measured, start: int, end: int, *, now: int) -> Track:
@@ -135,7 +138,7 @@ async def _measure(archive: Archive, metric: Measured, start: int, end: int, *, 
     return _track(metric.metric, metric.period, data, stat)
 
 
-async def _search(archive: Archive, call: Applied, period: int, start: int, end: int, *, now: int) -> list[Track]:
+async def _search(archive: Archive, call: Applied, period: int, start: int, end: int, *, now: int, budget: Budget) -> list[Track]:
     text, stat_name, *rest = call.arguments
     assert isinstance(text, Text)
     assert isinstance(stat_name, Text)
@@ -144,22 +147,30 @@ async def _search(archive: Archive, call: Applied, period: int, start: int, end:
         raise Invalid(f"SEARCH: there is no statistic {stat_name.value}")
     if rest and isinstance(rest[0], Number):
         period = int(rest[0].value)
-    if period < MINUTE or period % MINUTE:
-        raise Invalid("SEARCH: the period must be a multiple of 60")
+    if not MINUTE <= period <= KEPT_SECONDS[HOUR] or period % MINUTE:
+        raise Invalid("SEARCH: the period must be a multiple of 60, and no longer than metrics are kept")
     tracks: list[Track] = []
+    there = await archive.find()
+    budget.spend(len(there))
+    for (_, metric, dimensions), same in (await asyncio.to_thread(_chosen, there, chosen, now))[:_FOUND_MAX]:
+        first, last = start - start % period, end - end % -period
+        data = await periods(archive, same, first, last, period, origin=0, now=now)
+        label = " ".join((metric, *(value for _, value in dimensions)))
+        tracks.append(track := _track(label, period, data, stat))
+        budget.spend(len(track.points))
+    return tracks
+
+
+def _chosen(there: Iterable[Series], chosen: Chosen, now: int) -> list[tuple[tuple[str, str, Dimensions], list[Series]]]:
+    """Namespace, metric and dimensions, in their order, with the series that are so called."""
     groups: dict[tuple[str, str, Dimensions], list[Series]] = {}
-    for series in await archive.find():
+    for series in there:
         if now - series.seen_at > _ACTIVE_SECONDS:
             continue
         for dimensions in dimensions_seen(series):
             if chosen(Candidate(series.source.namespace, series.metric, dict(dimensions))):
                 groups.setdefault((series.source.namespace, series.metric, dimensions), []).append(series)
-    for (_, metric, dimensions), same in sorted(groups.items())[:_FOUND_MAX]:
-        first, last = start - start % period, end - end % -period
-        data = await periods(archive, same, first, last, period, origin=0, now=now)
-        label = " ".join((metric, *(value for _, value in dimensions)))
-        tracks.append(_track(label, period, data, stat))
-    return tracks
+    return sorted(groups.items())
 
 
 def _evaluate(
@@ -168,12 +179,13 @@ def _evaluate(
     results: Mapping[str, Value],
     found: Mapping[Applied, list[Track]],
     over: tuple[int, int, int],
+    budget: Budget,
 ) -> dict[str, list[Track]]:
     start, end, period = over
     metrics, known = frozenset(results), dict(results)
     for query, tree in order:
         known = {each.id: known[each.id] for each in queries if each.id in known}
-        asked = Asked(known, found, start, end, query.period or period or MINUTE, metrics)
+        asked = Asked(known, found, start, end, query.period or period or MINUTE, metrics, budget)
         try:
             value = evaluate(tree, asked)
         except Invalid as error:
@@ -183,6 +195,10 @@ def _evaluate(
     for query in queries:
         value = known[query.id]
         if isinstance(value, float):
-            value = flat(value, Asked({}, {}, start, end, query.period or period or MINUTE))
+            asked = Asked({}, {}, start, end, query.period or period or MINUTE, budget=budget)
+            try:
+                value = flat(value, asked)
+            except Invalid as error:
+                raise Invalid(f"Error in expression '{query.id}': {error}") from None
         told[query.id] = value if isinstance(value, list) else [value]
     return told

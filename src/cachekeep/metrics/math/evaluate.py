@@ -6,6 +6,7 @@ between a list and a series, or a scalar, works on each of the list.
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import itertools
 import math
@@ -15,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from cachekeep.metrics.math.budget import Budget
 from cachekeep.metrics.math.tree import Applied, Combined, Expression, Invalid, Name, Number, Operator, Several, Text
 
 
@@ -27,8 +29,12 @@ class Track(msgspec.Struct, frozen=True):
 
     def each(self, change: Callable[[float], float | None]) -> Track:
         """With every value changed; None leaves the point out."""
-        made = {at: change(value) for at, value in self.points.items()}
-        return Track(self.label, self.period, {at: v for at, v in made.items() if v is not None and math.isfinite(v)})
+        return _track(self.label, self.period, {at: change(value) for at, value in self.points.items()})
+
+
+def _track(label: str, period: int, points: Mapping[int, float | None]) -> Track:
+    """Without the points at which there is no number."""
+    return Track(label, period, {at: value for at, value in points.items() if value is not None and math.isfinite(value)})
 
 
 Value = float | Track | list[Track]
@@ -45,6 +51,7 @@ class Asked(msgspec.Struct, frozen=True):
     period: int
     metrics: frozenset[str] = frozenset()
     """Those of the results that are metrics, and no expressions: what ``METRICS`` means."""
+    budget: Budget = msgspec.field(default_factory=Budget)
 
 
 REFUSED: Final = {
@@ -59,6 +66,13 @@ REFUSED: Final = {
 
 def evaluate(expression: Expression, asked: Asked) -> Value:
     """Raises Invalid."""
+    try:
+        return _value(expression, asked)
+    except ArithmeticError:  # where a sum of many is beyond all bounds
+        raise Invalid(_NO_NUMBER) from None
+
+
+def _value(expression: Expression, asked: Asked) -> Value:
     match expression:
         case Number(value):
             return value
@@ -67,33 +81,46 @@ def evaluate(expression: Expression, asked: Asked) -> Value:
                 raise Invalid(f"{value} is no id of this request")
             return asked.results[value]
         case Combined(operator, left, right):
-            return _combined(operator, evaluate(left, asked), evaluate(right, asked))
+            return _paid(_combined(operator, _value(left, asked), _value(right, asked)), asked)
         case Several(items):
-            return [track for item in items for track in _tracks(evaluate(item, asked), asked)]
+            return [track for item in items for track in _tracks(_paid(_value(item, asked), asked), asked)]
         case Applied(function, _) if function in REFUSED:
             raise Invalid(f"{function} cannot be used: {REFUSED[function]}")
         case Applied("SEARCH", _):
             return asked.searches[expression]
         case Applied("METRICS", arguments):
-            return _metrics(arguments, asked)
+            return _paid(_metrics(arguments, asked), asked)
         case Applied("FILL", (what, how)):
-            return _fill(evaluate(what, asked), how, asked)
+            return _paid(_fill(_value(what, asked), how, asked), asked)
         case Applied("SORT", arguments):
-            return _sort(arguments, asked)
+            return _paid(_sort(arguments, asked), asked)
         case Applied(function, arguments) if function in _FUNCTIONS:
             least, most, work = _FUNCTIONS[function]
             if not least <= len(arguments) <= most:
                 raise Invalid(f"{function} takes {least if least == most else f'{least} to {most}'} arguments")
-            return work(asked, *(evaluate(argument, asked) for argument in arguments))
+            return _paid(work(asked, *(_value(argument, asked) for argument in arguments)), asked)
         case Applied(function, _):
             raise Invalid(f"there is no function {function} of such arguments")
     raise Invalid("text stands only in SEARCH, METRICS and SORT")
 
 
+def _paid(value: Value, asked: Asked) -> Value:
+    """Raises Invalid where there is no budget for it."""
+    tracks = value if isinstance(value, list) else [value] if isinstance(value, Track) else []
+    asked.budget.spend(1 + sum(1 + len(track.points) for track in tracks))
+    return value
+
+
 def flat(value: float, asked: Asked) -> Track:
-    """A scalar as a time series."""
-    first = asked.start - asked.start % -asked.period
-    return Track("", asked.period, dict.fromkeys(range(first, asked.end, asked.period), value))
+    """A scalar as a time series. Raises Invalid."""
+    return Track("", asked.period, dict.fromkeys(_times(asked, asked.period), value))
+
+
+def _times(asked: Asked, period: int) -> range:
+    """When each period of the range begins. Raises Invalid."""
+    times = range(asked.start - asked.start % -period, asked.end, period)
+    asked.budget.spend(len(times))
+    return times
 
 
 def _tracks(value: Value, asked: Asked) -> list[Track]:
@@ -103,6 +130,8 @@ def _tracks(value: Value, asked: Asked) -> list[Track]:
 
 
 # -- operators
+
+_NO_NUMBER: Final = "a number is divided by zero, or grows beyond all bounds"
 
 
 def _compute(operator: Operator, left: float, right: float) -> float | None:
@@ -119,7 +148,7 @@ def _compute(operator: Operator, left: float, right: float) -> float | None:
             case "^":
                 found = left**right
                 return found if isinstance(found, float) else None
-    except OverflowError:
+    except ArithmeticError:
         return None
     truth = {
         "==": left == right,
@@ -143,16 +172,15 @@ def _combined(operator: Operator, left: Value, right: Value) -> Value:
         return [track for item in right if isinstance(track := _combined(operator, left, item), Track)]
     if isinstance(left, Track) and isinstance(right, Track):
         both = {at: _compute(operator, value, right.points[at]) for at, value in left.points.items() if at in right.points}
-        kept = {at: value for at, value in both.items() if value is not None and math.isfinite(value)}
-        return Track(left.label, max(left.period, right.period), kept)
+        return _track(left.label, max(left.period, right.period), both)
     if isinstance(left, Track):
         scalar = _scalar(right)
         return left.each(lambda value: _compute(operator, value, scalar))
     if isinstance(right, Track):
         return right.each(lambda value: _compute(operator, left, value))
     found = _compute(operator, left, right)
-    if found is None:
-        raise Invalid("a number is divided by zero, or grows beyond all bounds")
+    if found is None or not math.isfinite(found):
+        raise Invalid(_NO_NUMBER)
     return found
 
 
@@ -188,9 +216,12 @@ def _aggregate(reckon: Callable[[Sequence[float]], float]) -> Function:
 
     def work(asked: Asked, value: Value) -> Value:
         if isinstance(value, list):
-            times = sorted({at for track in value for at in track.points})
+            values: dict[int, list[float]] = {}
+            for track in value:
+                for at, point in track.points.items():
+                    values.setdefault(at, []).append(point)
             period = max((track.period for track in value), default=asked.period)
-            return Track("", period, {at: reckon([t.points[at] for t in value if at in t.points]) for at in times})
+            return Track("", period, {at: reckon(values[at]) for at in sorted(values)})
         if isinstance(value, Track):
             if not value.points:
                 return Track(value.label, value.period, {})
@@ -217,18 +248,17 @@ def _steps(reckon: Callable[[int, float, int, float], float]) -> Function:
     def change(track: Track, asked: Asked) -> Track:
         times = sorted(track.points)
         pairs = itertools.pairwise(times)
-        made = {now: reckon(was, track.points[was], now, track.points[now]) for was, now in pairs}
-        return Track(track.label, track.period, made)
+        return _track(
+            track.label, track.period, {now: reckon(was, track.points[was], now, track.points[now]) for was, now in pairs}
+        )
 
     return _of_series(change)
 
 
 def _running_sum(track: Track, asked: Asked) -> Track:
-    total, made = 0.0, {}
-    for at in sorted(track.points):
-        total += track.points[at]
-        made[at] = total
-    return Track(track.label, track.period, made)
+    times = sorted(track.points)
+    sums = itertools.accumulate(track.points[at] for at in times)
+    return _track(track.label, track.period, dict(zip(times, sums, strict=True)))
 
 
 def _of_time(reckon: Callable[[dt.datetime], float]) -> Function:
@@ -333,14 +363,13 @@ def _fill(value: Value, how: Expression, asked: Asked) -> Value:
         raise Invalid("FILL takes a time series")
     if isinstance(value, list):
         return [track for item in value if isinstance(track := _fill(item, how, asked), Track)]
-    first = asked.start - asked.start % -value.period
-    times = [*range(first, asked.end, value.period)]
+    times = _times(asked, value.period)
     match how:
         case Name("REPEAT"):
             return Track(value.label, value.period, _repeated(value.points, times))
         case Name("LINEAR"):
-            return Track(value.label, value.period, _linear(value.points, times))
-    filler = evaluate(how, asked)
+            return _track(value.label, value.period, _linear(value.points, times))
+    filler = _value(how, asked)
     if isinstance(filler, list):
         raise Invalid("FILL fills with a number, a time series, REPEAT or LINEAR")
     source = filler.points if isinstance(filler, Track) else dict.fromkeys(times, filler)
@@ -359,10 +388,11 @@ def _repeated(points: Mapping[int, float], times: Sequence[int]) -> dict[int, fl
 def _linear(points: Mapping[int, float], times: Sequence[int]) -> dict[int, float]:
     """Straight lines between known points; beyond the first and the last, there is nothing to draw one to."""
     made, known = dict(points), sorted(points)
-    for was, now in itertools.pairwise(known):
-        for at in times:
-            if was < at < now:
-                made[at] = points[was] + (points[now] - points[was]) * (at - was) / (now - was)
+    for at in times:
+        after = bisect.bisect(known, at)
+        if 0 < after < len(known) and known[after - 1] < at:
+            was, now = known[after - 1], known[after]
+            made[at] = points[was] + (points[now] - points[was]) * (at - was) / (now - was)
     return made
 
 
@@ -378,9 +408,9 @@ def _sort(arguments: tuple[Expression, ...], asked: Asked) -> list[Track]:
     """``SORT(series, AVG | MIN | MAX | SUM, ASC | DESC, how many)``"""
     match arguments:
         case (what, Name(by), Name(way), *rest) if by in _SORTS and way in ("ASC", "DESC") and len(rest) <= 1:
-            tracks = [track for track in _listed(evaluate(what, asked)) if track.points]
+            tracks = [track for track in _listed(_value(what, asked)) if track.points]
             tracks.sort(key=lambda track: _SORTS[by]([*track.points.values()]), reverse=way == "DESC")
-            return tracks[: int(_scalar(evaluate(rest[0], asked)))] if rest else tracks
+            return tracks[: int(_scalar(_value(rest[0], asked)))] if rest else tracks
     raise Invalid("SORT takes time series, one of AVG, MIN, MAX, SUM, then ASC or DESC, and how many")
 
 

@@ -22,6 +22,7 @@ class Candidate(msgspec.Struct, frozen=True):
 Chosen = Callable[[Candidate], bool]
 
 _SCHEMA: Final = re.compile(r"\s*\{([^}]*)\}")
+_DEPTH_MAX: Final = 64
 _WORD: Final = re.compile(r"\s*(?:(?P<sign>[()=])|(?P<quoted>\"(?:[^\"\\]|\\.)*\")|(?P<word>[^\s()=\"]+))")
 _PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -55,7 +56,7 @@ def _schema(text: str) -> tuple[Chosen, str]:
 
 class _Terms:
     def __init__(self, words: list[tuple[str, str]]) -> None:
-        self._words, self.at = words, 0
+        self._words, self.at, self._depth = words, 0, 0
 
     def _peek(self) -> tuple[str, str]:
         return self._words[self.at] if self.at < len(self._words) else ("end", "the end")
@@ -76,6 +77,14 @@ class _Terms:
         return chosen[0] if len(chosen) == 1 else lambda candidate: all(each(candidate) for each in chosen)
 
     def _one(self) -> Chosen:
+        self._depth += 1
+        if self._depth > _DEPTH_MAX:
+            raise Invalid("SEARCH is nested too deeply")
+        chosen = self._within()
+        self._depth -= 1
+        return chosen
+
+    def _within(self) -> Chosen:
         kind, value = self._peek()
         self.at += 1
         if (kind, value) == ("word", "NOT"):

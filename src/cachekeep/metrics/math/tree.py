@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final, Literal
 
@@ -60,6 +61,8 @@ _LEVELS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """What binds least comes first."""
 _DEPTH_MAX: Final = 64
+_OPERATORS_MAX: Final = 500
+"""So many metrics a request has at the most, and they may be added up."""
 
 
 def parse(text: str) -> Expression:
@@ -81,7 +84,7 @@ def parse(text: str) -> Expression:
 
 class _Reader:
     def __init__(self, tokens: list[tuple[str, str]]) -> None:
-        self._tokens, self.at, self._depth = tokens, 0, 0
+        self._tokens, self.at, self._depth, self._operators = tokens, 0, 0, 0
 
     def _peek(self) -> tuple[str, str]:
         return self._tokens[self.at] if self.at < len(self._tokens) else ("end", "the end")
@@ -101,6 +104,9 @@ class _Reader:
             if kind not in ("word", "sign") or operator not in _LEVELS[number]:
                 return left
             self.at += 1
+            self._operators += 1
+            if self._operators > _OPERATORS_MAX:
+                raise Invalid(f"it has more than {_OPERATORS_MAX} operators")
             left = Combined(_plain(operator), left, self.level(number + 1))
 
     def _unary(self) -> Expression:
@@ -120,7 +126,9 @@ class _Reader:
         self.at += 1
         match kind:
             case "number":
-                return Number(float(value))
+                if not math.isfinite(number := float(value)):
+                    raise Invalid(f"{value[:20]} is too large")
+                return Number(number)
             case "text":
                 return Text(re.sub(r"\\(.)", r"\1", value[1:-1]))
             case "word" if self._peek() == ("sign", "("):
