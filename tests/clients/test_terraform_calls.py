@@ -63,7 +63,7 @@ def test_the_account_is_found_without_validation_of_credentials(installation: In
 def test_what_is_not_served_is_no_reason_to_try_again(installation: Installation) -> None:
     once = {"total_max_attempts": 1}
     refused(installation.client("ec2", retries=once).create_vpc, CidrBlock="10.0.0.0/16")
-    refused(installation.client("iam", retries=once).list_groups)
+    refused(installation.client("iam", retries=once).list_virtual_mfa_devices)
 
 
 # ------------------------------------------------------------------ aws_elasticache_subnet_group
