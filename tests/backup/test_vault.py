@@ -133,6 +133,23 @@ async def test_what_is_not_committed_is_not_there_and_is_swept_when_nobody_makes
     assert await content_of(vault, whole) == b"whole"
 
 
+async def test_what_somebody_else_has_put_there_is_left_alone(tmp_path: Path) -> None:
+    vault = Vault.open(str(tmp_path), keys())
+    whole = await taken(vault, b"whole")
+    others = [tmp_path / "snapshots" / name for name in ("README", "notes/mine", f"{'0' * 32}", f"{'1' * 32}/deep/down")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("mine")
+    deep = tmp_path / "snapshots" / ("2" * 32) / "manifest"
+    deep.parent.mkdir()
+    deep.write_bytes(b"[" * 100_000 + b"\n")
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    assert await vault.sweep(older_than_seconds=60, now=later) == 0
+    assert all(path.exists() for path in others)
+    listing = await vault.holdings()
+    assert (listing.holdings, [*listing.problems]) == ((whole,), ["2" * 32])
+
+
 async def test_a_writer_that_fails_puts_nothing(tmp_path: Path) -> None:
     vault = Vault.open(str(tmp_path), keys())
     draft = await vault.draft("demo", "nightly")

@@ -196,6 +196,8 @@ def test_one_metric_has_one_policy(scaled: Scaled) -> None:
     "change",
     [
         {"Schedule": "at(2020-01-01T00:00:00)"},
+        {"Schedule": "at(9999-12-31T23:59:59)", "Timezone": "America/New_York"},
+        {"Schedule": "rate(1 day)", "StartTime": dt.datetime(9999, 12, 31, 12, tzinfo=dt.UTC)},
         {"Schedule": "cron(0 9 * * *)"},
         {"Timezone": "Mars/Olympus"},
         {"ScalableTargetAction": {}},

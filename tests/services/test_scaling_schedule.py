@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekeep.services.autoscaling.schedule import BadSchedule, next_after, parse, zone
+from cachekeep.services.autoscaling.schedule import BadSchedule, last_within, next_after, parse, zone
 
 UTC = dt.UTC
 
@@ -87,6 +87,36 @@ def test_no_schedule(text: str) -> None:
 def test_no_zone(name: str) -> None:
     with pytest.raises(BadSchedule):
         zone(name)
+
+
+@pytest.mark.parametrize("text", ["rate(1 minute)", "cron(* * * * ? *)"])
+def test_after_years_away_the_last_time_is_found_without_going_through_all(text: str) -> None:
+    until = _at("2036-11-01T12:00:30")
+    assert last_within(parse(text), SINCE, until, since=SINCE, tz=UTC) == _at("2036-11-01T12:00:00")
+
+
+@given(
+    after=st.datetimes(dt.datetime(2026, 1, 1), dt.datetime(2027, 12, 31)),
+    hours=st.integers(0, 24 * 40),
+    text=st.sampled_from(
+        [
+            "at(2026-12-24T18:00:00)",
+            "rate(7 hours)",
+            "rate(3 days)",
+            "cron(30 2 * * ? *)",
+            "cron(0/15 1-3 ? * SUN *)",
+            "cron(0 12 L * ? *)",
+            "cron(0 0 1 JAN,JUL ? 2026)",
+        ]
+    ),
+    tz=st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe"]),
+)
+def test_the_last_time_is_the_one_that_going_on_step_by_step_comes_to(after: dt.datetime, hours: int, text: str, tz: str) -> None:
+    start, place, last = after.replace(tzinfo=UTC), zoneinfo.ZoneInfo(tz), None
+    until, at = start + dt.timedelta(hours=hours), start
+    while (due := next_after(parse(text), at, since=SINCE, tz=place)) is not None and due <= until:
+        last = at = due
+    assert last_within(parse(text), start, until, since=SINCE, tz=place) == last
 
 
 @given(

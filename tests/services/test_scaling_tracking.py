@@ -60,6 +60,11 @@ def test_how_many(rule: Rule, value: float, current: int, wanted: int) -> None:
     assert desired(rule, [value] * IN_POINTS, current) == wanted
 
 
+def test_a_value_beyond_all_bounds_asks_for_more_and_no_error() -> None:
+    points = _points(*[2.0**360] * IN_POINTS)
+    assert together([(Rule(value=1e-300, share=0.2), points)], 3, least=1, most=9, last=Last(), now=NOW)[0] == 9
+
+
 def test_cooldowns_count_from_the_end_of_the_last_change() -> None:
     hot, cold = [90.0] * IN_POINTS, [5.0] * IN_POINTS
 

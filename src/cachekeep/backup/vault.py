@@ -127,7 +127,7 @@ class Vault:
             body = msgspec.json.decode(content, type=_Body)
         except Damaged as error:
             raise Damaged(f"the manifest of snapshot {id} cannot be used: {error}") from None
-        except (msgspec.DecodeError, TypeError, KeyError):
+        except (msgspec.DecodeError, TypeError, KeyError, RecursionError):
             raise Damaged(f"the manifest of snapshot {id} is no manifest any more. It was left as it is") from None
         return _holding(id, head, body)
 
@@ -169,7 +169,9 @@ class Vault:
         ages: dict[str, dt.datetime] = {}
         whole: set[str] = set()
         for listed in await self._objects.list(_ROOM):
-            _, id, name = listed.path.split("/", 2)
+            if (parts := _parts(listed.path)) is None:
+                continue
+            id, name = parts
             ages[id] = max(ages.get(id, listed.modified_at), listed.modified_at)
             if name == _MANIFEST:
                 whole.add(id)
@@ -181,8 +183,8 @@ class Vault:
         return len(left)
 
     async def _ids(self) -> list[str]:
-        paths = [listed.path.split("/") for listed in await self._objects.list(_ROOM)]
-        return [parts[1] for parts in paths if len(parts) == 3 and parts[2] == _MANIFEST]
+        found = [_parts(listed.path) for listed in await self._objects.list(_ROOM)]
+        return [parts[0] for parts in found if parts is not None and parts[1] == _MANIFEST]
 
     async def _data_key(self, of: _Head | Holding, id: str) -> bytes:
         return bytes.fromhex((await self._keys.unwrap(of.key, of.wrapped, owner=_owner(of.cache, of.name, id))).value)
@@ -268,6 +270,13 @@ class ObjectWriter:
 
 def _path(id: str, name: str) -> str:
     return f"{_ROOM}/{id}/{name}"
+
+
+def _parts(path: str) -> tuple[str, str] | None:
+    """The id of a snapshot, and the name of an object of it; None: somebody else has put it there."""
+    _, _, rest = path.partition("/")
+    id, _, name = rest.partition("/")
+    return (id, name) if _ID.fullmatch(id) and name and "/" not in name else None
 
 
 def _owner(cache: str, name: str, id: str) -> str:

@@ -65,20 +65,35 @@ def _check(action: ScheduledAction, now: dt.datetime) -> None:
     if action.starts_at and action.ends_at and action.ends_at <= action.starts_at:
         raise find.invalid("EndTime must be later than StartTime.")
     try:
-        due = next_due(action, now)
+        due = _next_due(action, now)
     except schedule.BadSchedule as error:
         raise find.invalid(f"The schedule is not valid: {error}.") from None
     if due is None:
         raise find.invalid("The schedule is never due: what it names is in the past, or after its EndTime.")
 
 
-def next_due(action: ScheduledAction, after: dt.datetime) -> dt.datetime | None:
+def _next_due(action: ScheduledAction, after: dt.datetime) -> dt.datetime | None:
     """When it is due next, within its start and its end. Raises BadSchedule."""
-    since = action.starts_at or action.created_at
     found, tz = schedule.parse(action.schedule), schedule.zone(action.timezone)
-    first = max(after, action.starts_at - dt.timedelta(microseconds=1)) if action.starts_at else after
-    due = schedule.next_after(found, first, since=since, tz=tz)
+    try:
+        due = schedule.next_after(found, _begin(action, after), since=action.starts_at or action.created_at, tz=tz)
+    except OverflowError:
+        raise schedule.BadSchedule("there are no such years") from None
     return due if due is not None and (action.ends_at is None or due <= action.ends_at) else None
+
+
+def last_due(action: ScheduledAction, now: dt.datetime) -> dt.datetime | None:
+    """When it was due last since it was considered, within its start and its end."""
+    found, tz = schedule.parse(action.schedule), schedule.zone(action.timezone)
+    after, until = _begin(action, action.considered_until), min(now, action.ends_at or now)
+    if after >= until:
+        return None
+    return schedule.last_within(found, after, until, since=action.starts_at or action.created_at, tz=tz)
+
+
+def _begin(action: ScheduledAction, after: dt.datetime) -> dt.datetime:
+    """It may be due from its start on."""
+    return max(after, action.starts_at - dt.timedelta(microseconds=1)) if action.starts_at else after
 
 
 async def describe(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:

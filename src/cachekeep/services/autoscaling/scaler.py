@@ -121,7 +121,7 @@ class Scaler:
         """Set the bounds that are due. What was due while nobody looked is done once, the latest last."""
         due: list[tuple[dt.datetime, ScheduledAction]] = []
         for action in found.actions:
-            if (at := _latest_due(action, now)) is not None:
+            if (at := actions.last_due(action, now)) is not None:
                 due.append((at, action))
         if not due:
             return None
@@ -286,14 +286,6 @@ def _last(activities: Iterable[ScalingActivity], now: dt.datetime) -> tracking.L
         if each.status == "Successful" and each.ended_at
     ]
     return tracking.last_of(done, now)
-
-
-def _latest_due(action: ScheduledAction, now: dt.datetime) -> dt.datetime | None:
-    """The last time that it was due since it was considered."""
-    latest, at = None, action.considered_until
-    while (due := actions.next_due(action, at)) is not None and due <= now:
-        latest = at = due
-    return latest
 
 
 async def _forget_old(tx: Transaction, activities: Iterable[ScalingActivity], now: dt.datetime) -> None:

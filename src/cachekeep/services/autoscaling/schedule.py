@@ -91,14 +91,39 @@ def next_after(schedule: Schedule, after: dt.datetime, *, since: dt.datetime, tz
             return next((due for due in _times(schedule, after.astimezone(tz).date(), tz) if due > after), None)
 
 
+def last_within(
+    schedule: Schedule, after: dt.datetime, until: dt.datetime, *, since: dt.datetime, tz: dt.tzinfo
+) -> dt.datetime | None:
+    """The last time after ``after`` and up to ``until`` at which it was due, as UTC; None if it was not. It does not go through
+    those in between: there are half a million minutes in a year."""
+    match schedule:
+        case At():
+            due = next_after(schedule, after, since=since, tz=tz)
+            return due if due is not None and due <= until else None
+        case Rate(seconds):
+            passed = int((until - since).total_seconds() // seconds)
+            due = since + dt.timedelta(seconds=seconds * passed)
+            return due if passed > 0 and due > after else None
+        case Cron():
+            day, first, fits = until.astimezone(tz).date(), after.astimezone(tz).date(), _on_days(schedule)
+            while day >= first:
+                if found := [due for due in _times_of(schedule, day, fits, tz) if after < due <= until]:
+                    return max(found)
+                day -= dt.timedelta(days=1)
+            return None
+
+
 def _times(cron: Cron, first: dt.date, tz: dt.tzinfo) -> Iterator[dt.datetime]:
     fits = _on_days(cron)
     for ahead in range(366 * _YEARS_AHEAD_MAX):
-        day = first + dt.timedelta(days=ahead)
-        if day.year in cron.years and day.month in cron.months and fits(day):
-            for hour in cron.hours:
-                for minute in cron.minutes:
-                    yield dt.datetime(day.year, day.month, day.day, hour, minute, tzinfo=tz).astimezone(dt.UTC)
+        yield from _times_of(cron, first + dt.timedelta(days=ahead), fits, tz)
+
+
+def _times_of(cron: Cron, day: dt.date, fits: _OnDay, tz: dt.tzinfo) -> Iterator[dt.datetime]:
+    if day.year in cron.years and day.month in cron.months and fits(day):
+        for hour in cron.hours:
+            for minute in cron.minutes:
+                yield dt.datetime(day.year, day.month, day.day, hour, minute, tzinfo=tz).astimezone(dt.UTC)
 
 
 def _time(text: str) -> dt.datetime:

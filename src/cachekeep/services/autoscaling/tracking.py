@@ -32,6 +32,8 @@ IN_COOLDOWN_SECONDS: Final = 900
 
 _SOON: Final = dt.timedelta(hours=2)
 _REMEMBERED: Final = dt.timedelta(days=1)
+_STEP_MAX: Final = 1000.0
+"""More than there may be of anything: a metric of one's own may have any value."""
 _REGRETS_MAX: Final = 6
 
 Way = Literal["out", "in", "stay"]
@@ -100,7 +102,7 @@ def desired(rule: Rule, points: Points, current: int) -> int:
     if turned == "out":
         deviation = value / rule.value - 1
         step = max(deviation * current, rule.share * current, 1) if rule.share else 1
-        return current + math.ceil(round(step, 6))
+        return current + math.ceil(round(min(step, _STEP_MAX), 6))
     most = max(1, math.floor(current * rule.share)) if rule.share else 1
     for step in range(min(most, current - 1), 0, -1):
         if value * current / (current - step) < rule.value * CALM_BELOW:
