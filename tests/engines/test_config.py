@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import socket
 from pathlib import Path
@@ -15,13 +16,14 @@ from tests.engines.servers import PASSWORD, REDIS_LIKE, Orders, build_of, cache_
 from cachekeep.clock import SystemClock
 from cachekeep.compute.contract import ApplyParts
 from cachekeep.compute.link import EngineLink
+from cachekeep.compute.local.ledger import place
 from cachekeep.engines.catalogue import Build, family_of
 from cachekeep.engines.config import settings, within
 from cachekeep.engines.launch import launch
 from cachekeep.engines.parameters import defaults, parameters
 from cachekeep.engines.runtime import runtime
 from cachekeep.engines.users import default_user
-from cachekeep.model import Shard
+from cachekeep.model import ClientUser, NamedUsers, Shard
 
 
 def build(engine: str = "valkey", version: str = "8.0.1") -> Build:
@@ -92,6 +94,29 @@ def test_a_primary_that_may_be_starved_depends_on_its_replicas(parameters: dict[
     assert (runtime(armed, node).digests["settings"] == before) == (settings(cache, node).live == live)
     replica = replace(armed, decided=replace(armed.decided, shards=(replace(shard, primary="another"),)))
     assert runtime(replica, node).digests["settings"] == before, "a replica does not"
+
+
+@pytest.mark.parametrize("name", ["{dir}", "{listen}"])
+def test_what_a_user_may_is_not_taken_for_what_a_driver_puts_in(name: str) -> None:
+    access = "on ~{dir}:* &{listen}* +@all"
+    clients = NamedUsers(group="g", users=(ClientUser(name=name, access=access, passwords=("0" * 64,)),))
+    cache, node = of(clients=clients)
+    text = place(launch(build(), cache, node, PASSWORD).files["server.conf"][0], Path("/var/lib/node"), "127.0.0.9")
+    (line,) = [line for line in text.splitlines() if line.startswith("user ") and "0" * 64 in line]
+    words = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), line).replace('"', "").split()
+    assert words[1] == name
+    assert {"~{dir}:*", "&{listen}*"} <= set(words)
+
+
+@pytest.mark.parametrize(("engine", "major"), REDIS_LIKE[:2])
+def test_real_servers_read_odd_names_and_patterns_as_they_are(engine: str, major: int, tmp_path: Path) -> None:
+    name, access = '{dir}"\\', 'on ~{dir}:* ~{listen}"\\x* resetchannels &{b} +@all'
+    clients = NamedUsers(group="g", users=(ClientUser(name=name, access=access, passwords=("0" * 64,)),))
+    with servers(build_of(engine, major), tmp_path, 1, clients=clients) as (server,):
+        with valkey.Valkey(server.node.address, 6379, username="cachekeep-admin", password=PASSWORD.value) as c:
+            found = c.execute_command("ACL", "GETUSER", name)
+        told = str(found)
+        assert all(pattern in told for pattern in ("~{dir}:*", "&{b}", "~{listen}")), told
 
 
 def test_the_password_is_only_in_a_secret_file() -> None:

@@ -138,7 +138,10 @@ def server_conf(build: Build, cache: Cache, node: Node, wanted: Runtime, setting
     else:
         lines.append(("replicaof", node.address, str(NOBODY_PORT)))
     lines += [(name, value) for name, value in sorted({**wanted.boot, **settings}.items())]
-    return "".join(f"{' '.join((name, *map(_quoted, values)))}\n" for name, *values in map(_split_limits, lines))
+    return "".join(
+        f"{' '.join((name, *(_quoted(value, literal=name == 'user') for value in values)))}\n"
+        for name, *values in map(_split_limits, lines)
+    )
 
 
 def data_file(node: Node) -> str:
@@ -151,10 +154,12 @@ def _split_limits(line: tuple[str, ...]) -> tuple[str, ...]:
     return (line[0], *line[1].split()) if line[0] == "client-output-buffer-limit" else line
 
 
-def _quoted(value: str) -> str:
-    if value and all(c.isalnum() or c in "-_./:{}~&*+@|#=%" for c in value):
+def _quoted(value: str, *, literal: bool) -> str:
+    """``literal``: users of the API have written it, and what looks like ``{dir}`` there stands for itself."""
+    if value and all(c.isalnum() or c in "-_./:{}~&*+@|#=%" for c in value) and not (literal and "{" in value):
         return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return quoted.replace("{", "\\x7b") if literal else quoted
 
 
 # --- cluster mode
