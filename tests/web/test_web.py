@@ -66,7 +66,7 @@ async def _scrape(_: None) -> str:
 
 
 class Server:
-    def __init__(self, protocol: type[DeadlineProtocol] = Patient, body_seconds: float = 60.0) -> None:
+    def __init__(self, protocol: type[DeadlineProtocol] = Patient, body_seconds: float = 60.0, most: int | None = None) -> None:
         self.endpoint = Endpoint()
         self.endpoint.answer = lambda call: {"Account": "000000000000", "Arn": "a", "UserId": "u"}
         self.desk = ToyDesk()
@@ -81,7 +81,9 @@ class Server:
             scrape=("token", _scrape),
             body_seconds=body_seconds,
         )
-        config = uvicorn.Config(web, http=protocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            web, http=protocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1, limit_concurrency=most
+        )
         self.uvicorn = uvicorn.Server(config)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -229,6 +231,17 @@ def test_one_address_has_a_part_of_all_connections(server: Server) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
             assert server.send(request)[0] == 200
             break
+
+
+def test_all_addresses_together_have_a_part_of_what_the_process_may_open() -> None:
+    with served(Server(most=20)) as server, contextlib.ExitStack() as stack:
+        for last in range(20):
+            address = ("127.9.0.1", 0) if last % 2 else ("127.9.0.2", 0)
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60, source_address=address))
+        late = stack.enter_context(
+            socket.create_connection(("127.0.0.1", server.port), timeout=10, source_address=("127.9.0.3", 0))
+        )
+        assert late.recv(1) == b"", "it is closed at once"
 
 
 async def test_a_request_that_computes_does_not_hold_up_what_keeps_caches() -> None:

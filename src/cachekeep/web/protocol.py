@@ -19,7 +19,8 @@ class DeadlineProtocol(HttpToolsProtocol):
     head_seconds: ClassVar[float] = 10.0
     """For a request line and all headers, from the first byte; for the first byte, from when the connection was made."""
     peer_connections_max: ClassVar[int] = 1000
-    """So many connections one address may have: a fourth of what there is for all."""
+    """So many connections one address may have; how many there are for all is ``limit_concurrency``. A user of this machine has
+    all of 127.0.0.0/8 to come from."""
     _connections: ClassVar[Counter[str]] = Counter()
     _peer: str | None = None
     _head_bytes = 0
@@ -30,7 +31,8 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
         self._connections[self._peer] += 1
-        if self._connections[self._peer] > self.peer_connections_max:
+        too_many = self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency
+        if too_many or self._connections[self._peer] > self.peer_connections_max:
             transport.close()
         else:
             self._await_head()
