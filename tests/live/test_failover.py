@@ -150,7 +150,7 @@ async def test_a_long_script_is_no_failure(engine: str, major: int, tmp_path: Pa
 
 @ENGINES
 async def test_an_endless_script_is(engine: str, major: int, tmp_path: Path) -> None:
-    async with group(tmp_path, engine, major, nodes=2, policy=Policy(silence_seconds=1.0)) as live:
+    async with group(tmp_path, engine, major, nodes=2, policy=Policy(silence_seconds=1.0, command_seconds=2.0)) as live:
         cache = await live.cache()
         old = live.primary_of(cache)
         running = script((endpoint(cache), 6379), 1e15)
