@@ -85,7 +85,7 @@ def test_every_parameter_that_names_a_resource_is_read() -> None:
     """Else what it names could be changed past a policy. NodeGroupId and SecurityGroupIds name no resource of ElastiCache."""
     read = {name for parameters in _NAMES.values() for name in parameters} | {"NodeGroupId", "SecurityGroupIds"}
     read |= {"SnapshottingClusterId"}  # of the group that is named beside it
-    named = re.compile(r"\w*(Cluster|Group)(Ids?|Names?)|SnapshotName|User(Ids?|GroupIds?)|ResourceName")
+    named = re.compile(r"\w*(Cluster|Group)(Ids?|Names?)|\w*Snapshot(Name|Identifier)|User(Group)?Ids?(To\w+)?|ResourceName")
     (service,) = (service for service in SERVICES if service.name == "elasticache")
     for operation, row in service.operations.items():
         shape = service_model("elasticache").operation(operation).input
@@ -95,10 +95,10 @@ def test_every_parameter_that_names_a_resource_is_read() -> None:
 
 
 def test_every_condition_key_that_a_request_can_have_is_read() -> None:
-    """The others are of serverless caches and of users of caches, which are not served."""
-    absent = {f"elasticache:{name}" for name in ("DataStorageUnit", "UserAuthenticationMode")}
+    """The others are of serverless caches, which are not served."""
+    absent = {"elasticache:DataStorageUnit"}
     absent |= {f"elasticache:M{x}imum{what}" for x in ("ax", "in") for what in ("DataStorage", "ECPUPerSecond")}
-    computed = {"elasticache:AuthTokenEnabled", "elasticache:ClusterModeEnabled"}
+    computed = {f"elasticache:{name}" for name in ("AuthTokenEnabled", "ClusterModeEnabled", "UserAuthenticationMode")}
     assert set(authorization()["elasticache"]["keys"]) - absent == set(_KEYS) | computed
 
 
@@ -220,6 +220,29 @@ def test_all_resources_that_a_change_names_are_asked_for(rig: Rig, bob: Bob) -> 
     assert f"on resource: {ARN}:parametergroup:mine" in message
     message = denied(bob.cache.create_cache_cluster, CacheClusterId="two", ReplicationGroupId="demo").message
     assert f"on resource: {ARN}:replicationgroup:demo" in message
+
+
+def test_users_of_caches_that_a_change_names_are_asked_for(rig: Rig, bob: Bob) -> None:
+    for id, name in (("nobody", "default"), ("theirs", "theirs"), ("bobs-own", "own")):
+        user = {"UserId": id, "UserName": name, "Engine": "redis", "AccessString": "on ~* +@all"}
+        rig.cache.create_user(**user, NoPasswordRequired=True)
+    rig.cache.create_user_group(UserGroupId="bobs-team", Engine="redis", UserIds=["nobody"])
+    bob.may({"Resource": [f"{ARN}:usergroup:bobs-*", f"{ARN}:user:bobs-*"]})
+    assert f"{ARN}:user:theirs" in denied(bob.cache.modify_user_group, UserGroupId="bobs-team", UserIdsToAdd=["theirs"]).message
+    assert f"{ARN}:user:nobody" in denied(bob.cache.modify_user_group, UserGroupId="bobs-team", UserIdsToRemove=["nobody"]).message
+    bob.cache.modify_user_group(UserGroupId="bobs-team", UserIdsToAdd=["bobs-own"])
+
+
+def test_how_a_user_of_a_cache_shows_who_it_is_is_a_condition_key(rig: Rig, bob: Bob) -> None:
+    bob.may({}, {"Effect": "Deny", "Condition": {"StringNotEqualsIfExists": {"elasticache:UserAuthenticationMode": "password"}}})
+    asked = {"UserName": "u", "Engine": "redis", "AccessString": "on ~* +@all"}
+    denied(bob.cache.create_user, **asked, UserId="u", NoPasswordRequired=True)
+    denied(bob.cache.create_user, **asked, UserId="u", AuthenticationMode={"Type": "no-password-required"})
+    bob.cache.create_user(**asked, UserId="u", Passwords=["a-password-of-16-or-more"])
+    bob.cache.create_user(
+        **asked | {"UserName": "v"}, UserId="v", AuthenticationMode={"Type": "password", "Passwords": ["a-password-of-16-or-more"]}
+    )
+    denied(bob.cache.modify_user, UserId="u", NoPasswordRequired=True)
 
 
 def test_condition_keys_of_requests(rig: Rig, bob: Bob) -> None:

@@ -22,10 +22,10 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "securitygroup": ("CacheSecurityGroupName", "CacheSecurityGroupNames"),
     "serverlesscache": ("ServerlessCacheName",),
     "serverlesscachesnapshot": ("ServerlessCacheSnapshotName", "SourceServerlessCacheSnapshotName"),
-    "snapshot": ("SnapshotName", "SourceSnapshotName", "FinalSnapshotIdentifier"),
+    "snapshot": ("SnapshotName", "SourceSnapshotName", "TargetSnapshotName", "FinalSnapshotIdentifier"),
     "subnetgroup": ("CacheSubnetGroupName",),
-    "user": ("UserId", "UserIds"),
-    "usergroup": ("UserGroupId", "UserGroupIds", "UserGroupIdsToAdd"),
+    "user": ("UserId", "UserIds", "UserIdsToAdd", "UserIdsToRemove"),
+    "usergroup": ("UserGroupId", "UserGroupIds", "UserGroupIdsToAdd", "UserGroupIdsToRemove"),
 }
 """Type of resource → the parameters that name one or several."""
 
@@ -47,10 +47,13 @@ _KEYS: Final = {
 _OFF: Final = ("AtRestEncryptionEnabled", "AutomaticFailoverEnabled", "MultiAZEnabled", "TransitEncryptionEnabled")
 """What is off in a new cache whose request does not say."""
 _NEW: Final = ("CreateCacheCluster", "CreateReplicationGroup")
+_USERS: Final = ("CreateUser", "ModifyUser")
 
 
 def _named(call: Call, settings: ServiceSettings) -> Mapping[str, Sequence[str]]:
-    params, found = call.params, {}
+    params, found = dict(call.params), {}
+    if params.get("TargetBucket"):
+        params.pop("TargetSnapshotName", None)  # the files are called so, and there is no such snapshot
     for kind, parameters in _NAMES.items():
         given = [params[name] for name in parameters if params.get(name)]
         if texts := [text.lower() for value in given for text in ([value] if isinstance(value, str) else value)]:
@@ -72,7 +75,16 @@ def _keys(call: Call, settings: ServiceSettings) -> Mapping[str, str]:
         found["elasticache:AuthTokenEnabled"] = bool(params.get("AuthToken"))
         sharded = params.get("ClusterMode") in ("enabled", "compatible") or params.get("NumNodeGroups", 1) > 1
         found["elasticache:ClusterModeEnabled"] = sharded
+    if call.operation in _USERS and (mode := _mode(params)):
+        found["elasticache:UserAuthenticationMode"] = mode
     return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in found.items()}
+
+
+def _mode(params: Mapping[str, Any]) -> str:
+    """How a user is to show who it is, however that is said; empty: as before."""
+    if given := params.get("AuthenticationMode", {}).get("Type"):
+        return str(given)
+    return "no-password-required" if params.get("NoPasswordRequired") else "password" if params.get("Passwords") else ""
 
 
 async def _tags(tx: Transaction, arn: str) -> Mapping[str, str]:
