@@ -15,6 +15,7 @@ from tests.services.rig import ROOT_KEY, Rig, refused
 
 from cachekeep.metrics.datum import single
 from cachekeep.metrics.series import DAY, HOUR, Teller
+from cachekeep.services.core.paging import wrap
 
 NODES = [
     Teller("AWS/ElastiCache", (("CacheClusterId", name), ("CacheNodeId", node))) for name, node in (("mc", "0001"), ("mc", "0002"))
@@ -274,6 +275,28 @@ def test_data_come_in_pages(rig: Rig, watch: Any) -> None:
             values.setdefault(result["Id"], []).extend(result["Values"])
     assert count == 3
     assert values == {"a": [float(n) for n in range(10)], "b": [float(n) for n in range(10)]}
+
+
+@pytest.mark.parametrize("key", ["abc", "-5", "1.0", ""])
+def test_a_token_of_another_kind_is_refused(rig: Rig, watch: Any, key: str) -> None:
+    asked = {"StartTime": moment(now(rig)), "EndTime": moment(now(rig) + HOUR), "NextToken": wrap(key)}
+    assert refused(watch.get_metric_data, MetricDataQueries=[metric("a")], **asked).code == "InvalidParameterValue"
+
+
+def test_metrics_with_odd_names_are_each_on_one_page(rig: Rig, watch: Any) -> None:
+    odd = ["'", '"', "''\"", "\\", "é", "~", "!", "#", "a\tb", " "]
+    names = [f"{first}{second}{third}" for first in odd for second in odd for third in odd[:6]]
+    told = {(name, "None"): single(1) for name in names}
+    rows = [(Teller("Own", (("D", name),)), now(rig), {("M", "None"): single(1)}) for name in names]
+    rig.run(rig.services._context.archive.write([*rows, (Teller("Own", ()), now(rig), told)]))
+    found, more = [], {}
+    for _ in range(10):
+        page = watch.list_metrics(Namespace="Own", **more)
+        found += [(m["MetricName"], *(d["Value"] for d in m["Dimensions"])) for m in page["Metrics"]]
+        if "NextToken" not in page:
+            break
+        more = {"NextToken": page["NextToken"]}
+    assert sorted(found) == sorted([*((name,) for name in names), *(("M", name) for name in names)])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
@@ -61,10 +62,10 @@ async def list_metrics(call: Call, tx: Transaction, context: Context) -> Mapping
     since = seconds(context.clock.now()) - (_RECENT_SECONDS if "RecentlyActive" in params else _ACTIVE_SECONDS)
     wanted = [(each["Name"], each.get("Value")) for each in params.get("Dimensions", ())]
     found = await context.archive.find(params.get("Namespace"), params.get("MetricName"))
-    rows = sorted({row for series in found if series.seen_at + HOUR > since for row in _rows(series, wanted)})
-    keys = ["\n".join((namespace, metric, repr(dimensions))) for namespace, metric, dimensions in rows]
-    first = next((at for at, key in enumerate(keys) if after is None or key > after), len(keys))
-    shown = rows[first : first + LISTED_MAX]
+    rows = {repr(row): row for series in found if series.seen_at + HOUR > since for row in _rows(series, wanted)}
+    keys = sorted(rows)
+    first = 0 if after is None else bisect.bisect(keys, after)
+    shown = [rows[key] for key in keys[first : first + LISTED_MAX]]
     more = {"NextToken": wrap(keys[first + LISTED_MAX - 1])} if first + LISTED_MAX < len(rows) else {}
     return {"Metrics": [shape(*row) for row in shown], **more}
 
@@ -203,6 +204,8 @@ async def get_metric_data(call: Call, tx: Transaction, context: Context) -> Mapp
     queries = queries_of(params["MetricDataQueries"], QUERIES_MAX)
     start, end = _range(params)
     after, most = page_start(params, _PAGE)
+    if after is not None and not (after.isascii() and after.isdecimal()):
+        raise value_error("The NextToken is not one that this endpoint has given.")
     try:
         found = await answer(context.archive, queries, start, end, now=seconds(context.clock.now()))
     except Invalid as error:
