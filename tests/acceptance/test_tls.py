@@ -77,8 +77,10 @@ def test_from_one_authority_to_another(another: Callable[..., Installation]) -> 
     assert both.startswith(old)
     assert new.count("BEGIN CERTIFICATE") == 1
     assert (_believed(address, old), _believed(address, new)) == (True, False), "it issues nothing yet"
-    installation.run("rotate-ca", "reissue")
+    assert "`cachekeep rotate-ca reissue` first" in installation.run("rotate-ca", "retire", check=False).stderr
+    assert "trust the old authority alone are left out" in installation.run("rotate-ca", "reissue").stdout
     eventually(lambda: _believed(address, new), what="another certificate")
+    assert not _believed(address, old)
     eventually(lambda: installation.run("rotate-ca", "retire", check=False).returncode == 0, what="nobody shows the old one's")
     assert installation.run("ca").stdout == new
     assert "available" in installation.run("status", "demo").stdout

@@ -47,7 +47,10 @@ async def rotate_authority(call: Call, tx: Transaction, context: Context) -> Map
                 replace(cache.wanted, authorities=authorities),
                 told(cache, "By hand: certificates are to be issued anew"),
             )
-        return {"because": f"the certificates of {len(caches)} caches are issued anew, and clients may come by either authority"}
+        because = f"the certificates of {len(caches)} caches are issued anew"
+        return {"because": f"{because}, and clients that trust the old authority alone are left out"}
+    if len(known.ids) < 2 and known.next_id is not None:
+        raise value_error("The other certificate authority issues nothing yet: `cachekeep rotate-ca reissue` first.")
     if len(known.ids) < 2:
         raise value_error("There is one certificate authority alone, so none can be retired.")
     if late := [c.name for c in caches if not _reissued(c, known.ids[-1])]:
