@@ -150,6 +150,11 @@ def _harm(kind: str, data_dir: Path, cache: Mapping[str, Any], victims: list[Vic
             return _between(cut.begin, cut.end)
 
 
+def _shut(error: str) -> bool:
+    """Whether an engine says that it does not know or let the probe."""
+    return error.startswith(("-NOAUTH", "-WRONGPASS", "-NOPERM"))
+
+
 def _run(
     settings: Any,
     cache: Mapping[str, Any],
@@ -175,9 +180,9 @@ def _run(
         while not probe.count and time.monotonic() < end:
             time.sleep(0.01)
         if not probe.count:
-            raise Unusable(
-                f"The probe cannot write to {cache['name']} at {where[0]}:{where[1]}: {probe.last_error}. Nothing was harmed."
-            )
+            told = f"The probe cannot write to {cache['name']} at {where[0]}:{where[1]}: {probe.last_error.rstrip('.')}."
+            how = f" Name a user who may by --user, and have the password in ${_LOGIN_VARIABLE}." if _shut(probe.last_error) else ""
+            raise Unusable(f"{told}{how} Nothing was harmed.")
         probe.mark()
         began = dt.datetime.now(dt.UTC)
         click.echo(f"{began:%H:%M:%S} chaos begins: it {what}")

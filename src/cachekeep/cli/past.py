@@ -96,7 +96,8 @@ def _find(settings: Settings, cache: str) -> list[ShardRecording]:
     if not found:
         names = ", ".join(sorted({r.about.cache for r in every})) or "none is"
         raise InvalidValue(
-            f"{cache} is not recorded (recorded: {names}). To have it recorded from now on, tag it cachekeep:point-in-time=7d."
+            f"{cache} is not recorded (recorded: {names}). To have it recorded from now on, tag it "
+            "cachekeep:point-in-time=7d. Where it is tagged, the log of `cachekeep up` says why it is not recorded."
         )
     newest = max(found, key=lambda r: r.directory.stat().st_mtime).about.uid
     return [r for r in found if r.about.uid == newest]
