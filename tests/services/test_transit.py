@@ -59,10 +59,10 @@ def test_a_node_type_without_tls_is_not_entered(rig: Rig) -> None:
     assert "Encryption in transit" in error.message
 
 
-def test_cluster_clients_by_tls_are_refused(rig: Rig) -> None:
+def test_cluster_mode_of_a_group_with_tls_stays(rig: Rig) -> None:
     rig.group(TransitEncryptionEnabled=True, AutomaticFailoverEnabled=True)
     error = refused(rig.cache.modify_replication_group, ReplicationGroupId="demo", ClusterMode="compatible", ApplyImmediately=True)
-    assert "Encryption in transit together with cluster mode" in error.message
+    assert "Changing ClusterMode of a group with encryption in transit is not supported" in error.message
 
 
 @pytest.mark.parametrize(("enabled", "mode"), [(True, {"TransitEncryptionMode": "required"}), (False, {})])

@@ -53,7 +53,7 @@ async def change(params: Params, tx: Transaction, cache: Cache) -> dict[str, Any
 
 def _check(before: Wanted) -> None:
     if before.transit != "disabled":
-        raise unsupported("Encryption in transit together with cluster mode")
+        raise unsupported("Changing ClusterMode of a group with encryption in transit")
     if numbers(before.version) < ENGINE_SINCE:
         raise combination_error(
             "ClusterMode=compatible or enabled needs Redis OSS 7.0 or Valkey 7.2 or later, "
