@@ -59,7 +59,13 @@ def test_the_build_that_serves_a_version(builds: str, engine: str, asked: str, s
         ("valkey-7.2.6", "redis", "7.0", (), "redis@7.0"),  # nor another engine
         ("redis-7.4.1 redis-8.0.2", "redis", "7.1", (), "redis@7.0"),  # nor what ElastiCache never had
         ("memcached-1.6.18", "memcached", "1.6.22", (), "memcached@1.6"),
-        ("valkey-9.1.2!", "valkey", "9.1", ("tls",), "with TLS (installed builds of valkey: 9.1.2 without TLS)"),
+        (
+            "valkey-9.1.2!",
+            "valkey",
+            "9.1",
+            ("tls",),
+            "with TLS (installed builds of valkey: 9.1.2 without TLS). To get one: `cachekeep engines install valkey@9.1`.",
+        ),
         ("valkey-8.0.1", "valkey", None, ("atomic-slot-migration",), "with atomic-slot-migration"),
     ],
 )

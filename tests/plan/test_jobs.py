@@ -39,9 +39,9 @@ RECORD = Tags(name="left", values={})
 MINUTES = 600.0
 
 
-def with_task(state: JobState) -> Cache:
+def with_task(state: JobState, job_id: str = "copy-1") -> Cache:
     cache = group(2)
-    job = Job(id="copy-1", work=Task(kind="copy"), began_at=MOMENT, deadline_seconds=MINUTES, state=state)
+    job = Job(id=job_id, work=Task(kind="copy"), began_at=MOMENT, deadline_seconds=MINUTES, state=state)
     return replace(cache, decided=replace(cache.decided, jobs=(job,)))
 
 
@@ -115,6 +115,11 @@ def test_what_goes_on_is_waited_for_without_a_hurry() -> None:
     assert isinstance(answer, Wait)
     assert (answer.because, answer.refused) == ("copy copy-1 goes on: 40 % done", False)
     assert step(cache, seeing(cache, Working(1, 40.0)), moment=later(MINUTES - 3)).seconds == pytest.approx(3)  # type: ignore[union-attr]
+
+
+def test_a_job_that_is_called_like_its_kind_is_named_once() -> None:
+    resting = step(cache := with_task(Resting(1, MOMENT, "no room"), "copy"), healthy(cache))
+    assert resting.because == "copy is tried again soon, since no room"
 
 
 def test_a_failure_is_followed_by_a_rest_and_the_next_attempt() -> None:

@@ -382,6 +382,8 @@ def test_json_words(endpoint: Endpoint) -> None:
         "ValidationException",
         "1 validation error detected: Value null at 'keyId' failed to satisfy constraint: Member must not be null",
     )
+    request = signed(b'{"CiphertextBlob":""}', service="kms", headers={"X-Amz-Target": "TrentService.Decrypt"})
+    assert "Value '' at 'ciphertextBlob'" in refusal(endpoint.send(request))[2]
 
 
 def test_secrets_are_not_read_back(endpoint: Endpoint) -> None:

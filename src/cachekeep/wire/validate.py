@@ -5,6 +5,7 @@ Checkers are built once per shape; a shape without constraints anywhere below it
 
 from __future__ import annotations
 
+import base64
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -234,7 +235,8 @@ def _shown(problem: Problem) -> str:
     """The offending value for a message: never a secret, never long."""
     if problem.secret:
         return "****"
-    text = str(problem.value)
+    value = problem.value
+    text = base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
 
 
