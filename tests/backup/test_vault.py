@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cachekeep.backup.keyring import RootKeyRing
+from cachekeep.backup.objects import Objects
 from cachekeep.backup.vault import Holding, Vault
 from cachekeep.errors import Damaged, InvalidValue, NotInVault, VaultAway
 from cachekeep.security.sealing import Sealing
@@ -148,6 +149,18 @@ async def test_what_somebody_else_has_put_there_is_left_alone(tmp_path: Path) ->
     assert all(path.exists() for path in others)
     listing = await vault.holdings()
     assert (listing.holdings, [*listing.problems]) == ((whole,), ["2" * 32])
+
+
+async def test_what_is_in_a_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    objects = Objects(str(tmp_path))
+    await objects.put("small", b"x")
+    upload = objects.upload("deep/down/large", lambda pieces: pieces)
+    await upload.write(b"y")
+    await upload.finish()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.name != "deep"}
+    assert modes == {"small": 0o600, "large": 0o600, "down": 0o700}
+    objects.close()
 
 
 async def test_a_writer_that_fails_puts_nothing(tmp_path: Path) -> None:

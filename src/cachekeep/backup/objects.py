@@ -7,6 +7,7 @@ nobody waits for, and a process that ends meanwhile is aborted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import functools
 import os
@@ -130,9 +131,13 @@ class Objects:
 
     def _put(self, path: str, content: bytes | Iterator[bytes]) -> None:
         multipart = not isinstance(content, bytes)
+        if self._directory is not None:
+            (self._directory / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         obstore.put(self._store, path, content, use_multipart=multipart, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_A_TIME)
         if self._directory is not None:
             file = self._directory / path
+            with contextlib.suppress(PermissionError):  # where files have no modes
+                file.chmod(0o600)  # it may hold all that a cache held, and whoever may look into a bucket's directory sees it
             for place in (file, *(p for p in file.parents if p.is_relative_to(self._directory))):
                 fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
                 try:
