@@ -63,8 +63,8 @@ def test_state_letters(letters: str, process: str) -> None:
 
 
 def test_a_command_name_may_look_like_the_rest_of_the_line() -> None:
-    rest = " ".join(["R", "7", "42", "42", *"0" * 15, "99", "0"])
-    assert parse_stat(f"42 (a) S 1 (b) {rest}")[:] == ("R", 7, 42, 42, 99)
+    rest = " ".join(["R", "7", "42", "42", *"0" * 7, "3", "4", *"0" * 6, "99", "0"])
+    assert parse_stat(f"42 (a) S 1 (b) {rest}")[:] == ("R", 7, 42, 42, 99, 3 + 4)
 
 
 def test_what_a_release_wrote_that_knew_two_digests_is_known_still(tmp_path: Path) -> None:
