@@ -43,6 +43,17 @@ def test_what_the_request_leaves_open_is_the_snapshots(rig: Rig) -> None:
     assert wanted.restore.holding == "5e7"
 
 
+@pytest.mark.parametrize("again", [False, True], ids=str)
+def test_tls_and_users_are_asked_for_again(rig: Rig, again: bool) -> None:
+    rig.cache.create_user(UserId="app", UserName="app", Engine="valkey", AccessString="on ~* +@all", Passwords=["p" * 16])
+    rig.cache.create_user_group(UserGroupId="team", Engine="valkey", UserIds=["app"])
+    shut: dict[str, Any] = {"TransitEncryptionEnabled": True, "UserGroupIds": ["team"]}
+    rig.group(**shut)
+    snapshot(rig)
+    made = restore(rig, **(shut if again else {}))
+    assert (made["TransitEncryptionEnabled"], made["UserGroupIds"]) == ((True, ["team"]) if again else (False, []))
+
+
 def test_what_the_request_says_goes_first(rig: Rig) -> None:
     rig.group(Engine="redis", EngineVersion="7.0")
     snapshot(rig)
