@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tests.services.rig import ACCOUNT, Rig, refused
+
+from cachekeep.security.policy.evaluate import AccessRequest, Attached, Verdict, evaluate
 
 BOB = f"arn:aws:iam::{ACCOUNT}:user/bob"
 ACTIONS = ["elasticache:DescribeEvents", "elasticache:DeleteUser"]
@@ -59,9 +63,29 @@ def test_pages(rig: Rig) -> None:
     assert [[row["EvalActionName"] for row in page["EvaluationResults"]] for page in found] == [[action] for action in ACTIONS]
 
 
+def test_only_what_is_on_the_page_is_tried_and_not_on_the_thread_of_keepers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def counted(request: AccessRequest, policies: Sequence[Attached]) -> Verdict:
+        threads.append(threading.get_ident())
+        return evaluate(request, policies)
+
+    async def here() -> int:
+        return threading.get_ident()
+
+    monkeypatch.setattr("cachekeep.services.iam.simulate.evaluate", counted)
+    resources = [f"arn:aws:elasticache:us-east-1:{ACCOUNT}:cluster:{number}" for number in range(100)]
+    asked = {"PolicyInputList": [policy()], "ActionNames": ["elasticache:DescribeEvents"] * 100, "ResourceArns": resources}
+    page = rig.client("iam").simulate_custom_policy(**asked, MaxItems=10)
+    assert [row["EvalResourceName"] for row in page["EvaluationResults"]] == resources[:10]
+    assert len(threads) == 10
+    assert rig.run(here()) not in threads
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
+        ({"ActionNames": ["a:b"] * 101, "ResourceArns": ["arn:aws:a:b:c:d"] * 100}, "at most 10000"),
         ({"PolicyInputList": ["{"]}, "PolicyInputList.1: Syntax errors in policy."),
         ({"ResourcePolicy": policy()}, "ResourcePolicy.1: Missing required field Principal"),
         ({"ResourcePolicy": policy(Principal="*")}, "CallerArn must say who is asking"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -25,6 +27,8 @@ from cachekeep.store.contract import Transaction
 from cachekeep.wire.faults import ApiError
 from cachekeep.wire.gateway import Call
 
+_TRIED_MAX: Final = 10_000
+"""Actions times resources of one request; only those of the page that is asked for are tried."""
 _ACTION: Final = re.compile(r"[0-9A-Za-z-]+:[0-9A-Za-z]+")
 _CALLER: Final = re.compile(
     r"arn:aws:(?:iam::\d{12}:(?:root|user/[^:*?]+|role/[^:*?]+)|sts::\d{12}:assumed-role/[^:*?/]+/[^:*?/]+)"
@@ -39,10 +43,10 @@ _POLICIES: Final[Mapping[str, Kind]] = {
 async def custom(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
     """What policies that are given would allow. Nothing is stored, and nobody is asked for rights but to simulate."""
     params = call.params
-    policies = _given(params)
+    policies = await asyncio.to_thread(_given, params)
     if "ResourcePolicy" in params and "CallerArn" not in params:
         raise _invalid("A ResourcePolicy names principals, so CallerArn must say who is asking.")
-    return _answer(params, policies, _subject(params.get("CallerArn"), context.settings), {})
+    return await asyncio.to_thread(_answer, params, policies, _subject(params.get("CallerArn"), context.settings), {})
 
 
 async def of_principal(call: Call, tx: Transaction, context: Context) -> Mapping[str, Any]:
@@ -54,15 +58,15 @@ async def of_principal(call: Call, tx: Transaction, context: Context) -> Mapping
     if kind is None:
         raise _invalid(f"{arn} is not the ARN of a user, a group or a role of this account.")
     holder = await find.holder(tx, kind, arn.rpartition("/")[2])
-    given = _given(params)
+    given = await asyncio.to_thread(_given, params)
     if any(policy.kind == "boundary" for policy in given) and not isinstance(holder, IamGroup):
         holder = replace(holder, boundary="")
     own = await policies_of(holder, tx)
     if isinstance(holder, IamGroup):
-        return _answer(params, [*own, *given], Subject("", account), {})
+        return await asyncio.to_thread(_answer, params, [*own, *given], Subject("", account), {})
     caller = Caller(holder)
     subject = subject_of(caller, account)
-    return _answer(params, [*own, *given], subject, of_caller(caller, subject))
+    return await asyncio.to_thread(_answer, params, [*own, *given], subject, of_caller(caller, subject))
 
 
 def _given(params: Params) -> list[Attached]:
@@ -79,19 +83,26 @@ def _answer(
 ) -> Mapping[str, Any]:
     """The results, a page of them, by action and then by resource. Raises ApiError InvalidInput."""
     entries = {**known, **_entries(params)}
-    needed = keys_of(policies)
-    rows = []
-    for action in params["ActionNames"]:
+    missing = sorted(keys_of(policies) - entries.keys())
+    actions, resources = params["ActionNames"], params.get("ResourceArns", ["*"])
+    for action in actions:
         if not _ACTION.fullmatch(action):
             raise _invalid(f"Invalid Action Name: {action}")
-        for resource in params.get("ResourceArns", ["*"]):
-            if resource != "*" and len(resource.split(":", 5)) < 6:
-                raise _invalid(f"Invalid Resource ARN: {resource}")
-            verdict = evaluate(AccessRequest(action, resource, subject, entries), policies)
-            rows.append(_shape(action, resource, verdict, policies, sorted(needed - entries.keys())))
-    numbered = [(f"{number:06}", row) for number, row in enumerate(rows)]
-    page = paging.page(numbered, params, lambda r: r[0], lambda r: r[1], "EvaluationResults", find.PAGES)
-    return find.listing(page)
+    for resource in resources:
+        if resource != "*" and len(resource.split(":", 5)) < 6:
+            raise _invalid(f"Invalid Resource ARN: {resource}")
+    if len(actions) * len(resources) > _TRIED_MAX:
+        raise _invalid(
+            f"There are {len(actions)} actions at {len(resources)} resources: at most {_TRIED_MAX} can be tried at once."
+        )
+
+    def tried(row: tuple[str, str, str]) -> Mapping[str, Any]:
+        _, action, resource = row
+        verdict = evaluate(AccessRequest(action, resource, subject, entries), policies)
+        return _shape(action, resource, verdict, policies, missing)
+
+    rows = [(f"{number:06}", *pair) for number, pair in enumerate(itertools.product(actions, resources))]
+    return find.listing(paging.page(rows, params, lambda row: row[0], tried, "EvaluationResults", find.PAGES))
 
 
 def _shape(action: str, resource: str, verdict: Verdict, policies: Sequence[Attached], missing: Sequence[str]) -> Mapping[str, Any]:
