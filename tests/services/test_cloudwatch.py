@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from botocore.config import Config
 from tests.metrics.archives import archive_in
 from tests.services.rig import ROOT_KEY, Rig, refused
 
+from cachekeep.metrics import queries
 from cachekeep.metrics.datum import single
 from cachekeep.metrics.series import DAY, HOUR, Teller
+from cachekeep.services.cloudwatch import put, read
 from cachekeep.services.core.paging import wrap
 
 NODES = [
@@ -186,6 +189,29 @@ def test_a_thousand_values_come_compressed(rig: Rig, watch: Any) -> None:
     assert statistics(watch, rig, metric="M999")[0]["Sum"] == 999
     many = [{"MetricName": "M", "Value": 1.0}] * 1001
     assert refused(watch.put_metric_data, Namespace="Own", MetricData=many).code == "InvalidParameterValue"
+
+
+def test_what_takes_long_is_not_done_on_the_thread_of_keepers(rig: Rig, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def noted(work: Any) -> Any:
+        def done(*given: Any, **more: Any) -> Any:
+            threads.append(threading.get_ident())
+            return work(*given, **more)
+
+        return done
+
+    async def here() -> int:
+        return threading.get_ident()
+
+    monkeypatch.setattr(put, "_datum", noted(put._datum))
+    monkeypatch.setattr(read, "_result", noted(read._result))
+    monkeypatch.setattr(queries, "evaluate", noted(queries.evaluate))
+    monkeypatch.setattr(queries, "dimensions_seen", noted(queries.dimensions_seen))
+    watch.put_metric_data(Namespace="Own", MetricData=[{"MetricName": "Hits", "Value": 1.0, "Timestamp": moment(now(rig))}])
+    data(watch, rig, {"Id": "e", "Expression": "SEARCH('Hits', 'Sum', 60) + 1"})
+    assert len(threads) == 4
+    assert rig.run(here()) not in threads
 
 
 # ------------------------------------------------------------------ statistics

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cachekeep.metrics.datum import Datum, merge, of_values, single
-from cachekeep.metrics.series import DAY, HOUR, MINUTE, Teller
+from cachekeep.metrics.series import DAY, HOUR, MINUTE, Teller, Written
 from cachekeep.services.cloudwatch.read import dimensions_of, seconds
 from cachekeep.services.core.context import Context, Params, combination_error, value_error
 from cachekeep.services.core.operation import apart
@@ -34,6 +35,13 @@ async def put_metric_data(call: Call, tx: Transaction, context: Context) -> Mapp
         raise ApiError("MissingParameter", "The parameter MetricData is required.")
     if len(given) > DATA_MAX:
         raise value_error(f"The collection MetricData must not have a size greater than {DATA_MAX}.")
+    # 150,000 values take half a second: keepers are not to wait for them.
+    await context.archive.write(await asyncio.to_thread(_rows, namespace, given, now))
+    return {}
+
+
+def _rows(namespace: str, given: Sequence[Params], now: dt.datetime) -> Written:
+    """Raises ApiError."""
     told: dict[tuple[Teller, int], dict[tuple[str, str], list[Datum]]] = {}
     for number, each in enumerate(given, 1):
         place = f"MetricData.member.{number}"
@@ -41,10 +49,7 @@ async def put_metric_data(call: Call, tx: Transaction, context: Context) -> Mapp
         at = _minute(each.get("Timestamp", now), now, place)
         what = (each["MetricName"], each.get("Unit", "None"))
         told.setdefault((source, at), {}).setdefault(what, []).append(_datum(each, place))
-    await context.archive.write(
-        [(source, at, {what: merge(data) for what, data in row.items()}) for (source, at), row in told.items()]
-    )
-    return {}
+    return [(source, at, {what: merge(data) for what, data in row.items()}) for (source, at), row in told.items()]
 
 
 def _minute(at: dt.datetime, now: dt.datetime, place: str) -> int:

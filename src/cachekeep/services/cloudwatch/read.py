@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import datetime as dt
 import re
@@ -211,20 +212,27 @@ async def get_metric_data(call: Call, tx: Transaction, context: Context) -> Mapp
     except Invalid as error:
         raise _invalid(f"{error}.") from None
     down = params.get("ScanBy", "TimestampDescending") == "TimestampDescending"
+    return await asyncio.to_thread(_page, queries, found, int(after or 0), most, down=down)
+
+
+def _page(
+    queries: Sequence[Query], found: Mapping[str, Sequence[Track]], after: int, most: int, *, down: bool
+) -> Mapping[str, Any]:
+    """The values after so many, and at most so many."""
     results: list[dict[str, Any]] = []
-    skip, left = int(after or 0), most
+    skip, left = after, most
     for query in queries:
         for track in found[query.id] if query.returned else ():
             points = sorted(track.points.items(), reverse=down)
             points, skip = points[skip:], max(0, skip - len(points))
             if left == 0 and points:
-                return {"MetricDataResults": results, "NextToken": wrap(str(int(after or 0) + most)), "Messages": []}
+                return {"MetricDataResults": results, "NextToken": wrap(str(after + most)), "Messages": []}
             shown = points[:left]
             left -= len(shown)
             if shown or not after:
                 results.append(_result(query, track, shown, whole=len(shown) == len(points)))
     more = any(result["StatusCode"] == "PartialData" for result in results)
-    return {"MetricDataResults": results, "Messages": [], **({"NextToken": wrap(str(int(after or 0) + most))} if more else {})}
+    return {"MetricDataResults": results, "Messages": [], **({"NextToken": wrap(str(after + most))} if more else {})}
 
 
 def _result(query: Query, track: Track, shown: Sequence[tuple[int, float]], *, whole: bool) -> dict[str, Any]:
