@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from tests.wire.conftest import KEY, SECRET, Endpoint, form, signed
 
 from cachekeep.clock import SystemClock
 from cachekeep.security.sigv4 import AccessKey
+from cachekeep.web import listener
 from cachekeep.web.protocol import HEAD_BYTES_MAX, HEADERS_MAX, DeadlineProtocol
 from cachekeep.web.server import Web
 from cachekeep.web.thread import across, serve
@@ -242,6 +244,19 @@ def test_all_addresses_together_have_a_part_of_what_the_process_may_open() -> No
             socket.create_connection(("127.0.0.1", server.port), timeout=10, source_address=("127.9.0.3", 0))
         )
         assert late.recv(1) == b"", "it is closed at once"
+
+
+async def test_a_connection_that_takes_the_last_files_is_closed_before_it_shakes_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise AssertionError
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made = listener.listen("127.0.0.1", 0, here_only=True, encrypted=True)
+    async with await asyncio.start_server(never, sock=made, ssl=tls):
+        monkeypatch.setattr(listener, "FILES_SHARE", 0.0)
+        refused, writer = await asyncio.open_connection(*made.getsockname())
+        assert await asyncio.wait_for(refused.read(1), 30) == b""
+        writer.close()
 
 
 async def test_a_request_that_computes_does_not_hold_up_what_keeps_caches() -> None:

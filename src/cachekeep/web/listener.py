@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import resource
 import socket
+from typing import Any, Final
 
 from cachekeep.errors import Unusable
+
+FILES_SHARE: Final = 0.5
+"""Of the files that the process may open: keepers need the rest, for engines, files and processes."""
+
+
+class _Sparing(socket.socket):
+    """Takes no connection that would leave keepers too few files, also while it has not shaken hands (TLS): the kernel gives it the
+    lowest number that is free."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, peer = super().accept()
+        if connection.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FILES_SHARE:
+            connection.close()
+            raise ConnectionAbortedError(errno.ECONNABORTED, "too many connections")
+        return connection, peer
 
 
 def listen(host: str, port: int, *, here_only: bool, encrypted: bool) -> socket.socket:
@@ -24,7 +41,7 @@ def listen(host: str, port: int, *, here_only: bool, encrypted: bool) -> socket.
                 f"{host} can be reached from other machines, and without TLS everybody on the way reads and changes what is asked. "
                 "Have it served by TLS (--tls), or leave --host at 127.0.0.1, where a proxy of this machine may end TLS in front."
             )
-        listener = socket.socket(family, kind, protocol)
+        listener = _Sparing(family, kind, protocol)
     except OSError as error:
         raise Unusable(f"{host} is not an address to serve on: {error.strerror or error}. Choose another with --host.") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

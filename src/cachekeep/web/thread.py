@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import uvicorn
 
+from cachekeep.web.listener import FILES_SHARE
 from cachekeep.web.protocol import DeadlineProtocol
 from cachekeep.web.server import Web
 
@@ -24,8 +25,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _CONNECTIONS_MAX: Final = 4000
-_FILES_SHARE: Final = 0.5
-"""Of the files that the process may open: keepers need the rest, for engines, files and processes."""
 _LAST_ANSWERS_SECONDS: Final = 3
 _TURN_SECONDS: Final = 0.0005
 """So soon a thread that computes lets the other one on (CPython takes 5 ms by default, and a failover has many short turns)."""
@@ -63,7 +62,7 @@ def answering(web: Web, tls: ssl.SSLContext | None) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         backlog=1024,
-        limit_concurrency=min(_CONNECTIONS_MAX, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _FILES_SHARE)),
+        limit_concurrency=min(_CONNECTIONS_MAX, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FILES_SHARE)),
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
     )
