@@ -11,7 +11,6 @@ from itertools import pairwise
 import pytest
 
 from cachekeep.control.workers import PRUNE_SECONDS, Pruner, Single, at_work
-from cachekeep.errors import CachekeepError
 from cachekeep.model import Event
 from cachekeep.sim.halts import Process
 from cachekeep.sim.timeless import SimClock, run
@@ -171,14 +170,35 @@ async def test_only_who_works_is_hastened(installation: Installation) -> None:
     assert {name: worker.hastened for name, worker in installation.workers.items()} == {"one": 1, "two": 0}
 
 
-def test_what_ends_it_by_itself_is_raised() -> None:
+class Fragile:
+    """Fails at the first times."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.begun = times, 0
+
+    async def run(self) -> None:
+        self.begun += 1
+        if self.begun <= self.times:
+            raise OverflowError("too large")
+        await asyncio.Event().wait()
+
+    def hasten(self) -> None: ...
+
+
+def test_who_fails_is_told_of_and_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it is: a scaler that cannot count is no reason for caches to stay without failover."""
+
     async def main() -> None:
-        clock = SimClock(random.Random(1))
-        broken = Hand(CachekeepError("broken"))
-        with pytest.raises(CachekeepError, match="broken"):
-            await Single("x", broken, store=MemoryStore(clock), clock=clock, holder="k").run()
+        clock, fragile = SimClock(random.Random(1)), Fragile(2)
+        work = asyncio.create_task(Single("x", fragile, store=MemoryStore(clock), clock=clock, holder="k").run())
+        await asyncio.sleep(60)
+        assert fragile.begun == 3
+        assert not work.done()
+        work.cancel()
 
     run(main())
+    assert [record.getMessage() for record in caplog.records] == ["x has failed, and is begun anew; everything else goes on"] * 2
+    assert "OverflowError: too large" in caplog.text
 
 
 def test_what_is_too_old_is_removed() -> None:

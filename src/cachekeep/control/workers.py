@@ -24,7 +24,8 @@ class Worker(Protocol):
     """One of the control plane's own tasks. What only one of an installation may do at a time is a ``Single``."""
 
     async def run(self) -> None:
-        """Work until cancelled. What passes by itself is the worker's own affair: whatever ends it ends the control plane."""
+        """Work until cancelled. What passes by itself is the worker's own affair: whatever ends the keeper ends the control plane,
+        and a ``Single`` begins anew."""
 
     def hasten(self) -> None:
         """Try again at once whatever failed: what it lacked (an engine that is not installed) may be there now."""
@@ -33,7 +34,9 @@ class Worker(Protocol):
 class Single:
     """A worker of which one works in an installation at a time: under a lease of the store that bears its name. Where another holds
     that, this one waits. Whoever loses it, or has been halted for longer than it, is ended before it takes another step; a worker
-    that writes where an earlier step may still be on its way gets by with what compare-and-swap refuses."""
+    that writes where an earlier step may still be on its way gets by with what compare-and-swap refuses.
+
+    One that fails is told of and begun anew: none of them is worth the failovers that a control plane which ends does not make."""
 
     def __init__(
         self, name: str, worker: Worker, *, store: Store, clock: Clock, holder: str, lease_seconds: float = LEASE_SECONDS
@@ -44,10 +47,10 @@ class Single:
         self._working: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Work whenever it is ours to. What ends the worker by itself is raised."""
+        """Work whenever it is ours to, until cancelled."""
         while True:
-            if await self._claimed() and await self._work():
-                return
+            if await self._claimed():
+                await self._work()
             await self._clock.sleep(self._lease_seconds / 3)
 
     def hasten(self) -> None:
@@ -70,16 +73,14 @@ class Single:
     def _left(self) -> float:
         return self._until - self._clock.moment().seconds
 
-    async def _work(self) -> bool:
-        """Have the worker work for as long as that is ours. Whether it has ended by itself."""
+    async def _work(self) -> None:
+        """Have the worker work for as long as that is ours, or until it fails."""
         working = self._working = asyncio.create_task(self._worker.run(), name=self._name)
         watching = asyncio.create_task(self._watch(working), name=f"lease of {self._name}")
         try:
             await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
             if working.done() and not working.cancelled():
-                working.result()
-                return True
-            return False
+                log.error("%s has failed, and is begun anew; everything else goes on", self._name, exc_info=working.exception())
         finally:
             self._working = None
             await end([working, watching])
