@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable
 
 import valkey
@@ -41,8 +42,14 @@ def test_a_tagged_cache_is_read_as_it_was(another: Callable[..., Installation]) 
         eventually(done, what="a write")
         eventually(lambda: read("latest", "get", "key") == value, what=f"{value} is recorded")
         [recording] = recordings(installation.data_dir)
-        at_ns = recording.timeline().spans()[-1].end
-        return dt.datetime.fromtimestamp(at_ns / 1e9, dt.UTC).isoformat()
+        recorded_ns = time.time_ns()
+
+        def end_ns() -> int:
+            return recording.timeline().spans()[-1].end
+
+        eventually(lambda: end_ns() > recorded_ns, what="the recording goes on")
+        # Down to the microsecond that a moment is told in: a recording that ends there was not recorded a microsecond later.
+        return (dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=end_ns() // 1000)).isoformat()
 
     moments = {"one": written("one")}
     installation.kill()
