@@ -68,15 +68,20 @@ class Scaler:
     async def tick(self) -> None:
         """Consider each target once. What goes wrong with one holds up no other."""
         async with self._store.reading() as tx:
-            found = [
-                _Found(
-                    target,
-                    [row for row in await tx.list(ScalingPolicy) if row.target == target.name],
-                    [row for row in await tx.list(ScheduledAction) if row.target == target.name],
-                    [row for row in await tx.list(ScalingActivity) if row.target == target.name],
-                )
-                for target in await tx.list(ScalableTarget)
-            ]
+            targets_now = await tx.list(ScalableTarget)
+            if not targets_now:
+                return
+            policies, schedules = await tx.list(ScalingPolicy), await tx.list(ScheduledAction)
+            activities = await tx.list(ScalingActivity)
+        found = [
+            _Found(
+                target,
+                [row for row in policies if row.target == target.name],
+                [row for row in schedules if row.target == target.name],
+                [row for row in activities if row.target == target.name],
+            )
+            for target in targets_now
+        ]
         await asyncio.gather(*map(self._considered, found))
 
     async def _considered(self, found: _Found) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from cachekeep.engines.catalogue import Build, Catalogue, numbers, offer_of
-from cachekeep.model import Cache, Condition, Event, Node, NodeCondition
+from cachekeep.model import Cache, Condition, Errand, Node, NodeCondition
 from cachekeep.model.updates import ServiceUpdate, Severity, UpdateAsked
 from cachekeep.services.core import paging
 from cachekeep.services.core.caches import every, save, told
@@ -150,7 +150,7 @@ class Action:
 
     def under_way(self) -> bool:
         running = any(e.kind == "patch" for e in self.cache.errands_left) or any(
-            getattr(job.work, "kind", "") == "patch" and not job.ended for job in self.cache.decided.jobs
+            isinstance(job.work, Errand) and job.work.kind == "patch" and not job.ended for job in self.cache.decided.jobs
         )
         return running and self.updated < len(self.nodes)
 
@@ -315,16 +315,12 @@ async def _each(call: Call, tx: Transaction, context: Context, update: ServiceUp
             errands = with_errand(cache, "patch", nodes=members)
             event = told(cache, f"The update {update.name} is being applied.")
             asked[cache.uid] = UpdateAsked(at=now, by=by, updated=action.updated)
-        await _save(tx, cache, errands, event)
+        await save(tx, cache, replace(cache.wanted, errands=errands), event)
         status = "stopping" if by is None else "waiting-to-start"
         done.append({label: name, "ServiceUpdateName": update.name, "UpdateActionStatus": status})
     if asked != update.asked:
         await tx.put(replace(update, asked=asked))
     return {"ProcessedUpdateActions": done, "UnprocessedUpdateActions": undone}
-
-
-async def _save(tx: Transaction, cache: Cache, errands: tuple[Any, ...], event: Event) -> None:
-    await save(tx, cache, replace(cache.wanted, errands=errands), event)
 
 
 def _refusal(why_not: str) -> Mapping[str, str]:
