@@ -15,6 +15,7 @@ from cachekeep.backup.vault import Vault
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError, Damaged, NotInVault, OrderFailed, VaultAway
 from cachekeep.model import Event, Export, Snapshot, SnapshotEnd
+from cachekeep.rounds import rounds
 from cachekeep.store.contract import Store
 
 log = logging.getLogger("cachekeep.snapshots")
@@ -29,12 +30,7 @@ class SnapshotCopier:
         self._store, self._vault, self._clock, self._buckets = store, vault, clock, buckets
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self.copy_all()
-            except CachekeepError as error:
-                log.warning("snapshots cannot be copied now: %s", error)
-            await self._clock.sleep(LOOK_SECONDS)
+        await rounds(self._clock, LOOK_SECONDS, self.copy_all, log, "snapshots cannot be copied now")
 
     def hasten(self) -> None:
         """It lacks nothing that an engine could bring."""

@@ -13,8 +13,9 @@ from cachekeep.backup.feed import scratch
 from cachekeep.backup.vault import Holding, Vault
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Build, Catalogue
-from cachekeep.errors import CachekeepError, Damaged, EngineMissing, NotInVault, OrderFailed, Unsealable, VaultAway
+from cachekeep.errors import Damaged, EngineMissing, NotInVault, OrderFailed, Unsealable, VaultAway
 from cachekeep.model import Event, Snapshot, SnapshotEnd, Verification
+from cachekeep.rounds import rounds
 from cachekeep.store.contract import Store
 
 log = logging.getLogger("cachekeep.snapshots")
@@ -43,12 +44,7 @@ class Verifier:
         self._directory, self._memory_bytes = directory, memory_bytes
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self.verify_all()
-            except CachekeepError as error:
-                log.warning("snapshots cannot be verified now: %s", error)
-            await self._clock.sleep(LOOK_SECONDS)
+        await rounds(self._clock, LOOK_SECONDS, self.verify_all, log, "snapshots cannot be verified now")
 
     def hasten(self) -> None:
         """What lacked an engine is looked at again anyway."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError
+from cachekeep.rounds import rounds
 from cachekeep.store.contract import Store
 
 log = logging.getLogger("cachekeep.workers")
@@ -109,12 +110,7 @@ class Pruner:
         self._store, self._clock = store, clock
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self._store.prune()
-            except CachekeepError as error:
-                log.warning("what is too old cannot be removed from the store: %s", error)
-            await self._clock.sleep(PRUNE_SECONDS)
+        await rounds(self._clock, PRUNE_SECONDS, self._store.prune, log, "what is too old cannot be removed from the store")
 
     def hasten(self) -> None:
         """It lacks nothing."""

@@ -14,6 +14,7 @@ from cachekeep.clock import Clock
 from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache
 from cachekeep.model.scaling import MetricAsked, ScalableTarget, ScalingActivity, ScalingPolicy, ScheduledAction
+from cachekeep.rounds import rounds
 from cachekeep.services.autoscaling import actions, find, targets, tracking
 from cachekeep.services.autoscaling.activities import noun
 from cachekeep.services.core.inside import Ask
@@ -55,12 +56,7 @@ class Scaler:
 
     async def run(self) -> None:
         """Consider all of them every ``TICK_SECONDS``, until cancelled."""
-        while True:
-            try:
-                await self.tick()
-            except CachekeepError as error:
-                log.warning("nothing was scaled for now: %s", error)
-            await self._clock.sleep(TICK_SECONDS)
+        await rounds(self._clock, TICK_SECONDS, self.tick, log, "nothing was scaled for now")
 
     def hasten(self) -> None:
         """It lacks nothing."""

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from cachekeep.clock import Clock
 from cachekeep.engines.catalogue import Build
-from cachekeep.errors import CachekeepError
 from cachekeep.model import Cache
 from cachekeep.model.updates import ServiceUpdate
 from cachekeep.model.windows import in_window
+from cachekeep.rounds import rounds
 from cachekeep.services.core.caches import every
 from cachekeep.services.core.dispatch import Services
 from cachekeep.services.core.inside import Ask
@@ -33,12 +33,7 @@ class Patcher:
 
     async def run(self) -> None:
         """Look every ``TICK_SECONDS``, until cancelled."""
-        while True:
-            try:
-                await self.tick()
-            except CachekeepError as error:
-                log.warning("nothing is known of newer builds for now: %s", error)
-            await self._clock.sleep(TICK_SECONDS)
+        await rounds(self._clock, TICK_SECONDS, self.tick, log, "nothing is known of newer builds for now")
 
     def hasten(self) -> None:
         """A build that has just been installed is noticed at the next tick."""
